@@ -1,0 +1,140 @@
+"""Options are dataclasses; a recipe (TOML) sets any of them and the command line overrides it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sims.errors import UserError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """A hint for a misspelt name: ``; did you mean 'x'?``, or the list of what is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+
+
+def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build a (nested) dataclass from plain values; unknown keys and wrong types are a UserError naming them."""
+    return override(kind(), values, where)
+
+
+def override(options: T, values: dict[str, Any], where: str = "") -> T:
+    """A copy of a (nested) dataclass instance with some of its values replaced."""
+    hints = typing.get_type_hints(type(options))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{where}{key}"
+        if key not in hints:
+            raise UserError(f"unknown option {name!r}{nearest(key, hints)}")
+        current = getattr(options, key)
+        if dataclasses.is_dataclass(current) and not isinstance(current, type):
+            if not isinstance(value, dict):
+                raise UserError(f"option {name!r} is a table of options, not {value!r}: write [{name}] and its keys")
+            changes[key] = override(current, value, f"{name}.")
+        else:
+            changes[key] = convert(value, hints[key], name)
+    return dataclasses.replace(options, **changes)  # type: ignore[type-var]
+
+
+def convert(value: Any, kind: Any, name: str) -> Any:
+    """One plain value as the annotated type; a UserError names option, value and the accepted type."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            if option is types.NoneType:
+                if value is None or value == "none":
+                    return None
+                continue
+            try:
+                return convert(value, option, name)
+            except UserError:
+                continue
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        hint = nearest(str(value), map(str, arguments))
+        raise UserError(f"option {name!r}: {value!r} is not one of its values{hint}")
+    elif origin is tuple and isinstance(value, list | tuple):
+        return tuple(convert(item, arguments[0], name) for item in value)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif kind is float and value in ("inf", "-inf", "nan"):  # as JSON keeps them
+        return float(value)
+    elif kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    elif isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    wanted = getattr(kind, "__name__", str(kind))
+    raise UserError(f"option {name!r}: {value!r} is not a valid {wanted}")
+
+
+def to_dict(options: Any) -> dict[str, Any]:
+    """A dataclass as plain values that JSON and TOML can hold."""
+    return {f.name: _plain(getattr(options, f.name)) for f in dataclasses.fields(options)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def recipe_path(name: str) -> Path:
+    """A recipe file: a path, or the name of one that comes with the package."""
+    bundled = RECIPES / f"{name}.toml"
+    path = Path(name)
+    if path.is_file() or not bundled.is_file():
+        if not path.is_file():
+            known = sorted(p.stem for p in RECIPES.glob("*.toml"))
+            raise UserError(f"no recipe {name!r}{nearest(name, known)} (or give the path of a TOML file)")
+        return path
+    return bundled
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """The values that a recipe file sets; broken TOML is a UserError with the line."""
+    path = recipe_path(name)
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} is not valid TOML: {error}") from None
+
+
+def to_toml(values: dict[str, Any], prefix: str = "") -> str:
+    """Plain nested values as TOML; None is left out (it is the default wherever it is allowed)."""
+    lines, tables = [], []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            body = to_toml(value, f"{prefix}{key}.")
+            tables.append(f"\n[{prefix}{key}]\n{body}" if body.strip() else "")
+        elif value is not None:
+            lines.append(f"{key} = {_toml_value(value)}")
+    return "\n".join([*lines, *[t for t in tables if t]]) + ("\n" if not prefix else "")
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(value)

@@ -1,0 +1,174 @@
+"""A data set in memory: raw values, labels, and the codec between raw values and model space."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import canonical_json
+from .codec import Codec
+
+_CHUNK = 4096  # samples handled at once when a whole data set is walked through
+
+Indices = Sequence[int] | np.ndarray | Tensor | slice
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Samples with optional labels.
+
+    raw          (N, C, H, W) or (N, 2)   values as stored, in the codec's dtype; may be a memory map
+    labels       (N,) int64 or None       -1 = no class
+    class_names  one per class; its length is the number of classes, 0 where there are no labels
+    columns      further columns, (N, ...) each, as a store of synthetic samples carries them
+    """
+
+    raw: np.ndarray
+    labels: np.ndarray | None
+    codec: Codec
+    class_names: tuple[str, ...] = ()
+    name: str = "data"
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.raw.ndim != 4 and not (self.raw.ndim == 2 and self.raw.shape[1] == 2):
+            raise UserError(f"{self.name}: shape {self.raw.shape} is neither (N, C, H, W) nor (N, 2)")
+        if self.raw.dtype != np.dtype(self.codec.dtype):
+            raise UserError(f"{self.name}: values are {self.raw.dtype} but the codec says {self.codec.dtype}")
+        if len(self.raw) == 0:
+            raise UserError(f"{self.name} holds no samples: give at least one")
+        if self.labels is not None:
+            object.__setattr__(self, "labels", check_labels(self.labels, len(self.raw), self.class_names, self.name))
+            if not self.class_names:  # numbered, so that a subset keeps the number of classes
+                names = tuple(str(i) for i in range(int(self.labels.max()) + 1))
+                object.__setattr__(self, "class_names", names)
+            if not self.class_names:  # every label is -1
+                object.__setattr__(self, "labels", None)
+        elif self.class_names:
+            object.__setattr__(self, "class_names", ())
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """The shape of one sample: (C, H, W) or (2,)."""
+        return tuple(self.raw.shape[1:])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, 0 = unlabelled."""
+        return len(self.class_names)
+
+    def batch(self, indices: Indices) -> tuple[Tensor, Tensor | None]:
+        """The samples at `indices`: x (B, *data_shape) float32 in model space, labels (B,) int64 or None."""
+        index = _numpy(indices)
+        labels = None if self.labels is None else torch.from_numpy(np.array(self.labels[index]))
+        return self.codec.encode(self.raw[index]), labels
+
+    def all(self) -> tuple[Tensor, Tensor | None]:
+        """All samples in model space, and their labels; only for data that fit in memory as float32."""
+        return self.batch(slice(None))
+
+    def subset(self, indices: Indices) -> Dataset:
+        """The samples at `indices`, in that order, with the same classes and codec."""
+        index = _numpy(indices)
+        labels = None if self.labels is None else self.labels[index]
+        columns = {key: values[index] for key, values in self.columns.items()}
+        return replace(self, raw=self.raw[index], labels=labels, columns=columns)
+
+    def split(self, test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
+        """Disjoint train and test parts, the same for the same seed, in the original order.
+
+        Stratified by class where every class has at least two samples and the parts are large enough.
+        Raises UserError where a part would be empty.
+        """
+        num_test = round(len(self) * test_fraction)
+        if not 0 < num_test < len(self):
+            raise UserError(
+                f"a test fraction of {test_fraction} leaves {num_test} of {len(self)} samples of {self.name} for"
+                " testing: choose one between 0 and 1 that leaves at least one sample on each side"
+            )
+        train, test = split_indices(len(self), num_test, seed, self.labels)
+        return self.subset(train), self.subset(test)
+
+    def without_labels(self) -> Dataset:
+        """The same samples, unlabelled."""
+        return replace(self, labels=None, class_names=())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the content: values, labels, number of classes and codec; not of name or place."""
+        sha = hashlib.sha256()
+        sha.update(canonical_json([list(self.raw.shape), self.codec.to_json(), self.num_classes]))
+        for chunk in self._chunks():
+            sha.update(np.ascontiguousarray(chunk).tobytes())
+        if self.labels is not None:
+            sha.update(self.labels.astype("<i8").tobytes())
+        return sha.hexdigest()
+
+    def std(self) -> float:
+        """Standard deviation of all values in model space, around their common mean: a choice for sigma_data."""
+        return self._std
+
+    @cached_property
+    def _std(self) -> float:
+        total, squares = 0.0, 0.0
+        for chunk in self._chunks():
+            x = self.codec.encode(chunk).double()
+            total, squares = total + float(x.sum()), squares + float(x.square().sum())
+        mean = total / self.raw.size
+        return max(squares / self.raw.size - mean**2, 0.0) ** 0.5
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self), _CHUNK):
+            yield self.raw[start : start + _CHUNK]
+
+
+def check_labels(labels: np.ndarray, count: int, class_names: Sequence[str], name: str) -> np.ndarray:
+    """Labels as int64, checked: one per sample, -1 = no class, below the number of classes; raises UserError."""
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise UserError(f"{name}: {labels.size} labels for {count} samples: give exactly one label for each sample")
+    if labels.dtype.kind not in "iub" and not np.array_equal(labels, np.round(labels)):
+        raise UserError(f"{name}: labels of type {labels.dtype} are not whole numbers: give class numbers from 0")
+    labels = labels.astype(np.int64)
+    limit = len(class_names) or None
+    bad = (labels < -1) | (labels >= limit) if limit else labels < -1
+    if bad.any():
+        first = int(np.argmax(bad))
+        allowed = f"0 to {limit - 1}" if limit else "0 and above"
+        raise UserError(
+            f"{name}: label {labels[first]} of sample {first} is outside the classes ({allowed}, or -1 for none):"
+            " correct the labels or the class names"
+        )
+    return labels
+
+
+def split_indices(count: int, num_test: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted train and test indices; stratified by `labels` where that is possible."""
+    from sklearn.model_selection import train_test_split  # here, because importing it takes a second
+
+    stratify = None
+    if labels is not None:
+        counts = np.unique(labels, return_counts=True)[1]
+        if counts.min() >= 2 and len(counts) <= min(num_test, count - num_test):
+            stratify = labels
+    train, test = train_test_split(np.arange(count), test_size=num_test, random_state=seed, stratify=stratify)
+    return np.sort(train), np.sort(test)
+
+
+def _numpy(indices: Indices) -> np.ndarray | slice:
+    if isinstance(indices, slice):
+        return indices
+    if isinstance(indices, Tensor):
+        indices = indices.detach().cpu().numpy()
+    index = np.asarray(indices)
+    return index.astype(np.int64) if index.size == 0 else index

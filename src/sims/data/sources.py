@@ -1,0 +1,254 @@
+"""Real data from wherever they lie: folders, zip, parquet, npz, stores, bundled digits, and 2-D toys."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .codec import Codec
+from .dataset import Dataset, check_labels
+from .images import SourceOptions, Unreadable, decode_image, transform
+from .readers import Arrays, Pictures, find_parts, open_paths
+from .store import Store, is_store
+
+__all__ = ["BUILT_IN", "SourceOptions", "load", "load_pair"]
+
+TOY_POINTS = 10_000
+BUILT_IN = ("digits", "toy:gaussian", "toy:grid25", "toy:moons")
+_KINDS = ("folder", "zip", "parquet", "npz", "store")
+_DIGITS_TEST = 360  # of 1797: a fifth
+_NONE = SourceOptions()
+
+
+def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | None = None) -> Dataset:
+    """Load a data set.
+
+    source   digits | toy:gaussian | toy:grid25 | toy:moons | a folder of pictures, zip, parquet file or folder, npz,
+             or store of synthetic samples. Of a folder divided into train and test, the train part.
+    limit    at most this many samples, drawn with a fixed seed
+
+    Raises UserError, one sentence naming the file, for anything missing, broken or inconsistent.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit {limit} is below 1: give the number of samples to load, or leave it out")
+    if str(source) in BUILT_IN:
+        return _limited(_transformed(_built_in(str(source)), options), limit)
+    path = resolve(source)
+    if is_store(path):
+        return _limited(_transformed(Store.read(path), options), limit)
+    parts = find_parts(path)
+    return dataset_of(open_paths(parts.get("train") or parts["all"]), options, limit)
+
+
+def load_pair(
+    source: str | Path,
+    test: str | Path | None = None,
+    test_fraction: float = 0.1,
+    seed: int = 0,
+    *,
+    options: SourceOptions = _NONE,
+    limit: int | None = None,
+) -> tuple[Dataset, Dataset]:
+    """Load a training set and a test set of the same shape, value range and classes.
+
+    The test set is, in this order: `test` where given; the test part of a folder that has one; for `digits` a fixed
+    stratified split (1437 train, 360 test; scikit-learn's with random_state 0); else `test_fraction` of the source,
+    drawn with `seed`, stratified. `limit` bounds the training set alone.
+    """
+    if test is not None:
+        return _matched(load(source, options=options, limit=limit), load(test, options=options))
+    if str(source) == "digits":
+        train, held_out = load(source, options=options).split(_DIGITS_TEST / 1797, seed=0)
+        return _limited(train, limit), held_out
+    if str(source) not in BUILT_IN:
+        path = resolve(source)
+        parts = find_parts(path)
+        if "train" in parts and "test" in parts:
+            held_out = dataset_of(open_paths(parts["test"]), options)
+            return _matched(dataset_of(open_paths(parts["train"]), options, limit), held_out)
+    train, held_out = load(source, options=options).split(test_fraction, seed)
+    return _limited(train, limit), held_out
+
+
+def resolve(source: str | Path) -> Path:
+    """The path of a source, `kind:` before it removed; raises UserError with suggestions where nothing lies there."""
+    text = str(source)
+    kind, colon, rest = text.partition(":")
+    path = Path(rest if colon and kind in _KINDS else text).expanduser()
+    if path.exists():
+        return path
+    beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(text, BUILT_IN, n=1) or difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"give a path that exists, or one of {', '.join(BUILT_IN)}"
+    raise UserError(f"no data at {text!r}: {hint}")
+
+
+def dataset_of(found: Pictures | Arrays, options: SourceOptions = _NONE, limit: int | None = None) -> Dataset:
+    """Decode what a path holds, check it, and find its value range."""
+    if isinstance(found, Arrays):
+        if found.labels is not None:
+            check_labels(found.labels, len(found.raw), found.class_names, found.name)
+        raw, codec = coded(found.raw, found.name, found.latents)
+        data = Dataset(raw, found.labels, codec, found.class_names, found.name)
+        return _limited(_transformed(data, options), limit)
+    count = len(found.names)
+    index = _drawn(count, limit)
+    labels, class_names = found.labels, found.class_names
+    if labels is not None:
+        labels = check_labels(labels, count, class_names, found.name)
+        class_names = class_names or tuple(str(i) for i in range(int(labels.max()) + 1))
+        labels = labels[index]
+    raw, codec = coded(_decode(found, index, options), found.name)
+    return Dataset(raw, labels, codec, class_names, found.name)
+
+
+def read_picture(found: Pictures, i: int, options: SourceOptions = _NONE) -> np.ndarray:
+    """Picture i, (C, H, W); raises UserError naming the file where it cannot be read."""
+    try:
+        return decode_image(found.read(i), options)
+    except (Unreadable, OSError) as error:
+        raise UserError(
+            f"{found.names[i]} in {found.name} cannot be read as a picture ({error}): replace or remove it"
+            " (`sims data check` lists all such files)"
+        ) from error
+    except UserError as error:
+        raise UserError(f"{found.names[i]} in {found.name}: {error}") from error
+
+
+def _decode(found: Pictures, index: np.ndarray, options: SourceOptions) -> np.ndarray:
+    first = read_picture(found, int(index[0]), options)
+    raw = np.empty((len(index), *first.shape), dtype=first.dtype)
+    for row, i in enumerate(index):
+        pixels = read_picture(found, int(i), options)
+        if pixels.shape != first.shape or pixels.dtype != first.dtype:
+            raise UserError(_mismatch(found, first, pixels, found.names[int(index[0])], found.names[int(i)]))
+        raw[row] = pixels
+    return raw
+
+
+def _mismatch(found: Pictures, a: np.ndarray, b: np.ndarray, name_a: str, name_b: str) -> str:
+    """The sentence about two pictures that do not fit into one array."""
+    check = "`sims data check` lists them all"
+    if a.shape[1:] != b.shape[1:]:
+        sizes = [f"{name} is {p.shape[2]}x{p.shape[1]}" for name, p in ((name_a, a), (name_b, b))]
+        return f"pictures in {found.name} differ in size ({', '.join(sizes)}): give --data.size; {check}"
+    if len(a) != len(b):
+        return (
+            f"pictures in {found.name} differ in channels ({name_a} has {len(a)}, {name_b} has {len(b)}):"
+            f" give --data.grayscale, or convert them; {check}"
+        )
+    depths = f"{name_a} is {a.dtype}, {name_b} is {b.dtype}"
+    return f"pictures in {found.name} differ in depth ({depths}): convert them; {check}"
+
+
+def coded(raw: np.ndarray, name: str, latents: bool = False) -> tuple[np.ndarray, Codec]:
+    """Values in a dtype that a codec takes, and their codec; raises UserError for what is not finite or no number.
+
+    uint8 is [0, 255], uint16 [0, 65535]; other whole numbers become one of the two where they fit. Floats are
+    [0, 1] or [-1, 1] where they lie within, else their own minimum to maximum. Points and latents keep their values.
+    """
+    kind = raw.dtype.kind
+    if kind not in "fiub":
+        raise UserError(f"{name}: values of type {raw.dtype} are not numbers: convert them to uint8 or float32")
+    if kind == "f" and not all(np.isfinite(raw[i : i + 4096]).all() for i in range(0, len(raw), 4096)):
+        first = next(i for i in range(len(raw)) if not np.isfinite(raw[i]).all())
+        raise UserError(f"{name}: sample {first} holds values that are not finite: remove or correct it")
+    identity = latents or raw.ndim == 2
+    if raw.dtype in (np.uint8, np.uint16) and not identity:
+        return raw, Codec("pixels", 0.0, float(np.iinfo(raw.dtype).max), raw.dtype.name)
+    low, high = float(raw.min()), float(raw.max())
+    if kind == "b":
+        return raw.astype(np.uint8), Codec("pixels", 0.0, 1.0, "uint8")
+    if kind in "iu" and not identity and low >= 0 and high <= 65535:
+        return coded(raw.astype(np.uint8 if high <= 255 else np.uint16), name)
+    if raw.dtype not in (np.float16, np.float32, np.float64):
+        raw = raw.astype(np.float32)
+    if low == high:
+        low, high = low - 1, high + 1
+    if not identity and low >= -1 and high <= 1:
+        low, high = (0.0, 1.0) if low >= 0 else (-1.0, 1.0)
+    return raw, Codec("identity" if identity else "pixels", low, high, raw.dtype.name)
+
+
+def _transformed(data: Dataset, options: SourceOptions) -> Dataset:
+    """The same samples with `options` applied."""
+    if options == _NONE:
+        return data
+    if len(data.data_shape) != 3 or data.codec.kind == "identity":
+        raise UserError(f"{data.name} holds no pictures (shape {data.data_shape}): leave out grayscale and size")
+    return replace(data, raw=np.stack([transform(pixels, options) for pixels in data.raw]))
+
+
+def _drawn(count: int, limit: int | None) -> np.ndarray:
+    """At most `limit` indices in order, drawn with a fixed seed, so that every class keeps its share.
+
+    A smaller limit draws from what a larger one draws.
+    """
+    return np.arange(count) if limit is None else np.sort(np.random.default_rng(0).permutation(count)[:limit])
+
+
+def _limited(data: Dataset, limit: int | None) -> Dataset:
+    if limit is not None and limit < 1:
+        raise UserError(f"limit {limit} is below 1: give the number of samples to load, or leave it out")
+    return data if limit is None or limit >= len(data) else data.subset(_drawn(len(data), limit))
+
+
+def _matched(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
+    """Train and test with one codec and one list of classes; raises UserError where they cannot be compared."""
+    if train.data_shape != test.data_shape or train.codec.kind != test.codec.kind:
+        raise UserError(
+            f"training data {train.name} have shape {train.data_shape}, test data {test.name} {test.data_shape}:"
+            " give test data of the same shape, or --data.size for both"
+        )
+    if train.codec.dtype != test.codec.dtype:
+        raise UserError(
+            f"training data {train.name} are {train.codec.dtype}, test data {test.name} {test.codec.dtype}:"
+            " give both in one type"
+        )
+    test = replace(test, codec=train.codec)  # a range read from the data is that of the training data
+    if train.labels is None or test.labels is None or train.class_names == test.class_names:
+        return train, test
+    number = {name: i for i, name in enumerate(train.class_names)}
+    if unknown := [name for name in test.class_names if name not in number]:
+        raise UserError(f"class {unknown[0]!r} of the test data {test.name} is not in the training data {train.name}")
+    table = np.array([number[name] for name in test.class_names] + [-1])  # -1 stays -1
+    return train, replace(test, labels=table[test.labels], class_names=train.class_names)
+
+
+def _built_in(name: str) -> Dataset:
+    if name == "digits":
+        from sklearn.datasets import load_digits  # here, because importing it takes a second
+
+        images, labels = load_digits(return_X_y=True)
+        raw = images.reshape(-1, 1, 8, 8).astype(np.uint8)  # (1797, 1, 8, 8), values 0..16
+        return Dataset(raw, labels, Codec("pixels", 0.0, 16.0, "uint8"), tuple("0123456789"), "digits")
+    points, labels = _toy(name)
+    codec = Codec("identity", float(points.min()), float(points.max()), "float32")
+    return Dataset(points, labels, codec, name=name)
+
+
+def _toy(name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """10,000 points (N, 2) float32, always the same, and their components.
+
+    gaussian  mean 0, covariance [[2, 1], [1, 2]]
+    grid25    25 Gaussians of standard deviation 0.05 at {-4, -2, 0, 2, 4}²
+    moons     two half circles with noise of standard deviation 0.1
+    """
+    rng = np.random.Generator(np.random.PCG64(0))
+    noise = rng.standard_normal((TOY_POINTS, 2))
+    if name == "toy:gaussian":
+        factor = np.linalg.cholesky(np.array([[2.0, 1.0], [1.0, 2.0]]))
+        return (noise @ factor.T).astype(np.float32), None
+    if name == "toy:grid25":
+        component = np.arange(TOY_POINTS) % 25
+        centres = np.stack([component // 5, component % 5], axis=1) * 2.0 - 4.0
+        return (centres + 0.05 * noise).astype(np.float32), component
+    half = np.arange(TOY_POINTS) % 2
+    angle = rng.uniform(0.0, np.pi, TOY_POINTS)
+    arcs = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    moved = np.stack([1 - arcs[:, 0], 0.5 - arcs[:, 1]], axis=1)
+    return (np.where(half[:, None] == 0, arcs, moved) + 0.1 * noise).astype(np.float32), half

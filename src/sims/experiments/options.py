@@ -1,0 +1,121 @@
+"""Options of the main job; every docstring is its ``--help``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sims.data.images import SourceOptions
+from sims.errors import UserError
+from sims.experiments.search import SearchOptions
+from sims.methods.auxiliary import AuxiliarySettings
+from sims.methods.distilled import DistilledOptions
+from sims.sampling import SamplerOptions
+from sims.training.loop import TrainOptions
+from sims.verbs.evaluate import EvaluationOptions
+from sims.verbs.train import NetworkOptions
+
+ALL_METHODS = ("base", "continued", "placebo", "self-trained", "autoguidance", "sims", "neon", "distilled")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Real data: for training a base, as reference, and for the controls."""
+
+    path: str = "digits"
+    """digits, a folder of images, a zip, parquet, npz, or none (no real data at all: needs --model)."""
+    test: str | None = None
+    """Held-out data; otherwise the source's own test part, or a share of the source."""
+    test_fraction: float = 0.1
+    """Share held out where the source has no test part."""
+    conditional: bool = False
+    """Train a class-conditional base (the data needs labels)."""
+    source: SourceOptions = field(default_factory=SourceOptions)
+    limit: int | None = None
+    """At most this many training images."""
+
+
+@dataclass(frozen=True)
+class BaseOptions:
+    """Training of the base model, where none is given."""
+
+    images: int = 1_280_000
+    """Training length in images; fixed beforehand, never chosen by the result."""
+    snapshots: tuple[float, ...] = (0.125, 0.25)
+    """Earlier snapshots kept for autoguidance, as shares of the length."""
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise UserError(f"base.images is {self.images}: at least 1 is needed")
+        if any(not 0 < share < 1 for share in self.snapshots):
+            raise UserError(f"base.snapshots is {list(self.snapshots)}: shares of the length lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class GuidanceOptions:
+    """How the improved model is guided."""
+
+    sigma_low: float = 0.0
+    """Guide only above this noise level."""
+    sigma_high: float = float("inf")
+    """Guide only up to this noise level."""
+    cache_cost: float = 1.25
+    """Sampling cost of the cached improved model, in units of the base's; 0 turns caching off."""
+    pilot: int = 256
+    """Samples of the pilot that decides where the correction is recomputed."""
+
+    def __post_init__(self) -> None:
+        if self.cache_cost and not 1 < self.cache_cost <= 2:
+            raise UserError(f"guidance.cache_cost is {self.cache_cost}: it lies above 1 (the base) and at most at 2, or is 0")
+        if self.pilot < 2:
+            raise UserError(f"guidance.pilot is {self.pilot}: at least 2 samples are needed")
+
+
+@dataclass(frozen=True)
+class ImproveOptions:
+    """Make a diffusion model better with nothing but its own samples, and measure by how much.
+
+    With no arguments: trains a small model on the bundled digits, improves it, and reports. Run the same command
+    again to continue after an interruption.
+    """
+
+    run: Path = Path("runs/digits")
+    """Directory of the run: everything is kept here."""
+    data: DataOptions = field(default_factory=DataOptions)
+    model: Path | None = None
+    """A trained model directory to improve; otherwise a base is trained first."""
+    reference: Path | None = None
+    """Statistics of real data (the `references` folder of a run) to choose by, where the data itself is not at hand."""
+    methods: tuple[str, ...] = ALL_METHODS
+    """Methods and controls to run, in the order of the table."""
+    rounds: int = 1
+    """Rounds of improvement: the distilled model becomes the next round's base."""
+    seed: int = 0
+    """Seed of everything: networks, training, samples."""
+    batch_size: int = 500
+    """Samples computed at once."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    base: BaseOptions = field(default_factory=BaseOptions)
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
+    search: SearchOptions = field(default_factory=SearchOptions)
+    guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
+    distilled: DistilledOptions = field(default_factory=DistilledOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    def __post_init__(self) -> None:
+        from sims.config import nearest
+
+        for name in self.methods:
+            if name not in ALL_METHODS:
+                raise UserError(f"unknown method {name!r}{nearest(name, ALL_METHODS)}")
+        for needed in [("distilled", "sims"), ("continued", "sims"), ("placebo", "sims")]:
+            if needed[0] in self.methods and needed[1] not in self.methods:
+                raise UserError(f"method {needed[0]!r} follows from {needed[1]!r}: name both, or neither")
+        if self.rounds < 1 or self.batch_size < 1:
+            raise UserError(f"rounds is {self.rounds} and batch_size {self.batch_size}: both must be at least 1")
+        if self.rounds > 1 and "distilled" not in self.methods:
+            raise UserError("more than one round needs the method 'distilled': its model is the next round's base")
+        if self.data.path == "none" and self.model is None:
+            raise UserError("without real data (--data.path none) a trained model is needed: give --model")

@@ -1,0 +1,156 @@
+"""Choosing (budget, w): paired seeds, successive halving over budgets, descent in w.
+
+The published procedure evaluates a grid of about 12 budgets x 13 strengths x 10,000 samples. Here every cell uses the
+same noise seeds, so that differences between cells are far less noisy than the figures themselves; few samples then
+rank them. The distance is close to unimodal in w (and U-shaped in the budget): a descent finds the best strength, and
+half of the budgets are dropped whenever the number of samples grows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from sims.errors import UserError
+
+Array = np.ndarray
+Features = Callable[[int, float, int, int], Array]  # budget, w, first, last -> features (last - first, D)
+
+_FINE = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How budget and strength are chosen."""
+
+    rungs: tuple[int, ...] = (400, 1_000, 2_500)
+    """Samples per cell in each round of the search; after each round half of the budgets are dropped."""
+    w: float | None = None
+    """A fixed strength instead of a search."""
+    budget: int | None = None
+    """A fixed budget (images seen by the auxiliary) instead of a search."""
+    max_w: float = 16.0
+    """The range of w extends itself up to here when the best lies at its end."""
+
+    def __post_init__(self) -> None:
+        if not self.rungs or min(self.rungs) < 2 or list(self.rungs) != sorted(self.rungs):
+            raise UserError(f"search.rungs is {list(self.rungs)}: give rising numbers of samples, each at least 2")
+        if self.w is not None and not math.isfinite(self.w):
+            raise UserError(f"search.w is {self.w}: the strength of guidance must be a finite number, such as 1")
+        if not 0 < self.max_w < math.inf:
+            raise UserError(f"search.max_w is {self.max_w}: it must be a positive number")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement of the search: the distance of n samples at (budget, w)."""
+
+    budget: int
+    w: float
+    n: int
+    fd: float
+
+
+@dataclass
+class Found:
+    """What a search chose and what it cost."""
+
+    budget: int
+    w: float
+    fd: float
+    samples: int
+    extended: bool
+    evaluations: int = 0
+    cells: list[Cell] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Found:
+        return cls(**{**entry, "cells": [Cell(**cell) for cell in entry["cells"]]})
+
+
+class Search:
+    """One search over (budget, w); ``features(budget, w, first, last)`` samples seeds first ... last - 1."""
+
+    def __init__(
+        self,
+        features: Features,
+        distance: Callable[[Array], float],
+        budgets: Sequence[int],
+        start: Sequence[float],
+        options: SearchOptions,
+    ) -> None:
+        self.features, self.distance, self.budgets, self.options = features, distance, sorted(budgets), options
+        self.start = sorted(w for w in start if w <= options.max_w) or [options.max_w]
+        self.lattice = sorted({w for w in _FINE if w <= options.max_w} | set(self.start))
+        self.known: dict[tuple[int, float], Array] = {}
+        self.cells: dict[tuple[int, float, int], float] = {}
+        self.samples = 0
+
+    def run(self) -> Found:
+        """Search; with a fixed w or budget only the other is sought, with both nothing is."""
+        if self.options.budget is not None:
+            if self.options.budget not in self.budgets:
+                known = ", ".join(map(str, self.budgets))
+                raise UserError(f"search.budget {self.options.budget} is none of the auxiliary's budgets: {known}")
+            self.budgets = [self.options.budget]
+        if self.options.w is not None:
+            self.lattice = self.start = [self.options.w]
+        alive = list(self.budgets)
+        best = {budget: self._coarse(budget, self.options.rungs[0]) for budget in alive}
+        for rung, n in enumerate(self.options.rungs[1:], start=1):
+            alive = sorted(alive, key=lambda budget: best[budget][1])[: max(1, math.ceil(len(alive) / 2))]
+            stride = 2 if rung < len(self.options.rungs) - 1 else 1
+            best = {budget: self._descend(budget, best[budget][0], n, stride) for budget in alive}
+        budget = min(alive, key=lambda b: best[b][1])
+        w, fd = best[budget]
+        cells = [Cell(*key, value) for key, value in self.cells.items()]
+        return Found(budget, w, fd, self.samples, w > max(self.start), cells=cells)
+
+    def _coarse(self, budget: int, n: int) -> tuple[float, float]:
+        """The best of the starting strengths, extended upwards (and down) while the best lies at the end."""
+        tried = list(self.start)
+        for w in tried:
+            self._fd(budget, w, n)
+        while True:
+            best = min(tried, key=lambda w: self._fd(budget, w, n))
+            higher = [w for w in self.lattice if w >= 1.5 * max(tried)]
+            lower = [w for w in self.lattice if w <= min(tried) / 1.5]
+            if best == max(tried) and higher:
+                tried.append(higher[0])
+            elif best == min(tried) and lower:
+                tried.append(lower[-1])
+            else:
+                return best, self._fd(budget, best, n)
+
+    def _descend(self, budget: int, w: float, n: int, stride: int) -> tuple[float, float]:
+        """Walk along the lattice to a strength that is better than its neighbours."""
+        index = self.lattice.index(w)
+        while True:
+            around = [i for i in (index - stride, index, index + stride) if 0 <= i < len(self.lattice)]
+            best = min(around, key=lambda i: self._fd(budget, self.lattice[i], n))
+            if best == index:
+                return self.lattice[index], self._fd(budget, self.lattice[index], n)
+            index = best
+
+    def _fd(self, budget: int, w: float, n: int) -> float:
+        """Distance of the first n paired samples; NaN counts as infinitely bad."""
+        key = (budget, w, n)
+        if key not in self.cells:
+            have = self.known.get((budget, w))
+            done = 0 if have is None else len(have)
+            if done < n:
+                more = self.features(budget, w, done, n)
+                self.samples += n - done
+                have = more if have is None else np.concatenate([have, more])
+                self.known[budget, w] = have
+            assert have is not None
+            finite = np.isfinite(have[:n]).all()
+            self.cells[key] = self.distance(have[:n]) if finite else math.inf
+        return self.cells[key]

@@ -1,0 +1,309 @@
+"""The stages of an improvement run: each leaves files and is skipped when they are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sims.config import to_dict
+from sims.data.dataset import Dataset
+from sims.denoiser import Denoiser
+from sims.experiments.options import ImproveOptions
+from sims.experiments.search import Found, Search
+from sims.files import digest
+from sims.guidance import CacheRule, Extrapolate, Recorder
+from sims.methods import METHODS, Artefact, Base, Continuous
+from sims.methods.auxiliary import Settings
+from sims.methods.continued import ContinuedSettings
+from sims.methods.distilled import DistilledSettings
+from sims.model import Model, load
+from sims.runs import Run, derive_seed
+from sims.sampling import SamplerOptions, nfe
+from sims.verbs.evaluate import Draw, Judge, draw_samples, interval
+from sims.verbs.seeds import seed_range
+from sims.verbs.train import train_base
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method ready to be judged: its model, strength and budget, and what it cost beyond the base."""
+
+    method: str
+    label: str
+    model: Model
+    w: float
+    budget: int | None
+    extra_images: int = 0
+    extra_evaluations: int = 0
+    sampler: SamplerOptions | None = None
+    note: str = ""
+
+    @property
+    def options(self) -> SamplerOptions:
+        return self.sampler or self.model.sampler
+
+    @property
+    def nfe(self) -> int:
+        return nfe(self.model, self.options)
+
+
+class Stages:
+    """What ``improve`` is made of, for one round."""
+
+    def __init__(self, run: Run, options: ImproveOptions, real: Dataset | None, judge: Judge | None) -> None:
+        self.run, self.options, self.real, self.judge = run, options, real, judge
+        self.seconds: list[dict[str, Any]] = []
+
+    @contextmanager
+    def timed(self, name: str) -> Any:
+        """Note how long a stage takes (in this process: a continued run counts what it did itself)."""
+        begin = time.monotonic()
+        yield
+        self.seconds.append({"name": name, "seconds": round(time.monotonic() - begin, 2)})
+
+    def settings(self, round_: int) -> Settings:
+        """What the auxiliary methods are prepared with."""
+        return Settings(self.options.auxiliary, self.options.seed, round_, self.options.batch_size)
+
+    def base(self) -> Base:
+        """The model to improve: the one given, or one trained on the real data."""
+        options, run = self.options, self.run
+        seed = derive_seed("base", options.seed)
+        if options.model is not None:
+            model = load(options.model, run.device)
+            return Base(model, model.hash, seed=seed, train=options.base.train)
+        assert self.real is not None
+        images = options.base.images
+        snapshots = tuple(max(1, round(images * share)) for share in options.base.snapshots)
+        folder = run.path / "base"
+        with run.progress("train the base", images) as advance:
+            trained = train_base(
+                self.real,
+                options.network,
+                options.sampler,
+                options.base.train,
+                folder,
+                images=images,
+                seed=seed,
+                snapshots=snapshots,
+                accelerator=run.accelerator,
+                advance=advance,
+                log=run.log,
+            )
+        model = load(trained.last, run.device)
+        earlier = {budget: path for budget, path in trained.snapshots.items() if budget < images}
+        return Base(model, model.hash, earlier, folder, images, seed, options.base.train)
+
+    def search(self, name: str, base: Base, artefact: Artefact, round_: int, budgets: list[int] | None = None) -> Found:
+        """Choose (budget, w) of one method on the selection seeds."""
+        method, judge, run = METHODS[name], self.judge, self.run
+        assert isinstance(method.strengths, Continuous) and judge is not None
+        budgets = budgets or sorted(artefact.variants)
+        key = [name, artefact.key, budgets, to_dict(self.options.search), judge.extractor.hash, round_]
+        key += [base.key, to_dict(base.model.sampler), self.options.batch_size, self._interval]
+        folder = run.path / "search" / f"{name}-{digest(*key)[:12]}"
+        seeds = seed_range("selection", self.options.seed, max(self.options.search.rungs), round_)
+        evaluations = [0]
+
+        def features(budget: int, w: float, first: int, last: int) -> np.ndarray:
+            model = self._build(name, base, artefact, budget, w)
+            evaluations[0] += (last - first) * nfe(model, model.sampler)
+            return self._features(model, folder / f"{budget}-{w:g}", seeds[first:last], advance)
+
+        def advance(count: int) -> None:
+            bar(count)
+
+        def choose() -> dict[str, Any]:
+            found = Search(features, judge.frechet, budgets, method.strengths.start, self.options.search).run()
+            found.evaluations = evaluations[0]
+            return found.to_json()
+
+        with run.progress(f"choose budget and w ({name})", 8 * sum(self.options.search.rungs)) as bar:
+            return Found.from_json(run.once(folder / "found.json", choose, together=True))
+
+    @property
+    def _interval(self) -> list[str]:
+        return [str(self.options.guidance.sigma_low), str(self.options.guidance.sigma_high)]
+
+    def _build(self, name: str, base: Base, artefact: Artefact | None, budget: int | None, w: float) -> Model:
+        aux = artefact.load(budget, self.run.device) if artefact is not None and budget is not None else None
+        return base.model.with_denoiser(self._limited(METHODS[name].build(base.model, aux, w)))
+
+    def _limited(self, denoiser: Denoiser) -> Denoiser:
+        """The guidance interval applies to whatever guides."""
+        if not isinstance(denoiser, Extrapolate):
+            return denoiser
+        limits = (self.options.guidance.sigma_low, self.options.guidance.sigma_high)
+        return Extrapolate(denoiser.base, denoiser.aux, denoiser.w, limits)
+
+    def _features(self, model: Model, folder: Path, seeds: range, advance: Callable[[int], None]) -> np.ndarray:
+        """Features of some seeds, a file per compute batch, shared out over the processes."""
+        size = self.options.batch_size
+        parts = [seeds[first : first + size] for first in range(0, len(seeds), size)]
+
+        def file(part: range) -> Path:
+            return folder / f"{part.start}-{part.stop}.safetensors"
+
+        def work(part: range) -> None:
+            assert self.judge is not None
+            folder.mkdir(parents=True, exist_ok=True)
+            x, labels = model.sample_labelled(part, batch_size=size)
+            # A strength at which sampling diverges is a bad strength, not an error.
+            x = model.codec.encode(model.codec.decode(x.nan_to_num(0.0, 1e3, -1e3)))
+            self.judge.only_features(x).save(file(part))
+            advance(len(part))
+
+        self.run.spread(parts, file, work)
+        return np.concatenate([Draw.load(file(part)).features for part in parts])
+
+    def draws(self, choice: Choice, round_: int, purpose: Any = "evaluation", count: int | None = None) -> list[Draw]:
+        """Independent draws of fresh samples, measured; a file per draw."""
+        options, judge, run = self.options.evaluation, self.judge, self.run
+        assert judge is not None
+        number = options.draws if count is None else 1
+        size = count or options.samples
+        key = [choice.model.hash, to_dict(choice.options), judge.extractor.hash, judge.train.hash, size, purpose]
+        folder = run.path / "draws" / f"{choice.method}-{digest(*key, self.options.batch_size, round_)[:12]}"
+        seeds = self.draw_seeds(number, size, round_, purpose)
+
+        def file(part: range) -> Path:
+            return folder / f"{part.start}-{part.stop}.safetensors"
+
+        def work(part: range) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            draw_samples(choice.model, part, judge, choice.options, self.options.batch_size).save(file(part))
+            advance(len(part) * run.num_processes)
+
+        with run.progress(f"evaluate {choice.label}", number * size) as advance:
+            run.spread(seeds, file, work)
+        return [Draw.load(file(part)) for part in seeds]
+
+    def draw_seeds(self, number: int, size: int, round_: int, purpose: Any = "evaluation") -> list[range]:
+        """The seeds of each draw: consecutive, and the same for every method."""
+        seeds = seed_range(purpose, self.options.seed, number * size, round_)
+        return [seeds[first : first + size] for first in range(0, len(seeds), size)]
+
+    def choose(self, name: str, base: Base, round_: int, sims: Choice | None) -> tuple[Choice, Found | None]:
+        """Prepare one method, choose its strength, and say what it cost."""
+        method = METHODS[name]
+        if name == "base":
+            return Choice("base", "base", base.model, 0.0, None), None
+        settings = self._settings_of(name, round_, sims)
+        with self.timed(f"prepare {name}"):
+            artefact = method.prepare(base, self.real, settings, self.run)
+        assert artefact is not None
+        cost = {"extra_images": artefact.images, "extra_evaluations": artefact.evaluations}
+        if not isinstance(method.strengths, Continuous):
+            budget = sims.budget if name == "self-trained" and sims else max(artefact.variants)
+            model = self._build(name, base, artefact, budget, method.strengths.w)
+            w = sims.w if name == "distilled" and sims else method.strengths.w
+            if name == "distilled" and sims:
+                cost = {key: value + getattr(sims, key) for key, value in cost.items()}
+            return Choice(name, name, model, w, budget, **cost), None
+        if self.judge is None:
+            budget, w = default_choice(sorted(artefact.variants))
+            return Choice(name, name, self._build(name, base, artefact, budget, w), w, budget, **cost), None
+        budgets = [sims.budget] if name == "placebo" and sims and sims.budget else None
+        with self.timed(f"search {name}"):
+            found = self.search(name, base, artefact, round_, budgets)
+        cost["extra_evaluations"] += found.evaluations
+        return Choice(name, name, self._build(name, base, artefact, found.budget, found.w), found.w, found.budget, **cost), found
+
+    def _settings_of(self, name: str, round_: int, sims: Choice | None) -> Any:
+        options = self.options
+        if name == "continued":
+            assert sims is not None
+            images = sims.extra_images + sims.extra_evaluations // 3
+            return ContinuedSettings(max(1, images))
+        if name == "distilled":
+            assert sims is not None
+            return DistilledSettings(sims.model, sims.w, options.distilled, options.seed, round_, options.batch_size)
+        return self.settings(round_)
+
+    def cached(self, sims: Choice, round_: int) -> Choice | None:
+        """SIMS with the correction recomputed only where a pilot says; None where caching is off or gains nothing."""
+        denoiser, allowed = sims.model.denoiser, self.options.guidance.cache_cost
+        if not allowed or not isinstance(denoiser, Extrapolate) or denoiser.w == 0:
+            return None
+        base_cost = denoiser.base.evaluations(sims.options.planned(denoiser.base))
+        refreshes = int((allowed - 1) * base_cost)
+        if refreshes < 1 or base_cost + refreshes >= sims.nfe:
+            return None
+        rule = self.pilot(sims, round_).with_refreshes(refreshes)
+        return replace(sims, label="sims (cached)", model=with_cache(sims.model, rule), note="correction reused between levels")
+
+    def pilot(self, sims: Choice, round_: int) -> CacheRule:
+        """The rule from a short run of full guidance, kept in the run directory."""
+        denoiser = sims.model.denoiser
+        assert isinstance(denoiser, Extrapolate)
+
+        def measure() -> dict[str, Any]:
+            records: list[tuple[float, Any]] = []
+            seeds = seed_range("pilot", self.options.seed, self.options.guidance.pilot, round_)
+            sims.model.with_denoiser(Recorder(denoiser, records)).sample(seeds, batch_size=len(seeds))
+            sigma_data = float(getattr(denoiser.base, "sigma_data", 0.5))
+            return CacheRule.from_corrections(*zip(*records), sigma_data, refreshes=1).to_json()
+
+        return CacheRule.from_json(self.run.once(self.run.path / "search" / f"pilot-{sims.model.hash}.json", measure))
+
+    def cheapest(self, sims: Choice, base_fd: float, full_fd: float, round_: int) -> tuple[Choice, list[dict[str, Any]]] | None:
+        """The cheapest sampler setting that keeps 95 % of the gain on the selection seeds: first fewer steps with a
+        multistep solver and full guidance, then fewer corrections."""
+        if full_fd >= base_fd or self.judge is None or not self.options.guidance.cache_cost:
+            return None
+        rule = self.pilot(sims, round_)
+        tried: list[dict[str, Any]] = []
+        count = max(self.options.search.rungs)
+
+        def retained(steps: int, refreshes: int) -> float:
+            choice = fast(sims, rule, steps, refreshes)
+            features = self.draws(choice, round_, "selection", count)[0].features
+            assert self.judge is not None
+            kept = (base_fd - self.judge.frechet(features)) / (base_fd - full_fd)
+            tried.append({"steps": steps, "refreshes": refreshes, "nfe": choice.nfe, "retained": kept})
+            return kept
+
+        steps = sims.options.steps
+        if retained(steps, steps) < 0.95:
+            return None
+        while steps > 6 and retained(steps - 2, steps - 2) >= 0.96:
+            steps -= 2
+        refreshes = steps
+        while refreshes > 2 and retained(steps, refreshes - max(1, refreshes // 4)) >= 0.95:
+            refreshes -= max(1, refreshes // 4)
+        return fast(sims, rule, steps, refreshes), tried
+
+
+def fast(sims: Choice, rule: CacheRule, steps: int, refreshes: int) -> Choice:
+    """SIMS with a multistep solver and few corrections."""
+    sampler = replace(sims.options, solver="dpmpp2m", steps=steps, s_churn=0.0)
+    model = replace(with_cache(sims.model, rule.with_refreshes(refreshes)), sampler=sampler)
+    note = f"DPM-Solver++(2M), {steps} steps, {refreshes} corrections"
+    return replace(sims, label="sims (fast)", model=model, sampler=sampler, note=note)
+
+
+def with_cache(model: Model, rule: CacheRule) -> Model:
+    """The guided model with a cache rule."""
+    guided = model.denoiser
+    assert isinstance(guided, Extrapolate)
+    return model.with_denoiser(Extrapolate(guided.base, guided.aux, guided.w, guided.interval, rule))
+
+
+def default_choice(budgets: list[int]) -> tuple[int, float]:
+    """(budget, w) where there is nothing to choose by: the middle budget and w = 1.
+
+    w = 1 lay within the flat part of every curve measured so far; nothing verifies it for another model.
+    """
+    return budgets[(len(budgets) - 1) // 2], 1.0
+
+
+def figures(judge: Judge, draws: list[Draw]) -> dict[str, Any]:
+    """Mean and 95 % interval of every figure over the draws."""
+    scores = [judge.scores(draw) for draw in draws]
+    return {name: interval([score[name] for score in scores]) for name in scores[0]}

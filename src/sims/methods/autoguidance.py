@@ -1,0 +1,20 @@
+"""Autoguidance with earlier snapshots of the base's own training as the weak model (Karras et al. 2024, 2406.02507)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sims.data.dataset import Dataset
+from sims.errors import UserError
+from sims.methods.contract import Artefact, Base, Continuous, method
+from sims.methods.guided import extrapolate
+from sims.runs import Run
+
+
+def _prepare(base: Base, real: Dataset | None, settings: Any, run: Run) -> Artefact:
+    if not base.snapshots:
+        raise UserError("method 'autoguidance' needs earlier snapshots of the base's training: a given model has none")
+    return Artefact(base.key, dict(base.snapshots))
+
+
+AUTOGUIDANCE = method("autoguidance", "guided away from its earlier self", Continuous(), _prepare, extrapolate)

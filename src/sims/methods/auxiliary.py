@@ -1,0 +1,118 @@
+"""The auxiliary network of SIMS: a network trained on the base's own samples (or, as a control, on real data)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from sims.config import to_dict
+from sims.data.dataset import Dataset
+from sims.errors import UserError
+from sims.methods.contract import Artefact, Base
+from sims.model import Model, load, reinitialized
+from sims.runs import Run, derive_seed
+from sims.sampling import nfe
+from sims.training.loop import Trainer, TrainOptions, read_trained
+from sims.verbs.seeds import seed_range
+from sims.verbs.synthesize import synthesize
+
+
+@dataclass(frozen=True)
+class AuxiliarySettings:
+    """The auxiliary that sims and neon share (and placebo copies with real data)."""
+
+    samples: int = 10_000
+    """Own samples the auxiliary is trained on (n_s in the paper)."""
+    budgets: tuple[int, ...] = (32_000, 64_000, 128_000, 256_000)
+    """Training budgets to choose from, in images seen (B in the paper)."""
+    init: Literal["base", "scratch", "snapshot"] = "base"
+    """How it starts: a copy of the base, random weights, or the earliest snapshot of the base's training."""
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+    def __post_init__(self) -> None:
+        if not self.budgets or min(self.budgets) < 1:
+            raise UserError(f"auxiliary.budgets is {list(self.budgets)}: give at least one positive number of images")
+        if self.samples < 2:
+            raise UserError(f"auxiliary.samples is {self.samples}: at least 2 are needed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every method is prepared with: the auxiliary's settings, a seed, and the compute batch of sampling."""
+
+    auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
+    seed: int = 0
+    round: int = 0
+    batch_size: int = 500
+
+
+def samples_folder(base: Base, settings: Settings, run: Run) -> tuple[Path, range]:
+    """Where the base's own samples lie, and their seeds."""
+    seeds = seed_range("synthesis", settings.seed, settings.auxiliary.samples, settings.round)
+    sampler = to_dict(base.model.sampler)
+    return run.artefact("synthetic", base.key, sampler, [seeds.start, seeds.stop], settings.batch_size), seeds
+
+
+def own_samples(base: Base, settings: Settings, run: Run) -> Dataset:
+    """The base's own samples, drawn once for all methods."""
+    folder, seeds = samples_folder(base, settings, run)
+    with run.progress("synthesize", len(seeds)) as advance:
+        return synthesize(
+            base.model,
+            folder,
+            seeds,
+            method="base",
+            batch_size=settings.batch_size,
+            accelerator=run.accelerator,
+            advance=advance,
+        )
+
+
+def prepare_auxiliary(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
+    """Trained on the base's own samples: step 3 of SIMS (Alemohammad et al. 2024), shared with Neon."""
+    count = settings.auxiliary.samples
+    folder, _ = samples_folder(base, settings, run)
+    trained = _train(base, lambda: own_samples(base, settings, run), folder.name, settings, run, "auxiliary")
+    return replace(trained, synthesized=count, evaluations=count * nfe(base.model, base.model.sampler))
+
+
+def prepare_placebo(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
+    """The same training on real data: what guidance away from *any* fine-tune would do."""
+    assert real is not None
+    return _train(base, lambda: real, real.fingerprint, settings, run, "placebo")
+
+
+def _train(
+    base: Base, data: Callable[[], Dataset], data_key: str, settings: Settings, run: Run, name: str
+) -> Artefact:
+    options = settings.auxiliary
+    seed = derive_seed("auxiliary", settings.seed, settings.round)
+    budgets = sorted(options.budgets)
+    folder = run.artefact(name, base.key, data_key, options.init, to_dict(options.train), budgets, seed)
+    trained = read_trained(folder)
+    if trained is None:
+        trainer = Trainer(
+            _start(base, options, seed),
+            data(),
+            options.train,
+            folder,
+            images=budgets[-1],
+            seed=seed,
+            snapshots=tuple(budgets),
+            accelerator=run.accelerator,
+        )
+        with run.progress(f"train the {name}", budgets[-1]) as advance:
+            trained = trainer.run(advance, run.log)
+    return Artefact(folder.name, trained.snapshots, images=budgets[-1])
+
+
+def _start(base: Base, options: AuxiliarySettings, seed: int) -> Model:
+    if options.init == "base":
+        return base.model
+    if options.init == "scratch":
+        return reinitialized(base.model, seed)
+    if not base.snapshots:
+        raise UserError("auxiliary.init = 'snapshot' needs earlier snapshots of the base: a given model has none")
+    return load(base.snapshots[min(base.snapshots)])

@@ -1,0 +1,84 @@
+"""Distilled: one network regressed onto a guided denoiser, at the base's sampling cost.
+
+The student starts as a copy of the base and learns D_guided(x + sigma n, sigma) on guided samples x: the
+distillation of guidance (Meng et al. 2023, arXiv 2210.03142), applied to SIMS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sims.config import to_dict
+from sims.data.dataset import Dataset
+from sims.errors import UserError
+from sims.methods.contract import Artefact, Base, Fixed, method
+from sims.methods.guided import replace
+from sims.model import Model
+from sims.runs import Run, derive_seed
+from sims.sampling import nfe
+from sims.training.loop import Trainer, TrainOptions, read_trained
+from sims.verbs.seeds import seed_range
+from sims.verbs.synthesize import synthesize
+
+
+@dataclass(frozen=True)
+class DistilledOptions:
+    """How the student is trained."""
+
+    samples: int = 10_000
+    """Guided samples to learn from."""
+    images: int = 128_000
+    """Training images seen."""
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+
+@dataclass(frozen=True)
+class DistilledSettings:
+    """The options, and the guided model to learn from."""
+
+    teacher: Model
+    w: float
+    options: DistilledOptions = field(default_factory=DistilledOptions)
+    seed: int = 0
+    round: int = 0
+    batch_size: int = 500
+
+
+def _prepare(base: Base, real: Dataset | None, settings: DistilledSettings, run: Run) -> Artefact:
+    options, teacher = settings.options, settings.teacher
+    if options.samples < 2 or options.images < 1:
+        raise UserError(f"distilling from {options.samples} samples for {options.images} images: at least 2 and 1 are needed")
+    seeds = seed_range("distillation", settings.seed, options.samples, settings.round)
+    seed = derive_seed("distilled", settings.seed, settings.round)
+    key = [base.key, teacher.hash, to_dict(teacher.sampler), [seeds.start, seeds.stop], settings.batch_size]
+    folder = run.artefact("distilled", *key, to_dict(options.train), options.images, seed)
+    trained = read_trained(folder)
+    if trained is None:
+        with run.progress("guided samples", len(seeds)) as advance:
+            data = synthesize(
+                teacher,
+                run.artefact("guided", *key),
+                seeds,
+                method="sims",
+                w=settings.w,
+                batch_size=settings.batch_size,
+                accelerator=run.accelerator,
+                advance=advance,
+            )
+        trainer = Trainer(
+            base.model,
+            data,
+            options.train,
+            folder,
+            images=options.images,
+            seed=seed,
+            teacher=teacher.denoiser,
+            accelerator=run.accelerator,
+        )
+        with run.progress("distill", options.images) as advance:
+            trained = trainer.run(advance, run.log)
+    evaluations = options.samples * nfe(teacher, teacher.sampler)
+    return Artefact(folder.name, {options.images: trained.last}, options.samples, options.images, evaluations)
+
+
+DISTILLED = method("distilled", "sims in one network", Fixed(1.0), _prepare, replace)

@@ -1,0 +1,35 @@
+"""How denoisers and weights are combined: shared by the methods."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from sims.denoiser import Denoiser
+from sims.errors import UserError
+from sims.guidance import Extrapolate
+from sims.model import Model
+
+
+def extrapolate(base: Model, aux: Model, w: float) -> Denoiser:
+    """D_base + w (D_base - D_aux)."""
+    return Extrapolate(base.denoiser, aux.denoiser, w)
+
+
+def replace(base: Model, aux: Model, w: float) -> Denoiser:
+    """The prepared network itself."""
+    return aux.denoiser
+
+
+@torch.no_grad()
+def extrapolate_weights(base: Model, aux: Model, w: float) -> Denoiser:
+    """theta_base + w (theta_base - theta_aux), every parameter: Neon (arXiv 2510.03597)."""
+    merged = copy.deepcopy(base.denoiser)
+    theirs = dict(aux.denoiser.named_parameters())  # type: ignore[attr-defined]
+    ours = dict(merged.named_parameters())  # type: ignore[attr-defined]
+    if {n: p.shape for n, p in ours.items()} != {n: p.shape for n, p in theirs.items()}:
+        raise UserError("weights can only be extrapolated between networks of one architecture")
+    for name, parameter in ours.items():
+        parameter.add_(parameter - theirs[name], alpha=w)
+    return merged

@@ -1,0 +1,9 @@
+"""Neon: extrapolate the weights away from the same auxiliary (arXiv 2510.03597); one network, the base's cost."""
+
+from __future__ import annotations
+
+from sims.methods.auxiliary import prepare_auxiliary
+from sims.methods.contract import Continuous, method
+from sims.methods.guided import extrapolate_weights
+
+NEON = method("neon", "weights extrapolated away from its own samples", Continuous(), prepare_auxiliary, extrapolate_weights)

@@ -1,0 +1,11 @@
+"""Control: guidance away from an auxiliary fine-tuned on real data with the same budget."""
+
+from __future__ import annotations
+
+from sims.methods.auxiliary import prepare_placebo
+from sims.methods.contract import Continuous, method
+from sims.methods.guided import extrapolate
+
+PLACEBO = method(
+    "placebo", "control: guided away from a fine-tune on real data", Continuous(), prepare_placebo, extrapolate, needs_real=True
+)

@@ -1,0 +1,9 @@
+"""Control: the auxiliary alone, D_base - (D_base - D_aux): what training on its own samples does without guidance."""
+
+from __future__ import annotations
+
+from sims.methods.auxiliary import prepare_auxiliary
+from sims.methods.contract import Fixed, method
+from sims.methods.guided import replace
+
+SELF_TRAINED = method("self-trained", "control: the auxiliary alone", Fixed(-1.0), prepare_auxiliary, replace)

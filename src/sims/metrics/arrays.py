@@ -1,0 +1,54 @@
+"""Checked conversion of features to float64 matrices, and Euclidean distances in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sims.errors import UserError
+
+Array = np.ndarray
+BLOCK_ELEMENTS = 1 << 22  # distances held at once: 32 MiB of float64
+
+
+def as_matrix(values: Array | Tensor, name: str = "features", minimum: int = 1) -> Array:
+    """Flatten rows: (N, ...) -> (N, D) float64, C-ordered; UserError unless N >= minimum and every value is finite."""
+    array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, np.float64)
+    if array.ndim < 2:
+        raise UserError(f"{name} have shape {array.shape}; expected one row per sample, (N, D).")
+    if len(array) < minimum:
+        raise UserError(f"{len(array)} rows of {name}; at least {minimum} are needed: use more samples.")
+    array = np.require(array.reshape(len(array), int(np.prod(array.shape[1:]))), requirements=["C", "W"])
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array).all(axis=1)).sum())
+        raise UserError(f"{bad} of {len(array)} rows of {name} hold NaN or infinity; remove those samples.")
+    return array
+
+
+def same_width(a: Array, b: Array) -> None:
+    """Raise UserError unless a (N, D) and b (M, D) have equally many columns."""
+    if a.shape[1] != b.shape[1]:
+        raise UserError(
+            f"Rows of {a.shape[1]} and of {b.shape[1]} numbers cannot be compared; "
+            "measure both sides with the same extractor (or at the same image size)."
+        )
+
+
+def distance_blocks(a: Array, b: Array, rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+    """Euclidean distances between a (N, D) and b (M, D), some rows of a at a time: yields (rows, (n, M) float64).
+
+    Both are shifted by b's mean first, which leaves distances alone and keeps the expanded square accurate.
+    """
+    rows = rows or max(1, BLOCK_ELEMENTS // max(1, len(b)))
+    centre = torch.from_numpy(b.mean(axis=0))
+    right = torch.from_numpy(b) - centre
+    right_norms = right.square().sum(dim=1)  # (M,)
+    for start in range(0, len(a), rows):
+        part = slice(start, min(start + rows, len(a)))
+        left = torch.from_numpy(a[part]) - centre
+        squares = torch.addmm(right_norms[None, :], left, right.T, alpha=-2.0)  # (n, M)
+        squares += left.square().sum(dim=1, keepdim=True)
+        yield part, squares.clamp_(min=0).sqrt_()

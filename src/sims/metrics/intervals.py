@@ -1,0 +1,98 @@
+"""Confidence intervals of figures measured in independent repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from sims.errors import UserError
+from sims.metrics.arrays import Array
+
+Values = Sequence[float] | Array
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and the limits of its confidence interval at `level`, from `num_values` independent values."""
+
+    mean: float
+    low: float
+    high: float
+    level: float = 0.95
+    num_values: int = 0
+
+    def to_json(self) -> dict[str, float]:
+        """The fields as a dictionary that json can write."""
+        return {
+            "mean": self.mean,
+            "low": self.low,
+            "high": self.high,
+            "level": self.level,
+            "num_values": self.num_values,
+        }
+
+    @classmethod
+    def from_json(cls, row: dict[str, float]) -> Interval:
+        """The inverse of to_json."""
+        return cls(row["mean"], row["low"], row["high"], row.get("level", 0.95), int(row.get("num_values", 0)))
+
+    def excludes(self, value: float = 0.0) -> bool:
+        """Whether a value lies outside the interval."""
+        return not self.low <= value <= self.high
+
+
+def _checked(values: Values, level: float) -> Array:
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or len(array) < 2:
+        raise UserError(f"{array.size} value(s); an interval needs at least 2 independent repeats: run more repeats.")
+    if not np.isfinite(array).all():
+        raise UserError(f"Values {array.tolist()} hold NaN or infinity; an interval needs finite values.")
+    if not 0 < level < 1:
+        raise UserError(f"Confidence level {level} must lie between 0 and 1, for example 0.95.")
+    return array
+
+
+def _pair(a: Values, b: Values, level: float) -> tuple[Array, Array]:
+    if len(a) != len(b):
+        raise UserError(f"{len(a)} and {len(b)} values; a paired interval needs one of each per repeat.")
+    return _checked(a, level), _checked(b, level)
+
+
+def t_interval(values: Values, level: float = 0.95) -> Interval:
+    """Student's t-interval of the mean of independent values; UserError below two values."""
+    array = _checked(values, level)
+    mean = float(array.mean())
+    half = float(stats.t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    return Interval(mean, mean - half, mean + half, level, len(array))
+
+
+def paired_interval(a: Values, b: Values, level: float = 0.95) -> Interval:
+    """t-interval of the difference a - b, where a[i] and b[i] come from the same repeat i."""
+    left, right = _pair(a, b, level)
+    return t_interval(left - right, level)
+
+
+def paired_ratio_interval(a: Values, b: Values, level: float = 0.95) -> Interval:
+    """t-interval of the relative change from b to a in percent, 100 (a/b - 1) per repeat; b > 0, else UserError."""
+    left, right = _pair(a, b, level)
+    if (right <= 0).any():
+        raise UserError(f"Baselines {right.tolist()} must be positive for a relative change; use paired_interval.")
+    return t_interval(100 * (left / right - 1), level)
+
+
+def bootstrap_interval(
+    values: Values,
+    statistic: Callable[[Array], float] = lambda x: float(np.mean(x)),
+    level: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap interval (Efron 1979) of a statistic of independent values; `mean` holds the statistic."""
+    array = _checked(values, level)
+    generator = np.random.default_rng(seed)
+    draws = [statistic(array[generator.integers(0, len(array), len(array))]) for _ in range(num_resamples)]
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(statistic(array)), float(low), float(high), level, len(array))

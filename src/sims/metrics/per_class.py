@@ -1,0 +1,69 @@
+"""Figures per class of class-conditional samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from sims.errors import UserError
+from sims.metrics.arrays import Array, as_matrix
+from sims.metrics.frechet import Moments, frechet_distance
+
+
+@dataclass(frozen=True)
+class ClassAgreement:
+    """Share of samples that a classifier assigns to the intended class: over all, and per class (None: no sample)."""
+
+    overall: float
+    per_class: tuple[float | None, ...]
+
+
+def _labels(labels: Array | Tensor, count: int, name: str) -> Array:
+    array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels).astype(np.int64)
+    if array.shape != (count,):
+        raise UserError(f"{name} have shape {array.shape}; expected one per row, ({count},).")
+    return array
+
+
+def per_class_frechet(
+    features: Array | Tensor,
+    labels: Array | Tensor,
+    reference_features: Array | Tensor,
+    reference_labels: Array | Tensor,
+    num_classes: int,
+) -> tuple[float | None, ...]:
+    """Fréchet distance of each class' samples (features (N, D), intended labels (N,)) to the same class' reference.
+
+    None for a class with fewer than two samples or reference images. With fewer images than features per class the
+    figures are biased upwards: compare them at equal numbers only.
+    """
+    x, y = as_matrix(features), as_matrix(reference_features, "reference features")
+    intended, real = _labels(labels, len(x), "labels"), _labels(reference_labels, len(y), "reference labels")
+    result: list[float | None] = []
+    for index in range(num_classes):
+        a, b = x[intended == index], y[real == index]
+        enough = len(a) >= 2 and len(b) >= 2
+        result.append(frechet_distance(Moments.of(a), Moments.of(b)) if enough else None)
+    return tuple(result)
+
+
+def class_agreement(predicted: Array | Tensor, labels: Array | Tensor, num_classes: int) -> ClassAgreement:
+    """Compare predicted classes (N,), from `ClassifierExtractor.predict`, with intended ones (N,), N >= 1."""
+    if len(labels) == 0:
+        raise UserError("There are no samples; class agreement needs at least one.")
+    intended = _labels(labels, len(labels), "labels")
+    hits = _labels(predicted, len(intended), "predicted classes") == intended
+    shares = tuple(
+        float(hits[intended == index].mean()) if (intended == index).any() else None for index in range(num_classes)
+    )
+    return ClassAgreement(float(hits.mean()), shares)
+
+
+def class_shares(predicted: Array | Tensor, num_classes: int) -> Array:
+    """Share (num_classes,) of samples in each predicted class (N,), N >= 1."""
+    if len(predicted) == 0:
+        raise UserError("There are no samples; class shares need at least one.")
+    classes = _labels(predicted, len(predicted), "predicted classes")
+    return np.bincount(classes, minlength=num_classes)[:num_classes] / len(classes)

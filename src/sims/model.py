@@ -1,0 +1,275 @@
+"""A model: a denoiser with weights, codec, sampler defaults and provenance, and the directory it lives in.
+
+A model directory is recursive: ``model.json`` names its kind. A ``network`` has its weights in
+``model.safetensors``; an ``extrapolation`` has two children, ``base`` and ``aux``, strength, interval
+and cache rule. Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sims.config import from_dict, nearest, to_dict
+from sims.data.codec import Codec
+from sims.denoiser import Denoiser, Evaluate
+from sims.errors import UserError
+from sims.files import atomic_path, digest, digest_file, read_json, write_json
+from sims.guidance import CacheRule, Extrapolate
+from sims.networks import NETWORKS
+from sims.preconditioning import PRECONDITIONINGS, EDMPrecond
+from sims.sampling import SamplerOptions, sample_seeds
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser and what is needed to use it; itself a denoiser.
+
+    ``sample`` returns model space (images: [-1, 1]), ``images`` the data's own format.
+    """
+
+    denoiser: Denoiser
+    codec: Codec
+    sampler: SamplerOptions = SamplerOptions()
+    class_names: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        return self.denoiser.data_shape
+
+    @property
+    def num_classes(self) -> int:
+        return self.denoiser.num_classes
+
+    @property
+    def sigma_min(self) -> float:
+        return self.denoiser.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.denoiser.sigma_max
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.denoiser.round_sigma(sigma)
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.denoiser(x, sigma, labels)
+
+    def trajectory(self, sigmas: Tensor) -> Evaluate:
+        return self.denoiser.trajectory(sigmas)
+
+    def evaluations(self, sigmas: Tensor) -> int:
+        return self.denoiser.evaluations(sigmas)
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        *,
+        labels: Sequence[int] | None = None,
+        sampler: SamplerOptions | None = None,
+        batch_size: int = 500,
+        progress: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Sample i from seed i alone: (len(seeds), *data_shape) float32 in model space, on the CPU.
+
+        ``labels`` fixes the classes of a class-conditional model; otherwise they are drawn from the seeds.
+        """
+        return self.sample_labelled(seeds, labels=labels, sampler=sampler, batch_size=batch_size, progress=progress)[0]
+
+    def sample_labelled(
+        self,
+        seeds: Sequence[int],
+        *,
+        labels: Sequence[int] | None = None,
+        sampler: SamplerOptions | None = None,
+        batch_size: int = 500,
+        progress: Callable[[int], None] | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Like ``sample``, and the labels (N,) int64 (None for an unconditional model)."""
+        fixed = None if labels is None else check_labels(labels, self.num_classes, len(seeds))
+        options = sampler or self.sampler
+        return sample_seeds(self.denoiser, seeds, options, labels=fixed, batch_size=batch_size, progress=progress)
+
+    def images(self, seeds: Sequence[int], **options: Any) -> np.ndarray:
+        """Samples in the format of the training data, (N, C, H, W), values as ``codec`` says."""
+        return self.codec.decode(self.sample(seeds, **options))
+
+    def with_denoiser(self, denoiser: Denoiser, **provenance: Any) -> Model:
+        """The same codec, sampler and classes around another denoiser."""
+        return replace(self, denoiser=denoiser, provenance={**self.provenance, **provenance})
+
+    def guided(
+        self, aux: Denoiser, w: float, interval: tuple[float, float] = (0.0, math.inf), cache: CacheRule | None = None
+    ) -> Model:
+        """This model steered away from ``aux`` with strength ``w``: Alemohammad et al. 2024, D + w (D - D_aux)."""
+        aux = aux.denoiser if isinstance(aux, Model) else aux
+        return self.with_denoiser(Extrapolate(self.denoiser, aux, w, interval, cache))
+
+    def to(self, device: torch.device | str) -> Model:
+        """The model on another device."""
+        for network in _networks(self.denoiser):
+            network.to(device)
+        return self
+
+    @property
+    def hash(self) -> str:
+        """Content hash of weights and settings, independent of provenance and of sampler defaults."""
+        return _hash(self.denoiser)
+
+    def save(self, path: Path | str) -> Path:
+        """Write the model directory; ``model.json`` last, so that a killed process leaves no half model."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "model.json").unlink(missing_ok=True)
+        entry = {"format": FORMAT, **_save_denoiser(self.denoiser, path, self)}
+        entry |= {"codec": self.codec.to_json(), "sampler": to_dict(self.sampler)}
+        entry |= {"class_names": list(self.class_names), "provenance": self.provenance, "hash": self.hash}
+        write_json(path / "model.json", entry)
+        return path
+
+
+def check_labels(labels: Sequence[int] | Tensor, num_classes: int, count: int) -> Tensor:
+    """Labels as (count,) int64; UserError for a label outside the classes or another count."""
+    tensor = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
+    if len(tensor) == 1:
+        tensor = tensor.expand(count)
+    if len(tensor) != count:
+        raise UserError(f"{len(tensor)} labels for {count} samples: give one label for all, or one for each")
+    if num_classes == 0 and count:
+        raise UserError("this model is unconditional: it takes no labels")
+    if count and not (-1 <= int(tensor.min()) and int(tensor.max()) < num_classes):
+        bad = int(tensor.max()) if int(tensor.max()) >= num_classes else int(tensor.min())
+        raise UserError(f"label {bad} is outside the classes: they are 0 to {num_classes - 1} (-1 = no class)")
+    return tensor.clone()
+
+
+def _networks(denoiser: Any) -> list[nn.Module]:
+    if isinstance(denoiser, nn.Module):
+        return [denoiser]
+    if isinstance(denoiser, Extrapolate):
+        return _networks(denoiser.base) + _networks(denoiser.aux)
+    return _networks(denoiser.denoiser) if isinstance(denoiser, Model) else []
+
+
+def _hash(denoiser: Any) -> str:
+    if isinstance(denoiser, Model):
+        return denoiser.hash
+    if isinstance(denoiser, Extrapolate):
+        cache = denoiser.cache.to_json() if denoiser.cache else None
+        settings = [denoiser.w, [str(s) for s in denoiser.interval], cache]
+        return digest("extrapolation", _hash(denoiser.base), _hash(denoiser.aux), settings)[:16]
+    if not isinstance(denoiser, EDMPrecond):
+        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is not a network or a guided pair of them")
+    weights = [(name, t.detach().cpu().contiguous().numpy().tobytes()) for name, t in denoiser.state_dict().items()]
+    return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
+
+
+def _describe(denoiser: EDMPrecond) -> dict[str, Any]:
+    names = {cls: name for name, cls in NETWORKS.items()}
+    network = denoiser.network
+    return {
+        "kind": "network",
+        "network": {"type": names[type(network)], **network.config},  # type: ignore[index,dict-item]
+        "preconditioning": {"type": denoiser.kind, **denoiser.config},
+        "data_shape": list(denoiser.data_shape),
+        "num_classes": denoiser.num_classes,
+    }
+
+
+def _save_denoiser(denoiser: Any, path: Path, model: Model) -> dict[str, Any]:
+    if isinstance(denoiser, Extrapolate):
+        for name, child in (("base", denoiser.base), ("aux", denoiser.aux)):
+            whole = child if isinstance(child, Model) else replace(model, denoiser=child)
+            whole.save(path / name)
+        low, high = denoiser.interval
+        return {
+            "kind": "extrapolation",
+            "children": {"base": "base", "aux": "aux"},
+            "w": denoiser.w,
+            "interval": [low, None if math.isinf(high) else high],
+            "cache": denoiser.cache.to_json() if denoiser.cache else None,
+        }
+    file = path / "model.safetensors"
+    tensors = {name: t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
+    with atomic_path(file) as temporary:
+        save_file(tensors, temporary)
+    return {**_describe(denoiser), "weights_sha256": digest_file(file)}
+
+
+def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
+    """Open a model directory. UserError: no model there, truncated weights, or an unknown kind."""
+    path = Path(path)
+    if not (path / "model.json").is_file():
+        raise UserError(f"no model at {path}: a model directory has a model.json (an unfinished run has none yet)")
+    entry = read_json(path / "model.json")
+    try:
+        return _load(entry, path).to(device)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path / 'model.json'} does not describe a model: {error!r} is missing or wrong") from None
+
+
+def _load(entry: dict[str, Any], path: Path) -> Model:
+    if entry["format"] > FORMAT:
+        raise UserError(f"{path} has model format {entry['format']}, this version reads up to {FORMAT}: update sims")
+    codec, sampler = Codec.from_json(entry["codec"]), from_dict(SamplerOptions, entry["sampler"], "sampler.")
+    rest = (codec, sampler, tuple(entry["class_names"]), entry["provenance"])
+    if entry["kind"] == "extrapolation":
+        base, aux = (load(path / entry["children"][name]) for name in ("base", "aux"))
+        low, high = entry["interval"]
+        cache = CacheRule.from_json(entry["cache"]) if entry["cache"] else None
+        interval = (low, math.inf if high is None else high)
+        return Model(Extrapolate(base.denoiser, aux.denoiser, entry["w"], interval, cache), *rest)
+    if entry["kind"] != "network":
+        hint = nearest(entry["kind"], ["network", "extrapolation"])
+        raise UserError(f"{path} holds a model of unknown kind {entry['kind']!r}{hint}")
+    return Model(_load_network(entry, path / "model.safetensors"), *rest)
+
+
+def _load_network(entry: dict[str, Any], file: Path) -> EDMPrecond:
+    denoiser = make_network(
+        tuple(entry["data_shape"]), entry["num_classes"], dict(entry["network"]), dict(entry["preconditioning"])
+    )
+    try:
+        damaged = digest_file(file) != entry["weights_sha256"]
+        tensors = {} if damaged else load_file(file)
+    except (OSError, SafetensorError):
+        damaged = True
+    if damaged:
+        raise UserError(f"{file} is missing, truncated or altered: restore it, or make the model again")
+    denoiser.load_state_dict(tensors)
+    return denoiser.eval().requires_grad_(False)
+
+
+def reinitialized(model: Model, seed: int) -> Model:
+    """A model like this one, a single network, with newly drawn weights."""
+    assert isinstance(model.denoiser, EDMPrecond)
+    entry = _describe(model.denoiser)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = make_network(model.data_shape, model.num_classes, entry["network"], entry["preconditioning"])
+    return model.with_denoiser(made)
+
+
+def make_network(
+    data_shape: tuple[int, ...], num_classes: int, network: dict[str, Any], preconditioning: dict[str, Any]
+) -> EDMPrecond:
+    """A freshly initialized network with preconditioning, from the two tables of ``model.json``."""
+    kind, precond = network.pop("type"), preconditioning.pop("type")
+    if kind not in NETWORKS:
+        raise UserError(f"unknown network {kind!r}{nearest(kind, NETWORKS)}")
+    if precond not in PRECONDITIONINGS:
+        raise UserError(f"unknown preconditioning {precond!r}{nearest(precond, PRECONDITIONINGS)}")
+    raw = NETWORKS[kind](data_shape, num_classes, **network)
+    return PRECONDITIONINGS[precond](raw, data_shape, num_classes, **preconditioning)

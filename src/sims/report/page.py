@@ -1,0 +1,67 @@
+"""Write the report: one HTML file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from markupsafe import Markup
+
+from sims.report.palette import Palette
+from sims.report.record import Record, read_record
+
+HERE = Path(__file__).parent
+
+
+def write_report(run_dir: Path) -> Path:
+    """Read a run directory and write its report.html; returns the path. Raises UserError for an unreadable run."""
+    target = Path(run_dir) / "report.html"
+    page = render(read_record(Path(run_dir))).encode("utf-8", "replace")
+    handle, name = tempfile.mkstemp(prefix=".report-", suffix=".tmp", dir=run_dir)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp makes files that only the owner may read
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def render(record: Record) -> str:
+    """The page of a record, as HTML."""
+    import jinja2
+
+    from sims.report.hero import make_hero
+    from sims.report.sections import make_sections
+
+    palette = Palette(str(row.get("method")) for row in [*record.rows, *_others(record)])
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        hero=make_hero(record),
+        sections=make_sections(record, palette),
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        light=palette.variables(dark=False),
+        dark=palette.variables(dark=True),
+    )
+
+
+def _others(record: Record) -> list[dict[str, object]]:
+    """Methods that are named in the search, the rounds or the grids alone still get a colour of their own."""
+    from sims.report.images import split_key
+
+    cells = [cell for cell in record.part("search").get("cells") or [] if isinstance(cell, dict)]
+    rounds = [row for item in record.items("rounds") for row in item.get("rows") or []]
+    return [*cells, *rounds, *({"method": split_key(key)[0]} for key in record.grids)]

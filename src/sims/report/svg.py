@@ -1,0 +1,116 @@
+"""matplotlib figures as inline SVG that follows the page's fonts and theme. No pyplot, no global state."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from sims.report.palette import INK, LINE, MUTED, PAPER, Palette
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 9.6  # inches; 72 units of the SVG each
+
+STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: searchable, and in the page's own font
+    "svg.hashsalt": "sims",  # the same figure is the same bytes
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib
+    "font.size": 8.5,
+    "text.parse_math": False,  # a "$" in a name is a dollar
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": LINE,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 8,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "lines.markeredgecolor": PAPER,
+    "lines.markeredgewidth": 0.7,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw in the report's style; matplotlib's own settings are as before afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a reader's matplotlibrc must not change the page
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure (inches) whose parts are laid out without overlap."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plain_log(axes: Axes, axis: str, ticks: list[float]) -> None:
+    """A logarithmic axis with the given ticks, written as ordinary numbers."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    getattr(axes, f"set_{axis}scale")("log")
+    target = getattr(axes, f"{axis}axis")
+    target.set_major_locator(FixedLocator(ticks))
+    target.set_minor_locator(NullLocator())
+    target.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+
+
+def log_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """Round numbers within [low, high], spaced evenly on a log scale as far as round numbers can be."""
+    import math
+
+    for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(n / 4 for n in range(4, 40))):
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [round(step * 10.0**decade, 10) for decade in decades for step in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= wanted:
+            return ticks if len(ticks) <= 2 * wanted else ticks[:: math.ceil(len(ticks) / (2 * wanted))]
+    return ticks or [low, high]
+
+
+def to_svg(figure: Figure, palette: Palette, alt: str, name: str) -> Markup:
+    """The figure as an inline <svg> with an accessible name; `name` keeps its ids apart from other figures'."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # would restyle the whole page
+    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r' id="([^"]+)"', rf' id="{name}-\1"', svg)
+    svg = re.sub(r'href="#', f'href="#{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r"font-family:[^;\"]*;?", "", svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+    size = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg)
+    assert size is not None
+    svg = svg.replace(size.group(0), f'role="img" aria-label="{escape(alt)}"', 1)
+    return Markup(palette.as_variables(svg))  # matplotlib has escaped the texts, and alt is escaped above

@@ -1,0 +1,211 @@
+"""Samplers: pure functions of a denoiser that never learn what is inside it.
+
+options = SamplerOptions(solver="heun", steps=18)
+images, labels = sample_seeds(denoiser, range(64), options)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from sims.denoiser import Denoiser, device_of
+from sims.errors import UserError
+from sims.sampling import heun, multistep
+from sims.sampling.noise import SeededNoise
+from sims.sampling.schedules import edm_sigmas
+from sims.sampling.solver import Churn, Solver
+
+__all__ = [
+    "SOLVERS",
+    "Churn",
+    "SamplerOptions",
+    "SeededNoise",
+    "SolverName",
+    "edm_sigmas",
+    "nfe",
+    "sample",
+    "sample_seeds",
+]
+
+SolverName = Literal["heun", "dpmpp2m"]
+SOLVERS: dict[str, Solver] = {"heun": cast(Solver, heun), "dpmpp2m": cast(Solver, multistep)}
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How to sample: the solver and its noise levels."""
+
+    solver: SolverName = "heun"
+    """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic."""
+    steps: int = 18
+    """Number of steps from sigma_max to 0."""
+    sigma_min: float | None = None
+    """Lowest noise level before 0; the model's own if not given."""
+    sigma_max: float | None = None
+    """Noise level to start from; the model's own if not given."""
+    rho: float = 7.0
+    """Exponent of the schedule: higher values put more steps at low noise."""
+    s_churn: float = 0.0
+    """Total amount of noise added along the way; 0 = deterministic (heun only)."""
+    s_min: float = 0.0
+    """Lowest noise level at which noise is added."""
+    s_max: float = math.inf
+    """Highest noise level at which noise is added."""
+    s_noise: float = 1.0
+    """Standard deviation of the added noise."""
+
+    def __post_init__(self) -> None:
+        _solver(self.solver, self.churn)
+        low = 0.002 if self.sigma_min is None else self.sigma_min
+        edm_sigmas(self.steps, low, 2 * low if self.sigma_max is None else self.sigma_max, self.rho)
+
+    @property
+    def churn(self) -> Churn:
+        return Churn(self.s_churn, self.s_min, self.s_max, self.s_noise)
+
+    def sigmas(self, denoiser: Denoiser) -> Tensor:
+        """Noise levels (N + 1,) float64 that the denoiser knows, decreasing, the last one 0.
+
+        N can be below `steps` where a denoiser of discrete levels rounds several to one.
+        """
+        low = denoiser.sigma_min if self.sigma_min is None else self.sigma_min
+        high = denoiser.sigma_max if self.sigma_max is None else self.sigma_max
+        sigmas = edm_sigmas(self.steps, low, high, self.rho)
+        rounded = denoiser.round_sigma(sigmas[:-1]).to(sigmas)
+        return torch.cat([rounded.unique_consecutive(), sigmas[-1:]])
+
+    def planned(self, denoiser: Denoiser) -> Tensor:
+        """Noise levels of the denoiser's evaluations, in order: what denoiser.trajectory() receives."""
+        return _solver(self.solver, self.churn).planned(self.sigmas(denoiser), self.churn, denoiser.round_sigma)
+
+
+def nfe(denoiser: Denoiser, options: SamplerOptions) -> int:
+    """Network evaluations that one sample costs."""
+    return denoiser.evaluations(options.planned(denoiser))
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    noise: Tensor,
+    sigmas: Tensor,
+    labels: Tensor | None = None,
+    *,
+    solver: SolverName = "heun",
+    churn: Churn = Churn(),  # noqa: B008 (immutable)
+    step_noise: Callable[[], Tensor] | None = None,
+) -> Tensor:
+    """Samples (B, *data_shape) float32 from standard normal noise (B, *data_shape): nothing survives the call.
+
+    sigmas (N + 1,) decreasing to 0, levels the denoiser knows; labels (B,) or None; step_noise() gives the churn
+    noise of the next step, needed if churn.s_churn > 0. The state is float64, the denoiser sees float32.
+    Samples that diverge come back as they are: the caller counts what is not finite.
+    """
+    method = _solver(solver, churn)
+    sigmas = sigmas.to("cpu", torch.float64)
+    _check_sigmas(sigmas)
+    if churn.s_churn > 0 and step_noise is None:
+        raise UserError("churn needs noise for each step: pass step_noise, such as SeededNoise(...).step")
+    planned = method.planned(sigmas, churn, denoiser.round_sigma)
+    evaluate = denoiser.trajectory(planned)
+    # Apple's GPUs have no float64.
+    state_dtype = torch.float32 if noise.device.type == "mps" else torch.float64
+
+    def denoise(x: Tensor, sigma: float) -> Tensor:
+        level = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
+        return evaluate(x.to(torch.float32), level, labels).to(state_dtype)
+
+    def next_noise() -> Tensor:
+        assert step_noise is not None
+        return step_noise().to(noise.device, state_dtype)
+
+    x = noise.to(state_dtype) * float(sigmas[0])
+    x = method.solve(denoise, x, sigmas, churn, denoiser.round_sigma, next_noise if churn.s_churn > 0 else None)
+    return x.to(torch.float32)
+
+
+def sample_seeds(
+    denoiser: Denoiser,
+    seeds: Sequence[int],
+    options: SamplerOptions,
+    labels: Tensor | int | None = None,
+    batch_size: int = 256,
+    device: torch.device | str | None = None,
+    progress: Callable[[int], object] | None = None,
+    pad: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """One sample per seed: x (N, *data_shape) float32 and labels (N,) int64 or None, both on the CPU.
+
+    labels (N,) or a single class replace those drawn from the seeds (only for denoisers with classes; -1 = none).
+    Noise, labels and churn depend on the seed alone, bit for bit; the denoiser's arithmetic can differ in its last
+    bits between batch sizes. So a job cut at multiples of batch_size resumes bit for bit; pad=True also fills the
+    last batch up (repeating seeds), so that every batch ever computed has the same size.
+    progress receives the number of samples just finished.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1; got {batch_size}")
+    seeds = list(seeds)
+    device = device_of(denoiser) if device is None else torch.device(device)
+    sigmas = options.sigmas(denoiser)
+    x = torch.empty(len(seeds), *denoiser.data_shape)
+    chosen = _chosen_labels(denoiser, labels, len(seeds))
+    for start in range(0, len(seeds), batch_size):
+        index = torch.arange(start, min(start + batch_size, len(seeds)))
+        count = len(index)
+        if pad:
+            index = index[torch.arange(batch_size) % count]
+        noise = SeededNoise([seeds[i] for i in index.tolist()], denoiser.data_shape, denoiser.num_classes)
+        classes = noise.labels() if labels is None or chosen is None else chosen[index]
+        batch = sample(
+            denoiser,
+            noise.initial().to(device),
+            sigmas,
+            None if classes is None else classes.to(device),
+            solver=options.solver,
+            churn=options.churn,
+            step_noise=noise.step,
+        )
+        x[start : start + count] = batch[:count].cpu()
+        if chosen is not None and classes is not None:
+            chosen[start : start + count] = classes[:count]
+        if progress is not None:
+            progress(count)
+    return x, chosen
+
+
+def _solver(name: str, churn: Churn) -> Solver:
+    if name not in SOLVERS:
+        raise UserError(f"unknown solver {name!r}; choose one of {', '.join(SOLVERS)}")
+    if churn.s_churn > 0 and not SOLVERS[name].STOCHASTIC:
+        raise UserError(f"solver {name} is deterministic: s_churn must be 0, or choose heun")
+    return SOLVERS[name]
+
+
+def _check_sigmas(sigmas: Tensor) -> None:
+    decreasing = sigmas.ndim == 1 and len(sigmas) >= 2 and bool((sigmas.diff() < 0).all())
+    if not decreasing or sigmas[-1] != 0 or not math.isfinite(float(sigmas[0])):
+        raise UserError(f"noise levels must decrease to 0, such as edm_sigmas(...) gives; got {sigmas.tolist()}")
+
+
+def _chosen_labels(denoiser: Denoiser, labels: Tensor | int | None, count: int) -> Tensor | None:
+    """Labels (count,) to fill or as given; None for a denoiser without classes."""
+    if denoiser.num_classes == 0:
+        if labels is not None:
+            raise UserError("this model has no classes: sample it without labels")
+        return None
+    if labels is None:
+        return torch.full((count,), -1, dtype=torch.int64)
+    chosen = torch.as_tensor(labels, dtype=torch.int64).cpu().expand(count).clone() if _fits(labels, count) else None
+    if chosen is None or not ((chosen >= -1) & (chosen < denoiser.num_classes)).all():
+        raise UserError(f"labels must be {count} classes (or one) in -1 .. {denoiser.num_classes - 1}; got {labels}")
+    return chosen
+
+
+def _fits(labels: Tensor | int, count: int) -> bool:
+    return isinstance(labels, int) or tuple(labels.shape) in {(), (1,), (count,)}

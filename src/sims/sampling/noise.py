@@ -1,0 +1,61 @@
+"""Noise of which sample i depends on seed i alone, whatever the batch, the order or the number of processes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sims.errors import UserError
+
+_LIMIT = 2**32  # torch's CPU generator uses only the lower 32 bits: larger seeds would repeat samples silently
+
+
+class SeededNoise:
+    """One CPU generator per seed (EDM's convention), drawn from in a fixed order.
+
+    The order is: initial noise, class label (if there are classes), churn noise of each step. The label is
+    drawn whether or not the caller uses it, so that choosing classes never changes any noise.
+    Raises UserError for seeds that are not integers in 0 .. 2^32 - 1.
+    """
+
+    def __init__(self, seeds: Sequence[int], data_shape: tuple[int, ...], num_classes: int = 0) -> None:
+        self.data_shape = tuple(data_shape)
+        self._generators = [torch.Generator().manual_seed(_checked(seed)) for seed in seeds]
+        self._initial = self._randn(torch.float32)
+        self._labels: Tensor | None = None
+        if num_classes > 0:
+            self._labels = torch.empty(len(self._generators), dtype=torch.int64)
+            for i, generator in enumerate(self._generators):
+                torch.randint(num_classes, (), generator=generator, out=self._labels[i])
+
+    def initial(self) -> Tensor:
+        """Standard normal noise (B, *data_shape) float32; the same at each call."""
+        return self._initial
+
+    def labels(self) -> Tensor | None:
+        """The classes drawn (B,) int64; None without classes."""
+        return self._labels
+
+    def step(self) -> Tensor:
+        """The next step's standard normal noise (B, *data_shape) float64, as the sampler's state."""
+        return self._randn(torch.float64)
+
+    def _randn(self, dtype: torch.dtype) -> Tensor:
+        noise = torch.empty(len(self._generators), *self.data_shape, dtype=dtype)
+        for i, generator in enumerate(self._generators):
+            noise[i].normal_(generator=generator)
+        return noise
+
+
+def _checked(seed: int) -> int:
+    try:
+        exact = int(seed)
+        whole = exact == seed and math.isfinite(exact)
+    except (TypeError, ValueError, OverflowError):
+        exact, whole = 0, False
+    if not whole or not 0 <= exact < _LIMIT:
+        raise UserError(f"seed {seed!r} is not an integer in 0 .. {_LIMIT - 1}; choose seeds in that range")
+    return exact

@@ -1,0 +1,27 @@
+"""Noise levels of a sampling run."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sims.errors import UserError
+
+
+def edm_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """Noise levels (num_steps + 1,) float64 of Karras et al. 2022, equation 5: decreasing, the last one 0.
+
+    sigma_i = (sigma_max^(1/rho) + i / (num_steps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
+    Raises UserError for fewer than one step, levels out of order, or rho that is not positive.
+    """
+    if num_steps < 1:
+        raise UserError(f"steps must be at least 1; got {num_steps}")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise UserError(f"noise levels need 0 < sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
+    if not 0 < rho < math.inf:
+        raise UserError(f"rho must be positive and finite; got {rho}")
+    start, end = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    ramp = torch.arange(num_steps, dtype=torch.float64) / max(num_steps - 1, 1)
+    return torch.cat([(start + ramp * (end - start)) ** rho, torch.zeros(1, dtype=torch.float64)])

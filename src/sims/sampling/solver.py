@@ -1,0 +1,71 @@
+"""What every solver is: a plan of noise levels and a pure function of a state; and the churn it may add."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sims.errors import UserError
+
+RoundSigma = Callable[[Tensor], Tensor]
+Denoise = Callable[
+    [Tensor, float], Tensor
+]  # state (B, *data_shape), its noise level -> estimate of x0
+
+
+@dataclass(frozen=True)
+class Churn:
+    """How much noise each step adds before removing it again (Karras et al. 2022, Algorithm 2)."""
+
+    s_churn: float = 0.0
+    """Total amount of noise over all steps; 0 = a deterministic sampler."""
+    s_min: float = 0.0
+    """Lowest noise level at which noise is added."""
+    s_max: float = math.inf
+    """Highest noise level at which noise is added."""
+    s_noise: float = 1.0
+    """Standard deviation of the added noise; slightly above 1 makes up for lost detail."""
+
+    def __post_init__(self) -> None:
+        for name in ("s_churn", "s_noise"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise UserError(f"{name} must be finite and at least 0; got {value}")
+        if not 0 <= self.s_min <= self.s_max:
+            raise UserError(f"churn needs 0 <= s_min <= s_max; got {self.s_min} and {self.s_max}")
+
+    def levels(self, sigmas: Tensor, round_sigma: RoundSigma) -> Tensor:
+        """The level t_hat (N,) to which each step first raises the noise, one the denoiser knows (line 5)."""
+        starts = sigmas[:-1]
+        gamma = min(self.s_churn / len(starts), math.sqrt(2) - 1)
+        churned = (self.s_min <= starts) & (starts <= self.s_max) & (gamma > 0)
+        raised = round_sigma(starts * (1 + gamma)).to(starts)
+        # Rounding must not lower the level: noise can only be added.
+        return torch.where(churned, torch.maximum(raised, starts), starts)
+
+
+class Solver(Protocol):
+    """A module with these two functions and one fact."""
+
+    STOCHASTIC: bool  # whether it takes churn
+
+    def planned(self, sigmas: Tensor, churn: Churn, round_sigma: RoundSigma) -> Tensor:
+        """Noise levels of the evaluations that solve() will make, in order: (evaluations,) float64."""
+        ...
+
+    def solve(
+        self,
+        denoise: Denoise,
+        x: Tensor,
+        sigmas: Tensor,
+        churn: Churn,
+        round_sigma: RoundSigma,
+        step_noise: Callable[[], Tensor] | None,
+    ) -> Tensor:
+        """Carry the state x (B, *data_shape) from noise level sigmas[0] to 0."""
+        ...

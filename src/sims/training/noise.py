@@ -1,0 +1,63 @@
+"""Random numbers and data order of training, keyed by (seed, global sample index) and nothing else."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_BLOCK = 64  # samples that share one counter-based generator
+
+
+class TrainingNoise:
+    """Noise for the training samples start ... start + count - 1 of the whole run.
+
+    Sample i gets the same numbers whatever the batch size, the number of processes or an interruption:
+    block i // 64 has a Philox generator of its own with the key (seed, block).
+    """
+
+    def __init__(self, seed: int, data_shape: tuple[int, ...]) -> None:
+        self.seed = seed
+        self.data_shape = data_shape
+        self.width = math.prod(data_shape) + 1
+
+    def draw(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """Standard normal noise (count, *data_shape) and the normal variate of ln(sigma), (count,), float32."""
+        first, last = start // _BLOCK, (start + count - 1) // _BLOCK
+        blocks = [self._block(block) for block in range(first, last + 1)]
+        numbers = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        offset = start - first * _BLOCK
+        chosen = torch.from_numpy(numbers[offset : offset + count])  # (count, width)
+        return chosen[:, 1:].reshape(count, *self.data_shape), chosen[:, 0]
+
+    def _block(self, block: int) -> np.ndarray:
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, block]))
+        return generator.standard_normal((_BLOCK, self.width), dtype=np.float32)
+
+
+class DataOrder:
+    """Which image is seen at each position of the run: a fresh permutation an epoch, a function of the position."""
+
+    def __init__(self, seed: int, size: int) -> None:
+        self.seed = seed
+        self.size = size
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def indices(self, start: int, count: int) -> np.ndarray:
+        """Image indices (count,) for the positions start ... start + count - 1."""
+        positions = np.arange(start, start + count)
+        epochs, within = positions // self.size, positions % self.size
+        chosen = np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            chosen[here] = self._of(int(epoch))[within[here]]
+        return chosen
+
+    def _of(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+            self._epoch, self._permutation = epoch, generator.permutation(self.size)
+        return self._permutation

@@ -1,0 +1,1 @@
+"""The verbs every experiment is composed of: train, synthesize, evaluate."""

@@ -1,0 +1,241 @@
+"""Evaluate: how far samples are from real data, with what it was measured with."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sims.data.dataset import Dataset
+from sims.errors import UserError
+from sims.files import atomic_path, read_json, write_json
+from sims.metrics.comparison import ScoreRow
+from sims.metrics.extractors import ClassifierExtractor, PCAExtractor, extract, load_extractor
+from sims.metrics.frechet import Moments, frechet_distance
+from sims.metrics.intervals import t_interval
+from sims.metrics.kernel import mmd_squared
+from sims.metrics.manifold import manifold
+from sims.metrics.memorization import memorization, nearest_distances
+from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
+from sims.metrics.statistics import Reference, load_statistics, read_tensors, save_statistics
+from sims.model import Model
+from sims.sampling import SamplerOptions
+from sims.training.classifier import train_classifier
+
+Array = np.ndarray
+METRICS = ("fd_train", "fd_test", "kid_test", "precision", "recall", "memorized", "nearest_ratio")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How models are judged."""
+
+    draws: int = 5
+    """Independent draws of samples; their spread gives the intervals."""
+    samples: int = 5_000
+    """Samples per draw."""
+    extractor: Literal["auto", "classifier", "pca"] = "auto"
+    """Features: a small classifier trained on the real labels; pca of the pixels where there are no labels."""
+    extractor_seed: int = 0
+    """Seed of the classifier's training."""
+    extractor_variant: Literal["a", "b"] = "a"
+    """Architecture of the classifier; b checks claims with features that selection has not seen."""
+    manifold_samples: int = 2_000
+    """Samples (and real images) per draw that precision, recall and KID look at."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise UserError(f"evaluation.samples is {self.samples}: at least 2 samples are needed for a covariance")
+        if self.draws < 1:
+            raise UserError(f"evaluation.draws is {self.draws}: at least 1 is needed (5 for useful intervals)")
+        if self.manifold_samples < 10:
+            raise UserError(f"evaluation.manifold_samples is {self.manifold_samples}: at least 10 are needed")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is kept of one draw of samples: features (n, D), distance to the nearest training image (n,), classes."""
+
+    features: Array
+    nearest: Array
+    labels: Array | None = None
+    predicted: Array | None = None
+
+    def save(self, file: Path) -> None:
+        fields = {"features": self.features, "nearest": self.nearest, "labels": self.labels, "predicted": self.predicted}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in fields.items() if v is not None}
+        with atomic_path(file) as temporary:
+            save_file(tensors, temporary, metadata={"sims": json.dumps({"kind": "draw"})})
+
+    @classmethod
+    def load(cls, file: Path) -> Draw:
+        return cls(**{name: value.numpy() for name, value in read_tensors(file)[0].items()})
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An extractor and the references it measured: real training data and real held-out data."""
+
+    extractor: ClassifierExtractor | PCAExtractor
+    train: Reference
+    test: Reference | None
+    train_x: Tensor | None
+    test_nearest: Array | None
+    accuracy: float | None = None
+    manifold_samples: int = 2_000
+
+    @functools.cached_property
+    def floor(self) -> float | None:
+        """Fréchet distance of the training set to the test set: what a perfect copy of the training set would score."""
+        return None if self.test is None else frechet_distance(self.train.moments, self.test.moments)
+
+    def frechet(self, features: Array) -> float:
+        """Fréchet distance to the training reference: what selection minimizes."""
+        return frechet_distance(Moments.of(features), self.train.moments)
+
+    def measure(self, x: Tensor, labels: Tensor | None) -> Draw:
+        """Everything about samples x (n, C, H, W) in model space that the scores need."""
+        bad = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
+        if bad:
+            raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges at this strength, lower w")
+        nearest = nearest_distances(x, self.train_x) if self.train_x is not None else np.zeros(0)
+        predicted = self.extractor.predict(x) if isinstance(self.extractor, ClassifierExtractor) else None
+        return Draw(extract(self.extractor, x), nearest, None if labels is None else labels.numpy(), predicted)
+
+    def only_features(self, x: Tensor) -> Draw:
+        """Features alone, for a search."""
+        return Draw(extract(self.extractor, x), np.zeros(0))
+
+    def scores(self, draw: Draw) -> dict[str, float]:
+        """All figures of one draw; those that need held-out data are left out without it."""
+        moments = Moments.of(draw.features)
+        result = {"fd_train": frechet_distance(moments, self.train.moments)}
+        count = self.manifold_samples
+        if self.train.features is not None:
+            pair = manifold(self.train.features[:count], draw.features[:count])
+            result |= {"precision": pair.precision, "recall": pair.recall}
+        if self.test is not None:
+            result["fd_test"] = frechet_distance(moments, self.test.moments)
+            result["kid_test"] = mmd_squared(draw.features[:count], self.test.require_features()[:count])
+        if self.test_nearest is not None and len(draw.nearest):
+            found = memorization(draw.nearest, self.test_nearest)
+            result |= {"memorized": found.share_1, "nearest_ratio": found.median_ratio}
+        return result
+
+    def rows(self, draw: Draw, seeds: range, **about: Any) -> list[dict[str, Any]]:
+        """One self-describing row per figure of a draw, for ``metrics.jsonl``."""
+        rows = []
+        for name, value in self.scores(draw).items():
+            reference = self.test if name.endswith("_test") and self.test else self.train
+            row = ScoreRow(
+                metric=name,
+                value=value,
+                extractor_name=self.extractor.name,
+                extractor_hash=self.extractor.hash,
+                reference_name=reference.name,
+                reference_hash=reference.hash,
+                num_samples=len(draw.features),
+                seeds=(seeds.start, seeds.stop),
+                dtype="as the data",
+            )
+            rows.append({**about, **row.to_json()})
+        return rows
+
+    def per_class(self, draws: Sequence[Draw], names: Sequence[str]) -> list[dict[str, Any]]:
+        """Shares, agreement of intended and recognized class, and FD per class; [] without a classifier."""
+        if draws[0].predicted is None:
+            return []
+        predicted = np.concatenate([d.predicted for d in draws if d.predicted is not None])
+        shares = class_shares(predicted, len(names))
+        agreement: Sequence[float | None] = [None] * len(names)
+        distances: Sequence[float | None] = [None] * len(names)
+        if draws[0].labels is not None:
+            labels = np.concatenate([d.labels for d in draws if d.labels is not None])
+            agreement = class_agreement(predicted, labels, len(names)).per_class
+            if self.train.features is not None and self.train.labels is not None:
+                features = np.concatenate([d.features for d in draws])
+                known = (self.train.features, self.train.labels)
+                distances = per_class_frechet(features, labels, *known, len(names))
+        return [
+            {"class": name, "share": float(shares[i]), "agreement": agreement[i], "fd_train": distances[i]}
+            for i, name in enumerate(names)
+        ]
+
+
+def interval(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean with the limits of its 95 % interval over independent draws; no limits for a single draw."""
+    if len(values) < 2:
+        return {"mean": float(values[0]), "low": None, "high": None}
+    found = t_interval(values)
+    return {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def make_judge(folder: Path, train: Dataset, test: Dataset | None, options: EvaluationOptions) -> Judge:
+    """The extractor and references of a data set, made once and kept in ``folder``.
+
+    ``train`` and ``test`` carry labels where the data has them, whether or not the model is conditional.
+    """
+    names = {"extractor": "extractor.safetensors", "train": "train.safetensors", "test": "test.safetensors"}
+    files = {key: folder / name for key, name in names.items()}
+    if not (folder / "judge.json").is_file():
+        _make_references(folder, files, train, test, options)
+    accuracy = read_json(folder / "judge.json")["accuracy"]
+    train_x = train.all()[0]
+    test_nearest = None if test is None else nearest_distances(test.all()[0], train_x)
+    return Judge(
+        load_extractor(files["extractor"]),
+        load_statistics(files["train"]),
+        load_statistics(files["test"]) if test is not None else None,
+        train_x,
+        test_nearest,
+        accuracy,
+        options.manifold_samples,
+    )
+
+
+def _make_references(
+    folder: Path, files: dict[str, Path], train: Dataset, test: Dataset | None, options: EvaluationOptions
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = options.extractor if options.extractor != "auto" else ("classifier" if train.labels is not None else "pca")
+    x, labels = train.all()
+    accuracy = None
+    extractor: ClassifierExtractor | PCAExtractor
+    if kind == "classifier":
+        if labels is None:
+            raise UserError(f"extractor 'classifier' needs labels, and {train.name} has none: use --evaluation.extractor pca")
+        held_out = test if test is not None and test.labels is not None else train
+        extractor, accuracy = train_classifier(
+            x, labels, *held_out.all(), num_classes=train.num_classes,  # type: ignore[arg-type]
+            seed=options.extractor_seed, variant=options.extractor_variant,
+        )  # fmt: skip
+    else:
+        extractor = PCAExtractor.fit(x)
+    extractor.save(files["extractor"])
+    for key, data in (("train", train), ("test", test)):
+        if data is not None:
+            features = extract(extractor, data.all()[0])
+            save_statistics(
+                files[key], Moments.of(features), extractor_name=extractor.name, extractor_hash=extractor.hash,
+                dataset_name=f"{data.name} ({key})", dataset_fingerprint=data.fingerprint,
+                features=features, labels=data.labels,
+            )  # fmt: skip
+    write_json(folder / "judge.json", {"accuracy": accuracy})
+
+
+def draw_samples(
+    model: Model, seeds: Sequence[int], judge: Judge, sampler: SamplerOptions | None = None, batch_size: int = 500
+) -> Draw:
+    """Sample, round to the data's own format, and measure."""
+    x, labels = model.sample_labelled(seeds, sampler=sampler, batch_size=batch_size)
+    if torch.isfinite(x).all():
+        x = model.codec.encode(model.codec.decode(x))
+    return judge.measure(x, labels)

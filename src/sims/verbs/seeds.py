@@ -1,0 +1,27 @@
+"""Seed ranges that never meet: what selects a model and what judges it share no random number."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sims.errors import UserError
+
+Purpose = Literal["evaluation", "selection", "synthesis", "distillation", "pilot", "figures"]
+
+_STARTS: dict[str, int] = {
+    "evaluation": 0,
+    "selection": 700_000_000,
+    "synthesis": 1_400_000_000,
+    "distillation": 2_100_000_000,
+    "pilot": 2_800_000_000,
+    "figures": 3_500_000_000,
+}
+_ROOM = 700_000_000
+
+
+def seed_range(purpose: Purpose, seed: int, count: int, round_: int = 0) -> range:
+    """The sample seeds of one purpose in the run with this ``seed``; another seed or round shifts the range."""
+    offset = (seed * 1_000_003 + round_ * 20_000_003) % (_ROOM - 100_000_000)
+    if not 0 < count <= 100_000_000:
+        raise UserError(f"{count:,} samples: between 1 and 100,000,000 are possible")
+    return range(_STARTS[purpose] + offset, _STARTS[purpose] + offset + count)

@@ -1,0 +1,145 @@
+"""Intervals, reference statistics, and scores that know what they may be compared with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sims.errors import UserError
+from sims.metrics.comparison import ScoreRow, differences, require_comparable
+from sims.metrics.frechet import Moments
+from sims.metrics.intervals import Interval, bootstrap_interval, paired_interval, paired_ratio_interval, t_interval
+from sims.metrics.statistics import Reference, load_statistics, save_statistics
+
+
+def test_t_interval_matches_scipy_and_covers() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(3, 2, 7)
+    truth = stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    found = t_interval(values, 0.9)
+    assert (found.low, found.high) == pytest.approx((truth.low, truth.high), rel=1e-12)
+    assert found.mean == pytest.approx(values.mean())
+    covered = np.mean([not t_interval(rng.normal(size=4)).excludes(0) for _ in range(1000)])
+    assert 0.92 < covered < 0.98
+    assert Interval.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_paired_intervals() -> None:
+    a, b = [8.0, 9.5, 7.0], [10.0, 11.0, 9.5]
+    truth = stats.ttest_rel(a, b).confidence_interval(0.95)
+    found = paired_interval(a, b)
+    assert (found.low, found.high) == pytest.approx((truth.low, truth.high))
+    assert found.excludes() and found.high < 0
+    ratio = paired_ratio_interval([9.0, 18.0], [10.0, 20.0])
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx((-10, -10, -10))
+
+
+def test_intervals_refuse() -> None:
+    for bad in ([], [1.0], [1.0, float("nan")]):
+        with pytest.raises(UserError):
+            t_interval(bad)
+    with pytest.raises(UserError, match="between 0 and 1"):
+        t_interval([1.0, 2.0], 95)
+    with pytest.raises(UserError, match="paired"):
+        paired_interval([1.0, 2.0], [1.0, 2.0, 3.0])
+    with pytest.raises(UserError, match="positive"):
+        paired_ratio_interval([1.0, 2.0], [0.0, 1.0])
+
+
+def test_bootstrap_interval() -> None:
+    values = np.random.default_rng(1).normal(size=200)
+    found, again, truth = bootstrap_interval(values), bootstrap_interval(values), t_interval(values)
+    assert found == again
+    assert (found.low, found.high) == pytest.approx((truth.low, truth.high), abs=0.03)
+    median = bootstrap_interval(values, lambda x: float(np.median(x)), num_resamples=200)
+    assert median.low <= median.mean == np.median(values) <= median.high
+
+
+def write(path: Path, **changes: object) -> Reference:
+    features = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    settings: dict = {
+        "extractor_name": "pca",
+        "extractor_hash": "ab",
+        "dataset_name": "digits",
+        "dataset_fingerprint": "cd",
+        "features": features,
+        "labels": np.arange(20) % 3,
+        "extra": {"split": "test"},
+    }
+    return save_statistics(path, Moments.of(features), **{**settings, **changes})
+
+
+def test_statistics_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "reference.safetensors"
+    saved, loaded = write(path), load_statistics(path)
+    np.testing.assert_array_equal(loaded.moments.mean, saved.moments.mean)
+    np.testing.assert_array_equal(loaded.moments.covariance, saved.moments.covariance)
+    np.testing.assert_array_equal(loaded.require_features(), saved.require_features())
+    np.testing.assert_array_equal(loaded.labels, np.arange(20) % 3)
+    assert (loaded.moments.count, loaded.extra, loaded.hash) == (20, {"split": "test"}, saved.hash)
+    bare = write(tmp_path / "bare.safetensors", features=None, labels=None, resize="box 8x8")
+    assert load_statistics(tmp_path / "bare.safetensors").features is None
+    assert bare.hash != saved.hash
+    with pytest.raises(UserError, match="with features"):
+        bare.require_features()
+    with pytest.raises(UserError, match="one label each"):
+        write(path, labels=np.arange(3))
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.99])
+def test_truncated_statistics_are_refused(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "reference.safetensors"
+    write(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep if isinstance(keep, int) else keep * len(content))])
+    with pytest.raises(UserError, match="damaged"):
+        load_statistics(path)
+
+
+def test_missing_statistics_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_statistics(tmp_path / "none.safetensors")
+
+
+ROW = ScoreRow("fd", 1.5, "classifier-a", "ab", "digits-test", "cd", 5000, (0, 5000))
+
+
+def test_rows_round_trip() -> None:
+    row = json.loads(json.dumps({**ROW.to_json(), "note": "more"}))
+    assert ScoreRow.from_json(row) == ROW
+    assert ROW.sims_version and ROW.torch_version
+    del row["extractor_hash"]
+    with pytest.raises(UserError, match="extractor_hash"):
+        ScoreRow.from_json(row)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("metric", "kid"),
+        ("extractor_name", "pca"),
+        ("extractor_hash", "xy"),
+        ("reference_name", "digits-train"),
+        ("reference_hash", "xy"),
+        ("num_samples", 1000),
+        ("seeds", (5000, 10000)),
+        ("resize", "box"),
+        ("format", "png"),
+        ("dtype", "uint8"),
+    ],
+)
+def test_scores_that_differ_are_not_compared(name: str, value: object) -> None:
+    rows = [ROW, replace(ROW, value=2.0, torch_version="0"), replace(ROW, **{name: value})]
+    require_comparable(rows[:2])
+    assert list(differences(rows)) == [name]
+    with pytest.raises(UserError, match=f"differ in {name}"):
+        require_comparable(rows)
+    require_comparable(rows, force=True)
+    require_comparable(rows, ignore=(name,))
+    with pytest.raises(UserError, match="Cannot ignore"):
+        require_comparable(rows, ignore=("value",))
