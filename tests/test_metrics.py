@@ -183,8 +183,8 @@ def test_manifold_extremes_and_limits() -> None:
     assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
     assert manifold(x, np.repeat(x[:1], 20, axis=0)).recall < 0.1  # a collapsed model
     np.testing.assert_allclose(radii(np.arange(5.0)[:, None], 1), 1)
-    with pytest.raises(UserError, match="k = 5"):
-        manifold(x, x[:5])
+    with pytest.raises(UserError, match="k = 3"):
+        manifold(x, x[:3])
 
 
 @few

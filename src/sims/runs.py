@@ -90,6 +90,11 @@ class Run:
                 "repeat the earlier options, or choose another --run"
             )
 
+    def close(self) -> None:
+        """Give the directory back."""
+        if self.is_main:
+            self._lock.close()
+
     def barrier(self) -> None:
         self.accelerator.wait_for_everyone()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import platform
-import time
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sims.config import nearest, to_dict, to_toml
+from sims.config import to_dict, to_toml
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
@@ -25,11 +24,9 @@ from sims.experiments.stages import Choice, Stages, figures
 from sims.files import atomic_path, read_json, write_atomic, write_json
 from sims.methods import METHODS, Base, Continuous
 from sims.metrics.intervals import paired_interval
-from sims.metrics.memorization import nearest_distances
-from sims.model import load
 from sims.report import closing_table, write_report
 from sims.runs import Run, command_line, derive_seed
-from sims.verbs.evaluate import Draw, Judge, load_judge, make_judge
+from sims.verbs.evaluate import Draw, Judge, load_judge, make_references
 from sims.verbs.seeds import seed_range
 
 GRID = 64  # samples shown of every method
@@ -40,7 +37,6 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
 
     Errors: UserError for bad options or data, or a run directory of another configuration or in use.
     """
-    begin = time.monotonic()
     config = to_dict(options)
     run = Run(options.run, {key: value for key, value in config.items() if key != "run"}, quiet=quiet)
     try:
@@ -48,8 +44,10 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
             run.log(f"{run.path} is finished; delete it, or choose another --run, to start anew")
             summary = read_json(run.path / "summary.json")
         else:
-            summary = _improve(run, options, begin)
+            summary = _improve(run, options)
         if run.is_main:
+            if not (run.path / "report.html").is_file():
+                write_report(run.path)
             run.console.print(closing_table(summary))
             run.console.print(summary["headline"], highlight=False)
             run.console.print(f"report: {run.path / 'report.html'}   improved model: {run.path / 'improved'}", highlight=False)
@@ -58,11 +56,12 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
         run.close()
 
 
-def _improve(run: Run, options: ImproveOptions, begin: float) -> dict[str, Any]:
+def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
     real, test = _data(options)
-    judge = _judge(run, options, real, test)
     seen = real if real is None or options.data.conditional else real.without_labels()
-    stages = Stages(run, options, seen, judge)
+    stages = Stages(run, options, seen)
+    with stages.timed("references"):
+        judge = stages.judge = _judge(run, options, real, test)
     with stages.timed("train base"):
         base = stages.base()
     rounds: list[dict[str, Any]] = []
@@ -74,12 +73,13 @@ def _improve(run: Run, options: ImproveOptions, begin: float) -> dict[str, Any]:
         verdict = _accept(result, judge, rounds)
         rounds.append({"round": round_ + 1, "rows": result["rows"], **verdict})
         run.log(f"round {round_ + 1}: {verdict['reason']}")
+        if verdict["accepted"] or round_ == 0:
+            _save_improved(run, result, judge)
         if not verdict["accepted"]:
             break
-        _save_improved(run, result, judge)
         if round_ + 1 < options.rounds:
             base = _next_base(result, options, round_)
-    summary = _summary(run, options, stages, first, rounds, real, test, begin)
+    summary = _summary(run, options, stages, first, rounds, real, test)
     if run.is_main:
         _write(run, options, first, real, judge, summary)
     run.barrier()
@@ -100,14 +100,14 @@ def _data(options: ImproveOptions) -> tuple[Dataset | None, Dataset | None]:
 
 def _judge(run: Run, options: ImproveOptions, real: Dataset | None, test: Dataset | None) -> Judge | None:
     if options.reference is not None:
-        return load_judge(options.reference, real, test, options.evaluation)
+        return load_judge(options.reference, real, test, options.evaluation, run.device)
     if real is None:
         return None
     folder = run.path / "references"
     if run.is_main:
-        make_judge(folder, real, test, options.evaluation)
+        make_references(folder, real, test, options.evaluation)
     run.barrier()
-    return load_judge(folder, real, test, options.evaluation).to(run.device)
+    return load_judge(folder, real, test, options.evaluation, run.device)
 
 
 def _round(
@@ -174,10 +174,8 @@ def _row(stages: Stages, choice: Choice, round_: int, options: ImproveOptions, k
     empty = {"mean": None, "low": None, "high": None}
     if stages.judge is None:
         return {**row, "fd_train": empty, "fd_test": empty, "draws": 0, "samples_per_draw": 0, "per_class": []}
-    begin = time.monotonic()
     with stages.timed(f"evaluate {choice.label}"):
         draws = stages.draws(choice, round_)
-    seconds = time.monotonic() - begin
     kept[choice.label] = draws
     evaluation = options.evaluation
     return {
@@ -186,7 +184,7 @@ def _row(stages: Stages, choice: Choice, round_: int, options: ImproveOptions, k
         **figures(stages.judge, draws),
         "draws": evaluation.draws,
         "samples_per_draw": evaluation.samples,
-        "seconds_per_1000": round(1000 * seconds / (evaluation.draws * evaluation.samples), 3),
+        "seconds_per_1000": round(1000 * float(np.median([draw.seconds for draw in draws])) / evaluation.samples, 3),
         "per_class": stages.judge.per_class(draws, choice.model.class_names or _names(stages.judge)),
     }
 
@@ -297,7 +295,7 @@ def _headline(rows: dict[str, dict[str, Any]], comparisons: list[dict[str, Any]]
 
 def _summary(
     run: Run, options: ImproveOptions, stages: Stages, result: dict[str, Any], rounds: list[dict[str, Any]],
-    real: Dataset | None, test: Dataset | None, begin: float,
+    real: Dataset | None, test: Dataset | None,
 ) -> dict[str, Any]:  # fmt: skip
     judge, rows = stages.judge, {row["label"]: row for row in result["rows"]}
     comparisons = _comparisons(result, judge)
@@ -330,8 +328,8 @@ def _summary(
         "commands": [command_line(), f"sims sample {run.path / 'improved'} --seeds 0-63 --out samples"],
         "config_toml": to_toml(to_dict(options)),
         "versions": {"sims": version("sims-diffusion"), "torch": torch.__version__, "python": platform.python_version()},
-        "seconds": round(time.monotonic() - begin, 1),
-        "stages": stages.seconds,
+        "seconds": round(sum(stages.seconds.values()), 1),
+        "stages": [{"name": name, "seconds": round(value, 2)} for name, value in stages.seconds.items()],
     }
 
 
@@ -409,7 +407,7 @@ def _write(
 ) -> None:
     """Everything that the run leaves to look at; ``summary.json`` last."""
     lines = []
-    stages = Stages(run, options, real, judge)
+    stages = Stages(run, options, real)
     for choice, row in zip(result["choices"], result["rows"]):
         if judge is not None:
             seeds = stages.draw_seeds(row["draws"], row["samples_per_draw"], 0)
@@ -418,10 +416,6 @@ def _write(
                 lines += [json.dumps(entry) for entry in judge.rows(draw, seeds[index], draw=index, **about)]
     write_atomic(run.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
     _grids(run, options, result, real)
-    pending = run.path / "summary.pending.json"
-    write_json(pending, summary)
-    write_report(run.path, summary=summary)
-    pending.unlink()
     write_json(run.path / "summary.json", summary)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.experiments.options import ImproveOptions
 from sims.experiments.search import Found, Search
-from sims.files import digest
+from sims.files import digest, read_json, write_json
 from sims.guidance import CacheRule, Extrapolate, Recorder
 from sims.methods import METHODS, Artefact, Base, Continuous
 from sims.methods.auxiliary import Settings
@@ -56,16 +56,22 @@ class Choice:
 class Stages:
     """What ``improve`` is made of, for one round."""
 
-    def __init__(self, run: Run, options: ImproveOptions, real: Dataset | None, judge: Judge | None) -> None:
-        self.run, self.options, self.real, self.judge = run, options, real, judge
-        self.seconds: list[dict[str, Any]] = []
+    def __init__(self, run: Run, options: ImproveOptions, real: Dataset | None) -> None:
+        self.run, self.options, self.real = run, options, real
+        self.judge: Judge | None = None
+        file = run.path / "seconds.json"
+        self.seconds: dict[str, float] = read_json(file) if file.is_file() else {}
 
     @contextmanager
-    def timed(self, name: str) -> Any:
-        """Note how long a stage takes (in this process: a continued run counts what it did itself)."""
+    def timed(self, name: str) -> Iterator[None]:
+        """Add up how long a stage takes, over interruptions (but for the time a killed process lost)."""
         begin = time.monotonic()
-        yield
-        self.seconds.append({"name": name, "seconds": round(time.monotonic() - begin, 2)})
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begin
+            if self.run.is_main:
+                write_json(self.run.path / "seconds.json", self.seconds)
 
     def settings(self, round_: int) -> Settings:
         """What the auxiliary methods are prepared with."""

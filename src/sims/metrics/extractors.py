@@ -80,13 +80,11 @@ class PCAExtractor:
 
     @classmethod
     def fit(cls, x: Tensor | Array, num_components: int = PCA_COMPONENTS) -> PCAExtractor:
-        """Fit to reference images x (N, C, H, W) in [-1, 1]: min(num_components, D, N - 1) components, deterministic."""
+        """Fit min(num_components, D, N - 1) components to reference images x (N, C, H, W) in [-1, 1]."""
         if len(x) < 2 or x.ndim != 4:
             raise UserError(f"Images of shape {tuple(x.shape)}; the PCA extractor needs (N, C, H, W) with N >= 2.")
-        batches = [
-            shrink(torch.as_tensor(x[i : i + 1024]).float(), PCA_LARGEST).flatten(1) for i in range(0, len(x), 1024)
-        ]
-        pixels = torch.cat(batches).double()  # (N, D)
+        batches = (torch.as_tensor(x[start : start + 1024]).float().cpu() for start in range(0, len(x), 1024))
+        pixels = torch.cat([shrink(batch, PCA_LARGEST).flatten(1) for batch in batches]).double()  # (N, D)
         if not bool(pixels.isfinite().all()):
             raise UserError("The reference images hold NaN or infinity; remove them.")
         mean = pixels.mean(dim=0)
@@ -166,10 +164,13 @@ class ClassifierExtractor:
     def load(cls, path: Path | str) -> ClassifierExtractor:
         """Read what `save` wrote; UserError where the file is missing, truncated or of another kind."""
         tensors, config = _read(path, "classifier")
-        network = ConvClassifier(
-            tuple(config["data_shape"]), config["num_classes"], width=config["width"], variant=config["variant"]
-        )
-        network.load_state_dict(tensors)
+        try:
+            network = ConvClassifier(
+                tuple(config["data_shape"]), config["num_classes"], width=config["width"], variant=config["variant"]
+            )
+            network.load_state_dict(tensors)
+        except (KeyError, RuntimeError) as error:  # another version's layout
+            raise UserError(f"{path} does not fit this version's classifier ({error}); train it again.") from error
         return cls(network)
 
 

@@ -73,17 +73,8 @@ def save_statistics(
     """Write reference statistics atomically and return them as a Reference; the arguments are its fields."""
     if labels is not None and (features is None or len(labels) != len(features)):
         raise UserError("Labels of reference features need the features, one label each.")
-    reference = Reference(
-        moments,
-        extractor_name,
-        extractor_hash,
-        dataset_name,
-        dataset_fingerprint,
-        resize,
-        features,
-        labels,
-        extra or {},
-    )
+    identity = (extractor_name, extractor_hash, dataset_name, dataset_fingerprint, resize)
+    reference = Reference(moments, *identity, features, labels, extra or {})
     tensors = {"mean": torch.tensor(moments.mean), "covariance": torch.tensor(moments.covariance)}
     if features is not None:
         tensors["features"] = torch.tensor(np.asarray(features, np.float32))

@@ -13,9 +13,7 @@ from torch import Tensor
 from sims.errors import UserError
 
 RoundSigma = Callable[[Tensor], Tensor]
-Denoise = Callable[
-    [Tensor, float], Tensor
-]  # state (B, *data_shape), its noise level -> estimate of x0
+Denoise = Callable[[Tensor, float], Tensor]  # state (B, *data_shape), its noise level -> estimate of x0
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,9 @@ def train_classifier(
 
     The same seed gives the same network on the same machine; the global random state is left alone. Budget: `steps`,
     or else `epochs` clipped to 300 ... 2400 steps of Adam with a linear warm-up and cosine decay. Augmentation: random
-    shifts of up to `shift` pixels (None: 1 below 10,000 images or from 16 pixels a side, else 0). Variant "b" is another architecture with its own seeds. Features are scaled
-    by one number, to a mean variance of 100 over the training images; nothing else is normalized.
+    shifts of up to `shift` pixels (None: 1 below 10,000 images or from 16 pixels a side, else 0). Variant "b" is
+    another architecture with its own seeds. Features are scaled by one number, to a mean variance of 100 over the
+    training images; nothing else is normalized.
     UserError where shapes, labels or settings do not fit.
     """
     images, classes = _checked(x, labels, "training")
@@ -56,12 +57,12 @@ def train_classifier(
         shift = int(len(images) < 10_000 or min(images.shape[2:]) >= 16)  # on many tiny images it costs accuracy
     if steps < 1 or batch_size < 2:
         raise UserError(f"{steps} steps of {batch_size} images; both need to be positive, the batch at least 2.")
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed * 2 + (variant == "b"))  # initial weights and dropout draw from the global generator
         network = ConvClassifier(tuple(images.shape[1:]), count, width=width, variant=variant).to(device)
         _fit(network, images, classes, steps, batch_size, lr, shift)
     network.eval()
-    features = extract(ClassifierExtractor(network), images[:MAX_MEASURED].to(device))
+    features = extract(ClassifierExtractor(network), images[:: -(-len(images) // MAX_MEASURED)].to(device))
     network.rescale(math.sqrt(FEATURE_VARIANCE / max(float(features.var(axis=0).mean()), 1e-12)))
     extractor = ClassifierExtractor(network)
     predicted = extractor.predict(held_out.to(device))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,16 +69,18 @@ class Draw:
     nearest: Array
     labels: Array | None = None
     predicted: Array | None = None
+    seconds: float = 0.0
 
     def save(self, file: Path) -> None:
         fields = {"features": self.features, "nearest": self.nearest, "labels": self.labels, "predicted": self.predicted}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in fields.items() if v is not None}
         with atomic_path(file) as temporary:
-            save_file(tensors, temporary, metadata={"sims": json.dumps({"kind": "draw"})})
+            save_file(tensors, temporary, metadata={"sims": json.dumps({"kind": "draw", "seconds": self.seconds})})
 
     @classmethod
     def load(cls, file: Path) -> Draw:
-        return cls(**{name: value.numpy() for name, value in read_tensors(file)[0].items()})
+        tensors, header = read_tensors(file)
+        return cls(**{name: value.numpy() for name, value in tensors.items()}, seconds=header["seconds"])
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,28 @@ class Judge:
     test_nearest: Array | None
     accuracy: float | None = None
     manifold_samples: int = 2_000
+    device: torch.device = torch.device("cpu")
 
     @functools.cached_property
     def floor(self) -> float | None:
         """Fréchet distance of the training set to the test set: what a perfect copy of the training set would score."""
         return None if self.test is None else frechet_distance(self.train.moments, self.test.moments)
+
+    def perfect(self, count: int) -> float:
+        """What ``count`` samples of a perfect model would score against the training set.
+
+        The Fréchet distance of finite samples a, b of one distribution is about c (1/a + 1/b); c is measured between
+        two halves of the training set. A score below it tells of memorization, not of quality.
+        """
+        features = self.train.require_features()
+        size = len(features)
+        order = np.random.default_rng(0).permutation(size)
+        halves = [Moments.of(features[part]) for part in (order[: size // 2], order[size // 2 :])]
+        return frechet_distance(*halves) * size / 4 * (1 / size + 1 / count)
+
+    def features(self, x: Tensor) -> Array:
+        """Features (n, D) of samples x (n, C, H, W) in model space."""
+        return extract(self.extractor, x.to(self.device))
 
     def frechet(self, features: Array) -> float:
         """Fréchet distance to the training reference: what selection minimizes."""
@@ -107,12 +127,13 @@ class Judge:
         if bad:
             raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges at this strength, lower w")
         nearest = nearest_distances(x, self.train_x) if self.train_x is not None else np.zeros(0)
-        predicted = self.extractor.predict(x) if isinstance(self.extractor, ClassifierExtractor) else None
-        return Draw(extract(self.extractor, x), nearest, None if labels is None else labels.numpy(), predicted)
+        classifier = isinstance(self.extractor, ClassifierExtractor)
+        predicted = self.extractor.predict(x.to(self.device)) if classifier else None  # type: ignore[union-attr]
+        return Draw(self.features(x), nearest, None if labels is None else labels.numpy(), predicted)
 
     def only_features(self, x: Tensor) -> Draw:
         """Features alone, for a search."""
-        return Draw(extract(self.extractor, x), np.zeros(0))
+        return Draw(self.features(x), np.zeros(0))
 
     def scores(self, draw: Draw) -> dict[str, float]:
         """All figures of one draw; those that need held-out data are left out without it."""
@@ -130,10 +151,10 @@ class Judge:
             result |= {"memorized": found.share_1, "nearest_ratio": found.median_ratio}
         return result
 
-    def rows(self, draw: Draw, seeds: range, **about: Any) -> list[dict[str, Any]]:
+    def rows(self, measured: Draw, seeds: range, **about: Any) -> list[dict[str, Any]]:
         """One self-describing row per figure of a draw, for ``metrics.jsonl``."""
         rows = []
-        for name, value in self.scores(draw).items():
+        for name, value in self.scores(measured).items():
             reference = self.test if name.endswith("_test") and self.test else self.train
             row = ScoreRow(
                 metric=name,
@@ -142,7 +163,7 @@ class Judge:
                 extractor_hash=self.extractor.hash,
                 reference_name=reference.name,
                 reference_hash=reference.hash,
-                num_samples=len(draw.features),
+                num_samples=len(measured.features),
                 seeds=(seeds.start, seeds.stop),
                 dtype="as the data",
             )
@@ -178,32 +199,45 @@ def interval(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": found.mean, "low": found.low, "high": found.high}
 
 
-def make_judge(folder: Path, train: Dataset, test: Dataset | None, options: EvaluationOptions) -> Judge:
+_FILES = {"extractor": "extractor.safetensors", "train": "train.safetensors", "test": "test.safetensors"}
+
+
+def load_judge(
+    folder: Path,
+    train: Dataset | None,
+    test: Dataset | None,
+    options: EvaluationOptions,
+    device: torch.device | str = "cpu",
+) -> Judge:
+    """The extractor and references that ``make_references`` left in ``folder``.
+
+    The statistics suffice to choose and to judge; nearest neighbours need the images ``train`` and ``test`` as well.
+    """
+    if not (folder / "judge.json").is_file():
+        raise UserError(f"no reference statistics at {folder}: give the 'references' folder of a run, or --data.path")
+    train_x = None if train is None else train.all()[0]
+    both = train_x is not None and test is not None
+    has_test = (folder / _FILES["test"]).is_file()
+    return Judge(
+        load_extractor(folder / _FILES["extractor"]),
+        load_statistics(folder / _FILES["train"]),
+        load_statistics(folder / _FILES["test"]) if has_test else None,
+        train_x,
+        nearest_distances(test.all()[0], train_x) if both and test and train_x is not None else None,
+        read_json(folder / "judge.json")["accuracy"],
+        options.manifold_samples,
+        torch.device(device),
+    )
+
+
+def make_references(folder: Path, train: Dataset, test: Dataset | None, options: EvaluationOptions) -> None:
     """The extractor and references of a data set, made once and kept in ``folder``.
 
     ``train`` and ``test`` carry labels where the data has them, whether or not the model is conditional.
     """
-    names = {"extractor": "extractor.safetensors", "train": "train.safetensors", "test": "test.safetensors"}
-    files = {key: folder / name for key, name in names.items()}
-    if not (folder / "judge.json").is_file():
-        _make_references(folder, files, train, test, options)
-    accuracy = read_json(folder / "judge.json")["accuracy"]
-    train_x = train.all()[0]
-    test_nearest = None if test is None else nearest_distances(test.all()[0], train_x)
-    return Judge(
-        load_extractor(files["extractor"]),
-        load_statistics(files["train"]),
-        load_statistics(files["test"]) if test is not None else None,
-        train_x,
-        test_nearest,
-        accuracy,
-        options.manifold_samples,
-    )
-
-
-def _make_references(
-    folder: Path, files: dict[str, Path], train: Dataset, test: Dataset | None, options: EvaluationOptions
-) -> None:
+    if (folder / "judge.json").is_file():
+        return
+    files = {key: folder / name for key, name in _FILES.items()}
     folder.mkdir(parents=True, exist_ok=True)
     kind = options.extractor if options.extractor != "auto" else ("classifier" if train.labels is not None else "pca")
     x, labels = train.all()
@@ -234,8 +268,10 @@ def _make_references(
 def draw_samples(
     model: Model, seeds: Sequence[int], judge: Judge, sampler: SamplerOptions | None = None, batch_size: int = 500
 ) -> Draw:
-    """Sample, round to the data's own format, and measure."""
+    """Sample (timed), round to the data's own format, and measure."""
+    begin = time.monotonic()
     x, labels = model.sample_labelled(seeds, sampler=sampler, batch_size=batch_size)
+    seconds = time.monotonic() - begin
     if torch.isfinite(x).all():
         x = model.codec.encode(model.codec.decode(x))
-    return judge.measure(x, labels)
+    return replace(judge.measure(x, labels), seconds=seconds)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
+from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.data.store import Store, StoreHeader
+from sims.errors import UserError
 from sims.model import Model
 from sims.sampling import SamplerOptions
 
@@ -28,8 +31,8 @@ def synthesize(
 ) -> Dataset:
     """Samples of ``seeds`` as a store in ``folder``; continues a store that is not complete.
 
-    One shard is one compute batch, so that an interruption changes no bit. Errors: UserError if the folder
-    holds a store of another model, other seeds or another sampler.
+    Errors: UserError if the folder holds a store of another model, other seeds or another sampler, or if samples
+    are not finite.
     """
     accelerator = accelerator or Accelerator()
     sampler = sampler or model.sampler
@@ -45,6 +48,8 @@ def synthesize(
         part = [seeds[index] for index in header.indices(shard)]
         fixed = None if labels is None else [labels] * len(part)
         x, drawn = model.sample_labelled(part, labels=fixed, sampler=sampler, batch_size=batch_size)
+        if bad := int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum()):
+            raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges at w = {w:g}, lower it")
         store.write(shard, model.codec.decode(x), part, drawn, model=model.hash, method=method, w=w)
         if advance:
             advance(len(part) * accelerator.num_processes)
@@ -53,3 +58,27 @@ def synthesize(
         store.finish()
     accelerator.wait_for_everyone()
     return Store.read(folder)
+
+
+def _header(
+    model: Model, seeds: range, batch_size: int, method: str, w: float, sampler: SamplerOptions, labels: int | None
+) -> StoreHeader:
+    provenance = {
+        "model": model.hash,
+        "method": method,
+        "w": w,
+        "sampler": to_dict(sampler),
+        "seeds": [seeds.start, seeds.stop],
+        "label": labels,
+    }
+    return StoreHeader(
+        space="pixels",
+        data_shape=model.data_shape,
+        codec=model.codec,
+        total=len(seeds),
+        num_classes=model.num_classes,
+        class_names=model.class_names,
+        provenance=provenance,
+        # Whole compute batches: an interruption then changes no bit.
+        shard_size=batch_size * max(1, 1000 // batch_size),
+    )

@@ -1,0 +1,280 @@
+"""The command line: every option is a field of a dataclass, which also validates it."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from sims.config import load_recipe, nearest, override
+from sims.errors import UserError
+from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
+from sims.sampling import SamplerOptions
+from sims.verbs.evaluate import EvaluationOptions
+from sims.verbs.train import NetworkOptions
+
+Positional = tyro.conf.Positional
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a diffusion model; the finished model is OUT/model. The same command continues after an interruption."""
+
+    out: Path = Path("runs/train")
+    """Directory of the run."""
+    data: DataOptions = field(default_factory=DataOptions)
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    base: BaseOptions = field(default_factory=BaseOptions)
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    seed: int = 0
+    """Seed of the weights, the data order and the noise."""
+
+
+@dataclass(frozen=True)
+class SynthesizeCommand:
+    """Draw samples into a store (parquet shards with seed, label, model, method and w; opens with `datasets`)."""
+
+    model: Positional[Path]
+    """Model directory."""
+    out: Path = Path("runs/synthetic")
+    """Directory of the store."""
+    count: int = 10_000
+    """Number of samples."""
+    first_seed: int = 0
+    """Seed of the first sample; sample i has first-seed + i."""
+    label: int | None = None
+    """Class of all samples; otherwise drawn from the seeds."""
+    batch_size: int = 500
+    """Samples computed at once."""
+
+
+@dataclass(frozen=True)
+class SampleCommand:
+    """Sample images: one PNG per seed and a contact sheet. Image i depends on seed i alone."""
+
+    model: Positional[Path]
+    """Model directory."""
+    seeds: str = "0-63"
+    """Seeds, such as 0-63 or 1,5,10-20."""
+    out: Path = Path("samples")
+    """Folder for the images."""
+    label: int | None = None
+    """Class of all samples; otherwise drawn from the seeds."""
+    solver: typing.Literal["heun", "dpmpp2m"] | None = None
+    """Solver; the model's own if not given."""
+    steps: int | None = None
+    """Steps; the model's own if not given."""
+    w: float | None = None
+    """Another guidance strength for a guided model (0 = its base)."""
+    batch_size: int = 64
+    """Samples computed at once."""
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Score samples or a model against real data, with the floor (real against real) beside it."""
+
+    samples: Positional[str]
+    """Model directory, store of samples, or any data source."""
+    reference: str = "digits"
+    """Real data (any source), or the `references` folder of a run."""
+    data: DataOptions = field(default_factory=DataOptions)
+    """How the real data is read (path is replaced by --reference)."""
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    seed: int = 0
+    """Shifts the seeds that a model is sampled with."""
+    batch_size: int = 500
+    """Samples computed at once."""
+    cache: Path = Path("runs/references")
+    """Where extractors and references are kept."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class InspectCommand:
+    """Say what a model directory, a store or a run directory holds."""
+
+    path: Positional[Path]
+    """Directory to look at."""
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """Look at a data set: what is there, and what is wrong with it (exit status 1 if anything is)."""
+
+    action: Positional[typing.Literal["check"]]
+    """check: count, sizes, channels, labels, duplicates, unreadable files."""
+    path: Positional[str]
+    """Folder, zip, parquet, npz, store, or a built-in name."""
+    grayscale: bool = False
+    """Convert to grayscale."""
+    size: int | None = None
+    """Downsample to this many pixels a side."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+def _improve(options: ImproveOptions) -> int:
+    from sims.experiments.improve import improve
+
+    improve(options)
+    return 0
+
+
+def _train(options: TrainCommand) -> int:
+    from sims.verbs.commands import train
+
+    return train(options)
+
+
+def _synthesize(options: SynthesizeCommand) -> int:
+    from sims.verbs.commands import synthesize_store
+
+    return synthesize_store(options)
+
+
+def _sample(options: SampleCommand) -> int:
+    from sims.verbs.commands import sample_images
+
+    return sample_images(options)
+
+
+def _evaluate(options: EvaluateCommand) -> int:
+    from sims.verbs.commands import evaluate
+
+    return evaluate(options)
+
+
+def _data(options: DataCommand) -> int:
+    from sims.data.check import check
+    from sims.data.sources import SourceOptions
+
+    report = check(options.path, SourceOptions(options.grayscale, options.size))
+    print(json.dumps(report.to_json(), indent=2) if options.json else "\n".join(report.lines()))
+    return 0 if report.ok else 1
+
+
+def _inspect(options: InspectCommand) -> int:
+    from sims.verbs.commands import inspect
+
+    return inspect(options.path)
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
+    "improve": (ImproveOptions, _improve, "improve a model with its own samples, and measure by how much"),
+    "train": (TrainCommand, _train, "train a diffusion model"),
+    "synthesize": (SynthesizeCommand, _synthesize, "draw samples into a store"),
+    "sample": (SampleCommand, _sample, "sample images"),
+    "evaluate": (EvaluateCommand, _evaluate, "score samples or a model against real data"),
+    "data": (DataCommand, _data, "look at a data set (sims data check PATH)"),
+    "inspect": (InspectCommand, _inspect, "say what a model, store or run holds"),
+}
+
+
+def _registry() -> ConstructorRegistry:
+    """Lists are written with commas: --methods base,sims."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def comma_lists(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        arguments = typing.get_args(info.type)
+        if typing.get_origin(info.type) is not tuple or len(arguments) != 2 or arguments[1] is not Ellipsis:
+            return None
+        kind = arguments[0]
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=f"{getattr(kind, '__name__', 'value').upper()},...",
+            instance_from_str=lambda args: tuple(kind(part.strip()) for part in args[0].split(",") if part.strip()),
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [",".join(map(str, value))],
+        )
+
+    return registry
+
+
+def _recipe_of(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """Take --recipe NAME (or --recipe=NAME) out of the arguments."""
+    rest, recipe, index = [], None, 0
+    while index < len(arguments):
+        word = arguments[index]
+        if word == "--recipe":
+            if index + 1 == len(arguments):
+                raise UserError("--recipe needs a value: the name of a recipe or the path of a TOML file")
+            recipe, index = arguments[index + 1], index + 1
+        elif word.startswith("--recipe="):
+            recipe = word.removeprefix("--recipe=")
+        else:
+            rest.append(word)
+        index += 1
+    return recipe, rest
+
+
+def parse(name: str, arguments: Sequence[str]) -> Any:
+    """The options of a command: defaults, then the recipe, then flags."""
+    kind, _, _ = COMMANDS[name]
+    recipe, rest = _recipe_of(list(arguments))
+    settings: dict[str, Any] = {}
+    takes_recipe = name in ("improve", "train")
+    if takes_recipe:
+        others = any(word.split("=")[0] in ("--data.path", "--model") for word in rest)
+        if recipe is None and not others:
+            recipe = "digits"
+        if recipe is not None:
+            known = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
+            settings = {key: value for key, value in load_recipe(recipe).items() if key not in known}
+        settings["default"] = override(kind(), settings)
+        settings = {"default": settings["default"]}
+    elif recipe is not None:
+        raise UserError(f"sims {name} takes no recipe: improve and train do")
+    about = (kind.__doc__ or "") + ("\n\n--recipe NAME|FILE.toml sets any option; flags override it." if takes_recipe else "")
+    return tyro.cli(kind, args=rest, prog=f"sims {name}", description=about, registry=_registry(), **settings)
+
+
+def _help() -> str:
+    lines = ["usage: sims COMMAND [OPTIONS]", "", "Make a diffusion model better with nothing but its own samples.", ""]
+    lines += [f"  {name:<12}{about}" for name, (_, _, about) in COMMANDS.items()]
+    return "\n".join([*lines, "", "sims COMMAND --help shows the options of a command."])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 (a check failed), 2 (bad input) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    name, *rest = arguments
+    if name == "--version":
+        from importlib.metadata import version
+
+        print(version("sims-diffusion"))
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
+        return COMMANDS[name][1](parse(name, rest))
+    except UserError as error:
+        print(f"sims: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+            raise
+        print(f"sims: {error.filename or 'a file'} cannot be written ({error.strerror}); nothing is lost: "
+              "make room, and run the same command again", file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        print("\nsims: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
