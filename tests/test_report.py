@@ -21,7 +21,8 @@ from sims.errors import UserError
 from sims.report import closing_table, write_report
 from sims.report.numbers import count, duration, signed_percent
 from sims.report.palette import KNOWN, SPARE, THEME
-from sims.report.record import base_row, change_interval, read_record
+from sims.report.plots import cache_levels
+from sims.report.record import base_row, change_interval, look, read_record
 
 METHODS = (  # method, label, w, budget, nfe, FD train, FD test
     ("base", "Base", 0.0, None, 35, 19.24, 19.01),
@@ -474,6 +475,45 @@ def test_closing_table(summary: dict[str, Any]) -> None:
     for piece in ("11.02 ± 0.15", "−42.7 %", "[red]cached", "256k", "–", "Base"):
         assert piece in text
     console.print(closing_table({}))
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+def test_closing_table_keeps_the_method_and_the_distances_however_narrow(summary: dict[str, Any], width: int) -> None:
+    for row in summary["rows"]:
+        row["retained"] = {"fd_train": 0.5, "fd_test": None}
+    summary["rows"][0]["retained"] = None
+    console = Console(file=io.StringIO(), width=width, record=True)
+    console.print(closing_table(summary))
+    text = console.export_text()
+    for row in summary["rows"]:
+        assert row["label"] in text
+    assert "11.02 ± 0.15" in text and "…" not in text
+    assert ("budget" in text) == (width >= 110)
+
+
+def test_variants_of_sims_look_different_and_keep_their_place(summary: dict[str, Any], tmp_path: Path) -> None:
+    summary["rows"] = [dict(row) for row in summary["rows"][:3]]
+    for row, label in zip(summary["rows"], ("base", "sims", "sims (cached)")):
+        row |= {"label": label, "method": label.split()[0], "kid_test": 470215.8, "retained": {"fd_train": 0.87}}
+    summary["rows"][1]["retained"] = {"fd_train": 1.0}
+    summary["search"]["samples_by_method"] = {"sims": 4200}
+    summary["cache"]["tried"] = [{"steps": 12, "refreshes": 4, "nfe": 16, "retained": 0.963}]
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    keys = ("base@0", "sims (cached)@4", "sims@4")
+    np.savez(tmp_path / "grids.npz", seeds=np.arange(4), **dict.fromkeys(keys, images))  # type: ignore[arg-type]
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    record = read_record(tmp_path)
+    assert [look(row) for row in record.rows] == ["base", "sims", "cached"]
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    strips = re.findall(r'alt="Samples of ([^"]*?):', page)
+    assert strips == ["base", "sims, w\u00a0=\u00a04", "sims (cached), w\u00a0=\u00a04"]
+    for piece in ("KID test", "470k", "87 %", "96.3 %", "sims 4200"):
+        assert piece in page
+
+
+def test_levels_of_a_cache_merge_the_evaluations_that_share_one() -> None:
+    assert cache_levels({"levels": [9, 3, 3, 1], "refresh": [1, 0, 1, 0]}) == ([9, 3, 1], [True, True, False])
+    assert cache_levels({"levels": [9, 3], "refresh": [1]}) == ([], [])
 
 
 def test_numbers() -> None:

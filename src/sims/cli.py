@@ -4,108 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import inspect
 import json
 import sys
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import tyro
+from tyro.conf import Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from sims.commands.options import EvaluateCommand, InspectCommand, SampleCommand, SynthesizeCommand, TrainCommand
 from sims.config import load_recipe, nearest, override
 from sims.errors import UserError
-from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
-from sims.sampling import SamplerOptions
-from sims.verbs.evaluate import EvaluationOptions
-from sims.verbs.train import NetworkOptions
-
-Positional = tyro.conf.Positional
-
-
-@dataclass(frozen=True)
-class TrainCommand:
-    """Train a diffusion model; the finished model is OUT/model. The same command continues after an interruption."""
-
-    out: Path = Path("runs/train")
-    """Directory of the run."""
-    data: DataOptions = field(default_factory=DataOptions)
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    base: BaseOptions = field(default_factory=BaseOptions)
-    sampler: SamplerOptions = field(default_factory=SamplerOptions)
-    seed: int = 0
-    """Seed of the weights, the data order and the noise."""
-
-
-@dataclass(frozen=True)
-class SynthesizeCommand:
-    """Draw samples into a store (parquet shards with seed, label, model, method and w; opens with `datasets`)."""
-
-    model: Positional[Path]
-    """Model directory."""
-    out: Path = Path("runs/synthetic")
-    """Directory of the store."""
-    count: int = 10_000
-    """Number of samples."""
-    first_seed: int = 0
-    """Seed of the first sample; sample i has first-seed + i."""
-    label: int | None = None
-    """Class of all samples; otherwise drawn from the seeds."""
-    batch_size: int = 500
-    """Samples computed at once."""
-
-
-@dataclass(frozen=True)
-class SampleCommand:
-    """Sample images: one PNG per seed and a contact sheet. Image i depends on seed i alone."""
-
-    model: Positional[Path]
-    """Model directory."""
-    seeds: str = "0-63"
-    """Seeds, such as 0-63 or 1,5,10-20."""
-    out: Path = Path("samples")
-    """Folder for the images."""
-    label: int | None = None
-    """Class of all samples; otherwise drawn from the seeds."""
-    solver: typing.Literal["heun", "dpmpp2m"] | None = None
-    """Solver; the model's own if not given."""
-    steps: int | None = None
-    """Steps; the model's own if not given."""
-    w: float | None = None
-    """Another guidance strength for a guided model (0 = its base)."""
-    batch_size: int = 64
-    """Samples computed at once."""
-
-
-@dataclass(frozen=True)
-class EvaluateCommand:
-    """Score samples or a model against real data, with the floor (real against real) beside it."""
-
-    samples: Positional[str]
-    """Model directory, store of samples, or any data source."""
-    reference: str = "digits"
-    """Real data (any source), or the `references` folder of a run."""
-    data: DataOptions = field(default_factory=DataOptions)
-    """How the real data is read (path is replaced by --reference)."""
-    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    seed: int = 0
-    """Shifts the seeds that a model is sampled with."""
-    batch_size: int = 500
-    """Samples computed at once."""
-    cache: Path = Path("runs/references")
-    """Where extractors and references are kept."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-
-@dataclass(frozen=True)
-class InspectCommand:
-    """Say what a model directory, a store or a run directory holds."""
-
-    path: Positional[Path]
-    """Directory to look at."""
+from sims.experiments.options import ImproveOptions
 
 
 @dataclass(frozen=True)
@@ -132,25 +46,25 @@ def _improve(options: ImproveOptions) -> int:
 
 
 def _train(options: TrainCommand) -> int:
-    from sims.verbs.commands import train
+    from sims.commands.train import train
 
     return train(options)
 
 
 def _synthesize(options: SynthesizeCommand) -> int:
-    from sims.verbs.commands import synthesize_store
+    from sims.commands.synthesize import synthesize_store
 
     return synthesize_store(options)
 
 
 def _sample(options: SampleCommand) -> int:
-    from sims.verbs.commands import sample_images
+    from sims.commands.sample import sample_images
 
     return sample_images(options)
 
 
 def _evaluate(options: EvaluateCommand) -> int:
-    from sims.verbs.commands import evaluate
+    from sims.commands.evaluate import evaluate
 
     return evaluate(options)
 
@@ -165,7 +79,7 @@ def _data(options: DataCommand) -> int:
 
 
 def _inspect(options: InspectCommand) -> int:
-    from sims.verbs.commands import inspect
+    from sims.commands.inspect import inspect
 
     return inspect(options.path)
 
@@ -236,7 +150,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         settings = {"default": settings["default"]}
     elif recipe is not None:
         raise UserError(f"sims {name} takes no recipe: improve and train do")
-    about = (kind.__doc__ or "") + ("\n\n--recipe NAME|FILE.toml sets any option; flags override it." if takes_recipe else "")
+    about = (inspect.getdoc(kind) or "") + (
+        "\n\n--recipe NAME|FILE.toml sets any option; flags override it." if takes_recipe else ""
+    )
     return tyro.cli(kind, args=rest, prog=f"sims {name}", description=about, registry=_registry(), **settings)
 
 

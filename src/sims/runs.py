@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,8 @@ class Run:
         self.path = Path(path)
         self.config = config
         self.accelerator = Accelerator()
-        self.console = Console(stderr=True, quiet=quiet or not self.is_main)
+        width = None if sys.stderr.isatty() else max(110, shutil.get_terminal_size().columns)  # logs need not wrap
+        self.console = Console(stderr=True, quiet=quiet or not self.is_main, width=width)
         self._open()
 
     @property
@@ -72,7 +74,9 @@ class Run:
                 self._lock = (self.path / "lock").open("a")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"the run directory {self.path} is in use by another process: wait or choose another --run") from None
+            raise UserError(
+                f"the run directory {self.path} is in use by another process: wait or choose another --run"
+            ) from None
         except OSError as error:
             raise UserError(f"the run directory {self.path} cannot be written: {error.strerror}") from None
         if self.is_main:
@@ -108,7 +112,9 @@ class Run:
 
     def spread(self, items: Sequence[T], file: Callable[[T], Path], work: Callable[[T], None]) -> None:
         """Do the items whose file is not there yet, shared out over the processes; ``work`` writes the file."""
-        for item in self.share([item for item in items if not file(item).is_file()]):
+        missing = [item for item in items if not file(item).is_file()]
+        self.barrier()  # every process must see the same files missing, or the shares would not fit together
+        for item in self.share(missing):
             work(item)
         self.barrier()
 
@@ -140,7 +146,9 @@ class Run:
         """A progress bar with an ETA (a line every ten seconds where there is no terminal)."""
         if self.console.is_terminal:
             columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=self.console, transient=True) as bar:
+            with Progress(
+                *columns, TextColumn("ETA"), TimeRemainingColumn(), console=self.console, transient=True
+            ) as bar:
                 task = bar.add_task(title, total=total, completed=done)
                 yield lambda count: bar.advance(task, count)
             return

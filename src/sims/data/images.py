@@ -17,14 +17,12 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's convert("L")
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How pictures are changed on load.
-
-    grayscale  one channel (ITU-R 601 luma) instead of three or four
-    size       the middle square of each picture, averaged down (box filter) to this many pixels on a side
-    """
+    """How pictures are changed on load."""
 
     grayscale: bool = False
+    """One channel (ITU-R 601 luma) instead of three or four."""
     size: int | None = None
+    """Average the middle square of each picture down (box filter) to this many pixels a side."""
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.methods.contract import Artefact, Base, Continuous, method
+from sims.methods.contract import Artefact, Base, Continuous, Method
 from sims.methods.guided import extrapolate
 from sims.runs import Run
 
@@ -17,4 +17,4 @@ def _prepare(base: Base, real: Dataset | None, settings: Any, run: Run) -> Artef
     return Artefact(base.key, dict(base.snapshots))
 
 
-AUTOGUIDANCE = method("autoguidance", "guided away from its earlier self", Continuous(), _prepare, extrapolate)
+AUTOGUIDANCE = Method("autoguidance", "guided away from its earlier self", Continuous(), _prepare, extrapolate)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.methods.contract import Artefact, Base, Fixed, method
+from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
 from sims.runs import Run
 from sims.training.loop import Trainer
@@ -42,6 +42,6 @@ def _prepare(base: Base, real: Dataset | None, settings: ContinuedSettings, run:
     return Artefact(folder.name, {settings.images: trained.last}, images=settings.images)
 
 
-CONTINUED = method(
+CONTINUED = Method(
     "continued", "control: the base trained on, on real data", Fixed(1.0), _prepare, replace, needs_real=True
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
@@ -67,26 +67,13 @@ class Fixed:
     w: float
 
 
-class Method(Protocol):
-    """A way to make a base model better (or a control that should not)."""
-
-    name: str
-    summary: str
-    strengths: Continuous | Fixed
-    needs_real: bool
-
-    def prepare(self, base: Base, real: Dataset | None, settings: Any, run: Run) -> Artefact | None:
-        """Make what the method needs, once: the artefact is content-addressed and found again."""
-        ...
-
-    def build(self, base: Model, aux: Model | None, w: float) -> Denoiser:
-        """The denoiser at strength w; w = 0 is the base itself, bit for bit."""
-        ...
-
-
 @dataclass(frozen=True)
-class _Rule:
-    """A method from two functions: how it prepares and how it builds."""
+class Method:
+    """A way to make a base model better (or a control that should not), from two functions.
+
+    ``preparation`` makes what the method needs, once: the artefact is content-addressed and found again.
+    ``construction`` combines the base with one prepared network at strength w.
+    """
 
     name: str
     summary: str
@@ -96,11 +83,13 @@ class _Rule:
     needs_real: bool = False
 
     def prepare(self, base: Base, real: Dataset | None, settings: Any, run: Run) -> Artefact | None:
+        """The method's artefact; None if it needs none. UserError if it needs real data and there is none."""
         if self.needs_real and real is None:
             raise UserError(f"method {self.name!r} needs the real training data: give --data, or leave the method out")
         return self.preparation(base, real, settings, run)
 
     def build(self, base: Model, aux: Model | None, w: float) -> Denoiser:
+        """The denoiser at strength w; w = 0 is the base itself, bit for bit."""
         check_strength(w)
         if w == 0:
             return base.denoiser
@@ -109,9 +98,6 @@ class _Rule:
         if aux is None:
             raise UserError(f"method {self.name!r} at w = {w:g} needs its prepared network")
         return self.construction(base, aux, w)
-
-
-method = _Rule
 
 
 def check_strength(w: float) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.methods.contract import Artefact, Base, Fixed, method
+from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
 from sims.model import Model
 from sims.runs import Run, derive_seed
@@ -81,4 +81,4 @@ def _prepare(base: Base, real: Dataset | None, settings: DistilledSettings, run:
     return Artefact(folder.name, {options.images: trained.last}, options.samples, options.images, evaluations)
 
 
-DISTILLED = method("distilled", "sims in one network", Fixed(1.0), _prepare, replace)
+DISTILLED = Method("distilled", "sims in one network", Fixed(1.0), _prepare, replace)

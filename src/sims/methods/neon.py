@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sims.methods.auxiliary import prepare_auxiliary
-from sims.methods.contract import Continuous, method
+from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate_weights
 
-NEON = method("neon", "weights extrapolated away from its own samples", Continuous(), prepare_auxiliary, extrapolate_weights)
+NEON = Method("neon", "weights extrapolated away from its own samples", Continuous(), prepare_auxiliary, extrapolate_weights)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from sims.methods.auxiliary import prepare_placebo
-from sims.methods.contract import Continuous, method
+from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate
 
-PLACEBO = method(
+PLACEBO = Method(
     "placebo", "control: guided away from a fine-tune on real data", Continuous(), prepare_placebo, extrapolate, needs_real=True
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sims.methods.auxiliary import prepare_auxiliary
-from sims.methods.contract import Fixed, method
+from sims.methods.contract import Fixed, Method
 from sims.methods.guided import replace
 
-SELF_TRAINED = method("self-trained", "control: the auxiliary alone", Fixed(-1.0), prepare_auxiliary, replace)
+SELF_TRAINED = Method("self-trained", "control: the auxiliary alone", Fixed(-1.0), prepare_auxiliary, replace)

@@ -29,7 +29,9 @@ def make_hero(record: Record) -> Hero:
     rows = record.rows
     base = base_row(rows)
     # The claim is about sims, whatever else scored lower; other methods only where it was not run.
-    rival = next((row for row in rows if _name(row) == "sims"), None) or best_row([row for row in rows if row is not base])
+    rival = next((row for row in rows if _name(row) == "sims"), None) or best_row(
+        [row for row in rows if row is not base]
+    )
     found = change_interval(record, rival, base) if rival and base else None
     ours, theirs = mean(rival, "fd_train"), mean(base, "fd_train")
     big = signed_percent(100 * (ours / theirs - 1)) if ours is not None and theirs else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sims.report.blocks import Images, Strip
 from sims.report.numbers import strength
 from sims.report.palette import Palette
-from sims.report.record import Record, number
+from sims.report.record import VARIANTS, Record, look, number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ def sample_grids(record: Record, palette: Palette, names: dict[str, str]) -> Ima
     """One strip per method and strength, the same seeds in the same columns; None without grids."""
     if not record.grids:
         return None
-    order = [str(row.get("method")) for row in record.rows]
+    order = [look(row) for row in record.rows]
     keys = sorted(record.grids, key=lambda key: (_position(order, split_key(key)[0]), split_key(key)[1] or 0.0, key))
     strips = []
     for key in keys[:MAX_STRIPS]:
@@ -61,10 +61,11 @@ def nearest_pairs(record: Record, palette: Palette, main: tuple[str, float | Non
 
 
 def split_key(key: str) -> tuple[str, float | None]:
-    """ "sims@1.5" → ("sims", 1.5); a key without a number after the @ has no strength."""
+    """ "sims@1.5" → ("sims", 1.5), "sims (cached)@1.5" → ("cached", 1.5); without a number after the @, no strength."""
     method, _, tail = key.rpartition("@")
     if not method:
-        return key, None
+        return VARIANTS.get(key, key), None
+    method = VARIANTS.get(method, method)
     try:
         return method, float(tail)
     except ValueError:

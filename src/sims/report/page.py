@@ -9,7 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from sims.report.palette import Palette
-from sims.report.record import Record, read_record
+from sims.report.record import Record, look, read_record
 
 HERE = Path(__file__).parent
 
@@ -41,7 +41,7 @@ def render(record: Record) -> str:
     from sims.report.hero import make_hero
     from sims.report.sections import make_sections
 
-    palette = Palette(str(row.get("method")) for row in [*record.rows, *_others(record)])
+    palette = Palette(look(row) for row in [*record.rows, *_others(record)])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,

@@ -20,6 +20,7 @@ KNOWN = {  # method: (light, dark, marker)
     "base": ("#66707f", "#a7b0be", "o"),
     "sims": ("#1d5fd6", "#6fa3ff", "o"),
     "cached": ("#0b8496", "#45c6d8", "s"),
+    "fast": ("#00699e", "#5fb8e8", "p"),
     "distilled": ("#6d45c9", "#ab90ff", "D"),
     "neon": ("#c7530a", "#ff9d52", "^"),
     "autoguidance": ("#217a3c", "#5cc77f", "v"),
@@ -27,7 +28,14 @@ KNOWN = {  # method: (light, dark, marker)
     "discriminator": ("#b52c7c", "#f27fbd", "X"),
     "ddo": ("#a32b2e", "#f2858a", "<"),
 }
-TITLES = {"base": "Base", "sims": "SIMS", "cached": "SIMS, cached", "distilled": "SIMS, distilled", "neon": "Neon"} | {
+TITLES = {
+    "base": "Base",
+    "sims": "SIMS",
+    "cached": "SIMS, cached",
+    "fast": "SIMS, fast",
+    "distilled": "SIMS, distilled",
+    "neon": "Neon",
+} | {
     "autoguidance": "Autoguidance",
     "cfg": "CFG",
     "discriminator": "Discriminator guidance",
@@ -36,7 +44,7 @@ TITLES = {"base": "Base", "sims": "SIMS", "cached": "SIMS, cached", "distilled":
 SPARE = (  # for methods not named above, in order of appearance
     ("#7a6244", "#cdb18a", "h"),
     ("#3d7f7a", "#7cc9c2", ">"),
-    ("#8a4fa0", "#d29ae6", "p"),
+    ("#8a4fa0", "#d29ae6", "8"),
     ("#4f6a1f", "#a9cc66", "*"),
     ("#a0522d", "#e0a07c", "d"),
     ("#33568f", "#8fb0e6", "H"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sims.report.numbers import short_count, strength
 from sims.report.palette import INK, LINE, MUTED, Palette
-from sims.report.record import Record, Row, base_row, interval, mean, number
+from sims.report.record import Record, Row, base_row, interval, look, mean, number
 from sims.report.svg import log_ticks, new_figure, plain_log
 
 if TYPE_CHECKING:
@@ -51,10 +51,10 @@ def _dot(axes: Axes, row: Row, metric: str, place: int, palette: Palette) -> Non
     value = interval(row.get(metric))
     if value is None:
         return
-    swatch = palette[str(row.get("method"))]
+    swatch = palette[look(row)]
     if value.low is not None and value.high is not None:
         axes.plot([value.low, value.high], [place, place], color=swatch.light, linewidth=2.2, solid_capstyle="butt")
-    axes.plot(value.mean, place, swatch.marker, color=swatch.light, markersize=7)
+    axes.plot(value.mean, place, swatch.marker, color=swatch.light, markersize=7, clip_on=False)
 
 
 def cost_dots(record: Record, palette: Palette) -> Figure | None:
@@ -65,7 +65,7 @@ def cost_dots(record: Record, palette: Palette) -> Figure | None:
     figure = new_figure(3.1)
     axes = figure.subplots()
     for row in rows:
-        value, swatch = interval(row["fd_train"]), palette[str(row.get("method"))]
+        value, swatch = interval(row["fd_train"]), palette[look(row)]
         assert value is not None
         if value.low is not None and value.high is not None:
             axes.plot([row["nfe"]] * 2, [value.low, value.high], color=swatch.light, linewidth=2)
@@ -156,7 +156,7 @@ def fd_against_budget(record: Record, palette: Palette, names: dict[str, str]) -
     cells = [cell for cell in search_cells(record) if (number(cell.get("budget")) or 0) > 0]
     methods = list(dict.fromkeys(str(cell.get("method")) for cell in cells))
     finals = [row for row in record.rows if (number(row.get("budget")) or 0) > 0 and mean(row, "fd_train") is not None]
-    finals = [row for row in finals if not methods or row.get("method") in methods]
+    finals = [row for row in finals if not methods or look(row) in methods]
     budgets = sorted({cell["budget"] for cell in cells} | {row["budget"] for row in finals})
     if len(budgets) < 2:
         return None
@@ -164,8 +164,7 @@ def fd_against_budget(record: Record, palette: Palette, names: dict[str, str]) -
     axes = figure.subplots()
     for method in methods:
         swatch = palette[method]
-        most = max(number(cell.get("n")) or 0 for cell in cells if cell["method"] == method)
-        ours = [c for c in cells if c["method"] == method and (number(c.get("n")) or 0) == most]
+        ours = _widest([cell for cell in cells if cell["method"] == method])
         best = {b: min(c["fd"] for c in ours if c["budget"] == b) for b in sorted({c["budget"] for c in ours})}
         axes.plot(
             list(best),
@@ -178,7 +177,7 @@ def fd_against_budget(record: Record, palette: Palette, names: dict[str, str]) -
         axes.lines[-1].set(markerfacecolor="none", markeredgecolor=swatch.light)
     labelled = set(methods)
     for row in finals:
-        method, value = str(row.get("method")), interval(row["fd_train"])
+        method, value = look(row), interval(row["fd_train"])
         assert value is not None
         swatch = palette[method]
         if value.low is not None and value.high is not None:
@@ -201,10 +200,18 @@ def fd_against_budget(record: Record, palette: Palette, names: dict[str, str]) -
     return figure
 
 
+def _widest(cells: list[Cell]) -> list[Cell]:
+    """The cells of the rung of a search that compared the most budgets; of several, the one with the most samples."""
+    rungs: dict[float, list[Cell]] = {}
+    for cell in cells:
+        rungs.setdefault(number(cell.get("n")) or 0, []).append(cell)
+    return max(rungs.items(), key=lambda item: (len({cell["budget"] for cell in item[1]}), item[0]))[1]
+
+
 def cache_strip(record: Record, palette: Palette) -> Figure | None:
     """Which noise levels recompute the guidance: one mark per level, from the noisiest to the cleanest."""
     cache = record.part("cache")
-    levels, refresh = cache.get("levels") or [], cache.get("refresh") or []
+    levels, refresh = cache_levels(cache)
     if not levels or len(levels) != len(refresh) or any((number(level) or 0) <= 0 for level in levels):
         return None
     figure = new_figure(1.05)
@@ -224,6 +231,20 @@ def cache_strip(record: Record, palette: Palette) -> Figure | None:
     return figure
 
 
+def cache_levels(cache: dict[str, Any]) -> tuple[list[Any], list[bool]]:
+    """Noise levels and whether each recomputes; evaluations that follow one another at one level count as one."""
+    levels, refresh = cache.get("levels") or [], cache.get("refresh") or []
+    merged: list[Any] = []
+    fresh: list[bool] = []
+    for level, anew in zip(levels, refresh):
+        if merged and merged[-1] == level:
+            fresh[-1] = fresh[-1] or bool(anew)
+        else:
+            merged.append(level)
+            fresh.append(bool(anew))
+    return (merged, fresh) if len(levels) == len(refresh) else ([], [])
+
+
 def memorization_dots(record: Record, palette: Palette) -> Figure | None:
     """Share of samples nearer to a training image than 99 % of held-out images are, per row."""
     rows = [row for row in record.rows if mean(row, "memorized") is not None]
@@ -239,7 +260,8 @@ def memorization_dots(record: Record, palette: Palette) -> Figure | None:
             ends |= {"low": 100 * found.low, "high": 100 * found.high}
         _dot(axes, row | {"memorized": ends}, "memorized", place, palette)
     axes.axvline(1, color=INK, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=0)
-    axes.set_xlim(0, 1.08 * max(1.5, axes.get_xlim()[1]))
+    most = 1.08 * max(1.5, axes.get_xlim()[1])
+    axes.set_xlim(-0.02 * most, most)  # room for dots at zero
     axes.set_yticks(range(len(rows)), [str(row.get("label") or row.get("method")) for row in rows])
     axes.tick_params(axis="y", labelcolor=INK)
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -266,7 +288,7 @@ def rounds_plot(record: Record, palette: Palette) -> Figure | None:
     figure = new_figure(2.7)
     axes = figure.subplots()
     for label, points in series.items():
-        swatch = palette[str(methods[label].get("method"))]
+        swatch = palette[look(methods[label])]
         axes.plot(*zip(*points), color=swatch.light, marker=swatch.marker, markersize=6, label=label)
     axes.set_xticks(sorted({at for points in series.values() for at, _ in points}))
     axes.xaxis.set_major_formatter(lambda value, _: strength(float(value)))

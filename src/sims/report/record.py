@@ -7,8 +7,10 @@
 
 A figure is a number or an interval {"mean", "low", "high"} (95 %). NaN and infinities read as None, shown as "–".
 Conventions: `comparisons[].difference` is a − b; `cache.retained_*`, `share`, `agreement`, `memorized` are fractions;
-`rows[].fd_*` are Fréchet distances, lower is better; `precision` and `recall` higher is better; `nearest_ratio` is the
-median distance to the nearest training image, samples over held-out images (1 = as far as held-out images are).
+`rows[].fd_*` are Fréchet distances and `kid_test` the squared kernel distance to the test images, lower is better;
+`precision` and `recall` higher is better; `nearest_ratio` is the median distance to the nearest training image, samples
+over held-out images (1 = as far as held-out images are). `rows[].retained` {fd_train, fd_test} is the share of the gain
+of sims over the base, as is `retained` in `cache.tried`, a list of samplers {steps, refreshes, nfe, retained}.
 
 `grids.npz`: arrays `method@w`, uint8 (n, H, W, C) of the same seeds each, `seeds` (n,), and optionally
 `real` (training images) and `nearest` (the training image nearest to each sample of the main method).
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 Row = dict[str, Any]
+VARIANTS = {"sims (cached)": "cached", "sims (fast)": "fast"}  # labels of one method that look different
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,11 @@ def mean(row: Row | None, metric: str) -> float | None:
     """The mean of a row's metric, or None."""
     found = interval((row or {}).get(metric))
     return None if found is None else found.mean
+
+
+def look(row: Row) -> str:
+    """What decides a row's colour and name: its method, or the variant of it that its label tells."""
+    return VARIANTS.get(str(row.get("label")), str(row.get("method")))
 
 
 def base_row(rows: list[Row]) -> Row | None:

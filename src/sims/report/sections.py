@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sims.report import plots, tables
 from sims.report.blocks import Block, Code, Details, Fact, Facts, Figure, Prose, Section
 from sims.report.images import nearest_pairs, sample_grids
 from sims.report.numbers import count, duration, fixed, percent, short_count, strength
 from sims.report.palette import TITLES, Palette
-from sims.report.record import Record, base_row, best_row, number
+from sims.report.record import Record, base_row, best_row, look, number
 from sims.report.svg import house_style, to_svg
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def method_names(record: Record) -> dict[str, str]:
     """A method's label where all its rows share one, its usual name otherwise."""
     labels: dict[str, set[str]] = {}
     for row in record.rows:
-        labels.setdefault(str(row.get("method")), set()).add(str(row.get("label") or row.get("method")))
+        labels.setdefault(look(row), set()).add(str(row.get("label") or row.get("method")))
     return TITLES | {method: next(iter(found)) for method, found in labels.items() if len(found) == 1}
 
 
@@ -65,9 +65,15 @@ def _results(context: Context) -> list[Block]:
         caption += f" The dotted line ({fixed(floor['fd'])}) is the training set itself against the test set."
     blocks: list[Block] = [table]
     blocks += context.figure("dots", plots.fd_dots(context.record, context.palette), alt, caption)
-    blocks += [Prose(text) for text in (str(floor.get("text") or ""), _extractor_text(context.record)) if text]
+    blocks += [Prose(text) for text in (_floor_text(floor), _extractor_text(context.record)) if text]
     comparisons = tables.comparison_table(context.record)
     return [*blocks, comparisons] if comparisons else blocks
+
+
+def _floor_text(floor: dict[str, Any]) -> str:
+    text, fd = str(floor.get("text") or ""), number(floor.get("fd"))
+    text = text[:1].upper() + text[1:].rstrip(".") + "." if text else ""
+    return text if fd is None else f"Floor: FD {fixed(fd)}. {text}"
 
 
 def _extractor_text(record: Record) -> str:
@@ -97,7 +103,8 @@ def _strengths(context: Context) -> list[Block]:
     budgets = plots.fd_against_budget(context.record, context.palette, context.names)
     caption = (
         "FD against the auxiliary’s training budget. Filled: final scores with 95 % intervals. Hollow, joined: the "
-        "lowest FD over w in the search at each budget, at the largest number of samples reached; no interval is known."
+        "lowest FD over w at each budget in the rung of the search that compared the most budgets; from fewer samples, "
+        "hence higher, and without intervals."
     )
     alt = "The Fréchet distance against the training budget of the auxiliary, one line per method."
     return blocks + context.figure("budget", budgets, alt, caption)
@@ -121,11 +128,11 @@ def _cache(context: Context) -> list[Block]:
     cache = context.record.part("cache")
     if not cache:
         return []
-    refresh = cache.get("refresh") or []
-    fresh = sum(map(bool, refresh))
+    refresh = plots.cache_levels(cache)[1]
+    fresh = sum(refresh)
     caption = (
-        f"Filled: the auxiliary is evaluated and the correction recomputed ({fresh} of {len(refresh)} levels). "
-        "Hollow: the last correction is used again."
+        f"Filled: the auxiliary is evaluated and the correction recomputed (at {fresh} of {len(refresh)} levels). "
+        "Hollow: the last correction is used again, scaled."
     )
     alt = f"Strip of {len(refresh)} noise levels; {fresh} of them recompute the guidance."
     drawing = plots.cache_strip(context.record, context.palette)
@@ -143,6 +150,9 @@ def _cache(context: Context) -> list[Block]:
         blocks.append(
             Prose(f"Cheapest: {cheapest['text']} ({short_count(cheapest.get('nfe'))} evaluations per sample).")
         )
+    tried = tables.sampler_table(context.record)
+    if tried:
+        blocks.append(Details("Cheaper samplers that were tried", [tried]))
     if cache.get("solver"):
         blocks.append(Prose(f"Solver: {cache['solver']}. The levels are fixed before sampling, by noise level alone."))
     return blocks
@@ -156,9 +166,11 @@ def _memorization(context: Context) -> list[Block]:
     )
     alt = "Dot plot of the share of samples that are suspiciously near to a training image, per method."
     blocks = context.figure("memory", plots.memorization_dots(record, context.palette), alt, caption)
-    main = best_row([row for row in rows if row is not base_row(rows)]) or best_row(rows)
+    # The nearest images that a run keeps are those of sims, where it has sims.
+    sims = next((row for row in rows if look(row) == "sims"), None)
+    main = sims or best_row([row for row in rows if row is not base_row(rows)]) or best_row(rows)
     if main is not None:
-        method = str(main.get("method"))
+        method = look(main)
         pairs = nearest_pairs(
             record, context.palette, (method, number(main.get("w"))), context.names.get(method, method)
         )
@@ -187,12 +199,13 @@ def _search(context: Context) -> list[Block]:
     if not search:
         return []
     evaluations = context.record.part("costs").get("search_evaluations")
+    shares = search.get("samples_by_method")
     facts = [
         Fact("Time", duration(search.get("seconds")), "for the whole search"),
-        Fact("Samples", count(search.get("samples")), "per setting, last rung"),
-        Fact("Coarse samples", count(search.get("grid_samples")), "per setting, first rung"),
+        Fact("Samples", count(search.get("samples")), "drawn in all"),
+        Fact("Full grid", count(search.get("grid_samples")), "samples it would take: every budget × 13 w × 5000"),
         Fact("Scores taken", count(len(plots.search_cells(context.record))), ""),
-        Fact("Network evaluations", short_count(evaluations), "spent on the search"),
+        Fact("Network evaluations", short_count(evaluations), "spent on the search for sims"),
     ]
     blocks: list[Block] = [Facts([fact for fact in facts if fact.value != "–"])]
     if search.get("extended"):
@@ -205,6 +218,9 @@ def _search(context: Context) -> list[Block]:
     ]
     if chosen:
         blocks.append(Prose("Chosen — " + "; ".join(chosen) + "."))
+    if isinstance(shares, dict) and shares:
+        drawn = [f"{context.names.get(method, method)} {count(found)}" for method, found in shares.items()]
+        blocks.append(Prose("Samples drawn — " + "; ".join(drawn) + "."))
     cells = tables.cells_table(context.record, context.palette, context.names)
     return [*blocks, Details("Every score of the search", [cells])] if cells else blocks
 

@@ -19,7 +19,7 @@ from sims.report.numbers import (
 )
 from sims.report.palette import Palette
 from sims.report.plots import search_cells
-from sims.report.record import Record, Row, base_row, best_row, change, interval, mean, number
+from sims.report.record import Interval, Record, Row, base_row, best_row, change, interval, look, mean, number
 
 
 def main_table(record: Record, palette: Palette) -> Table | None:
@@ -31,6 +31,7 @@ def main_table(record: Record, palette: Palette) -> Table | None:
     metrics = (
         ("fd_train", "FD train", -1),
         ("fd_test", "FD test", -1),
+        ("kid_test", "KID test", -1),
         ("precision", "precision", 1),
         ("recall", "recall", 1),
     )
@@ -49,15 +50,32 @@ def main_table(record: Record, palette: Palette) -> Table | None:
         for metric, _, sign in used:
             value = interval(row.get(metric))
             top = value is not None and sign * value.mean == tops[metric]
-            line.append(Cell(plus_minus(value, places[metric]), title=_ends(row, metric, places[metric]), best=top))
+            line.append(
+                Cell(_figure(value, metric, places[metric]), title=_ends(row, metric, places[metric]), best=top)
+            )
         cells.append([*line, Cell(signed_percent(change(row, base)))])
     strong = frozenset(index for index, row in enumerate(rows) if row is best)
     return Table([*columns, Column("change")], cells, _main_caption(rows), strong=strong)
 
 
+def _figure(value: Interval | None, metric: str, places: int) -> str:
+    """Distances with half their interval; the rest, to keep the table narrow, without (it is shown on hover)."""
+    if metric.startswith("fd_"):
+        return plus_minus(value, places)
+    if metric == "kid_test" and value is not None and abs(value.mean) >= 1000:
+        return short_count(value.mean)
+    return fixed(None if value is None else value.mean, places)
+
+
+def _retained(row: Row, metric: str) -> float | None:
+    """The share of the gain of sims over the base that a row reaches."""
+    found = row.get("retained")
+    return number(found.get(metric)) if isinstance(found, dict) else None
+
+
 def _main_caption(rows: list[Row]) -> str:
     text = (
-        "± is half the 95 % interval. Change: FD train against the base. "
+        "± is half the 95 % interval (of all figures: on hover). Change: FD train against the base. "
         "NFE: network evaluations per sample. Bold: best of the column."
     )
     draws = {(row.get("draws"), row.get("samples_per_draw")) for row in rows}
@@ -68,8 +86,7 @@ def _main_caption(rows: list[Row]) -> str:
 
 
 def _method_cell(row: Row, palette: Palette, note: str = "") -> Cell:
-    method = str(row.get("method"))
-    return Cell(str(row.get("label") or method), note=note, swatch=palette[method].variable)
+    return Cell(str(row.get("label") or row.get("method")), note=note, swatch=palette[look(row)].variable)
 
 
 def _ends(row: Row, metric: str, places: int) -> str:
@@ -116,12 +133,14 @@ def _metric(name: Any) -> str:
 
 
 def cost_table(record: Record, palette: Palette) -> Table | None:
-    """What each method costs per sample and in training beyond the base."""
+    """What each method costs per sample and in training beyond the base, and what it gains."""
     rows = [row for row in record.rows if any(number(row.get(key)) is not None for key in ("nfe", "seconds_per_1000"))]
     if not rows:
         return None
     base = base_row(rows)
     total = number(record.part("costs").get("base_training_images"))
+    gains = (("fd_train", "gain, train"), ("fd_test", "gain, test"))
+    kept = [item for item in gains if any(_retained(row, item[0]) is not None for row in rows)]
     cells = []
     for row in rows:
         ours, theirs = number(row.get("nfe")), number((base or {}).get("nfe"))
@@ -130,12 +149,22 @@ def cost_table(record: Record, palette: Palette) -> Table | None:
         share = percent(extra / total) if extra is not None and total else DASH
         line = [_method_cell(row, palette), Cell(short_count(ours)), Cell(times)]
         line += [Cell(fixed(row.get("seconds_per_1000"))), Cell(short_count(extra)), Cell(share)]
+        line += [Cell(DASH if row is base else percent(_retained(row, metric), 0)) for metric, _ in kept]
         cells.append(line)
-    names = ("NFE", "of the base", "s / 1000 samples", "extra training images", "of base training")
+    names = [
+        "NFE",
+        "of the base",
+        "s / 1000 samples",
+        "extra images",
+        "of base training",
+        *(title for _, title in kept),
+    ]
     caption = (
-        "Seconds are of the machine that ran this. "
-        "Extra training images: images that training saw beyond the base’s own."
+        "Seconds are of the machine that ran this. Extra images: what a method spends beyond the base, its "
+        "training and, at three network evaluations to an image, its samples and its search."
     )
+    if kept:
+        caption += " Gain: the improvement on the base in each FD, as a share of what sims reaches."
     return Table([Column("method", False), *map(Column, names)], cells, caption)
 
 
@@ -243,6 +272,22 @@ def cells_table(record: Record, palette: Palette, names: dict[str, str]) -> Tabl
         "FD to the training images. Bold: lowest of the line. Lines of different numbers of samples do not compare."
     )
     return Table([*columns, *(Column(f"w\u00a0=\u00a0{strength(w)}") for w in strengths)], rows, caption)
+
+
+def sampler_table(record: Record) -> Table | None:
+    """The cheaper samplers that were tried, in that order, and how much of the gain each kept."""
+    items = [item for item in record.part("cache").get("tried") or [] if isinstance(item, dict)]
+    if not items:
+        return None
+    rows = [
+        [
+            *(Cell(short_count(item.get(key))) for key in ("steps", "refreshes", "nfe")),
+            Cell(percent(item.get("retained"))),
+        ]
+        for item in items
+    ]
+    caption = "Tried on the selection seeds, of which some scatter is left in the last column."
+    return Table([*map(Column, ("steps", "corrections", "NFE", "gain kept"))], rows, caption)
 
 
 def stage_table(record: Record) -> Table | None:

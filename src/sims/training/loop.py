@@ -24,6 +24,15 @@ from sims.training.loss import denoising_loss
 from sims.training.noise import DataOrder, TrainingNoise
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices in bfloat16 natively: recent GPUs, and CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return False
+
+
 class TrainingData(Protocol):
     """What the loop asks of data: a length and batches in model space."""
 
@@ -55,7 +64,7 @@ class TrainOptions:
     p_std: float = 1.2
     """Standard deviation of ln(sigma) in training."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the network; auto is bf16 on GPUs that have it, else fp32."""
+    """Arithmetic of the network in training; auto is bf16 where the device has it natively, else fp32."""
     accumulate: int = 1
     """Gradient accumulation: the batch is split into this many parts to save memory."""
     max_nonfinite: int = 20
@@ -180,9 +189,7 @@ class Trainer:
         self.step, self.nonfinite = position["step"], position["nonfinite"]
         self.losses, self.partial = position["losses"], position["partial"]
         self.wrapped, self.updates = self.accelerator.prepare(self.network, self.optimizer)
-        self.bf16 = self.options.precision == "bf16" or (
-            self.options.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
+        self.bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and has_bf16(device))
 
     def _loop(self, advance: Callable[[int], None], log: Callable[[str], None]) -> None:
         in_a_row, saved = 0, time.monotonic()
@@ -231,7 +238,7 @@ class Trainer:
             self.updates.step()
             self.ema.update(ema_decay(options.batch, seen + options.batch, options.ema_halflife, options.ema_rampup))
         self.updates.zero_grad()
-        return float(loss), good
+        return float(accelerator.reduce(loss, "mean")), good
 
     def _loss(self, first: int, count: int) -> Tensor:
         device = self.accelerator.device
@@ -248,8 +255,11 @@ class Trainer:
         if self.nonfinite in (1, 10, 100, 1000):
             log(f"non-finite gradient at {self.step * self.options.batch:,} images, step skipped ({self.nonfinite} so far)")
         if in_a_row >= self.options.max_nonfinite:
+            seen = self.step * self.options.batch
+            self.step, self.nonfinite = self.step - in_a_row, self.nonfinite - in_a_row  # nothing has changed since
+            self._save()
             raise UserError(
-                f"training stopped: {in_a_row} steps in a row had a non-finite gradient by {self.step * self.options.batch:,} "
+                f"training stopped: {in_a_row} steps in a row had a non-finite gradient by {seen:,} "
                 f"images; the last good state is kept in {self.folder}: lower the learning rate ({self.options.lr:g})"
             )
 

@@ -25,7 +25,8 @@ def denoising_loss(
     noisy = clean + expand(sigma, clean) * noise
     target = clean
     if teacher is not None:
-        with torch.no_grad():
+        # Full precision: guidance multiplies the small difference of two networks.
+        with torch.no_grad(), torch.autocast(clean.device.type, enabled=False):
             target = teacher(noisy, sigma, labels)
     weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     error = (network(noisy, sigma, labels).float() - target) ** 2

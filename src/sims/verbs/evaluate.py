@@ -32,7 +32,7 @@ from sims.sampling import SamplerOptions
 from sims.training.classifier import train_classifier
 
 Array = np.ndarray
-METRICS = ("fd_train", "fd_test", "kid_test", "precision", "recall", "memorized", "nearest_ratio")
+CHECKED = ("fd_train", "fd_test", "kid_test", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class EvaluationOptions:
     """Features: a small classifier trained on the real labels; pca of the pixels where there are no labels."""
     extractor_seed: int = 0
     """Seed of the classifier's training."""
-    extractor_variant: Literal["a", "b"] = "a"
-    """Architecture of the classifier; b checks claims with features that selection has not seen."""
+    check: bool = True
+    """Score a second time, on a classifier of another architecture and seed that no choice was made with."""
     manifold_samples: int = 2_000
     """Samples (and real images) per draw that precision, recall and KID look at."""
 
@@ -63,17 +63,21 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Draw:
-    """What is kept of one draw of samples: features (n, D), distance to the nearest training image (n,), classes."""
+    """What is kept of one draw of samples: features (n, D), distance to the nearest training image (n,), classes.
+
+    ``checked`` are the features of the second extractor, which no choice was made with.
+    """
 
     features: Array
     nearest: Array
+    checked: Array | None = None
     labels: Array | None = None
     predicted: Array | None = None
     seconds: float = 0.0
 
     def save(self, file: Path) -> None:
-        fields = {"features": self.features, "nearest": self.nearest, "labels": self.labels, "predicted": self.predicted}
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(v)) for name, v in fields.items() if v is not None}
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
         with atomic_path(file) as temporary:
             save_file(tensors, temporary, metadata={"sims": json.dumps({"kind": "draw", "seconds": self.seconds})})
 
@@ -94,7 +98,8 @@ class Judge:
     test_nearest: Array | None
     accuracy: float | None = None
     manifold_samples: int = 2_000
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
+    second: Judge | None = None
 
     @functools.cached_property
     def floor(self) -> float | None:
@@ -129,38 +134,48 @@ class Judge:
         nearest = nearest_distances(x, self.train_x) if self.train_x is not None else np.zeros(0)
         classifier = isinstance(self.extractor, ClassifierExtractor)
         predicted = self.extractor.predict(x.to(self.device)) if classifier else None  # type: ignore[union-attr]
-        return Draw(self.features(x), nearest, None if labels is None else labels.numpy(), predicted)
+        checked = self.second.features(x) if self.second else None
+        return Draw(self.features(x), nearest, checked, None if labels is None else labels.numpy(), predicted)
 
     def only_features(self, x: Tensor) -> Draw:
         """Features alone, for a search."""
         return Draw(self.features(x), np.zeros(0))
 
     def scores(self, draw: Draw) -> dict[str, float]:
-        """All figures of one draw; those that need held-out data are left out without it."""
-        moments = Moments.of(draw.features)
-        result = {"fd_train": frechet_distance(moments, self.train.moments)}
-        count = self.manifold_samples
-        if self.train.features is not None:
-            pair = manifold(self.train.features[:count], draw.features[:count])
-            result |= {"precision": pair.precision, "recall": pair.recall}
-        if self.test is not None:
-            result["fd_test"] = frechet_distance(moments, self.test.moments)
-            result["kid_test"] = mmd_squared(draw.features[:count], self.test.require_features()[:count])
+        """All figures of one draw; those that need held-out data are left out without it.
+
+        Figures on the second extractor have the prefix ``check_``.
+        """
+        result = self._distances(draw.features)
         if self.test_nearest is not None and len(draw.nearest):
             found = memorization(draw.nearest, self.test_nearest)
             result |= {"memorized": found.share_1, "nearest_ratio": found.median_ratio}
+        if self.second is not None and draw.checked is not None:
+            result |= {f"check_{name}": value for name, value in self.second._distances(draw.checked).items()}
+        return result
+
+    def _distances(self, features: Array) -> dict[str, float]:
+        moments, count = Moments.of(features), self.manifold_samples
+        result = {"fd_train": frechet_distance(moments, self.train.moments)}
+        if self.train.features is not None:
+            pair = manifold(self.train.features[:count], features[:count])
+            result |= {"precision": pair.precision, "recall": pair.recall}
+        if self.test is not None:
+            result["fd_test"] = frechet_distance(moments, self.test.moments)
+            result["kid_test"] = mmd_squared(features[:count], self.test.require_features()[:count])
         return result
 
     def rows(self, measured: Draw, seeds: range, **about: Any) -> list[dict[str, Any]]:
         """One self-describing row per figure of a draw, for ``metrics.jsonl``."""
         rows = []
         for name, value in self.scores(measured).items():
-            reference = self.test if name.endswith("_test") and self.test else self.train
+            judge = self.second if name.startswith("check_") and self.second else self
+            reference = judge.test if name.endswith("_test") and judge.test else judge.train
             row = ScoreRow(
                 metric=name,
                 value=value,
-                extractor_name=self.extractor.name,
-                extractor_hash=self.extractor.hash,
+                extractor_name=judge.extractor.name,
+                extractor_hash=judge.extractor.hash,
                 reference_name=reference.name,
                 reference_hash=reference.hash,
                 num_samples=len(measured.features),
@@ -209,59 +224,82 @@ def load_judge(
     options: EvaluationOptions,
     device: torch.device | str = "cpu",
 ) -> Judge:
-    """The extractor and references that ``make_references`` left in ``folder``.
+    """The extractors and references that ``make_references`` left in ``folder``.
 
     The statistics suffice to choose and to judge; nearest neighbours need the images ``train`` and ``test`` as well.
     """
     if not (folder / "judge.json").is_file():
         raise UserError(f"no reference statistics at {folder}: give the 'references' folder of a run, or --data.path")
     train_x = None if train is None else train.all()[0]
-    both = train_x is not None and test is not None
+    nearest = None if train_x is None or test is None else nearest_distances(test.all()[0], train_x)
+    second = _load(folder / "check", None, None, options, device) if (folder / "check").is_dir() else None
+    return replace(_load(folder, train_x, nearest, options, device), second=second)
+
+
+def _load(
+    folder: Path, train_x: Tensor | None, nearest: Array | None, options: EvaluationOptions, device: torch.device | str
+) -> Judge:
     has_test = (folder / _FILES["test"]).is_file()
     return Judge(
         load_extractor(folder / _FILES["extractor"]),
         load_statistics(folder / _FILES["train"]),
         load_statistics(folder / _FILES["test"]) if has_test else None,
         train_x,
-        nearest_distances(test.all()[0], train_x) if both and test and train_x is not None else None,
+        nearest,
         read_json(folder / "judge.json")["accuracy"],
         options.manifold_samples,
-        torch.device(device),
+        device,
     )
 
 
 def make_references(folder: Path, train: Dataset, test: Dataset | None, options: EvaluationOptions) -> None:
-    """The extractor and references of a data set, made once and kept in ``folder``.
+    """The extractors and references of a data set, made once and kept in ``folder``.
 
     ``train`` and ``test`` carry labels where the data has them, whether or not the model is conditional.
     """
     if (folder / "judge.json").is_file():
         return
-    files = {key: folder / name for key, name in _FILES.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = options.extractor if options.extractor != "auto" else ("classifier" if train.labels is not None else "pca")
+    classifier = options.extractor == "classifier" or (options.extractor == "auto" and train.labels is not None)
+    if classifier and train.labels is None:
+        raise UserError(f"extractor 'classifier' needs labels, and {train.name} has none: use --evaluation.extractor pca")
+    if classifier and options.check:
+        _make(folder / "check", train, test, _classifier(train, test, options.extractor_seed + 1, "b"))
+    own = _classifier(train, test, options.extractor_seed, "a") if classifier else (PCAExtractor.fit(train.all()[0]), None)
+    _make(folder, train, test, own)
+
+
+def _classifier(train: Dataset, test: Dataset | None, seed: int, variant: str) -> tuple[ClassifierExtractor, float]:
+    """A classifier and its accuracy on held-out data (on the training data where there are none)."""
     x, labels = train.all()
-    accuracy = None
-    extractor: ClassifierExtractor | PCAExtractor
-    if kind == "classifier":
-        if labels is None:
-            raise UserError(f"extractor 'classifier' needs labels, and {train.name} has none: use --evaluation.extractor pca")
-        held_out = test if test is not None and test.labels is not None else train
-        extractor, accuracy = train_classifier(
-            x, labels, *held_out.all(), num_classes=train.num_classes,  # type: ignore[arg-type]
-            seed=options.extractor_seed, variant=options.extractor_variant,
-        )  # fmt: skip
-    else:
-        extractor = PCAExtractor.fit(x)
-    extractor.save(files["extractor"])
+    held_out, held_out_labels = (test if test is not None and test.labels is not None else train).all()
+    assert labels is not None and held_out_labels is not None
+    return train_classifier(
+        x, labels, held_out, held_out_labels, num_classes=train.num_classes, seed=seed, variant=variant
+    )
+
+
+def _make(
+    folder: Path,
+    train: Dataset,
+    test: Dataset | None,
+    made: tuple[ClassifierExtractor | PCAExtractor, float | None],
+) -> None:
+    extractor, accuracy = made
+    folder.mkdir(parents=True, exist_ok=True)
+    extractor.save(folder / _FILES["extractor"])
     for key, data in (("train", train), ("test", test)):
         if data is not None:
             features = extract(extractor, data.all()[0])
             save_statistics(
-                files[key], Moments.of(features), extractor_name=extractor.name, extractor_hash=extractor.hash,
-                dataset_name=f"{data.name} ({key})", dataset_fingerprint=data.fingerprint,
-                features=features, labels=data.labels,
-            )  # fmt: skip
+                folder / _FILES[key],
+                Moments.of(features),
+                extractor_name=extractor.name,
+                extractor_hash=extractor.hash,
+                dataset_name=f"{data.name} ({key})",
+                dataset_fingerprint=data.fingerprint,
+                features=features,
+                labels=data.labels,
+            )
     write_json(folder / "judge.json", {"accuracy": accuracy})
 
 

@@ -42,6 +42,7 @@ def synthesize(
     accelerator.wait_for_everyone()
     store = Store.open(folder, header)
     missing = store.missing()
+    accelerator.wait_for_everyone()  # every process must see the same shards missing, or the shares would not fit
     if advance:
         advance(len(seeds) - sum(len(header.indices(shard)) for shard in missing))
     for shard in missing[accelerator.process_index :: accelerator.num_processes]:

@@ -1,0 +1,155 @@
+"""The claim, tested: repeats of the whole procedure with fresh seeds for base, auxiliary, search and samples.
+
+    python benchmarks/claim.py --bed digits-5k --repeats 5 --out benchmarks/results/claim-digits-5k.json
+
+Beds: digits-5k, digits-20k (bundled), cifar10-8x8 (--data FOLDER with train and test parquet files). The repeats run
+as separate processes of one thread each, ``--jobs`` at a time; an interrupted benchmark continues. Every interval is
+Student's t over the repeats, and every comparison with the base is paired within the repeat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from sims.metrics.intervals import paired_ratio_interval, t_interval
+
+BEDS = {"digits-5k": "digits", "digits-20k": "digits-20k", "cifar10-8x8": "cifar10-8x8"}
+LIMITS = {"digits-5k": (-25, 5), "digits-20k": (-25, 5), "cifar10-8x8": (-35, 0)}
+FIGURES = ("fd_train", "fd_test", "kid_test", "precision", "recall", "memorized", "nearest_ratio")
+CHECKED = tuple(f"check_{name}" for name in FIGURES[:5])
+
+
+def command(bed: str, seed: int, folder: Path, data: str | None, extra: list[str]) -> list[str]:
+    """One repeat: the whole of ``sims improve`` with its own seed, one draw of fresh samples per method."""
+    words = [sys.executable, "-m", "sims", "improve", "--recipe", BEDS[bed], "--run", str(folder / f"{bed}-{seed}")]
+    words += ["--seed", str(seed), "--evaluation.draws", "1"]
+    if data:
+        words += ["--data.path", data]
+    return [*words, *extra]
+
+
+def run_repeat(bed: str, seed: int, folder: Path, data: str | None, extra: list[str]) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (folder / f"{bed}-{seed}.log").open("a") as log:
+        subprocess.run(command(bed, seed, folder, data, extra), env=environment, stderr=log, stdout=log, check=True)
+    print(f"{bed} repeat {seed} finished", flush=True)
+    return json.loads((folder / f"{bed}-{seed}" / "summary.json").read_text())
+
+
+def collect(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row per method: every figure over the repeats, its change against the base, and the share of the gain kept."""
+    labels = [row["label"] for row in summaries[0]["rows"]]
+    by = [{row["label"]: row for row in summary["rows"]} for summary in summaries]
+    rows = []
+    for label in labels:
+        if not all(label in repeat for repeat in by):
+            continue
+        first = by[0][label]
+        row: dict[str, Any] = {"method": first["method"], "label": label, "nfe": [r[label]["nfe"] for r in by]}
+        row |= {"w": [r[label]["w"] for r in by], "budget": [r[label]["budget"] for r in by]}
+        for figure in (*FIGURES, *CHECKED):
+            if figure not in first:
+                continue
+            ours, base = ([r[name][figure]["mean"] for r in by] for name in (label, "base"))
+            row[figure] = {"values": ours, **t_interval(ours).to_json()}
+            if figure.endswith(("fd_train", "fd_test")):
+                row[figure]["change_percent"] = paired_ratio_interval(ours, base).to_json()
+                full = [r["sims"][figure]["mean"] for r in by]
+                kept = [(b - o) / (b - f) for b, o, f in zip(base, ours, full)]
+                row[figure]["retained"] = t_interval(kept).to_json()
+        rows.append(row)
+    return rows
+
+
+def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Which bounds hold, in words."""
+    fall, rise = LIMITS[bed]
+    found = {row["label"]: row for row in rows}
+    lines = []
+    for prefix, features in (("", "selection's features"), ("check_", "features selection did not use")):
+        row = found["sims"]
+        if f"{prefix}fd_train" not in row:
+            continue
+        train, test = (row[f"{prefix}fd_{name}"]["change_percent"] for name in ("train", "test"))
+        ok_train = train["mean"] <= fall
+        ok_test = test["high"] < 0 if rise == 0 else test["high"] <= rise
+        lines.append(f"{'holds' if ok_train else 'FAILS'} ({features}): FD to train {train['mean']:+.1f} % (bound {fall} %)")
+        lines.append(f"{'holds' if ok_test else 'FAILS'} ({features}): FD to test {test['mean']:+.1f} %, "
+                     f"95 % [{test['low']:+.1f}, {test['high']:+.1f}] (upper bound {rise} %)")  # fmt: skip
+    for label in ("sims (cached)", "sims (fast)", "distilled"):
+        if label in found:
+            kept, tested = (found[label][name]["retained"]["mean"] for name in ("fd_train", "fd_test"))
+            nfe = max(found[label]["nfe"])
+            mark = "holds" if kept >= 0.95 else "FAILS"
+            lines.append(f"{mark}: {label} keeps {kept:.0%} of the gain to train, {tested:.0%} to test, at most {nfe} evaluations")
+    return lines
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    head = "| method | w | NFE | FD train | change | FD test | change | check FD train | check FD test | check KID | check recall | memorized |"
+    lines = [head, "|" + "---|" * 12]
+    for row in rows:
+        def cell(name: str, digits: int = 2, row: dict[str, Any] = row) -> str:
+            entry = row.get(name)
+            return f"{entry['mean']:.{digits}f} ± {(entry['high'] - entry['low']) / 2:.{digits}f}" if entry else "–"
+
+        def change(name: str, row: dict[str, Any] = row) -> str:
+            entry = row[name]["change_percent"]
+            return "–" if row["label"] == "base" else f"{entry['mean']:+.1f} % [{entry['low']:+.1f}, {entry['high']:+.1f}]"
+
+        strengths = ", ".join(f"{w:g}" for w in row["w"])
+        cells = [row["label"], strengths, str(max(row["nfe"])), cell("fd_train"), change("fd_train"), cell("fd_test")]
+        cells += [change("fd_test"), cell("check_fd_train"), cell("check_fd_test"), cell("check_kid_test", 3)]
+        lines.append("| " + " | ".join([*cells, cell("check_recall", 3), cell("memorized", 4)]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bed", choices=sorted(BEDS), required=True)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--folder", type=Path, default=Path("runs/claim"))
+    parser.add_argument("--data", help="data set of the bed cifar10-8x8")
+    parser.add_argument("--out", type=Path, required=True)
+    options, extra = parser.parse_known_args()
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [pool.submit(run_repeat, options.bed, seed, options.folder, options.data, extra) for seed in range(options.repeats)]
+        summaries = [job.result() for job in jobs]
+    rows = collect(summaries)
+    lines = verdict(options.bed, rows)
+    result = {
+        "benchmark": "claim",
+        "bed": options.bed,
+        "repeats": options.repeats,
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a repeat",
+        "command": f"python benchmarks/claim.py --bed {options.bed} --repeats {options.repeats}",
+        "options": extra,
+        "extractor": summaries[0]["extractor"],
+        "floor": summaries[0]["floor"],
+        "verdict": lines,
+        "rows": rows,
+        "chosen": [summary["search"]["chosen"] for summary in summaries],
+        "search_samples": [summary["search"]["samples_by_method"] for summary in summaries],
+        "seconds": [summary["seconds"] for summary in summaries],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    text = [f"# {options.bed}: {options.repeats} repeats of the whole procedure", "", *[f"- {line}" for line in lines], ""]
+    options.out.with_suffix(".md").write_text("\n".join([*text, table(rows)]) + "\n")
+    print("\n".join([*lines, table(rows)]))
+
+
+if __name__ == "__main__":
+    main()

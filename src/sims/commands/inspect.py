@@ -1,0 +1,172 @@
+"""sims inspect: what a model directory, a store or a run directory holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from sims.config import to_dict, to_toml
+from sims.data.codec import Codec
+from sims.data.store import Store, StoreHeader, is_store
+from sims.denoiser import Denoiser
+from sims.errors import UserError
+from sims.files import read_json
+from sims.guidance import Extrapolate
+from sims.model import load
+from sims.sampling import SamplerOptions, nfe
+
+Line = tuple[str, Any]
+
+
+def inspect(path: Path) -> int:
+    """Print what lies at ``path``. UserError where it is none of the three."""
+    if (path / "model.json").is_file():
+        lines = model_lines(path)
+    elif is_store(path):
+        lines = store_lines(path)
+    elif (path / "config.json").is_file():
+        lines = run_lines(path)
+    else:
+        what = "is no model, store or run" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}: give a directory that sims wrote (`sims data check PATH` looks at data)")
+    width = max(len(name) for name, _ in lines) + 2
+    for name, value in lines:
+        first, *rest = str(value).splitlines() or [""]
+        print(f"{name:<{width}}{first}".rstrip())
+        for line in rest:
+            print(f"{'':<{width}}{line}".rstrip())
+    return 0
+
+
+def model_lines(path: Path) -> list[Line]:
+    """A model: what it is made of, what it makes, and what a sample costs."""
+    model, entry = load(path), read_json(path / "model.json")
+    evaluations = nfe(model, model.sampler)  # type: ignore[arg-type]
+    labels = f"{model.num_classes}: {', '.join(model.class_names)}" if model.num_classes else "none (unconditional)"
+    return [
+        ("model", path),
+        *_denoiser_lines(model.denoiser, entry, path),
+        ("shape", _shape(model.data_shape)),
+        ("classes", labels),
+        ("codec", _codec(model.codec)),
+        ("sigma", f"{model.sigma_min:g} to {model.sigma_max:g}"),
+        ("sampler", _table(_sampler(model.sampler))),
+        ("NFE", f"{evaluations} network evaluations a sample"),
+        ("provenance", _provenance(model.provenance)),
+        ("hash", model.hash),
+    ]
+
+
+def _denoiser_lines(denoiser: Denoiser, entry: dict[str, Any], path: Path) -> list[Line]:
+    if not isinstance(denoiser, Extrapolate):
+        kind = f"network: {_table(entry['network'])}; preconditioning: {_table(entry['preconditioning'])}"
+        return [("kind", kind), ("parameters", f"{parameters(denoiser):,}")]
+    low, high = denoiser.interval
+    limits = "at all noise levels" if (low, high) == (0.0, math.inf) else f"for sigma in ({low:g}, {high:g}]"
+    cache = denoiser.cache
+    children = [
+        f"{name} ({path / name}): {parameters(getattr(denoiser, name)):,} parameters" for name in ("base", "aux")
+    ]
+    return [
+        ("kind", "extrapolation: base + w (base - aux)"),
+        ("w", f"{denoiser.w:g}, {limits}"),
+        (
+            "cache",
+            "none" if cache is None else f"the correction is computed {cache.refreshes} times along a trajectory",
+        ),
+        ("children", "\n".join(children)),
+        ("parameters", f"{parameters(denoiser):,}"),
+    ]
+
+
+def parameters(denoiser: Any) -> int:
+    """Number of weights of a network or a guided pair."""
+    if isinstance(denoiser, Extrapolate):
+        return parameters(denoiser.base) + parameters(denoiser.aux)
+    return sum(weight.numel() for weight in denoiser.parameters())
+
+
+def store_lines(path: Path) -> list[Line]:
+    """A store of samples: how many there are, where they come from, and its columns."""
+    header = StoreHeader.from_json(read_json(path / "header.json"), path / "header.json")
+    store = Store(path, header)
+    missing = store.missing()
+    done = [shard for shard in range(header.num_shards) if shard not in set(missing)]
+    there = sum(len(header.indices(shard)) for shard in done)
+    unfinished = f" ({there:,} there; run the same command again to complete it)"
+    columns = pq.read_schema(store.shard_path(done[0])).names if done else []
+    return [
+        ("store", path),
+        ("samples", f"{header.total:,}" + ("" if store.complete else unfinished)),
+        ("shards", f"{len(done)} of {header.num_shards} complete"),
+        ("space", header.space),
+        ("shape", _shape(header.data_shape)),
+        ("classes", f"{header.num_classes}: {', '.join(header.class_names)}" if header.num_classes else "none"),
+        ("codec", _codec(header.codec)),
+        ("columns", ", ".join(columns) or "none yet"),
+        ("provenance", _provenance(header.provenance)),
+    ]
+
+
+def run_lines(path: Path) -> list[Line]:
+    """A run: what it was asked for, what is finished, and what came out."""
+    config = read_json(path / "config.json")
+    improving = isinstance(config, dict) and "methods" in config
+    final = path / ("summary.json" if improving else "model/model.json")
+    lines: list[Line] = [
+        ("run", f"{path} ({'improve' if improving else 'train'})"),
+        ("finished", "yes" if final.is_file() else "no: run the same command again to continue"),
+    ]
+    models = sorted(found.parent for found in path.glob("*/model.json"))
+    lines.append(("models", "\n".join(str(model) for model in models) or "none yet"))
+    trained = [
+        f"{done.parent.relative_to(path)}: {read_json(done)['images']:,} images"
+        for done in sorted(path.rglob("done.json"))
+    ]
+    if trained:
+        lines.append(("trained", "\n".join(trained)))
+    stores = [found.parent.relative_to(path) for found in sorted(path.rglob("manifest.json"))]
+    if stores:
+        lines.append(("stores", "\n".join(str(store) for store in stores)))
+    if (path / "seconds.json").is_file():
+        seconds = read_json(path / "seconds.json")
+        lines.append(("stages", "\n".join(f"{name}: {value:.1f} s" for name, value in seconds.items())))
+    if improving and final.is_file():
+        summary = read_json(final)
+        lines += [("headline", summary["headline"]), ("report", path / "report.html")]
+    return [*lines, ("config", to_toml(config).strip())]
+
+
+def _shape(shape: Iterable[int]) -> str:
+    return " × ".join(str(size) for size in shape)
+
+
+def _codec(codec: Codec) -> str:
+    return f"{codec.kind}, {codec.dtype}, values {codec.low:g} to {codec.high:g}"
+
+
+def _sampler(options: SamplerOptions) -> dict[str, Any]:
+    """What differs from the defaults, and always solver and steps."""
+    default = to_dict(SamplerOptions())
+    return {
+        name: value for name, value in to_dict(options).items() if name in ("solver", "steps") or value != default[name]
+    }
+
+
+def _table(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _provenance(values: dict[str, Any]) -> str:
+    """A line for each entry, without those that are not set."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            value = _table({key: inner for key, inner in value.items() if inner is not None})
+        if value is not None:
+            lines.append(f"{name}: {value}")
+    return "\n".join(lines) or "none"

@@ -1,0 +1,148 @@
+"""sims sample: images of chosen seeds, one file each, and a contact sheet of the first of them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sims.api import NUM_SEEDS, at_least, progress
+from sims.commands.options import SampleCommand
+from sims.data.images import encode_png
+from sims.errors import UserError
+from sims.files import atomic_path, write_atomic
+from sims.guidance import Extrapolate
+from sims.model import Model, load
+from sims.runs import Advance
+from sims.sampling import SamplerOptions
+
+MOST = 1_000_000  # files in one folder
+SHEET = 64  # images on the contact sheet
+TILE = 64  # pixels that a small image is enlarged to on it
+GAP = 2
+
+Drawn = tuple[list[int], torch.Tensor, torch.Tensor | None]  # seeds, x in model space, labels
+
+
+def sample_images(options: SampleCommand) -> int:
+    """Write the images of the seeds, or one npz of data that are no pictures."""
+    from accelerate import Accelerator
+
+    seeds = parse_seeds(options.seeds)
+    at_least(1, batch_size=options.batch_size)
+    if options.out.exists() and not options.out.is_dir():
+        raise UserError(f"{options.out} is a file: give another folder with --out")
+    model = load(options.model, Accelerator().device)
+    if options.w is not None:
+        model = at_strength(model, options.w)
+    sampler = chosen_sampler(model.sampler, options)
+    with progress("sample", len(seeds)) as advance:
+        batches = _batches(model, seeds, options, sampler)
+        pictures = model.codec.kind == "pixels" and len(model.data_shape) == 3 and model.data_shape[0] in (1, 3, 4)
+        if pictures:
+            names = _write_pictures(model, batches, options.out, advance)
+        else:
+            names = _write_arrays(model, batches, options.out, advance)
+    print(f"{len(seeds):,} samples in {options.out}: {names}")
+    return 0
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "0-3,7" -> [0, 1, 2, 3, 7], each once, in the order given; UserError for anything else."""
+    ranges = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,20})\s*(?:-\s*(\d{1,20})\s*)?", part)
+        if found is None:
+            raise UserError(f"seeds {text!r}: {part.strip()!r} is neither a seed nor a range: write 0-63 or 1,5,10-20")
+        first = int(found[1])
+        last = int(found[2] or first)
+        if last < first:
+            raise UserError(f"seeds {text!r}: the range {part.strip()} runs backwards: write {last}-{first}")
+        if last >= NUM_SEEDS:
+            raise UserError(f"seeds {text!r}: {last} is too large: seeds lie below {NUM_SEEDS:,}")
+        ranges.append(range(first, last + 1))
+    if (total := sum(len(part) for part in ranges)) > MOST:
+        raise UserError(f"seeds {text!r} are {total:,} seeds: at most {MOST:,} at once; `sims synthesize` writes more")
+    return list(dict.fromkeys(seed for part in ranges for seed in part))
+
+
+def at_strength(model: Model, w: float) -> Model:
+    """A guided model at another strength; UserError for a strength that is not finite, or a model without guidance."""
+    if not math.isfinite(w):
+        raise UserError(f"w is {w}: the strength of guidance must be a finite number, such as 1 (0 = the base)")
+    guided = model.denoiser
+    if isinstance(guided, Extrapolate):
+        return model.with_denoiser(Extrapolate(guided.base, guided.aux, w, guided.interval, guided.cache))
+    if w != 0:
+        raise UserError(f"w is {w:g}, but the model is not guided: leave out --w, or give a guided model")
+    return model
+
+
+def chosen_sampler(sampler: SamplerOptions, options: SampleCommand) -> SamplerOptions:
+    """The model's own sampler with the solver and the steps asked for."""
+    if options.solver is not None:
+        churn = sampler.s_churn if options.solver == "heun" else 0.0  # the others are deterministic
+        sampler = replace(sampler, solver=options.solver, s_churn=churn)
+    return sampler if options.steps is None else replace(sampler, steps=options.steps)
+
+
+def _batches(model: Model, seeds: Sequence[int], options: SampleCommand, sampler: SamplerOptions) -> Iterator[Drawn]:
+    for first in range(0, len(seeds), options.batch_size):
+        part = list(seeds[first : first + options.batch_size])
+        labels = None if options.label is None else [options.label] * len(part)
+        x, drawn = model.sample_labelled(part, labels=labels, sampler=sampler, batch_size=options.batch_size)
+        if bad := int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum()):
+            raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges, lower --w or raise --steps")
+        yield part, x, drawn
+
+
+def _write_pictures(model: Model, batches: Iterator[Drawn], out: Path, advance: Advance) -> str:
+    """A PNG per seed, rounded to the values that the data can have; 16 bits where grey data have them."""
+    codec, sheet = model.codec, np.zeros((0, 0, 0, 0), np.uint8)
+    for seeds, x, _ in batches:
+        raw = codec.decode(x)
+        shown = codec.to_images(codec.encode(raw))  # (n, H, W, C)
+        deep = raw.dtype == np.uint16 and raw.shape[1] == 1
+        for i, seed in enumerate(seeds):
+            write_atomic(out / f"{seed:06d}.png", encode_png(raw[i] if deep else shown[i].transpose(2, 0, 1)))
+        if len(sheet) < SHEET:
+            sheet = np.concatenate([sheet, shown])[:SHEET] if len(sheet) else shown[:SHEET]
+        advance(len(seeds))
+    write_atomic(out / "grid.png", encode_png(contact_sheet(sheet)))
+    return f"one PNG per seed, the first {len(sheet)} together in grid.png"
+
+
+def _write_arrays(model: Model, batches: Iterator[Drawn], out: Path, advance: Advance) -> str:
+    """samples.npz: data (n, *data_shape) as the codec stores them, seeds, and labels where there are any."""
+    parts: list[Drawn] = []
+    for batch in batches:
+        parts.append(batch)
+        advance(len(batch[0]))
+    key = "latents" if model.codec.kind == "identity" and len(model.data_shape) == 3 else "data"
+    arrays = {key: np.concatenate([model.codec.decode(x) for _, x, _ in parts])}
+    arrays["seeds"] = np.array([seed for seeds, _, _ in parts for seed in seeds], dtype=np.int64)
+    if model.num_classes:
+        arrays["labels"] = np.concatenate([labels.numpy() for _, _, labels in parts if labels is not None])
+        arrays["class_names"] = np.array(model.class_names)
+    with atomic_path(out / "samples.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return f"samples.npz with {', '.join(arrays)}"
+
+
+def contact_sheet(images: np.ndarray) -> np.ndarray:
+    """Images (n, H, W, C) uint8 as one nearly square picture (C, rows, columns), small ones enlarged, on white."""
+    factor = max(1, round(TILE / max(images.shape[1:3])))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    return sheet.transpose(2, 0, 1)

@@ -1,0 +1,19 @@
+"""sims train."""
+
+from __future__ import annotations
+
+from sims import api
+from sims.commands.options import TrainCommand
+
+
+def train(options: TrainCommand) -> int:
+    """Train or continue, and leave the model in OUT/model."""
+    api.train(
+        options.out,
+        options.data,
+        network=options.network,
+        base=options.base,
+        sampler=options.sampler,
+        seed=options.seed,
+    )
+    return 0

@@ -1,0 +1,210 @@
+"""The main job from end to end, at a size that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from sims.cli import main
+from sims.data.sources import load
+from sims.experiments.options import ALL_METHODS
+from sims.guidance import Extrapolate
+from sims.model import load as load_model
+from sims.verbs.seeds import seed_range
+
+LABELS = ["base", "continued", "placebo", "self-trained", "autoguidance", "sims", "neon", "distilled"]
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "summary.json").read_text())
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def summary(finished: Path) -> dict[str, Any]:
+    return summary_of(finished)
+
+
+def test_the_summary_says_what_was_done(summary: dict[str, Any]) -> None:
+    assert summary["format"] == 1 and summary["verified"]
+    assert summary["headline"].startswith("sims against base: FD to training data ")
+    assert summary["data"]["num_train"] == 1437 and summary["data"]["num_test"] == 360
+    assert summary["data"]["shape"] == [1, 8, 8] and not summary["data"]["conditional"]
+    assert summary["floor"]["fd"] > 0 and summary["extractor"]["hash"]
+    assert summary["commands"][1].endswith("--seeds 0-63 --out samples")
+    assert summary["seconds"] > 0 and all(stage["seconds"] >= 0 for stage in summary["stages"])
+    assert summary["costs"]["synthesized"] == 200 and summary["costs"]["distillation_images"] == 5120
+
+
+def test_the_table_has_a_row_for_every_method(summary: dict[str, Any]) -> None:
+    rows = {row["label"]: row for row in summary["rows"]}
+    assert set(LABELS) <= set(rows) and set(LABELS) == set(ALL_METHODS)
+    assert [label for label in rows if label in LABELS] == LABELS
+    for row in rows.values():
+        assert row["draws"] == 2 and row["samples_per_draw"] == 100
+        for metric in ("fd_train", "fd_test", "kid_test", "precision", "recall", "memorized"):
+            figure = row[metric]
+            assert np.isfinite(figure["mean"]) and figure["low"] <= figure["mean"] <= figure["high"]
+    nfe = {label: row["nfe"] for label, row in rows.items()}
+    assert nfe["base"] == nfe["neon"] == nfe["distilled"] == nfe["continued"] == 11
+    assert nfe["sims"] == nfe["placebo"] == nfe["autoguidance"] == 22
+    assert rows["base"]["w"] == 0 and rows["base"]["extra_training_images"] == 0
+    sims = rows["sims"]["extra_training_images"]
+    assert rows["continued"]["extra_training_images"] == sims > rows["placebo"]["budget"]
+    assert rows["distilled"]["extra_training_images"] > sims
+
+
+def test_the_search_is_reported_with_its_cost(summary: dict[str, Any]) -> None:
+    search = summary["search"]
+    assert set(search["chosen"]) == {"placebo", "autoguidance", "sims", "neon"}
+    assert search["samples"] == sum(search["samples_by_method"].values()) < search["grid_samples"]
+    for name, chosen in search["chosen"].items():
+        cells = [c for c in search["cells"] if c["method"] == name and c["n"] == 100]
+        best = min(cells, key=lambda c: c["fd"])
+        assert (best["budget"], best["w"]) == (chosen["budget"], chosen["w"])
+        row = next(row for row in summary["rows"] if row["label"] == name)
+        assert (row["budget"], row["w"]) == (chosen["budget"], chosen["w"])
+
+
+def test_sims_is_compared_with_all_others(summary: dict[str, Any]) -> None:
+    for entry in summary["comparisons"]:
+        low, mean, high = (entry["difference"][key] for key in ("low", "mean", "high"))
+        assert low <= mean <= high
+        assert ("better" in entry["verdict"]) == (high < 0) and ("worse" in entry["verdict"]) == (low > 0)
+    others = {row["label"] for row in summary["rows"]} - {"sims"}
+    assert {(entry["b"], entry["metric"]) for entry in summary["comparisons"]} == {
+        (label, metric) for label in others for metric in ("fd_train", "fd_test")
+    }
+
+
+def test_every_figure_says_what_it_was_measured_with(finished: Path, summary: dict[str, Any]) -> None:
+    rows = metrics_of(finished)
+    needed = {"metric", "value", "extractor_name", "extractor_hash", "reference_name", "reference_hash", "num_samples"}
+    needed |= {"seeds", "method", "label", "w", "budget", "nfe", "draw"}
+    assert all(needed <= set(row) for row in rows)
+    assert {row["label"] for row in rows} == {row["label"] for row in summary["rows"]}
+    for row in summary["rows"]:
+        values = [r["value"] for r in rows if r["label"] == row["label"] and r["metric"] == "fd_train"]
+        assert len(values) == 2 and np.mean(values) == pytest.approx(row["fd_train"]["mean"])
+
+
+def test_what_selects_shares_no_seed_with_what_judges(finished: Path) -> None:
+    judged = [range(*row["seeds"]) for row in metrics_of(finished)]
+    searched = [file.stem.split("-") for file in (finished / "search").glob("*/*/*.safetensors")]
+    selected = {seed for first, last in searched for seed in range(int(first), int(last))}
+    assert selected and not any(seed in selected for part in judged for seed in part)
+    purposes = ("evaluation", "selection", "synthesis", "distillation", "pilot", "figures")
+    for seed, round_ in ((0, 0), (123, 4), (2**31 - 1, 9)):
+        ranges = sorted((seed_range(p, seed, 10**8, round_) for p in purposes), key=lambda r: r.start)
+        assert all(a.stop <= b.start for a, b in zip(ranges, ranges[1:]))
+
+
+def test_the_improved_models_open_and_sample(finished: Path) -> None:
+    improved, distilled = load_model(finished / "improved"), load_model(finished / "distilled")
+    assert isinstance(improved.denoiser, Extrapolate) and not isinstance(distilled.denoiser, Extrapolate)
+    for model in (improved, distilled):
+        images = model.images(range(5))
+        assert images.shape == (5, 1, 8, 8) and images.dtype == np.uint8 and images.max() <= 16
+        assert np.array_equal(images[2:3], model.images([2]))
+
+
+def test_the_run_directory_is_complete(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert page.lstrip().lower().startswith("<!doctype html") and 'src="http' not in page
+    assert "round 1" in (finished / "log").read_text()
+    grids = np.load(finished / "grids.npz")
+    assert {"real", "nearest", "base@0"} <= set(grids.files) and all(len(grids[k]) == 64 for k in grids.files)
+    assert not list(finished.rglob(".*.tmp-*"))
+
+
+def test_running_again_changes_nothing(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tiny.snapshot(finished)
+    assert main(tiny.improve_arguments(finished, *tiny.PCA)) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert tiny.snapshot(finished) == before
+
+
+def test_a_lost_report_is_written_again(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    (run / "report.html").unlink()
+    assert main(tiny.improve_arguments(run, *tiny.PCA)) == 0
+    assert (run / "report.html").stat().st_size > 10_000
+    assert tiny.figures(run) == tiny.figures(finished)
+
+
+FEW = ["--methods", "base,sims", "--base.images", "2560", "--evaluation.draws", "1"]
+
+
+def test_a_conditional_job_reports_every_class(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more = ["--data.conditional", "--data.limit", "300", *FEW, "--methods", "base,sims,neon,distilled"]
+    assert main(tiny.improve_arguments(run, *more)) == 0
+    summary = summary_of(run)
+    assert summary["data"]["conditional"] and summary["extractor"]["accuracy"] > 0.9
+    for row in summary["rows"]:
+        assert [entry["class"] for entry in row["per_class"]] == list("0123456789")
+        assert sum(entry["share"] for entry in row["per_class"]) == pytest.approx(1)
+        assert all(entry["agreement"] is None or 0 <= entry["agreement"] <= 1 for entry in row["per_class"])
+    model = load_model(run / "improved")
+    assert model.num_classes == 10 and model.class_names == tuple("0123456789")
+    assert not torch.equal(model.sample([0], labels=[3]), model.sample([0], labels=[4]))
+
+
+def test_pictures_without_labels_are_judged_by_pca(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for index, pixels in enumerate(load("digits", limit=120).raw):
+        Image.fromarray(pixels[0] * 15).save(tmp_path / "pictures" / f"{index:03d}.png")
+    run = tmp_path / "run"
+    assert main(tiny.improve_arguments(run, "--data.path", str(tmp_path / "pictures"), *FEW)) == 0
+    summary = summary_of(run)
+    assert "pca" in summary["extractor"]["name"] and summary["data"]["num_train"] == 108
+    assert all(row["per_class"] == [] for row in summary["rows"])
+
+
+def test_without_any_data_the_default_is_used_unverified(finished: Path, tmp_path: Path) -> None:
+    given, run = next((finished / "base" / "snapshots").glob("*12800")), tmp_path / "run"
+    assert main(tiny.improve_arguments(run, "--model", str(given), "--data.path", "none")) == 0
+    summary = summary_of(run)
+    assert not summary["verified"] and "nothing was verified" in summary["headline"]
+    rows = {row["label"]: row for row in summary["rows"]}
+    assert set(rows) == {"base", "self-trained", "sims", "neon", "distilled"}
+    assert (rows["sims"]["w"], rows["sims"]["budget"]) == (1.0, 2560)
+    assert all(row["fd_train"]["mean"] is None for row in rows.values())
+    improved = load_model(run / "improved").denoiser
+    assert isinstance(improved, Extrapolate) and improved.w == 1.0
+    assert (run / "report.html").is_file()
+
+
+def test_statistics_of_real_data_are_enough_to_choose(finished: Path, tmp_path: Path) -> None:
+    given, run = next((finished / "base" / "snapshots").glob("*12800")), tmp_path / "run"
+    reference = ["--reference", str(finished / "references"), "--methods", "base,sims"]
+    assert main(tiny.improve_arguments(run, "--model", str(given), "--data.path", "none", *reference)) == 0
+    ours, theirs = ({row["label"]: row for row in summary_of(r)["rows"]} for r in (run, finished))
+    assert ours["base"]["fd_train"] == theirs["base"]["fd_train"]
+    assert (ours["sims"]["w"], ours["sims"]["budget"]) == (theirs["sims"]["w"], theirs["sims"]["budget"])
+    assert ours["sims"]["fd_train"] == theirs["sims"]["fd_train"]
+
+
+def test_rounds_go_on_while_they_improve(tmp_path: Path) -> None:
+    run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "2", "--evaluation.draws", "4"]
+    long = ["--auxiliary.budgets", "12800", "--distilled.images", "25600", "--auxiliary.samples", "400"]
+    assert main(tiny.improve_arguments(run, *tiny.PCA, *methods, *long)) == 0
+    rounds = summary_of(run)["rounds"]
+    assert [entry["round"] for entry in rounds] == list(range(1, len(rounds) + 1))
+    assert all(entry["reason"].startswith("accepted") == entry["accepted"] for entry in rounds)
+    assert len(rounds) == 2 and rounds[0]["accepted"]
+    assert {row["method"] for row in rounds[1]["rows"]} == {"base", "sims", "distilled"}
+    first = {row["label"]: row for row in rounds[0]["rows"]}
+    assert rounds[1]["rows"][0]["fd_train"]["mean"] == pytest.approx(first["distilled"]["fd_train"]["mean"], rel=0.3)
