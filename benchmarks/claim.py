@@ -47,7 +47,7 @@ def run_repeat(bed: str, seed: int, folder: Path, data: str | None, extra: list[
 
 
 def collect(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per method: every figure over the repeats, its change against the base, and the share of the gain kept."""
+    """One row per method: every figure over the repeats, its change against the base, the share of the gain kept."""
     labels = [row["label"] for row in summaries[0]["rows"]]
     by = [{row["label"]: row for row in summary["rows"]} for summary in summaries]
     rows = []
@@ -83,7 +83,9 @@ def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
         train, test = (row[f"{prefix}fd_{name}"]["change_percent"] for name in ("train", "test"))
         ok_train = train["mean"] <= fall
         ok_test = test["high"] < 0 if rise == 0 else test["high"] <= rise
-        lines.append(f"{'holds' if ok_train else 'FAILS'} ({features}): FD to train {train['mean']:+.1f} % (bound {fall} %)")
+        lines.append(
+            f"{'holds' if ok_train else 'FAILS'} ({features}): FD to train {train['mean']:+.1f} % (bound {fall} %)"
+        )
         lines.append(f"{'holds' if ok_test else 'FAILS'} ({features}): FD to test {test['mean']:+.1f} %, "
                      f"95 % [{test['low']:+.1f}, {test['high']:+.1f}] (upper bound {rise} %)")  # fmt: skip
     for label in ("sims (cached)", "sims (fast)", "distilled"):
@@ -91,21 +93,27 @@ def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
             kept, tested = (found[label][name]["retained"]["mean"] for name in ("fd_train", "fd_test"))
             nfe = max(found[label]["nfe"])
             mark = "holds" if kept >= 0.95 else "FAILS"
-            lines.append(f"{mark}: {label} keeps {kept:.0%} of the gain to train, {tested:.0%} to test, at most {nfe} evaluations")
+            lines.append(
+                f"{mark}: {label} keeps {kept:.0%} of the gain to train, {tested:.0%} to test, at most {nfe} evaluations"
+            )
     return lines
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = "| method | w | NFE | FD train | change | FD test | change | check FD train | check FD test | check KID | check recall | memorized |"
-    lines = [head, "|" + "---|" * 12]
+    names = "method, w, NFE, FD train, change, FD test, change, check FD train, check FD test, check KID test, "
+    names += "check recall, memorized"
+    lines = ["| " + names.replace(", ", " | ") + " |", "|" + "---|" * 12]
     for row in rows:
+
         def cell(name: str, digits: int = 2, row: dict[str, Any] = row) -> str:
             entry = row.get(name)
             return f"{entry['mean']:.{digits}f} ± {(entry['high'] - entry['low']) / 2:.{digits}f}" if entry else "–"
 
         def change(name: str, row: dict[str, Any] = row) -> str:
             entry = row[name]["change_percent"]
-            return "–" if row["label"] == "base" else f"{entry['mean']:+.1f} % [{entry['low']:+.1f}, {entry['high']:+.1f}]"
+            return (
+                "–" if row["label"] == "base" else f"{entry['mean']:+.1f} % [{entry['low']:+.1f}, {entry['high']:+.1f}]"
+            )
 
         strengths = ", ".join(f"{w:g}" for w in row["w"])
         cells = [row["label"], strengths, str(max(row["nfe"])), cell("fd_train"), change("fd_train"), cell("fd_test")]
@@ -124,7 +132,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options, extra = parser.parse_known_args()
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(run_repeat, options.bed, seed, options.folder, options.data, extra) for seed in range(options.repeats)]
+        jobs = [
+            pool.submit(run_repeat, options.bed, seed, options.folder, options.data, extra)
+            for seed in range(options.repeats)
+        ]
         summaries = [job.result() for job in jobs]
     rows = collect(summaries)
     lines = verdict(options.bed, rows)
@@ -146,7 +157,12 @@ def main() -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-    text = [f"# {options.bed}: {options.repeats} repeats of the whole procedure", "", *[f"- {line}" for line in lines], ""]
+    text = [
+        f"# {options.bed}: {options.repeats} repeats of the whole procedure",
+        "",
+        *[f"- {line}" for line in lines],
+        "",
+    ]
     options.out.with_suffix(".md").write_text("\n".join([*text, table(rows)]) + "\n")
     print("\n".join([*lines, table(rows)]))
 

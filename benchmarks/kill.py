@@ -27,16 +27,8 @@ OFTEN = [
     "--distilled.train.checkpoint-seconds", "0.2",
 ]  # fmt: skip
 CONFIGS = {
-    "small": (
-        "--network.width 64 --network.blocks 1 --sampler.steps 6 --batch-size 100 --base.images 256000 "
-        "--auxiliary.samples 400 --auxiliary.budgets 12800,25600 --search.rungs 50,100 --guidance.pilot 32 "
-        "--distilled.samples 400 --distilled.images 25600 --evaluation.samples 100 --evaluation.draws 2 "
-        "--evaluation.manifold-samples 50 --evaluation.extractor pca"
-    ).split(),
-    "full": (
-        "--base.images 128000 --auxiliary.samples 2000 --auxiliary.budgets 16000,32000 --search.rungs 200,400 "
-        "--distilled.samples 2000 --distilled.images 32000 --evaluation.samples 1000 --evaluation.draws 3"
-    ).split(),
+    "small": ["--network.width", "64", "--network.blocks", "1", "--sampler.steps", "6", "--batch-size", "100", "--base.images", "128000", "--auxiliary.samples", "400", "--auxiliary.budgets", "12800,25600", "--search.rungs", "50,100", "--guidance.pilot", "32", "--distilled.samples", "400", "--distilled.images", "25600", "--evaluation.samples", "100", "--evaluation.draws", "2", "--evaluation.manifold-samples", "50", "--evaluation.extractor", "pca"],
+    "full": ["--base.images", "128000", "--auxiliary.samples", "2000", "--auxiliary.budgets", "16000,32000", "--search.rungs", "200,400", "--distilled.samples", "2000", "--distilled.images", "32000", "--evaluation.samples", "1000", "--evaluation.draws", "3"],
 }
 
 
@@ -75,7 +67,9 @@ def kill(job: Sequence[str], log: Path, seconds: float) -> bool:
 def figures(run: Path) -> dict[str, Any]:
     """What a run measured: ``metrics.jsonl`` byte for byte, and the rows of the table without their times."""
     summary = json.loads((run / "summary.json").read_text())
-    timeless = {key: value for key, value in summary.items() if key not in ("seconds", "stages", "commands", "config_toml")}
+    timeless = {
+        key: value for key, value in summary.items() if key not in ("seconds", "stages", "commands", "config_toml")
+    }
     return {"metrics": (run / "metrics.jsonl").read_text(), "summary": without_times(timeless)}
 
 
@@ -120,7 +114,9 @@ def spaced(count: int, duration: float, seed: int) -> list[float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=20, help="how many killed jobs, one moment each")
-    parser.add_argument("--config", choices=sorted(CONFIGS), default="small", help="small: seconds; full: about a minute")
+    parser.add_argument(
+        "--config", choices=sorted(CONFIGS), default="small", help="small: seconds; full: about a minute"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     options = parser.parse_args()

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+
+import tiny
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 torch.set_num_threads(1)

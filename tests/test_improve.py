@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from PIL import Image
 
+import tiny
 from sims.cli import main
 from sims.data.sources import load
 from sims.experiments.options import ALL_METHODS
@@ -197,9 +197,18 @@ def test_statistics_of_real_data_are_enough_to_choose(finished: Path, tmp_path: 
     assert ours["sims"]["fd_train"] == theirs["sims"]["fd_train"]
 
 
+def test_a_fixed_budget_is_the_auxiliarys_not_autoguidances(tmp_path: Path) -> None:
+    run, fixed = tmp_path / "run", ["--search.budget", "2560", "--search.w", "1"]
+    assert main(tiny.improve_arguments(run, *tiny.PCA, *FEW, "--methods", "base,autoguidance,sims", *fixed)) == 0
+    rows = {row["label"]: row for row in summary_of(run)["rows"]}
+    assert (rows["sims"]["budget"], rows["sims"]["w"]) == (2560, 1.0)
+    assert rows["autoguidance"]["budget"] in (320, 640)
+
+
 def test_rounds_go_on_while_they_improve(tmp_path: Path) -> None:
-    run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "2", "--evaluation.draws", "4"]
+    run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "2", "--search.w", "2"]
     long = ["--auxiliary.budgets", "12800", "--distilled.images", "25600", "--auxiliary.samples", "400"]
+    long += ["--evaluation.draws", "4", "--evaluation.samples", "400"]
     assert main(tiny.improve_arguments(run, *tiny.PCA, *methods, *long)) == 0
     rounds = summary_of(run)["rounds"]
     assert [entry["round"] for entry in rounds] == list(range(1, len(rounds) + 1))

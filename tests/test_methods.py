@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file
 
+import tiny
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.errors import UserError
@@ -138,15 +138,18 @@ def test_methods_that_need_real_data_say_so(name: str, base: Base, run: Run) -> 
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if not METHODS[name].needs_real])
-def test_the_other_methods_do_without(
-    name: str, base: Base, run: Run, artefacts: dict[str, Artefact | None]
-) -> None:
+def test_the_other_methods_do_without(name: str, base: Base, run: Run, artefacts: dict[str, Artefact | None]) -> None:
     assert METHODS[name].prepare(base, None, settings_of(name, base), run) == artefacts[name]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_preparing_twice_works_once(
-    name: str, base: Base, real: Dataset, run: Run, artefacts: dict[str, Artefact | None], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    base: Base,
+    real: Dataset,
+    run: Run,
+    artefacts: dict[str, Artefact | None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def never(*args: Any) -> None:
         raise AssertionError("a second training step")
@@ -208,11 +211,11 @@ def test_placebo_differs_from_the_auxiliary_in_data_alone(artefacts: dict[str, A
     assert placebo.synthesized == placebo.evaluations == 0
 
 
-def test_continuing_is_the_longer_run(base: Base, real: Dataset, artefacts: dict[str, Artefact | None], run: Run) -> None:
+def test_continuing_is_the_longer_run(
+    base: Base, real: Dataset, artefacts: dict[str, Artefact | None], run: Run
+) -> None:
     start = tiny.NETWORK
-    longer = train_base(
-        real, start, tiny.SAMPLER, FAST, run.path / "longer", images=416, seed=5, log=lambda text: None
-    )
+    longer = train_base(real, start, tiny.SAMPLER, FAST, run.path / "longer", images=416, seed=5, log=lambda text: None)
     continued = artefacts["continued"]
     assert continued is not None
     ours, theirs = (load_file(path / "model.safetensors") for path in (continued.variants[96], longer.last))

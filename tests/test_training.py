@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+import tiny
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.model import load

@@ -22,12 +22,7 @@ NETWORK = NetworkOptions(width=32, blocks=1, embedding=16, sigma_data=0.5)
 SAMPLER = SamplerOptions(steps=5)
 
 #: The main job in a few seconds: an unconditional digits model, judged by PCA features.
-JOB = (
-    "--network.width 64 --network.blocks 1 --network.embedding 32 --sampler.steps 6 --batch-size 100 "
-    "--base.images 12800 --auxiliary.samples 200 --auxiliary.budgets 2560,5120 --search.rungs 50,100 "
-    "--guidance.pilot 32 --distilled.samples 200 --distilled.images 5120 --evaluation.samples 100 "
-    "--evaluation.draws 2 --evaluation.manifold-samples 50"
-).split()
+JOB = ["--network.width", "64", "--network.blocks", "1", "--network.embedding", "32", "--sampler.steps", "6", "--batch-size", "100", "--base.images", "12800", "--auxiliary.samples", "200", "--auxiliary.budgets", "2560,5120", "--search.rungs", "50,100", "--guidance.pilot", "32", "--distilled.samples", "200", "--distilled.images", "5120", "--evaluation.samples", "100", "--evaluation.draws", "2", "--evaluation.manifold-samples", "50"]
 PCA = ["--evaluation.extractor", "pca"]
 
 
@@ -65,7 +60,9 @@ def distributed_job(out: Path) -> None:
     synthesize(model(data), out / "store", range(3500), method="base", batch_size=500, accelerator=accelerator)
     run = Run(out / "run", {"some": "options"}, quiet=True)
     items = list(range(40))
-    run.spread(items, lambda i: run.path / f"{i}.txt", lambda i: (run.path / f"{i}.txt").write_text(str(run.rank)) and None)
+    run.spread(
+        items, lambda i: run.path / f"{i}.txt", lambda i: (run.path / f"{i}.txt").write_text(str(run.rank)) and None
+    )
     assert run.once(run.path / "result.json", lambda: [run.num_processes], together=True) == [run.num_processes]
     ranks = {(run.path / f"{i}.txt").read_text() for i in items}
     assert ranks == {str(rank) for rank in range(run.num_processes)}, ranks

@@ -66,9 +66,9 @@ def convert(value: Any, kind: Any, name: str) -> Any:
         raise UserError(f"option {name!r}: {value!r} is not one of its values{hint}")
     elif origin is tuple and isinstance(value, list | tuple):
         return tuple(convert(item, arguments[0], name) for item in value)
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
     elif kind is float and value in ("inf", "-inf", "nan"):  # as JSON keeps them
+        return float(value)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):  # noqa: SIM114
         return float(value)
     elif kind is Path and isinstance(value, str | Path):
         return Path(value)

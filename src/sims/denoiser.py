@@ -25,10 +25,25 @@ Evaluate = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 class Denoiser(Protocol):
     """Anything that denoises: a network with preconditioning, a guided pair, an exact mixture."""
 
-    data_shape: tuple[int, ...]
-    num_classes: int  # 0 = unconditional
-    sigma_min: float  # the noise levels it was trained for
-    sigma_max: float
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """(C, H, W) for images, (2,) for toys, (R, 2) for R replicas at once."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 = unconditional."""
+        ...
+
+    @property
+    def sigma_min(self) -> float:
+        """The lowest noise level it was trained for."""
+        ...
+
+    @property
+    def sigma_max(self) -> float:
+        """The highest noise level it was trained for."""
+        ...
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         """The nearest noise level this denoiser knows; the identity for continuous models."""

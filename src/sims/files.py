@@ -16,7 +16,7 @@ from typing import Any
 from .errors import UserError
 
 _FULL = "no space left on device"
-_LEFTOVERS = ".*.tmp-*"
+LEFTOVERS = ".*.tmp-*"
 _CHUNK = 1 << 20  # bytes
 _ESCAPED = "backslashreplace"  # file names that are not UTF-8 become valid JSON escapes
 
@@ -64,7 +64,7 @@ def remove_leftovers(folder: str | Path, older_than: float = 3600.0) -> list[Pat
     `older_than` (seconds) spares the files that other processes are writing just now.
     """
     removed = []
-    for path in sorted(Path(folder).glob(_LEFTOVERS)):
+    for path in sorted(Path(folder).glob(LEFTOVERS)):
         try:
             if time.time() - path.stat().st_mtime >= older_than:
                 path.unlink()

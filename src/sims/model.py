@@ -41,7 +41,7 @@ class Model:
 
     denoiser: Denoiser
     codec: Codec
-    sampler: SamplerOptions = SamplerOptions()
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
     class_names: tuple[str, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -149,7 +149,7 @@ def check_labels(labels: Sequence[int] | Tensor, num_classes: int, count: int) -
         raise UserError(f"{len(tensor)} labels for {count} samples: give one label for all, or one for each")
     if num_classes == 0 and count:
         raise UserError("this model is unconditional: it takes no labels")
-    if count and not (-1 <= int(tensor.min()) and int(tensor.max()) < num_classes):
+    if count and not (int(tensor.min()) >= -1 and int(tensor.max()) < num_classes):
         bad = int(tensor.max()) if int(tensor.max()) >= num_classes else int(tensor.min())
         raise UserError(f"label {bad} is outside the classes: they are 0 to {num_classes - 1} (-1 = no class)")
     return tensor.clone()

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sims.errors import UserError
-from sims.files import digest, read_json, write_json
+from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_json
 
 T = TypeVar("T")
 Advance = Callable[[int], None]
@@ -81,6 +81,8 @@ class Run:
             raise UserError(f"the run directory {self.path} cannot be written: {error.strerror}") from None
         if self.is_main:
             self._check_config()
+            for folder in {file.parent for file in self.path.rglob(LEFTOVERS)}:  # of killed processes: the lock is ours
+                remove_leftovers(folder, older_than=0.0)
         self.barrier()
 
     def _check_config(self) -> None:

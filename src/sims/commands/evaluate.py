@@ -54,9 +54,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     known = [*NAMES, *[f"check_{name}" for name in NAMES]]
     for metric in sorted(metrics, key=lambda name: known.index(name) if name in known else len(known)):
         value = Interval(**metrics[metric]) if metrics[metric]["mean"] is not None else None
-        places = _places([metrics[metric]["mean"], floor.get(metric)])
+        places, real = _places(metrics[metric]["mean"]), floor.get(metric)
         shown = plus_minus(value, places) if result["draws"] > 1 else f"{plus_minus(value, places)} ± –"
-        table.add_row(Text(_name(metric)), Text(shown), Text(fixed(floor.get(metric), places)))
+        table.add_row(Text(_name(metric)), Text(shown), Text(fixed(real, _places(real))))
     console.print(table)
     for line in _lines(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -67,10 +67,10 @@ def _name(metric: str) -> str:
     return NAMES.get(base, base) + (" (check)" if base != metric else "")
 
 
-def _places(values: list[float | None]) -> int:
-    """Decimals that suit the larger of the figures: about four digits."""
-    largest = max((abs(value) for value in values if value is not None), default=0.0)
-    return 0 if largest >= 1000 else 5 if 0 < largest < 0.01 else decimals(values)
+def _places(value: float | None) -> int:
+    """Decimals that show about four digits."""
+    size = abs(value or 0.0)
+    return 0 if size >= 1000 else 5 if 0 < size < 0.01 else decimals([size])
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

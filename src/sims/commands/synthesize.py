@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from accelerate import PartialState
+
 from sims import api
 from sims.commands.options import SynthesizeCommand
 
@@ -16,6 +18,8 @@ def synthesize_store(options: SynthesizeCommand) -> int:
         label=options.label,
         batch_size=options.batch_size,
     )
+    if not PartialState().is_main_process:
+        return 0
     last = options.first_seed + options.count - 1
     print(f"{options.out} is finished: {len(data):,} samples, seeds {options.first_seed} to {last}")
     return 0

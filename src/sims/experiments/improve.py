@@ -50,7 +50,9 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
                 write_report(run.path)
             run.console.print(closing_table(summary))
             run.console.print(summary["headline"], highlight=False)
-            run.console.print(f"report: {run.path / 'report.html'}   improved model: {run.path / 'improved'}", highlight=False)
+            run.console.print(
+                f"report: {run.path / 'report.html'}   improved model: {run.path / 'improved'}", highlight=False
+            )
         return summary
     finally:
         run.close()
@@ -73,9 +75,10 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
         verdict = _accept(result, judge, rounds)
         rounds.append({"round": round_ + 1, "rows": result["rows"], **verdict})
         run.log(f"round {round_ + 1}: {verdict['reason']}")
-        if verdict["accepted"] or round_ == 0:
+        accepted = all(entry["accepted"] for entry in rounds)
+        if accepted or round_ == 0:
             _save_improved(run, result, judge)
-        if not verdict["accepted"]:
+        if not accepted and not options.keep_going:
             break
         if round_ + 1 < options.rounds:
             base = _next_base(result, options, round_)
@@ -94,7 +97,9 @@ def _data(options: ImproveOptions) -> tuple[Dataset | None, Dataset | None]:
         data.path, data.test, data.test_fraction, options.seed, options=data.source, limit=data.limit
     )
     if data.conditional and train.labels is None:
-        raise UserError(f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column")
+        raise UserError(
+            f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"
+        )
     return train, test
 
 
@@ -126,7 +131,9 @@ def _round(
         choices.append(choice)
         if found is not None:
             searches[name] = found
-            stages.run.log(f"{name}: budget {found.budget:,} images, w = {found.w:g} ({found.samples:,} samples searched)")
+            stages.run.log(
+                f"{name}: budget {found.budget:,} images, w = {found.w:g} ({found.samples:,} samples searched)"
+            )
         if name == "sims":
             sims = choice
     choices.sort(key=lambda choice: methods.index(choice.method))
@@ -160,7 +167,9 @@ def _cheapest(stages: Stages, base: Base, sims: Choice, found: Found, round_: in
         return stages.cheapest(sims, base_fd, found.fd, round_)
 
 
-def _row(stages: Stages, choice: Choice, round_: int, options: ImproveOptions, kept: dict[str, list[Draw]]) -> dict[str, Any]:
+def _row(
+    stages: Stages, choice: Choice, round_: int, options: ImproveOptions, kept: dict[str, list[Draw]]
+) -> dict[str, Any]:
     """One line of the table."""
     row: dict[str, Any] = {
         "method": choice.method,
@@ -207,7 +216,10 @@ def _accept(result: dict[str, Any], judge: Judge | None, rounds: list[dict[str, 
         return {"accepted": True, "reason": "accepted without verification: there is nothing to judge it by"}
     before, after = rows["base"]["fd_train"], best["fd_train"]
     if after["mean"] >= before["mean"] or (after["high"] or after["mean"]) >= (before["low"] or before["mean"]):
-        return {"accepted": False, "reason": f"stopped: FD to train {before['mean']:.2f} -> {after['mean']:.2f} is no improvement"}
+        return {
+            "accepted": False,
+            "reason": f"stopped: FD to train {before['mean']:.2f} -> {after['mean']:.2f} is no improvement",
+        }
     perfect = judge.perfect(best["samples_per_draw"])
     if rounds and after["mean"] < perfect:
         text = f"stopped: FD to train {after['mean']:.2f} is below {perfect:.2f}, what a perfect model would score"
@@ -284,7 +296,9 @@ def _headline(rows: dict[str, dict[str, Any]], comparisons: list[dict[str, Any]]
         change = 100 * (after / before - 1)
         entry = next((c for c in comparisons if c["b"] == "base" and c["metric"] == metric), None)
         sure = entry is None or entry["difference"]["high"] < 0 or entry["difference"]["low"] > 0
-        parts.append(f"FD to {name} data {before:.2f} -> {after:.2f} ({change:+.0f} %{'' if sure else ', within the noise'})")
+        parts.append(
+            f"FD to {name} data {before:.2f} -> {after:.2f} ({change:+.0f} %{'' if sure else ', within the noise'})"
+        )
         if change > 0 and sure:
             warnings.append(f"FD to {name} data became worse with sims: {before:.2f} -> {after:.2f}.")
     for entry in comparisons:
@@ -327,7 +341,11 @@ def _summary(
         "comparisons": comparisons,
         "commands": [command_line(), f"sims sample {run.path / 'improved'} --seeds 0-63 --out samples"],
         "config_toml": to_toml(to_dict(options)),
-        "versions": {"sims": version("sims-diffusion"), "torch": torch.__version__, "python": platform.python_version()},
+        "versions": {
+            "sims": version("sims-diffusion"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         "seconds": round(sum(stages.seconds.values()), 1),
         "stages": [{"name": name, "seconds": round(value, 2)} for name, value in stages.seconds.items()],
     }
@@ -372,7 +390,8 @@ def _costs(result: dict[str, Any], options: ImproveOptions) -> dict[str, Any]:
     return {
         "base_training_images": result["base"].images or None,
         "synthesized": options.auxiliary.samples,
-        "synthesis_evaluations": options.auxiliary.samples * next(c.nfe for c in result["choices"] if c.method == "base")
+        "synthesis_evaluations": options.auxiliary.samples
+        * next(c.nfe for c in result["choices"] if c.method == "base")
         if any(c.method == "base" for c in result["choices"])
         else None,
         "auxiliary_images": max(options.auxiliary.budgets),
@@ -403,7 +422,12 @@ def _cache(result: dict[str, Any], rows: dict[str, dict[str, Any]]) -> dict[str,
 
 
 def _write(
-    run: Run, options: ImproveOptions, result: dict[str, Any], real: Dataset | None, judge: Judge | None, summary: dict[str, Any]
+    run: Run,
+    options: ImproveOptions,
+    result: dict[str, Any],
+    real: Dataset | None,
+    judge: Judge | None,
+    summary: dict[str, Any],
 ) -> None:
     """Everything that the run leaves to look at; ``summary.json`` last."""
     lines = []
@@ -411,7 +435,13 @@ def _write(
     for choice, row in zip(result["choices"], result["rows"]):
         if judge is not None:
             seeds = stages.draw_seeds(row["draws"], row["samples_per_draw"], 0)
-            about = {"method": row["method"], "label": row["label"], "w": row["w"], "budget": row["budget"], "nfe": row["nfe"]}
+            about = {
+                "method": row["method"],
+                "label": row["label"],
+                "w": row["w"],
+                "budget": row["budget"],
+                "nfe": row["nfe"],
+            }
             for index, draw in enumerate(result["draws"][choice.label]):
                 lines += [json.dumps(entry) for entry in judge.rows(draw, seeds[index], draw=index, **about)]
     write_atomic(run.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
@@ -431,7 +461,9 @@ def _grids(run: Run, options: ImproveOptions, result: dict[str, Any], real: Data
             for factor in (0.5, 2.0):
                 other = choice.model.denoiser
                 stronger = type(other)(other.base, other.aux, other.w * factor, other.interval)  # type: ignore[attr-defined,call-arg]
-                arrays[f"sims@{choice.w * factor:g}"] = codec.to_images(replace(choice.model, denoiser=stronger).sample(seeds, batch_size=GRID))
+                arrays[f"sims@{choice.w * factor:g}"] = codec.to_images(
+                    replace(choice.model, denoiser=stronger).sample(seeds, batch_size=GRID)
+                )
             if real is not None:
                 arrays["real"] = codec.to_images(real.all()[0][:GRID])
                 arrays["nearest"] = codec.to_images(_nearest(x, real))

@@ -67,7 +67,9 @@ class GuidanceOptions:
 
     def __post_init__(self) -> None:
         if self.cache_cost and not 1 < self.cache_cost <= 2:
-            raise UserError(f"guidance.cache_cost is {self.cache_cost}: it lies above 1 (the base) and at most at 2, or is 0")
+            raise UserError(
+                f"guidance.cache_cost is {self.cache_cost}: it lies above 1 (the base) and at most at 2, or is 0"
+            )
         if self.pilot < 2:
             raise UserError(f"guidance.pilot is {self.pilot}: at least 2 samples are needed")
 
@@ -91,6 +93,8 @@ class ImproveOptions:
     """Methods and controls to run, in the order of the table."""
     rounds: int = 1
     """Rounds of improvement: the distilled model becomes the next round's base."""
+    keep_going: bool = False
+    """Run all rounds, also after one that is not accepted (the improved model stays the last accepted one)."""
     seed: int = 0
     """Seed of everything: networks, training, samples."""
     batch_size: int = 500
@@ -117,5 +121,8 @@ class ImproveOptions:
             raise UserError(f"rounds is {self.rounds} and batch_size {self.batch_size}: both must be at least 1")
         if self.rounds > 1 and "distilled" not in self.methods:
             raise UserError("more than one round needs the method 'distilled': its model is the next round's base")
+        if self.search.budget is not None and self.search.budget not in self.auxiliary.budgets:
+            known = ", ".join(map(str, sorted(self.auxiliary.budgets)))
+            raise UserError(f"search.budget {self.search.budget} is none of the auxiliary's budgets: {known}")
         if self.data.path == "none" and self.model is None:
             raise UserError("without real data (--data.path none) a trained model is needed: give --model")

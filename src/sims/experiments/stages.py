@@ -108,8 +108,8 @@ class Stages:
 
     def search(self, name: str, base: Base, artefact: Artefact, round_: int, budgets: list[int] | None = None) -> Found:
         """Choose (budget, w) of one method on the selection seeds."""
-        method, judge, run = METHODS[name], self.judge, self.run
-        assert isinstance(method.strengths, Continuous) and judge is not None
+        strengths, judge, run = METHODS[name].strengths, self.judge, self.run
+        assert isinstance(strengths, Continuous) and judge is not None
         budgets = budgets or sorted(artefact.variants)
         key = [name, artefact.key, budgets, to_dict(self.options.search), judge.extractor.hash, round_]
         key += [base.key, to_dict(base.model.sampler), self.options.batch_size, self._interval]
@@ -126,7 +126,10 @@ class Stages:
             bar(count)
 
         def choose() -> dict[str, Any]:
-            found = Search(features, judge.frechet, budgets, method.strengths.start, self.options.search).run()
+            options = self.options.search
+            if name == "autoguidance":  # a fixed budget is the auxiliary's; the snapshots of the base have others
+                options = replace(options, budget=None)
+            found = Search(features, judge.frechet, budgets, strengths.start, options).run()
             found.evaluations = evaluations[0]
             return found.to_json()
 
@@ -159,7 +162,7 @@ class Stages:
         def work(part: range) -> None:
             assert self.judge is not None
             folder.mkdir(parents=True, exist_ok=True)
-            x, labels = model.sample_labelled(part, batch_size=size)
+            x = model.sample(part, batch_size=size)
             # A strength at which sampling diverges is a bad strength, not an error.
             x = model.codec.encode(model.codec.decode(x.nan_to_num(0.0, 1e3, -1e3)))
             self.judge.only_features(x).save(file(part))
@@ -204,22 +207,23 @@ class Stages:
         with self.timed(f"prepare {name}"):
             artefact = method.prepare(base, self.real, settings, self.run)
         assert artefact is not None
-        cost = {"extra_images": artefact.images, "extra_evaluations": artefact.evaluations}
+        images, evaluations = artefact.images, artefact.evaluations
         if not isinstance(method.strengths, Continuous):
             budget = sims.budget if name == "self-trained" and sims else max(artefact.variants)
             model = self._build(name, base, artefact, budget, method.strengths.w)
             w = sims.w if name == "distilled" and sims else method.strengths.w
             if name == "distilled" and sims:
-                cost = {key: value + getattr(sims, key) for key, value in cost.items()}
-            return Choice(name, name, model, w, budget, **cost), None
+                images, evaluations = images + sims.extra_images, evaluations + sims.extra_evaluations
+            return Choice(name, name, model, w, budget, images, evaluations), None
         if self.judge is None:
             budget, w = default_choice(sorted(artefact.variants))
-            return Choice(name, name, self._build(name, base, artefact, budget, w), w, budget, **cost), None
+            model = self._build(name, base, artefact, budget, w)
+            return Choice(name, name, model, w, budget, images, evaluations), None
         budgets = [sims.budget] if name == "placebo" and sims and sims.budget else None
         with self.timed(f"search {name}"):
             found = self.search(name, base, artefact, round_, budgets)
-        cost["extra_evaluations"] += found.evaluations
-        return Choice(name, name, self._build(name, base, artefact, found.budget, found.w), found.w, found.budget, **cost), found
+        model = self._build(name, base, artefact, found.budget, found.w)
+        return Choice(name, name, model, found.w, found.budget, images, evaluations + found.evaluations), found
 
     def _settings_of(self, name: str, round_: int, sims: Choice | None) -> Any:
         options = self.options
@@ -242,7 +246,9 @@ class Stages:
         if refreshes < 1 or base_cost + refreshes >= sims.nfe:
             return None
         rule = self.pilot(sims, round_).with_refreshes(refreshes)
-        return replace(sims, label="sims (cached)", model=with_cache(sims.model, rule), note="correction reused between levels")
+        return replace(
+            sims, label="sims (cached)", model=with_cache(sims.model, rule), note="correction reused between levels"
+        )
 
     def pilot(self, sims: Choice, round_: int) -> CacheRule:
         """The rule from a short run of full guidance, kept in the run directory."""
@@ -254,11 +260,14 @@ class Stages:
             seeds = seed_range("pilot", self.options.seed, self.options.guidance.pilot, round_)
             sims.model.with_denoiser(Recorder(denoiser, records)).sample(seeds, batch_size=len(seeds))
             sigma_data = float(getattr(denoiser.base, "sigma_data", 0.5))
-            return CacheRule.from_corrections(*zip(*records), sigma_data, refreshes=1).to_json()
+            levels, corrections = [level for level, _ in records], [correction for _, correction in records]
+            return CacheRule.from_corrections(levels, corrections, sigma_data, refreshes=1).to_json()
 
         return CacheRule.from_json(self.run.once(self.run.path / "search" / f"pilot-{sims.model.hash}.json", measure))
 
-    def cheapest(self, sims: Choice, base_fd: float, full_fd: float, round_: int) -> tuple[Choice, list[dict[str, Any]]] | None:
+    def cheapest(
+        self, sims: Choice, base_fd: float, full_fd: float, round_: int
+    ) -> tuple[Choice, list[dict[str, Any]]] | None:
         """The cheapest sampler setting that keeps 95 % of the gain on the selection seeds: first fewer steps with a
         multistep solver and full guidance, then fewer corrections."""
         if full_fd >= base_fd or self.judge is None or not self.options.guidance.cache_cost:

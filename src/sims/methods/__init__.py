@@ -13,8 +13,7 @@ from sims.methods.self_trained import SELF_TRAINED
 from sims.methods.sims import SIMS
 
 METHODS: dict[str, Method] = {
-    rule.name: rule
-    for rule in (BASE, CONTINUED, PLACEBO, SELF_TRAINED, AUTOGUIDANCE, SIMS, NEON, DISTILLED)
+    rule.name: rule for rule in (BASE, CONTINUED, PLACEBO, SELF_TRAINED, AUTOGUIDANCE, SIMS, NEON, DISTILLED)
 }
 
 __all__ = ["METHODS", "Artefact", "Base", "Continuous", "Fixed", "Method"]

@@ -84,9 +84,7 @@ def prepare_placebo(base: Base, real: Dataset | None, settings: Settings, run: R
     return _train(base, lambda: real, real.fingerprint, settings, run, "placebo")
 
 
-def _train(
-    base: Base, data: Callable[[], Dataset], data_key: str, settings: Settings, run: Run, name: str
-) -> Artefact:
+def _train(base: Base, data: Callable[[], Dataset], data_key: str, settings: Settings, run: Run, name: str) -> Artefact:
     options = settings.auxiliary
     seed = derive_seed("auxiliary", settings.seed, settings.round)
     budgets = sorted(options.budgets)

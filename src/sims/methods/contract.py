@@ -29,7 +29,7 @@ class Base:
     training: Path | None = None
     images: int = 0
     seed: int = 0
-    train: TrainOptions = TrainOptions()
+    train: TrainOptions = field(default_factory=TrainOptions)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class Method:
         if w == 0:
             return base.denoiser
         if isinstance(self.strengths, Fixed) and w != self.strengths.w:
-            raise UserError(f"method {self.name!r} has the one strength {self.strengths.w:g} (or 0, the base), not {w:g}")
+            raise UserError(
+                f"method {self.name!r} has the one strength {self.strengths.w:g} (or 0, the base), not {w:g}"
+            )
         if aux is None:
             raise UserError(f"method {self.name!r} at w = {w:g} needs its prepared network")
         return self.construction(base, aux, w)
@@ -104,5 +106,3 @@ def check_strength(w: float) -> None:
     """UserError for a strength that is not a finite number."""
     if not w - w == 0:  # NaN and infinities
         raise UserError(f"w is {w}: the strength of guidance must be a finite number, such as 1 (0 = the base)")
-
-

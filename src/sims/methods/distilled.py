@@ -47,7 +47,9 @@ class DistilledSettings:
 def _prepare(base: Base, real: Dataset | None, settings: DistilledSettings, run: Run) -> Artefact:
     options, teacher = settings.options, settings.teacher
     if options.samples < 2 or options.images < 1:
-        raise UserError(f"distilling from {options.samples} samples for {options.images} images: at least 2 and 1 are needed")
+        raise UserError(
+            f"distilling from {options.samples} samples for {options.images} images: at least 2 and 1 are needed"
+        )
     seeds = seed_range("distillation", settings.seed, options.samples, settings.round)
     seed = derive_seed("distilled", settings.seed, settings.round)
     key = [base.key, teacher.hash, to_dict(teacher.sampler), [seeds.start, seeds.stop], settings.batch_size]

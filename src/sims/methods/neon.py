@@ -6,4 +6,6 @@ from sims.methods.auxiliary import prepare_auxiliary
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate_weights
 
-NEON = Method("neon", "weights extrapolated away from its own samples", Continuous(), prepare_auxiliary, extrapolate_weights)
+NEON = Method(
+    "neon", "weights extrapolated away from its own samples", Continuous(), prepare_auxiliary, extrapolate_weights
+)

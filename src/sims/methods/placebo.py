@@ -7,5 +7,10 @@ from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate
 
 PLACEBO = Method(
-    "placebo", "control: guided away from a fine-tune on real data", Continuous(), prepare_placebo, extrapolate, needs_real=True
+    "placebo",
+    "control: guided away from a fine-tune on real data",
+    Continuous(),
+    prepare_placebo,
+    extrapolate,
+    needs_real=True,
 )

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 class Fourier(nn.Module):
     """Sines and cosines of c_noise at geometrically spaced frequencies (Tancik et al. 2020): (B,) -> (B, size)."""
 
+    frequencies: Tensor
+
     def __init__(self, size: int, lowest: float = 0.25, highest: float = 16.0) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.logspace(math.log10(lowest), math.log10(highest), size // 2))

@@ -31,6 +31,7 @@ def main_table(record: Record, palette: Palette) -> Table | None:
     metrics = (
         ("fd_train", "FD train", -1),
         ("fd_test", "FD test", -1),
+        ("check_fd_train", "FD check", -1),
         ("kid_test", "KID test", -1),
         ("precision", "precision", 1),
         ("recall", "recall", 1),
@@ -78,6 +79,8 @@ def _main_caption(rows: list[Row]) -> str:
         "± is half the 95 % interval (of all figures: on hover). Change: FD train against the base. "
         "NFE: network evaluations per sample. Bold: best of the column."
     )
+    if any(mean(row, "check_fd_train") is not None for row in rows):
+        text += " FD check: FD train in the features of a second extractor, which nothing was chosen with."
     draws = {(row.get("draws"), row.get("samples_per_draw")) for row in rows}
     if len(draws) == 1 and None not in next(iter(draws)):
         num, size = next(iter(draws))

@@ -16,7 +16,9 @@ from sims.files import atomic_path
 from sims.training.ema import EMA
 
 
-def save_state(file: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, position: dict[str, Any]) -> None:
+def save_state(
+    file: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, position: dict[str, Any]
+) -> None:
     """Write everything in one file, atomically; ``position`` is small, JSON-able, and travels in the header."""
     tensors: dict[str, Tensor] = {f"network.{k}": v.detach() for k, v in network.state_dict().items()}
     tensors |= {f"ema.{k}": v for k, v in ema.average.state_dict().items()}
@@ -39,7 +41,9 @@ def load_state(file: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.
             position = json.loads(opened.metadata()["position"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"the training state {file} cannot be read ({error}): delete it to train from the start") from None
+        raise UserError(
+            f"the training state {file} cannot be read ({error}): delete it to train from the start"
+        ) from None
     network.load_state_dict(_part(tensors, "network."))
     ema.average.load_state_dict(_part(tensors, "ema."))
     entries: dict[int, dict[str, Tensor]] = {}

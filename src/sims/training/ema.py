@@ -19,7 +19,7 @@ class EMA:
 
     def __init__(self, network: nn.Module) -> None:
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
-        self._ours = list(self.average.parameters())
+        self._ours: list[torch.Tensor] = list(self.average.parameters())
         self._theirs = list(network.parameters())
         self._buffers = list(zip(self.average.buffers(), network.buffers()))
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from accelerate import Accelerator
@@ -150,7 +150,9 @@ class Trainer:
     def _check(self) -> None:
         parts = self.accelerator.num_processes * self.options.accumulate
         if self.options.batch % parts:
-            raise UserError(f"batch {self.options.batch} cannot be split over {parts} parts: choose a multiple of {parts}")
+            raise UserError(
+                f"batch {self.options.batch} cannot be split over {parts} parts: choose a multiple of {parts}"
+            )
         if len(self.data) < 1:
             raise UserError("there are no training images: at least 1 is needed")
         if self.budgets[0] < 1:
@@ -253,7 +255,9 @@ class Trainer:
     def _report_nonfinite(self, in_a_row: int, log: Callable[[str], None]) -> None:
         self.nonfinite += 1
         if self.nonfinite in (1, 10, 100, 1000):
-            log(f"non-finite gradient at {self.step * self.options.batch:,} images, step skipped ({self.nonfinite} so far)")
+            log(
+                f"non-finite gradient at {self.step * self.options.batch:,} images, step skipped ({self.nonfinite} so far)"
+            )
         if in_a_row >= self.options.max_nonfinite:
             seen = self.step * self.options.batch
             self.step, self.nonfinite = self.step - in_a_row, self.nonfinite - in_a_row  # nothing has changed since
@@ -268,7 +272,7 @@ class Trainer:
         for budget in self.budgets:
             path = snapshot_path(self.folder, budget)
             if seen - self.options.batch < budget <= seen and self.accelerator.is_main_process:
-                self.start.with_denoiser(self.ema.average, images=budget).save(path)
+                self.start.with_denoiser(cast(Denoiser, self.ema.average), images=budget).save(path)
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:

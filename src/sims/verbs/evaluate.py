@@ -261,10 +261,16 @@ def make_references(folder: Path, train: Dataset, test: Dataset | None, options:
         return
     classifier = options.extractor == "classifier" or (options.extractor == "auto" and train.labels is not None)
     if classifier and train.labels is None:
-        raise UserError(f"extractor 'classifier' needs labels, and {train.name} has none: use --evaluation.extractor pca")
+        raise UserError(
+            f"extractor 'classifier' needs labels, and {train.name} has none: use --evaluation.extractor pca"
+        )
     if classifier and options.check:
         _make(folder / "check", train, test, _classifier(train, test, options.extractor_seed + 1, "b"))
-    own = _classifier(train, test, options.extractor_seed, "a") if classifier else (PCAExtractor.fit(train.all()[0]), None)
+    own = (
+        _classifier(train, test, options.extractor_seed, "a")
+        if classifier
+        else (PCAExtractor.fit(train.all()[0]), None)
+    )
     _make(folder, train, test, own)
 
 

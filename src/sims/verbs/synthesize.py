@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -51,7 +52,8 @@ def synthesize(
         x, drawn = model.sample_labelled(part, labels=fixed, sampler=sampler, batch_size=batch_size)
         if bad := int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum()):
             raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges at w = {w:g}, lower it")
-        store.write(shard, model.codec.decode(x), part, drawn, model=model.hash, method=method, w=w)
+        raw, drawn_labels = model.codec.decode(x), None if drawn is None else drawn.numpy()
+        store.write(shard, raw, np.asarray(part), drawn_labels, model=model.hash, method=method, w=w)
         if advance:
             advance(len(part) * accelerator.num_processes)
     accelerator.wait_for_everyone()

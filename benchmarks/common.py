@@ -1,0 +1,52 @@
+"""What the benchmarks share: where results go, and what they say about the machine they ran on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def machine() -> str:
+    """The hardware in words."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {os.cpu_count()} CPU cores"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} CPU ({capability}), {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def save(file: Path, result: dict[str, Any]) -> None:
+    """Write a result with date, machine, versions and command."""
+    about = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "command": " ".join(["python", *sys.argv]),
+        "torch": torch.__version__,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({**about, **result}, indent=1) + "\n")
+    print(f"written: {file}")
+
+
+def interleaved(rivals: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each rival, run in turn so that a busy machine slows all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in rivals}
+    for name, work in rivals.items():
+        work()  # warm up
+    for _ in range(rounds):
+        for name, work in rivals.items():
+            begin = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in times.items()}
