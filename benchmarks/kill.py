@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,14 +22,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-OFTEN = [
-    "--base.train.checkpoint-seconds", "0.2",
-    "--auxiliary.train.checkpoint-seconds", "0.2",
-    "--distilled.train.checkpoint-seconds", "0.2",
-]  # fmt: skip
+OFTEN = shlex.split(
+    "--base.train.checkpoint-seconds 0.2 --auxiliary.train.checkpoint-seconds 0.2 "
+    "--distilled.train.checkpoint-seconds 0.2"
+)
 CONFIGS = {
-    "small": ["--network.width", "64", "--network.blocks", "1", "--sampler.steps", "6", "--batch-size", "100", "--base.images", "128000", "--auxiliary.samples", "400", "--auxiliary.budgets", "12800,25600", "--search.rungs", "50,100", "--guidance.pilot", "32", "--distilled.samples", "400", "--distilled.images", "25600", "--evaluation.samples", "100", "--evaluation.draws", "2", "--evaluation.manifold-samples", "50", "--evaluation.extractor", "pca"],
-    "full": ["--base.images", "128000", "--auxiliary.samples", "2000", "--auxiliary.budgets", "16000,32000", "--search.rungs", "200,400", "--distilled.samples", "2000", "--distilled.images", "32000", "--evaluation.samples", "1000", "--evaluation.draws", "3"],
+    "small": shlex.split(
+        "--network.width 64 --network.blocks 1 --sampler.steps 6 --batch-size 100 --base.images 64000 "
+        "--auxiliary.samples 400 --auxiliary.budgets 12800,25600 --search.rungs 50,100 --guidance.pilot 32 "
+        "--distilled.samples 400 --distilled.images 25600 --evaluation.samples 100 --evaluation.draws 2 "
+        "--evaluation.manifold-samples 50 --evaluation.extractor pca"
+    ),
+    "full": shlex.split(
+        "--base.images 128000 --auxiliary.samples 2000 --auxiliary.budgets 16000,32000 --search.rungs 200,400 "
+        "--distilled.samples 2000 --distilled.images 32000 --evaluation.samples 1000 --evaluation.draws 3"
+    ),
 }
 
 

@@ -86,7 +86,7 @@ def test_a_truncated_picture(refused: Callable[..., str], pictures: Path, tmp_pa
 def test_pictures_of_several_sizes(refused: Callable[..., str], pictures: Path, tmp_path: Path) -> None:
     Image.new("L", (9, 9)).save(pictures / "99.png")
     words = refused(*improve(tmp_path / "run", "--data.path", str(pictures)))
-    assert "differ in size" in words and "99.png is 9x9" in words and "--data.size" in words
+    assert "differ in size" in words and "99.png is 9x9" in words and "--data.source.size" in words
 
 
 def _zip(file: Path, raw: np.ndarray) -> None:

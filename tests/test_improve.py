@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 import tiny
 from sims.cli import main
 from sims.data.sources import load
+from sims.experiments import improve as job
 from sims.experiments.options import ALL_METHODS
 from sims.guidance import Extrapolate
 from sims.model import load as load_model
@@ -107,7 +109,7 @@ def test_what_selects_shares_no_seed_with_what_judges(finished: Path) -> None:
     purposes = ("evaluation", "selection", "synthesis", "distillation", "pilot", "figures")
     for seed, round_ in ((0, 0), (123, 4), (2**31 - 1, 9)):
         ranges = sorted((seed_range(p, seed, 10**8, round_) for p in purposes), key=lambda r: r.start)
-        assert all(a.stop <= b.start for a, b in zip(ranges, ranges[1:]))
+        assert all(a.stop <= b.start for a, b in pairwise(ranges))
 
 
 def test_the_improved_models_open_and_sample(finished: Path) -> None:
@@ -205,15 +207,21 @@ def test_a_fixed_budget_is_the_auxiliarys_not_autoguidances(tmp_path: Path) -> N
     assert rows["autoguidance"]["budget"] in (320, 640)
 
 
-def test_rounds_go_on_while_they_improve(tmp_path: Path) -> None:
-    run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "2", "--search.w", "2"]
-    long = ["--auxiliary.budgets", "12800", "--distilled.images", "25600", "--auxiliary.samples", "400"]
-    long += ["--evaluation.draws", "4", "--evaluation.samples", "400"]
-    assert main(tiny.improve_arguments(run, *tiny.PCA, *methods, *long)) == 0
+def test_rounds_start_from_the_distilled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_accept", lambda *args, **more: {"accepted": True, "reason": "accepted: by this test"})
+    run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "2"]
+    assert main(tiny.improve_arguments(run, *tiny.PCA, *methods)) == 0
     rounds = summary_of(run)["rounds"]
-    assert [entry["round"] for entry in rounds] == list(range(1, len(rounds) + 1))
-    assert all(entry["reason"].startswith("accepted") == entry["accepted"] for entry in rounds)
-    assert len(rounds) == 2 and rounds[0]["accepted"]
+    assert [entry["round"] for entry in rounds] == [1, 2]
     assert {row["method"] for row in rounds[1]["rows"]} == {"base", "sims", "distilled"}
     first = {row["label"]: row for row in rounds[0]["rows"]}
     assert rounds[1]["rows"][0]["fd_train"]["mean"] == pytest.approx(first["distilled"]["fd_train"]["mean"], rel=0.3)
+
+
+def test_rounds_stop_before_one_that_is_no_improvement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_accept", lambda *args, **more: {"accepted": False, "reason": "stopped: by this test"})
+    run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "3"]
+    assert main(tiny.improve_arguments(run, *tiny.PCA, *methods)) == 0
+    summary = summary_of(run)
+    assert [(entry["round"], entry["accepted"]) for entry in summary["rounds"]] == [(1, False)]
+    assert load_model(run / "improved").data_shape == (1, 8, 8)  # what was made is kept: the report says what it is

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from sims.experiments.search import Found, Search, SearchOptions
 BUDGETS = (32_000, 64_000, 128_000, 256_000)
 START = (0.5, 1.0, 2.0, 3.0)
 FULL_GRID = 4 * 13 * 5_000
+DEFAULT = SearchOptions()
 
 
 class Surface:
@@ -40,7 +42,7 @@ class Surface:
     def distance(self, features: np.ndarray) -> float:
         return float(features.mean()) + 2000 / len(features)
 
-    def search(self, options: SearchOptions = SearchOptions()) -> Found:
+    def search(self, options: SearchOptions = DEFAULT) -> Found:
         return Search(self.features, self.distance, BUDGETS, START, options).run()
 
 
@@ -73,7 +75,7 @@ def test_no_sample_is_drawn_twice(budget: int, log_w: float) -> None:
     assert found.samples == sum(last - first for _, _, first, last in surface.asked)
     for cell in {(b, w) for b, w, _, _ in surface.asked}:
         parts = [(first, last) for b, w, first, last in surface.asked if (b, w) == cell]
-        assert parts[0][0] == 0 and all(a[1] == b[0] for a, b in zip(parts, parts[1:]))
+        assert parts[0][0] == 0 and all(a[1] == b[0] for a, b in pairwise(parts))
 
 
 @pytest.mark.parametrize(("w", "extended"), [(12.0, True), (100.0, True), (0.05, False), (1.0, False)])
@@ -97,7 +99,7 @@ def test_a_fixed_strength_or_budget_leaves_only_the_other_to_seek() -> None:
     assert (found.budget, found.w) == (32_000, 2.0) and {b for b, _, _, _ in surface.asked} == {32_000}
     found = Surface(128_000, 2.0).search(SearchOptions(budget=32_000, w=1.1))
     assert (found.budget, found.w) == (32_000, 1.1)
-    with pytest.raises(UserError, match="search.budget 99 is none of the auxiliary's budgets: 32000"):
+    with pytest.raises(UserError, match=r"search\.budget 99 is none of the auxiliary's budgets: 32000"):
         Surface(128_000, 2.0).search(SearchOptions(budget=99))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 import tiny
 from sims.data.dataset import Dataset
+from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.model import load
 from sims.training.ema import EMA, ema_decay
@@ -56,6 +57,11 @@ def weights(trained: Trained) -> dict[str, Tensor]:
 
 def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def distance(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
+    """Euclidean; single weights may differ more, where Adam divides a tiny gradient by its own size."""
+    return math.sqrt(sum(float((a[name] - b[name]).square().sum()) for name in a))
 
 
 def state(folder: Path) -> dict[str, Tensor]:
@@ -98,8 +104,7 @@ def test_a_finished_training_is_not_repeated(plain: Dataset, tmp_path: Path) -> 
 def test_accumulation_changes_only_rounding(plain: Dataset, tmp_path: Path) -> None:
     whole = weights(train(plain, tmp_path / "1", images=320))
     halves = weights(train(plain, tmp_path / "2", images=320, options=replace(FAST, accumulate=2)))
-    for name, value in whole.items():
-        torch.testing.assert_close(halves[name], value, rtol=1e-3, atol=1e-5)
+    assert distance(halves, whole) < 0.01 * distance(whole, tiny.model(plain).denoiser.state_dict())  # type: ignore[attr-defined]
 
 
 def test_continuing_a_finished_run_equals_one_long_run(plain: Dataset, tmp_path: Path) -> None:
@@ -301,7 +306,6 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     one, two = (read_trained(tmp_path / str(count) / "trained") for count in (1, 2))
     assert one is not None and two is not None
     np.testing.assert_allclose(two.losses, one.losses, rtol=1e-4)
-    theirs = weights(two)
-    for name, value in weights(one).items():
-        torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=1e-5)
+    start = tiny.model(load_pair("digits", limit=300)[0].without_labels()).denoiser.state_dict()  # type: ignore[attr-defined]
+    assert distance(weights(two), weights(one)) < 0.01 * distance(weights(one), start)
     assert tiny.snapshot(tmp_path / "1" / "store") == tiny.snapshot(tmp_path / "2" / "store")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ NETWORK = NetworkOptions(width=32, blocks=1, embedding=16, sigma_data=0.5)
 SAMPLER = SamplerOptions(steps=5)
 
 #: The main job in a few seconds: an unconditional digits model, judged by PCA features.
-JOB = ["--network.width", "64", "--network.blocks", "1", "--network.embedding", "32", "--sampler.steps", "6", "--batch-size", "100", "--base.images", "12800", "--auxiliary.samples", "200", "--auxiliary.budgets", "2560,5120", "--search.rungs", "50,100", "--guidance.pilot", "32", "--distilled.samples", "200", "--distilled.images", "5120", "--evaluation.samples", "100", "--evaluation.draws", "2", "--evaluation.manifold-samples", "50"]
+JOB = shlex.split(
+    "--network.width 64 --network.blocks 1 --network.embedding 32 --sampler.steps 6 --batch-size 100 "
+    "--base.images 12800 --auxiliary.samples 200 --auxiliary.budgets 2560,5120 --search.rungs 50,100 "
+    "--guidance.pilot 32 --distilled.samples 200 --distilled.images 5120 --evaluation.samples 100 "
+    "--evaluation.draws 2 --evaluation.manifold-samples 50"
+)
 PCA = ["--evaluation.extractor", "pca"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import tomllib
 import types
@@ -14,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from sims.errors import UserError
 
 T = TypeVar("T")
+NON_FINITE = ("inf", "-inf", "nan")  # as JSON keeps them
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
@@ -66,9 +68,7 @@ def convert(value: Any, kind: Any, name: str) -> Any:
         raise UserError(f"option {name!r}: {value!r} is not one of its values{hint}")
     elif origin is tuple and isinstance(value, list | tuple):
         return tuple(convert(item, arguments[0], name) for item in value)
-    elif kind is float and value in ("inf", "-inf", "nan"):  # as JSON keeps them
-        return float(value)
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):  # noqa: SIM114
+    elif kind is float and not isinstance(value, bool) and (isinstance(value, int | float) or value in NON_FINITE):
         return float(value)
     elif kind is Path and isinstance(value, str | Path):
         return Path(value)
@@ -135,6 +135,5 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        return json.dumps(value, ensure_ascii=False)  # a JSON string is a TOML basic string
     return repr(value)

@@ -5,31 +5,24 @@ base -> synthesize -> auxiliary at several budgets -> choose (budget, w) -> judg
 
 from __future__ import annotations
 
-import json
-import platform
-from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 
-from sims.config import to_dict, to_toml
+from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.options import ImproveOptions
+from sims.experiments.outputs import write_outputs
 from sims.experiments.search import Found
 from sims.experiments.stages import Choice, Stages, figures
-from sims.files import atomic_path, read_json, write_atomic, write_json
-from sims.methods import METHODS, Base, Continuous
-from sims.metrics.intervals import paired_interval
+from sims.experiments.summary import retained, summarize
+from sims.files import read_json
+from sims.methods import METHODS, Base
 from sims.report import closing_table, write_report
-from sims.runs import Run, command_line, derive_seed
+from sims.runs import Run, derive_seed
 from sims.verbs.evaluate import Draw, Judge, load_judge, make_references
-from sims.verbs.seeds import seed_range
-
-GRID = 64  # samples shown of every method
 
 
 def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
@@ -82,9 +75,9 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
             break
         if round_ + 1 < options.rounds:
             base = _next_base(result, options, round_)
-    summary = _summary(run, options, stages, first, rounds, real, test)
+    summary = summarize(run, options, stages, first, rounds, real, test)
     if run.is_main:
-        _write(run, options, first, real, judge, summary)
+        write_outputs(run, options, first, real, judge, summary)
     run.barrier()
     return summary
 
@@ -96,6 +89,8 @@ def _data(options: ImproveOptions) -> tuple[Dataset | None, Dataset | None]:
     train, test = load_pair(
         data.path, data.test, data.test_fraction, options.seed, options=data.source, limit=data.limit
     )
+    if len(train.data_shape) != 3:
+        raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
     if data.conditional and train.labels is None:
         raise UserError(
             f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"
@@ -250,229 +245,3 @@ def _save_improved(run: Run, result: dict[str, Any], judge: Judge | None) -> Non
         choices[label].model.with_denoiser(choices[label].model.denoiser, method=label).save(run.path / "improved")
     if "distilled" in choices:
         choices["distilled"].model.save(run.path / "distilled")
-
-
-def retained(rows: dict[str, dict[str, Any]], label: str, metric: str) -> float | None:
-    """Share of SIMS's improvement over the base that a row keeps, in one metric."""
-    figures_ = [rows[name][metric]["mean"] for name in ("base", "sims", label) if name in rows]
-    if len(figures_) < 3 or None in figures_ or figures_[0] == figures_[1]:
-        return None
-    base, full, this = figures_
-    return (base - this) / (base - full)
-
-
-def _comparisons(result: dict[str, Any], judge: Judge | None) -> list[dict[str, Any]]:
-    """SIMS against every other method, paired by seed."""
-    draws: dict[str, list[Draw]] = result["draws"]
-    if judge is None or "sims" not in draws or len(draws["sims"]) < 2:
-        return []
-    ours = [judge.scores(draw) for draw in draws["sims"]]
-    entries = []
-    for label, theirs in draws.items():
-        if label == "sims":
-            continue
-        scores = [judge.scores(draw) for draw in theirs]
-        for metric in [m for m in ("fd_train", "fd_test") if m in ours[0]]:
-            found = paired_interval([s[metric] for s in ours], [s[metric] for s in scores])
-            verdict = "better" if found.high < 0 else "worse" if found.low > 0 else "not distinguishable"
-            difference = {"mean": found.mean, "low": found.low, "high": found.high}
-            text = f"sims is {verdict} than {label}" if verdict[0] != "n" else f"sims and {label} are {verdict}"
-            entries.append({"a": "sims", "b": label, "metric": metric, "difference": difference, "verdict": text})
-    return entries
-
-
-def _headline(rows: dict[str, dict[str, Any]], comparisons: list[dict[str, Any]]) -> tuple[str, list[str]]:
-    if "base" not in rows or "sims" not in rows:
-        return "No comparison of base and sims was asked for.", []
-    base, ours = rows["base"], rows["sims"]
-    if base["fd_train"]["mean"] is None:
-        return "The improved model is ready; nothing was verified, since there was no real data to judge it by.", []
-    warnings = []
-    parts = []
-    for metric, name in (("fd_train", "training"), ("fd_test", "held-out")):
-        before, after = base[metric]["mean"], ours[metric]["mean"]
-        if before is None:
-            continue
-        change = 100 * (after / before - 1)
-        entry = next((c for c in comparisons if c["b"] == "base" and c["metric"] == metric), None)
-        sure = entry is None or entry["difference"]["high"] < 0 or entry["difference"]["low"] > 0
-        parts.append(
-            f"FD to {name} data {before:.2f} -> {after:.2f} ({change:+.0f} %{'' if sure else ', within the noise'})"
-        )
-        if change > 0 and sure:
-            warnings.append(f"FD to {name} data became worse with sims: {before:.2f} -> {after:.2f}.")
-    for entry in comparisons:
-        if entry["metric"] == "fd_train" and entry["difference"]["low"] > 0 and not entry["b"].startswith("sims"):
-            warnings.append(f"{entry['b']} reached a lower FD to the training data than sims.")
-    return "sims against base: " + "; ".join(parts) + ".", warnings
-
-
-def _summary(
-    run: Run, options: ImproveOptions, stages: Stages, result: dict[str, Any], rounds: list[dict[str, Any]],
-    real: Dataset | None, test: Dataset | None,
-) -> dict[str, Any]:  # fmt: skip
-    judge, rows = stages.judge, {row["label"]: row for row in result["rows"]}
-    comparisons = _comparisons(result, judge)
-    headline, warnings = _headline(rows, comparisons)
-    for row in result["rows"]:
-        row["retained"] = {metric: retained(rows, row["label"], metric) for metric in ("fd_train", "fd_test")}
-    model = result["base"].model
-    return {
-        "format": 1,
-        "title": f"{options.data.path if options.model is None else options.model.name}: a model improves itself",
-        "headline": headline,
-        "verified": judge is not None,
-        "warnings": warnings,
-        "data": {
-            "name": real.name if real else "none",
-            "num_train": len(real) if real else 0,
-            "num_test": len(test) if test else 0,
-            "shape": list(model.data_shape),
-            "num_classes": model.num_classes,
-            "conditional": model.num_classes > 0,
-        },
-        "extractor": _extractor(judge),
-        "floor": _floor(judge, real, test),
-        "rows": result["rows"],
-        "search": _search_summary(result["searches"], options),
-        "costs": _costs(result, options),
-        "cache": _cache(result, rows),
-        "rounds": rounds if len(rounds) > 1 or options.rounds > 1 else [],
-        "comparisons": comparisons,
-        "commands": [command_line(), f"sims sample {run.path / 'improved'} --seeds 0-63 --out samples"],
-        "config_toml": to_toml(to_dict(options)),
-        "versions": {
-            "sims": version("sims-diffusion"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "seconds": round(sum(stages.seconds.values()), 1),
-        "stages": [{"name": name, "seconds": round(value, 2)} for name, value in stages.seconds.items()],
-    }
-
-
-def _extractor(judge: Judge | None) -> dict[str, Any] | None:
-    if judge is None:
-        return None
-    e = judge.extractor
-    return {"name": e.name, "hash": e.hash, "num_features": e.num_features, "accuracy": judge.accuracy}
-
-
-def _floor(judge: Judge | None, real: Dataset | None, test: Dataset | None) -> dict[str, Any] | None:
-    if judge is None or judge.floor is None or real is None or test is None:
-        return None
-    text = f"real against real: {len(real):,} training images against {len(test):,} held-out ones"
-    return {"fd": judge.floor, "n_train": len(real), "n_test": len(test), "text": text}
-
-
-def _search_summary(searches: dict[str, Found], options: ImproveOptions) -> dict[str, Any] | None:
-    if not searches:
-        return None
-    cells = [
-        {"method": name, "budget": c.budget, "w": c.w, "n": c.n, "fd": c.fd if np.isfinite(c.fd) else None}
-        for name, found in searches.items()
-        for c in found.cells
-    ]
-    continuous = sum(isinstance(METHODS[name].strengths, Continuous) for name in searches)
-    return {
-        "samples": sum(found.samples for found in searches.values()),
-        "samples_by_method": {name: found.samples for name, found in searches.items()},
-        "grid_samples": continuous * len(options.auxiliary.budgets) * 13 * 5_000,
-        "extended": any(found.extended for found in searches.values()),
-        "chosen": {name: {"budget": found.budget, "w": found.w} for name, found in searches.items()},
-        "cells": cells,
-    }
-
-
-def _costs(result: dict[str, Any], options: ImproveOptions) -> dict[str, Any]:
-    distilled = any(choice.method == "distilled" for choice in result["choices"])
-    sims = result["searches"].get("sims")
-    return {
-        "base_training_images": result["base"].images or None,
-        "synthesized": options.auxiliary.samples,
-        "synthesis_evaluations": options.auxiliary.samples
-        * next(c.nfe for c in result["choices"] if c.method == "base")
-        if any(c.method == "base" for c in result["choices"])
-        else None,
-        "auxiliary_images": max(options.auxiliary.budgets),
-        "search_evaluations": sims.evaluations if sims else 0,
-        "distillation_images": options.distilled.images if distilled else 0,
-    }
-
-
-def _cache(result: dict[str, Any], rows: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    choice = next((c for c in result["choices"] if c.label == "sims (cached)"), None)
-    if choice is None:
-        return None
-    guided: Any = choice.model.denoiser
-    planned = choice.options.planned(guided)
-    quick = rows.get("sims (fast)")
-    return {
-        "levels": planned.tolist(),
-        "refresh": [step is not None and step.refresh for step in guided.steps(planned)],
-        "solver": choice.options.solver,
-        "nfe_base": guided.base.evaluations(planned),
-        "nfe_full": rows["sims"]["nfe"],
-        "nfe_cached": choice.nfe,
-        "retained_train": retained(rows, choice.label, "fd_train"),
-        "retained_test": retained(rows, choice.label, "fd_test"),
-        "cheapest": {"text": quick["note"], "nfe": quick["nfe"]} if quick else None,
-        "tried": result["cheapest"],
-    }
-
-
-def _write(
-    run: Run,
-    options: ImproveOptions,
-    result: dict[str, Any],
-    real: Dataset | None,
-    judge: Judge | None,
-    summary: dict[str, Any],
-) -> None:
-    """Everything that the run leaves to look at; ``summary.json`` last."""
-    lines = []
-    stages = Stages(run, options, real)
-    for choice, row in zip(result["choices"], result["rows"]):
-        if judge is not None:
-            seeds = stages.draw_seeds(row["draws"], row["samples_per_draw"], 0)
-            about = {
-                "method": row["method"],
-                "label": row["label"],
-                "w": row["w"],
-                "budget": row["budget"],
-                "nfe": row["nfe"],
-            }
-            for index, draw in enumerate(result["draws"][choice.label]):
-                lines += [json.dumps(entry) for entry in judge.rows(draw, seeds[index], draw=index, **about)]
-    write_atomic(run.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
-    _grids(run, options, result, real)
-    write_json(run.path / "summary.json", summary)
-
-
-def _grids(run: Run, options: ImproveOptions, result: dict[str, Any], real: Dataset | None) -> None:
-    """The same seeds for every method, and for SIMS across w; and the nearest training image of each."""
-    seeds = seed_range("figures", options.seed, GRID)
-    arrays: dict[str, np.ndarray] = {"seeds": np.asarray(seeds)}
-    codec = result["base"].model.codec
-    for choice in result["choices"]:
-        x = choice.model.sample(seeds, sampler=choice.options, batch_size=GRID)
-        arrays[f"{choice.label}@{choice.w:g}"] = codec.to_images(x)
-        if choice.label == "sims":
-            for factor in (0.5, 2.0):
-                other = choice.model.denoiser
-                stronger = type(other)(other.base, other.aux, other.w * factor, other.interval)  # type: ignore[attr-defined,call-arg]
-                arrays[f"sims@{choice.w * factor:g}"] = codec.to_images(
-                    replace(choice.model, denoiser=stronger).sample(seeds, batch_size=GRID)
-                )
-            if real is not None:
-                arrays["real"] = codec.to_images(real.all()[0][:GRID])
-                arrays["nearest"] = codec.to_images(_nearest(x, real))
-    with atomic_path(run.path / "grids.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-
-
-def _nearest(x: torch.Tensor, real: Dataset) -> torch.Tensor:
-    train = real.all()[0]
-    flat = train.flatten(1)
-    indices = [int(((flat - one.flatten()) ** 2).sum(dim=1).argmin()) for one in x]
-    return train[indices]

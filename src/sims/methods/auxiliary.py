@@ -25,7 +25,7 @@ class AuxiliarySettings:
 
     samples: int = 10_000
     """Own samples the auxiliary is trained on (n_s in the paper)."""
-    budgets: tuple[int, ...] = (32_000, 64_000, 128_000, 256_000)
+    budgets: tuple[int, ...] = (64_000, 128_000, 256_000, 512_000)
     """Training budgets to choose from, in images seen (B in the paper)."""
     init: Literal["base", "scratch", "snapshot"] = "base"
     """How it starts: a copy of the base, random weights, or the earliest snapshot of the base's training."""

@@ -256,7 +256,8 @@ class Trainer:
         self.nonfinite += 1
         if self.nonfinite in (1, 10, 100, 1000):
             log(
-                f"non-finite gradient at {self.step * self.options.batch:,} images, step skipped ({self.nonfinite} so far)"
+                f"non-finite gradient at {self.step * self.options.batch:,} images, step skipped"
+                f" ({self.nonfinite} so far)"
             )
         if in_a_row >= self.options.max_nonfinite:
             seen = self.step * self.options.batch
