@@ -33,6 +33,8 @@ class SearchOptions:
     """A fixed strength instead of a search."""
     budget: int | None = None
     """A fixed budget (images seen by the auxiliary) instead of a search."""
+    limit: int = 26_000
+    """At most about this many samples; the search then settles for the best cell so far."""
     max_w: float = 16.0
     """The range of w extends itself up to here when the best lies at its end."""
 
@@ -130,14 +132,20 @@ class Search:
                 return best, self._fd(budget, best, n)
 
     def _descend(self, budget: int, w: float, n: int, stride: int) -> tuple[float, float]:
-        """Walk along the lattice to a strength that is better than its neighbours."""
+        """Walk along the lattice to a strength that is better than its neighbours, within the limit of samples."""
         index = self.lattice.index(w)
         while True:
             around = [i for i in (index - stride, index, index + stride) if 0 <= i < len(self.lattice)]
+            if self.samples + sum(self._missing(budget, self.lattice[i], n) for i in around) > self.options.limit:
+                around = [index]
             best = min(around, key=lambda i: self._fd(budget, self.lattice[i], n))
             if best == index:
                 return self.lattice[index], self._fd(budget, self.lattice[index], n)
             index = best
+
+    def _missing(self, budget: int, w: float, n: int) -> int:
+        """Samples still to be drawn for a cell."""
+        return max(0, n - len(self.known.get((budget, w), ())))
 
     def _fd(self, budget: int, w: float, n: int) -> float:
         """Distance of the first n paired samples; NaN counts as infinitely bad."""

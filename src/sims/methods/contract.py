@@ -57,7 +57,7 @@ class Artefact:
 class Continuous:
     """A strength that can be chosen: where the search begins; 0 is the base."""
 
-    start: tuple[float, ...] = (0.5, 1.0, 2.0, 3.0)
+    start: tuple[float, ...] = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,10 @@ class Judge:
             result |= {"precision": pair.precision, "recall": pair.recall}
         if self.test is not None:
             result["fd_test"] = frechet_distance(moments, self.test.moments)
-            result["kid_test"] = mmd_squared(features[:count], self.test.require_features()[:count])
+            # The cubic kernel expects features of about unit variance: both sides are scaled by the training set's.
+            scale = float(np.sqrt(np.trace(self.train.moments.covariance) / features.shape[1]))
+            real = self.test.require_features()[:count]
+            result["kid_test"] = mmd_squared(features[:count] / scale, real / scale)
         return result
 
     def rows(self, measured: Draw, seeds: range, **about: Any) -> list[dict[str, Any]]:
