@@ -94,7 +94,7 @@ def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
             nfe = max(found[label]["nfe"])
             mark = "holds" if kept >= 0.95 else "FAILS"
             lines.append(
-                f"{mark}: {label} keeps {kept:.0%} of the gain to train, {tested:.0%} to test, at most {nfe} evaluations"
+                f"{mark}: {label} keeps {kept:.0%} of the gain to train, {tested:.0%} to test, at {nfe} evaluations"
             )
     return lines
 

@@ -40,7 +40,7 @@ def save(file: Path, result: dict[str, Any]) -> None:
 def interleaved(rivals: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Median seconds of each rival, run in turn so that a busy machine slows all of them alike."""
     times: dict[str, list[float]] = {name: [] for name in rivals}
-    for name, work in rivals.items():
+    for work in rivals.values():
         work()  # warm up
     for _ in range(rounds):
         for name, work in rivals.items():

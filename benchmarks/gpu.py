@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from common import interleaved, save
 
+from common import interleaved, save
 from sims.data.sources import load_pair
 from sims.experiments.improve import improve
 from sims.experiments.options import BaseOptions, ImproveOptions
@@ -43,7 +43,9 @@ def training(model: Model, data: Any) -> list[dict[str, Any]]:
             stamps: list[float] = []
             with tempfile.TemporaryDirectory() as folder:
                 options = TrainOptions(batch=batch, precision=precision)  # type: ignore[arg-type]
-                trainer = Trainer(model, data, options, Path(folder), images=300 * batch, seed=0, accelerator=Accelerator())
+                trainer = Trainer(
+                    model, data, options, Path(folder), images=300 * batch, seed=0, accelerator=Accelerator()
+                )
                 trainer.run(lambda count, stamps=stamps: stamps.append(time.perf_counter()))
             step = (stamps[-2] - stamps[50]) / (len(stamps) - 52)
             rows.append({"precision": precision, "batch": batch, "ms": 1e3 * step, "images_per_second": batch / step})

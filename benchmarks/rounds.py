@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from common import save
-
 from sims.cli import parse
 from sims.experiments.improve import improve
 

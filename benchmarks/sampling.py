@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from common import interleaved, save
-
 from sims.denoiser import Denoiser
 from sims.guidance import Extrapolate
 from sims.model import Model, load

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import save
 
+from common import save
 from sims.data.sources import load_pair
 from sims.metrics.intervals import paired_interval
 from sims.model import Model, load

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import save
 from matplotlib.figure import Figure
 
+from common import save
 from sims.experiments.improve import improve
 from sims.experiments.options import ImproveOptions
 from sims.methods.auxiliary import AuxiliarySettings

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import torch
-from common import save
 
+from common import save
 from sims.data.sources import load_pair
 from sims.model import Model
 from sims.sampling import SamplerOptions
@@ -75,7 +75,9 @@ def main() -> None:
         overhead = statistics.median(a / b for a, b in pairs) - 1
         mine, theirs = (statistics.median(pair[i] for pair in pairs) for i in (0, 1))
         rows.append({"precision": precision, "sims_ms": 1e3 * mine, "bare_ms": 1e3 * theirs, "overhead": overhead})
-        print(f"{precision}: sims {1e3 * mine:.2f} ms a step, bare loop {1e3 * theirs:.2f} ms, overhead {overhead:+.1%}")
+        print(
+            f"{precision}: sims {1e3 * mine:.2f} ms a step, bare loop {1e3 * theirs:.2f} ms, overhead {overhead:+.1%}"
+        )
     save(settings.out, {"benchmark": "training", "steps": settings.steps, "rounds": settings.rounds, "rows": rows})
 
 

@@ -20,6 +20,7 @@ from sims.experiments.stages import Choice, Stages, figures
 from sims.experiments.summary import retained, summarize
 from sims.files import read_json
 from sims.methods import METHODS, Base
+from sims.model import Model, load
 from sims.report import closing_table, write_report
 from sims.runs import Run, derive_seed
 from sims.verbs.evaluate import Draw, Judge, load_judge, make_references
@@ -52,13 +53,14 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
-    real, test = _data(options)
-    seen = real if real is None or options.data.conditional else real.without_labels()
-    stages = Stages(run, options, seen)
+    model = None if options.model is None else load(options.model, run.device)
+    real, test = _data(run, options, model)
+    conditional = options.data.conditional if model is None else model.num_classes > 0
+    stages = Stages(run, options, real if real is None or conditional else real.without_labels())
     with stages.timed("references"):
         judge = stages.judge = _judge(run, options, real, test)
     with stages.timed("train base"):
-        base = stages.base()
+        base = stages.base(model)
     rounds: list[dict[str, Any]] = []
     first: dict[str, Any] = {}
     for round_ in range(options.rounds):
@@ -82,10 +84,11 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
     return summary
 
 
-def _data(options: ImproveOptions) -> tuple[Dataset | None, Dataset | None]:
+def _data(run: Run, options: ImproveOptions, model: Model | None) -> tuple[Dataset | None, Dataset | None]:
     data = options.data
     if data.path == "none":
         return None, None
+    run.log(f"reading {data.path}")
     train, test = load_pair(
         data.path, data.test, data.test_fraction, options.seed, options=data.source, limit=data.limit
     )
@@ -94,6 +97,16 @@ def _data(options: ImproveOptions) -> tuple[Dataset | None, Dataset | None]:
     if data.conditional and train.labels is None:
         raise UserError(
             f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"
+        )
+    if model is not None and model.data_shape != train.data_shape:
+        raise UserError(
+            f"the model {options.model} makes data of shape {model.data_shape}, {data.path} has {train.data_shape}: "
+            "give the data it was trained on (--data.source.size and --data.source.grayscale change pictures)"
+        )
+    if model is not None and model.num_classes and model.num_classes != train.num_classes:
+        raise UserError(
+            f"the model {options.model} has {model.num_classes} classes, but {data.path} has {train.num_classes}: "
+            "give the labelled data it was trained on"
         )
     return train, test
 
@@ -105,6 +118,8 @@ def _judge(run: Run, options: ImproveOptions, real: Dataset | None, test: Datase
         return None
     folder = run.path / "references"
     if run.is_main:
+        if not (folder / "judge.json").is_file():
+            run.log("measuring the real data (where it has labels, small classifiers are trained first)")
         make_references(folder, real, test, options.evaluation)
     run.barrier()
     return load_judge(folder, real, test, options.evaluation, run.device)

@@ -77,12 +77,11 @@ class Stages:
         """What the auxiliary methods are prepared with."""
         return Settings(self.options.auxiliary, self.options.seed, round_, self.options.batch_size)
 
-    def base(self) -> Base:
+    def base(self, model: Model | None) -> Base:
         """The model to improve: the one given, or one trained on the real data."""
         options, run = self.options, self.run
         seed = derive_seed("base", options.seed)
-        if options.model is not None:
-            model = load(options.model, run.device)
+        if model is not None:
             return Base(model, model.hash, seed=seed, train=options.base.train)
         assert self.real is not None
         images = options.base.images
