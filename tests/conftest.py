@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,3 +37,39 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
     assert main(tiny.improve_arguments(run, *tiny.PCA)) == 0
     return run
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture) -> tiny.Say:
+    """Run a command: exit status, stdout and stderr."""
+
+    def run(*words: Any) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main([str(word) for word in words])
+        except SystemExit as error:  # options that a dataclass refuses
+            status = int(error.code or 0)
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished training, ``run``; tests must not change it."""
+    folder = tmp_path_factory.mktemp("home")
+    assert main(["train", "--out", str(folder / "run"), *tiny.TRAIN]) == 0
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(home: Path) -> Path:
+    return home / "run" / "model"
+
+
+@pytest.fixture(scope="session")
+def store(home: Path, model: Path) -> Path:
+    """60 samples of seeds 0 to 59: those of the first evaluation draw."""
+    words = ["synthesize", str(model), "--out", str(home / "store"), "--count", "60", "--batch-size", "30"]
+    assert main(words) == 0
+    return home / "store"

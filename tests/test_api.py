@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 
 import sims
-from sims.cli import main
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.options import ImproveOptions
@@ -22,50 +20,9 @@ from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import load
 from sims.sampling import SamplerOptions
 from sims.verbs.evaluate import load_judge
+from tiny import Say
 
-TRAIN = shlex.split(
-    "--data.path digits --data.limit 300 --data.conditional --network.width 32 --network.blocks 1 "
-    "--network.embedding 16 --base.images 12800 --base.train.batch 128 --sampler.steps 5"
-)
 JUDGED = shlex.split("--evaluation.extractor pca --evaluation.samples 60 --evaluation.draws 2 --data.limit 300")
-
-Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture) -> Say:
-    """Run a command: exit status, stdout and stderr."""
-
-    def run(*words: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as error:  # options that a dataclass refuses
-            status = int(error.code or 0)
-        return (status, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished training, ``run``; tests must not change it."""
-    folder = tmp_path_factory.mktemp("commands")
-    assert main(["train", "--out", str(folder / "run"), *TRAIN]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(home: Path) -> Path:
-    return home / "run" / "model"
-
-
-@pytest.fixture(scope="module")
-def store(home: Path, model: Path) -> Path:
-    """60 samples of seeds 0 to 59: those of the first evaluation draw."""
-    words = ["synthesize", str(model), "--out", str(home / "store"), "--count", "60", "--batch-size", "30"]
-    assert main(words) == 0
-    return home / "store"
 
 
 @pytest.fixture(scope="module")

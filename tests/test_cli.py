@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import os
 import re
+import subprocess
 import sys
 import textwrap
 import typing
@@ -212,6 +214,19 @@ def test_a_full_disk_is_a_sentence_and_a_bug_is_not(
     monkeypatch.setitem(COMMANDS, "improve", raising(OSError(28, "No space left on device", "runs/x")))
     assert main(["improve"]) == 2
     assert "runs/x cannot be written" in capsys.readouterr().err
+    monkeypatch.setitem(COMMANDS, "improve", raising(PermissionError(13, "Permission denied", "runs/x")))
+    assert main(["improve"]) == 2
+    assert "give the right to write" in capsys.readouterr().err
     monkeypatch.setitem(COMMANDS, "improve", raising(OSError(5, "Input/output error")))
     with pytest.raises(OSError, match="Input/output"):
         main(["improve"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["improve", "--help"]])
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "sims", *words]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from sims.cli import main
 from sims.commands.sample import contact_sheet, parse_seeds
 from sims.data.codec import UINT8, Codec
 from sims.data.dataset import Dataset
@@ -24,40 +21,7 @@ from sims.model import Model, load, reinitialized
 from sims.sampling import SamplerOptions
 from sims.training.loop import Trainer
 from sims.verbs.train import NetworkOptions, new_model
-
-TRAIN = shlex.split(
-    "--data.path digits --data.limit 300 --data.conditional --network.width 32 --network.blocks 1 "
-    "--network.embedding 16 --base.images 12800 --base.train.batch 128 --sampler.steps 5"
-)
-Say = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def say(capsys: pytest.CaptureFixture) -> Say:
-    """Run a command: exit status, stdout and stderr."""
-
-    def run(*words: Any) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as error:  # options that a dataclass refuses
-            status = int(error.code or 0)
-        return (status, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a finished training, ``run``; tests must not change it."""
-    folder = tmp_path_factory.mktemp("commands")
-    assert main(["train", "--out", str(folder / "run"), *TRAIN]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(home: Path) -> Path:
-    return home / "run" / "model"
+from tiny import TRAIN, Say
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +29,6 @@ def guided(home: Path, model: Path) -> Path:
     """The model steered away from random weights with w = 1."""
     base = load(model)
     return base.guided(reinitialized(base, 1), 1.0).save(home / "guided")
-
-
-@pytest.fixture(scope="module")
-def store(home: Path, model: Path) -> Path:
-    """60 samples of seeds 0 to 59: those of the first evaluation draw."""
-    words = ["synthesize", str(model), "--out", str(home / "store"), "--count", "60", "--batch-size", "30"]
-    assert main(words) == 0
-    return home / "store"
 
 
 def untrained(data: Dataset) -> Model:

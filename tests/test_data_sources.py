@@ -120,6 +120,9 @@ def test_folder_with_train_and_test(tmp_path: Path) -> None:
     assert (len(train), len(test)) == (4, 2) and test.class_names == ("a", "b", "c")
     assert test.labels is not None and sorted(test.labels.tolist()) == [1, 2]
     assert load(tmp_path).fingerprint == train.fingerprint
+    assert len(load_pair(tmp_path, limit=2)[0]) == 2
+    with pytest.raises(UserError, match="limit 0 is below 1"):
+        load_pair(tmp_path, limit=0)
     assert check(tmp_path).count == 6
 
 
@@ -363,6 +366,8 @@ def test_parquet_rows_without_pictures_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "y.parquet")
     with pytest.raises(UserError, match="no column of pictures"):
         load(tmp_path / "y.parquet")
+    with pytest.raises(UserError, match="label '' is not one of the class names"):
+        load(save_parquet(tmp_path / "w.parquet", pictures(2), ["a", ""], ["a", "b"]))
     with pytest.raises(UserError, match="label 7 of sample 1 is outside"):
         load(save_parquet(tmp_path / "z.parquet", pictures(2), [0, 7], ["a", "b"]))
 
@@ -370,12 +375,12 @@ def test_parquet_rows_without_pictures_are_named(tmp_path: Path) -> None:
 def test_mixed_sizes_channels_and_depths(tmp_path: Path) -> None:
     save_folder(tmp_path / "sizes" / "a", pictures(1, 3, 5, 4))
     save_folder(tmp_path / "sizes" / "b", pictures(1, 3, 6, 7))
-    with pytest.raises(UserError, match=r"a/000\.png is 4x5, b/000\.png is 7x6.*--data\.size.*sims data check"):
+    with pytest.raises(UserError, match=r"a/000\.png is 4x5, b/000\.png is 7x6.*--data\.source\.size.*sims data check"):
         load(tmp_path / "sizes")
     assert check(tmp_path / "sizes").sizes == {"4x5": 1, "7x6": 1}
     save_folder(tmp_path / "channels" / "a", pictures(1, 3))
     save_folder(tmp_path / "channels" / "b", pictures(1, 1))
-    with pytest.raises(UserError, match=r"a/000\.png has 3, b/000\.png has 1.*--data\.grayscale"):
+    with pytest.raises(UserError, match=r"a/000\.png has 3, b/000\.png has 1.*--data\.source\.grayscale"):
         load(tmp_path / "channels")
     assert not check(tmp_path / "channels").ok
     assert load(tmp_path / "channels", options=SourceOptions(grayscale=True)).data_shape == (1, 5, 4)
@@ -461,6 +466,7 @@ def test_check_reports_everything_at_once(tmp_path: Path) -> None:
         ([0, 1, 2], ("a", "b"), "label 2 of sample 2 is outside the classes \\(0 to 1, or -1 for none\\)"),
         ([0, 1], (), "2 labels for 3 samples"),
         ([0, 0.5, 1], (), "not whole numbers"),
+        ([0, np.nan, 1], (), "not whole numbers"),
     ],
 )
 def test_bad_labels_are_refused_everywhere(

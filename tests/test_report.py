@@ -172,7 +172,7 @@ def make_summary() -> dict[str, Any]:
                 "verdict": "no difference shown",
             },
         ],
-        "commands": ["sims improve --data cifar10-8x8 --seed 0 --out runs/cifar", "sims report runs/cifar"],
+        "commands": ["sims improve --data.path cifar10-8x8 --run runs/cifar", "sims sample runs/cifar/improved"],
         "config_toml": '[data]\nname = "cifar10-8x8"\n\n[train]\nsteps = 6000\nlr = 1e-3\n',
         "versions": {"sims": "0.1.0", "python": "3.11.7", "torch": "2.13.0"},
         "seconds": 1240.0,
@@ -317,7 +317,7 @@ def test_all_sections_appear_in_order(full_page: str) -> None:
     for text in (
         "−42.7 %",
         "95 %: −43.7 % to −41.7 % (paired difference)",
-        "sims improve --data",
+        "sims improve --data.path",
         "0.34",
         "11.02 ± 0.15",
     ):

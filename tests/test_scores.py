@@ -13,7 +13,7 @@ from scipy import stats
 from sims.errors import UserError
 from sims.metrics.comparison import ScoreRow, differences, require_comparable
 from sims.metrics.frechet import Moments
-from sims.metrics.intervals import Interval, bootstrap_interval, paired_interval, paired_ratio_interval, t_interval
+from sims.metrics.intervals import Interval, paired_interval, paired_ratio_interval, t_interval
 from sims.metrics.statistics import Reference, load_statistics, save_statistics
 
 
@@ -49,15 +49,6 @@ def test_intervals_refuse() -> None:
         paired_interval([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(UserError, match="positive"):
         paired_ratio_interval([1.0, 2.0], [0.0, 1.0])
-
-
-def test_bootstrap_interval() -> None:
-    values = np.random.default_rng(1).normal(size=200)
-    found, again, truth = bootstrap_interval(values), bootstrap_interval(values), t_interval(values)
-    assert found == again
-    assert (found.low, found.high) == pytest.approx((truth.low, truth.high), abs=0.03)
-    median = bootstrap_interval(values, lambda x: float(np.median(x)), num_resamples=200)
-    assert median.low <= median.mean == np.median(values) <= median.high
 
 
 def write(path: Path, **changes: object) -> Reference:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ JOB = shlex.split(
     "--evaluation.draws 2 --evaluation.manifold-samples 50"
 )
 PCA = ["--evaluation.extractor", "pca"]
+
+#: A conditional digits model, trained in a second.
+TRAIN = shlex.split(
+    "--data.path digits --data.limit 300 --data.conditional --network.width 32 --network.blocks 1 "
+    "--network.embedding 16 --base.images 12800 --base.train.batch 128 --sampler.steps 5"
+)
+
+Say = Callable[..., tuple[int, str, str]]  # a command's words -> exit status, stdout, stderr
 
 
 def improve_arguments(run: Path, *more: str) -> list[str]:

@@ -32,6 +32,7 @@ from sims.model import Model, load
 from sims.report.record import clean
 from sims.runs import Run, derive_seed
 from sims.sampling import SamplerOptions
+from sims.sampling.noise import NUM_SEEDS
 from sims.verbs import synthesize as synthesis
 from sims.verbs.evaluate import Draw, EvaluationOptions, Judge, draw_samples, interval, load_judge, make_references
 from sims.verbs.seeds import seed_range
@@ -40,7 +41,6 @@ from sims.verbs.train import NetworkOptions, train_base
 T = TypeVar("T")
 Table = dict[str, Any]
 
-NUM_SEEDS = 2**32  # more would repeat samples: see sims.sampling.noise
 _FEWEST = 6  # coverage looks at the five nearest neighbours of each sample
 
 
@@ -228,13 +228,14 @@ def evaluate(
                 advance(len(part))
     else:
         parts, draws = [_seeds_of(subject)], [judge.measure(*subject.all())]
+    draws = [dataclasses.replace(draw, scores=judge.scores(draw)) for draw in draws]
     rows = [row for i, draw in enumerate(draws) for row in judge.rows(draw, parts[i], draw=i, **about)]
     return clean({**about, **_described(judge, draws), "rows": rows})
 
 
 def _described(judge: Judge, draws: Sequence[Draw]) -> Table:
     """What was measured and with what, but for the rows."""
-    scores = [judge.scores(draw) for draw in draws]
+    scores = [draw.scores for draw in draws]
     references = {"train": judge.train, "test": judge.test}
     return {
         "draws": len(draws),
@@ -339,7 +340,7 @@ def _same_shape(subject: Model | Dataset, shape: tuple[int, ...], reference: str
 
 
 def _seeds_of(data: Dataset) -> range:
-    """The seeds of a store's samples where they follow one another; (0, 0) for other data."""
+    """The seeds of a store's samples where they follow one another; empty for other data."""
     seeds = data.columns.get("seed")
     if seeds is None or len(seeds) != int(seeds[-1]) - int(seeds[0]) + 1:
         return range(0)

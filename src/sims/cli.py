@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import inspect
 import json
+import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import getdoc
 from typing import Any
 
 import tyro
 from tyro.conf import Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+import sims
+from sims.commands.evaluate import evaluate
+from sims.commands.inspect import inspect
 from sims.commands.options import EvaluateCommand, InspectCommand, SampleCommand, SynthesizeCommand, TrainCommand
+from sims.commands.sample import sample_images
+from sims.commands.synthesize import synthesize_store
+from sims.commands.train import train
 from sims.config import load_recipe, nearest, override
+from sims.data.check import check
+from sims.data.images import SourceOptions
 from sims.errors import UserError
+from sims.experiments.improve import improve
 from sims.experiments.options import ImproveOptions
 
 
@@ -39,59 +50,24 @@ class DataCommand:
 
 
 def _improve(options: ImproveOptions) -> int:
-    from sims.experiments.improve import improve
-
     improve(options)
     return 0
 
 
-def _train(options: TrainCommand) -> int:
-    from sims.commands.train import train
-
-    return train(options)
-
-
-def _synthesize(options: SynthesizeCommand) -> int:
-    from sims.commands.synthesize import synthesize_store
-
-    return synthesize_store(options)
-
-
-def _sample(options: SampleCommand) -> int:
-    from sims.commands.sample import sample_images
-
-    return sample_images(options)
-
-
-def _evaluate(options: EvaluateCommand) -> int:
-    from sims.commands.evaluate import evaluate
-
-    return evaluate(options)
-
-
 def _data(options: DataCommand) -> int:
-    from sims.data.check import check
-    from sims.data.sources import SourceOptions
-
     report = check(options.path, SourceOptions(options.grayscale, options.size))
     print(json.dumps(report.to_json(), indent=2) if options.json else "\n".join(report.lines()))
     return 0 if report.ok else 1
 
 
-def _inspect(options: InspectCommand) -> int:
-    from sims.commands.inspect import inspect
-
-    return inspect(options.path)
-
-
 COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "improve": (ImproveOptions, _improve, "improve a model with its own samples, and measure by how much"),
-    "train": (TrainCommand, _train, "train a diffusion model"),
-    "synthesize": (SynthesizeCommand, _synthesize, "draw samples into a store"),
-    "sample": (SampleCommand, _sample, "sample images"),
-    "evaluate": (EvaluateCommand, _evaluate, "score samples or a model against real data"),
+    "train": (TrainCommand, train, "train a diffusion model"),
+    "synthesize": (SynthesizeCommand, synthesize_store, "draw samples into a store"),
+    "sample": (SampleCommand, sample_images, "sample images"),
+    "evaluate": (EvaluateCommand, evaluate, "score samples or a model against real data"),
     "data": (DataCommand, _data, "look at a data set (sims data check PATH)"),
-    "inspect": (InspectCommand, _inspect, "say what a model, store or run holds"),
+    "inspect": (InspectCommand, inspect, "say what a model, store or run holds"),
 }
 
 
@@ -143,14 +119,12 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         others = any(word.split("=")[0] in ("--data.path", "--model") for word in rest)
         if recipe is None and not others:
             recipe = "digits"
-        if recipe is not None:
-            known = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
-            settings = {key: value for key, value in load_recipe(recipe).items() if key not in known}
-        settings["default"] = override(kind(), settings)
-        settings = {"default": settings["default"]}
+        foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
+        values = {} if recipe is None else load_recipe(recipe)
+        settings["default"] = override(kind(), {key: value for key, value in values.items() if key not in foreign})
     elif recipe is not None:
         raise UserError(f"sims {name} takes no recipe: improve and train do")
-    about = (inspect.getdoc(kind) or "") + (
+    about = (getdoc(kind) or "") + (
         "\n\n--recipe NAME|FILE.toml sets any option; flags override it." if takes_recipe else ""
     )
     return tyro.cli(kind, args=rest, prog=f"sims {name}", description=about, registry=_registry(), **settings)
@@ -163,16 +137,27 @@ def _help() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 1 (a check failed), 2 (bad input) or 130 (interrupted)."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    """Run one command; returns the exit status: 0, 1 (a check failed), 2 (bad input), 130 or 141.
+
+    130 tells of an interruption, 141 that who reads the output (such as ``head``) has closed it.
+    """
+    try:
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe is not yet a message of the interpreter
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
+        return 128 + signal.SIGPIPE
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0
     name, *rest = arguments
     if name == "--version":
-        from importlib.metadata import version
-
-        print(version("sims-diffusion"))
+        print(sims.__version__)
         return 0
     try:
         if name not in COMMANDS:
@@ -184,8 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
+        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give the right to write"
         print(f"sims: {error.filename or 'a file'} cannot be written ({error.strerror}); nothing is lost: "
-              "make room, and run the same command again", file=sys.stderr)  # fmt: skip
+              f"{remedy}, and run the same command again", file=sys.stderr)  # fmt: skip
         return 2
     except KeyboardInterrupt:
         print("\nsims: interrupted; run the same command again to continue", file=sys.stderr)

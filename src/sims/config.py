@@ -98,14 +98,11 @@ RECIPES = Path(__file__).parent / "recipes"
 
 def recipe_path(name: str) -> Path:
     """A recipe file: a path, or the name of one that comes with the package."""
-    bundled = RECIPES / f"{name}.toml"
-    path = Path(name)
-    if path.is_file() or not bundled.is_file():
-        if not path.is_file():
-            known = sorted(p.stem for p in RECIPES.glob("*.toml"))
-            raise UserError(f"no recipe {name!r}{nearest(name, known)} (or give the path of a TOML file)")
-        return path
-    return bundled
+    for path in (Path(name), RECIPES / f"{name}.toml"):
+        if path.is_file():
+            return path
+    known = [path.stem for path in RECIPES.glob("*.toml")]
+    raise UserError(f"no recipe {name!r}{nearest(name, known)} (or give the path of a TOML file)")
 
 
 def load_recipe(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from sims.errors import UserError
 
 _FULL = "no space left on device"
 LEFTOVERS = ".*.tmp-*"

@@ -1,4 +1,4 @@
-"""The exact denoiser of a mixture of Gaussians: the truth that tests and demos compare with."""
+"""The exact denoiser of a mixture of Gaussians: the truth that tests compare with."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from sims.commands.options import InspectCommand
 from sims.config import to_dict, to_toml
 from sims.data.codec import Codec
 from sims.data.store import Store, StoreHeader, is_store
@@ -22,8 +23,9 @@ from sims.sampling import SamplerOptions, nfe
 Line = tuple[str, Any]
 
 
-def inspect(path: Path) -> int:
-    """Print what lies at ``path``. UserError where it is none of the three."""
+def inspect(options: InspectCommand) -> int:
+    """Print what lies at the path. UserError where it is none of the three."""
+    path = options.path
     if (path / "model.json").is_file():
         lines = model_lines(path)
     elif is_store(path):

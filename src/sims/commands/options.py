@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from tyro.conf import Positional
 
 from sims.experiments.options import BaseOptions, DataOptions
-from sims.sampling import SamplerOptions
+from sims.sampling import SamplerOptions, SolverName
 from sims.verbs.evaluate import EvaluationOptions
 from sims.verbs.train import NetworkOptions
 
@@ -61,7 +60,7 @@ class SampleCommand:
     """Folder for the images."""
     label: int | None = None
     """Class of all samples; otherwise drawn from the seeds."""
-    solver: Literal["heun", "dpmpp2m"] | None = None
+    solver: SolverName | None = None
     """Solver; the model's own if not given."""
     steps: int | None = None
     """Steps; the model's own if not given."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sims.api import NUM_SEEDS, at_least, progress
+from sims.api import at_least, progress
 from sims.commands.options import SampleCommand
 from sims.data.images import encode_png
 from sims.errors import UserError
@@ -20,6 +20,7 @@ from sims.guidance import Extrapolate
 from sims.model import Model, load
 from sims.runs import Advance
 from sims.sampling import SamplerOptions
+from sims.sampling.noise import NUM_SEEDS
 
 MOST = 1_000_000  # files in one folder
 SHEET = 64  # images on the contact sheet

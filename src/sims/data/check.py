@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from .images import SourceOptions, Unreadable, decode_image, transform
-from .readers import Arrays, Pictures, find_parts, open_paths
-from .sources import BUILT_IN, load, resolve
-from .store import is_store
+from sims.data.images import SourceOptions, Unreadable, decode_image, transform
+from sims.data.readers import Arrays, Pictures, find_parts, open_paths
+from sims.data.sources import BUILT_IN, load, resolve
+from sims.data.store import is_store
+from sims.errors import UserError
 
 _SHOWN = 5  # examples of each kind in the terminal
 _IMBALANCE = 20  # largest class to smallest
@@ -65,7 +65,7 @@ class Report:
         if len(self.unreadable) > _SHOWN:
             out.append(f"    ... and {len(self.unreadable) - _SHOWN} more")
         out += [f"  remark: {remark}" for remark in self.remarks]
-        return [*out, "ready to use" if self.ok else f"{len(self.problems)} kinds of problems: correct them first"]
+        return [*out, "ready to use" if self.ok else "not ready: correct the problems first"]
 
 
 def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
@@ -174,7 +174,7 @@ def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, .
         report.problems.append(f"labels of shape {labels.shape}, {labels.dtype}: give one class number for each sample")
         return
     values, counts = np.unique(labels, return_counts=True)
-    names = class_names or tuple(str(i) for i in range(int(max(values.max(), -1)) + 1))
+    names = class_names or tuple(str(i) for i in range(int(max(values[np.isfinite(values)], default=-1)) + 1))
     report.class_names = list(names)
     for value, number in zip(values.tolist(), counts.tolist()):
         valid = value == int(value) and 0 <= value < len(names) if np.isfinite(value) else False

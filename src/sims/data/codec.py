@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from sims.errors import UserError
 
 KINDS = ("pixels", "identity")
 
@@ -98,8 +98,6 @@ class Codec:
         try:
             return cls(str(obj["kind"]), float(obj["low"]), float(obj["high"]), str(obj["dtype"]))
         except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, UserError):
-                raise
             raise UserError(f"{obj!r} describes no codec: it needs kind, low, high and dtype") from error
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
-from ..files import canonical_json
-from .codec import Codec
+from sims.data.codec import Codec
+from sims.errors import UserError
+from sims.files import canonical_json
 
 _CHUNK = 4096  # samples handled at once when a whole data set is walked through
 

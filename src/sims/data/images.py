@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import UserError
+from sims.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -110,7 +110,7 @@ def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _to_image(pixels: np.ndarray) -> Image.Image:
-    """uint8 (1 | 3 | 4, H, W) to a Pillow picture."""
+    """uint8 (1 | 3 | 4, H, W) or uint16 (1, H, W) to a Pillow picture."""
     if len(pixels) == 1:
         return Image.fromarray(np.ascontiguousarray(pixels[0]))
     return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
@@ -122,7 +122,7 @@ def fits_png(dtype: np.dtype | str, shape: tuple[int, ...]) -> bool:
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
-    """uint8 (1 | 3 | 4, H, W) to PNG bytes; lossless."""
+    """uint8 (1 | 3 | 4, H, W) or uint16 (1, H, W) to PNG bytes; lossless."""
     buffer = io.BytesIO()
     _to_image(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

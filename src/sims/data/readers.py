@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UserError
-from ..files import read_json
-from . import hf
-from .images import SUFFIXES, Unreadable
-from .store import flat_values, is_store
+from sims.data import hf
+from sims.data.images import SUFFIXES, Unreadable
+from sims.data.store import flat_values, is_store
+from sims.errors import UserError
+from sims.files import read_json
 
 _IMAGE_KEYS = ("images", "image", "x", "data", "latents", "arr_0")
 _LABEL_KEYS = ("labels", "label", "y", "arr_1")
@@ -252,7 +252,7 @@ def _labels(column: pa.ChunkedArray, names: tuple[str, ...], path: Path) -> tupl
         words = column.to_pylist()
         names = names or tuple(sorted({word for word in words if word is not None}))
         number: dict[str | None, int] = {name: i for i, name in enumerate(names)} | {None: -1}
-        if unknown := next((word for word in words if word not in number), None):
+        if (unknown := next((word for word in words if word not in number), None)) is not None:
             raise UserError(f"{path}: label {unknown!r} is not one of the class names: correct the labels or the names")
         return np.array([number[word] for word in words], dtype=np.int64), names
     if not pa.types.is_integer(column.type):
@@ -306,11 +306,10 @@ def _channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarr
     if raw.ndim != 4:
         raise UserError(f"{where} has shape {raw.shape}: it must be (N, C, H, W), (N, H, W, C), (N, H, W) or (N, 2)")
     _, first, second, last = raw.shape
-    for first_fits, last_fits in (
-        (second == last, first == second),
-        (first in (1, 3, 4), last in (1, 3, 4)),
-        (first <= last, last < first),
-    ):
-        if first_fits != last_fits:
-            return raw if keep or first_fits else raw.transpose(0, 3, 1, 2)
-    return raw
+    if (second == last) != (first == second):
+        fits = second == last
+    elif (first in (1, 3, 4)) != (last in (1, 3, 4)):
+        fits = first in (1, 3, 4)
+    else:
+        fits = first <= last
+    return raw if keep or fits else raw.transpose(0, 3, 1, 2)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from .codec import Codec
-from .dataset import Dataset, check_labels
-from .images import SourceOptions, Unreadable, decode_image, transform
-from .readers import Arrays, Pictures, find_parts, open_paths
-from .store import Store, is_store
+from sims.data.codec import Codec
+from sims.data.dataset import Dataset, check_labels
+from sims.data.images import SourceOptions, Unreadable, decode_image, transform
+from sims.data.readers import Arrays, Pictures, find_parts, open_paths
+from sims.data.store import Store, is_store
+from sims.errors import UserError
 
 __all__ = ["BUILT_IN", "SourceOptions", "load", "load_pair"]
 
@@ -33,8 +33,6 @@ def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | Non
 
     Raises UserError, one sentence naming the file, for anything missing, broken or inconsistent.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"limit {limit} is below 1: give the number of samples to load, or leave it out")
     if str(source) in BUILT_IN:
         return _limited(_transformed(_built_in(str(source)), options), limit)
     path = resolve(source)
@@ -184,16 +182,16 @@ def _transformed(data: Dataset, options: SourceOptions) -> Dataset:
 
 
 def _drawn(count: int, limit: int | None) -> np.ndarray:
-    """At most `limit` indices in order, drawn with a fixed seed, so that every class keeps its share.
+    """At most `limit` indices in order, drawn with a fixed seed, so that every class keeps about its share.
 
-    A smaller limit draws from what a larger one draws.
+    A smaller limit draws from what a larger one draws. UserError where it is below 1.
     """
+    if limit is not None and limit < 1:
+        raise UserError(f"limit {limit} is below 1: give the number of samples to load, or leave it out")
     return np.arange(count) if limit is None else np.sort(np.random.default_rng(0).permutation(count)[:limit])
 
 
 def _limited(data: Dataset, limit: int | None) -> Dataset:
-    if limit is not None and limit < 1:
-        raise UserError(f"limit {limit} is below 1: give the number of samples to load, or leave it out")
     return data if limit is None or limit >= len(data) else data.subset(_drawn(len(data), limit))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import UserError
-from ..files import atomic_path, digest_file, read_json, remove_leftovers, write_json
-from . import hf
-from .codec import Codec
-from .dataset import Dataset, check_labels
-from .images import Unreadable, decode_image, encode_png, fits_png
+from sims.data import hf
+from sims.data.codec import Codec
+from sims.data.dataset import Dataset, check_labels
+from sims.data.images import Unreadable, decode_image, encode_png, fits_png
+from sims.errors import UserError
+from sims.files import atomic_path, digest_file, read_json, remove_leftovers, write_json
 
 FORMAT = 1
 SPACES = ("pixels", "latents")
@@ -102,10 +102,9 @@ class Store:
         self._valid: dict[int, bool] = {}  # shards already looked at
 
     @staticmethod
-    def open(path: str | Path, header: StoreHeader, shard_size: int | None = None) -> Store:
+    def open(path: str | Path, header: StoreHeader) -> Store:
         """Create a store, or continue one; raises UserError naming the difference where it holds something else."""
         path = Path(path)
-        header = header if shard_size is None else replace(header, shard_size=shard_size)
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file, not a folder: choose another place for the store")
         if (path / _HEADER).exists():

@@ -200,7 +200,7 @@ def _row(
     return {
         **row,
         "fd_test": empty,
-        **figures(stages.judge, draws),
+        **figures(draws),
         "draws": evaluation.draws,
         "samples_per_draw": evaluation.samples,
         "seconds_per_1000": round(1000 * float(np.median([draw.seconds for draw in draws])) / evaluation.samples, 3),

@@ -185,7 +185,10 @@ class Stages:
 
         def work(part: range) -> None:
             folder.mkdir(parents=True, exist_ok=True)
-            draw_samples(choice.model, part, judge, choice.options, self.options.batch_size).save(file(part))
+            draw = draw_samples(choice.model, part, judge, choice.options, self.options.batch_size)
+            if purpose == "evaluation":
+                draw = replace(draw, scores=judge.scores(draw))
+            draw.save(file(part))
             advance(len(part) * run.num_processes)
 
         with run.progress(f"evaluate {choice.label}", number * size) as advance:
@@ -324,7 +327,6 @@ def default_choice(budgets: list[int]) -> tuple[int, float]:
     return budgets[(len(budgets) - 1) // 2], 1.0
 
 
-def figures(judge: Judge, draws: list[Draw]) -> dict[str, Any]:
+def figures(draws: list[Draw]) -> dict[str, Any]:
     """Mean and 95 % interval of every figure over the draws."""
-    scores = [judge.scores(draw) for draw in draws]
-    return {name: interval([score[name] for score in scores]) for name in scores[0]}
+    return {name: interval([draw.scores[name] for draw in draws]) for name in draws[0].scores}

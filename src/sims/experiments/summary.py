@@ -29,17 +29,17 @@ def retained(rows: dict[str, dict[str, Any]], label: str, metric: str) -> float 
     return (base - this) / (base - full)
 
 
-def _comparisons(result: dict[str, Any], judge: Judge | None) -> list[dict[str, Any]]:
+def _comparisons(result: dict[str, Any]) -> list[dict[str, Any]]:
     """SIMS against every other method, paired by seed."""
     draws: dict[str, list[Draw]] = result["draws"]
-    if judge is None or "sims" not in draws or len(draws["sims"]) < 2:
+    if len(draws.get("sims", ())) < 2:
         return []
-    ours = [judge.scores(draw) for draw in draws["sims"]]
+    ours = [draw.scores for draw in draws["sims"]]
     entries = []
     for label, theirs in draws.items():
         if label == "sims":
             continue
-        scores = [judge.scores(draw) for draw in theirs]
+        scores = [draw.scores for draw in theirs]
         for metric in [m for m in ("fd_train", "fd_test") if m in ours[0]]:
             found = paired_interval([s[metric] for s in ours], [s[metric] for s in scores])
             verdict = "better" if found.high < 0 else "worse" if found.low > 0 else "not distinguishable"
@@ -80,7 +80,7 @@ def summarize(
     real: Dataset | None, test: Dataset | None,
 ) -> dict[str, Any]:  # fmt: skip
     judge, rows = stages.judge, {row["label"]: row for row in result["rows"]}
-    comparisons = _comparisons(result, judge)
+    comparisons = _comparisons(result)
     headline, warnings = _headline(rows, comparisons)
     for row in result["rows"]:
         row["retained"] = {metric: retained(rows, row["label"], metric) for metric in ("fd_train", "fd_test")}

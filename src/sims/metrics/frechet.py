@@ -27,50 +27,10 @@ class Moments:
     @classmethod
     def of(cls, features: Array | Tensor) -> Moments:
         """The moments of features (N, D); UserError where N < 2 or a value is not finite."""
-        accumulator = MomentAccumulator()
-        accumulator.add(as_matrix(features, minimum=2))
-        return accumulator.moments()
-
-
-class MomentAccumulator:
-    """Moments in a single pass over batches, in float64, mergeable (Chan, Golub and LeVeque 1983)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean: Array | None = None  # (D,)
-        self._scatter: Array | None = None  # (D, D): sum of (x - mean)(x - mean)^T
-
-    def add(self, features: Array | Tensor) -> None:
-        """Take in features (B, D), B >= 0; UserError where a value is not finite or D differs from before."""
-        x = as_matrix(features, minimum=0)
-        if len(x) == 0:
-            return
+        x = as_matrix(features, minimum=2)
         mean = x.mean(axis=0)
         centred = x - mean
-        self._combine(len(x), mean, centred.T @ centred)
-
-    def merge(self, other: MomentAccumulator) -> None:
-        """Take in everything another accumulator has seen; the other is left as it was."""
-        if other._mean is not None and other._scatter is not None:
-            self._combine(other.count, other._mean, other._scatter)
-
-    def moments(self) -> Moments:
-        """The moments of all rows seen so far; UserError where there are fewer than two."""
-        if self._mean is None or self._scatter is None or self.count < 2:
-            raise UserError(f"A covariance needs at least 2 samples and {self.count} were given; use more samples.")
-        return Moments(self._mean.copy(), self._scatter / (self.count - 1), self.count)
-
-    def _combine(self, count: int, mean: Array, scatter: Array) -> None:
-        if self._mean is None or self._scatter is None:
-            self.count, self._mean, self._scatter = count, mean.copy(), scatter.copy()
-            return
-        if len(mean) != len(self._mean):
-            raise UserError(f"Features of {len(mean)} numbers follow features of {len(self._mean)}; use one extractor.")
-        total = self.count + count
-        shift = mean - self._mean
-        self._scatter = self._scatter + scatter + np.outer(shift, shift) * (self.count * count / total)
-        self._mean = self._mean + shift * (count / total)
-        self.count = total
+        return cls(mean, centred.T @ centred / (len(x) - 1), len(x))
 
 
 def _root(covariance: Array) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,18 +81,3 @@ def paired_ratio_interval(a: Values, b: Values, level: float = 0.95) -> Interval
     if (right <= 0).any():
         raise UserError(f"Baselines {right.tolist()} must be positive for a relative change; use paired_interval.")
     return t_interval(100 * (left / right - 1), level)
-
-
-def bootstrap_interval(
-    values: Values,
-    statistic: Callable[[Array], float] = lambda x: float(np.mean(x)),
-    level: float = 0.95,
-    num_resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Percentile bootstrap interval (Efron 1979) of a statistic of independent values; `mean` holds the statistic."""
-    array = _checked(values, level)
-    generator = np.random.default_rng(seed)
-    draws = [statistic(array[generator.integers(0, len(array), len(array))]) for _ in range(num_resamples)]
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(statistic(array)), float(low), float(high), level, len(array))

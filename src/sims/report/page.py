@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from markupsafe import Markup
 
+from sims.files import write_atomic
 from sims.report.palette import Palette
 from sims.report.record import Record, look, read_record
 
@@ -17,20 +16,7 @@ HERE = Path(__file__).parent
 def write_report(run_dir: Path) -> Path:
     """Read a run directory and write its report.html; returns the path. Raises UserError for an unreadable run."""
     target = Path(run_dir) / "report.html"
-    page = render(read_record(Path(run_dir))).encode("utf-8", "replace")
-    handle, name = tempfile.mkstemp(prefix=".report-", suffix=".tmp", dir=run_dir)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp makes files that only the owner may read
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomic(target, render(read_record(Path(run_dir))).encode("utf-8", "replace"))
     return target
 
 

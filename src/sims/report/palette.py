@@ -24,9 +24,9 @@ KNOWN = {  # method: (light, dark, marker)
     "distilled": ("#6d45c9", "#ab90ff", "D"),
     "neon": ("#c7530a", "#ff9d52", "^"),
     "autoguidance": ("#217a3c", "#5cc77f", "v"),
-    "cfg": ("#96690a", "#e3b64b", "P"),
-    "discriminator": ("#b52c7c", "#f27fbd", "X"),
-    "ddo": ("#a32b2e", "#f2858a", "<"),
+    "continued": ("#96690a", "#e3b64b", "P"),
+    "placebo": ("#b52c7c", "#f27fbd", "X"),
+    "self-trained": ("#a32b2e", "#f2858a", "<"),
 }
 TITLES = {
     "base": "Base",
@@ -35,11 +35,10 @@ TITLES = {
     "fast": "SIMS, fast",
     "distilled": "SIMS, distilled",
     "neon": "Neon",
-} | {
     "autoguidance": "Autoguidance",
-    "cfg": "CFG",
-    "discriminator": "Discriminator guidance",
-    "ddo": "DDO",
+    "continued": "Continued training",
+    "placebo": "Placebo",
+    "self-trained": "Self-trained",
 }  # where a run gives no label of its own
 SPARE = (  # for methods not named above, in order of appearance
     ("#7a6244", "#cdb18a", "h"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sims.errors import UserError
 
-_LIMIT = 2**32  # torch's CPU generator uses only the lower 32 bits: larger seeds would repeat samples silently
+NUM_SEEDS = 2**32  # torch's CPU generator uses only the lower 32 bits: larger seeds would repeat samples silently
 
 
 class SeededNoise:
@@ -56,6 +56,6 @@ def _checked(seed: int) -> int:
         whole = exact == seed and math.isfinite(exact)
     except (TypeError, ValueError, OverflowError):
         exact, whole = 0, False
-    if not whole or not 0 <= exact < _LIMIT:
-        raise UserError(f"seed {seed!r} is not an integer in 0 .. {_LIMIT - 1}; choose seeds in that range")
+    if not whole or not 0 <= exact < NUM_SEEDS:
+        raise UserError(f"seed {seed!r} is not an integer in 0 .. {NUM_SEEDS - 1}; choose seeds in that range")
     return exact

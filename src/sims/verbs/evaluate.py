@@ -6,7 +6,7 @@ import functools
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +65,8 @@ class EvaluationOptions:
 class Draw:
     """What is kept of one draw of samples: features (n, D), distance to the nearest training image (n,), classes.
 
-    ``checked`` are the features of the second extractor, which no choice was made with.
+    ``checked`` are the features of the second extractor, which no choice was made with; ``scores`` what
+    ``Judge.scores`` made of all this, where it was asked for.
     """
 
     features: Array
@@ -74,17 +75,20 @@ class Draw:
     labels: Array | None = None
     predicted: Array | None = None
     seconds: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
 
     def save(self, file: Path) -> None:
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+        header = {"kind": "draw", "seconds": self.seconds, "scores": self.scores}
         with atomic_path(file) as temporary:
-            save_file(tensors, temporary, metadata={"sims": json.dumps({"kind": "draw", "seconds": self.seconds})})
+            save_file(tensors, temporary, metadata={"sims": json.dumps(header)})
 
     @classmethod
     def load(cls, file: Path) -> Draw:
         tensors, header = read_tensors(file)
-        return cls(**{name: value.numpy() for name, value in tensors.items()}, seconds=header["seconds"])
+        arrays = {name: value.numpy() for name, value in tensors.items()}
+        return cls(**arrays, seconds=header["seconds"], scores=header["scores"])
 
 
 @dataclass(frozen=True)
@@ -171,7 +175,7 @@ class Judge:
     def rows(self, measured: Draw, seeds: range, **about: Any) -> list[dict[str, Any]]:
         """One self-describing row per figure of a draw, for ``metrics.jsonl``."""
         rows = []
-        for name, value in self.scores(measured).items():
+        for name, value in (measured.scores or self.scores(measured)).items():
             judge = self.second if name.startswith("check_") and self.second else self
             reference = judge.test if name.endswith("_test") and judge.test else judge.train
             row = ScoreRow(
