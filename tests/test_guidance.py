@@ -290,7 +290,7 @@ def test_the_placement_is_optimal() -> None:
 
     levels = [50.0, 20.0, 8.0, 3.0, 1.0, 0.3, 0.1, 0.01]
     gram, weights = RULE._interpolated(levels), guidance._weights(levels, 1.0)
-    misses, sizes = guidance._misses(gram), np.diagonal(gram)
+    misses, sizes = guidance._misses(gram), np.sqrt(np.diagonal(gram))
 
     def cost(chosen: tuple[int, ...]) -> float:
         latest = [max((i for i in chosen if i <= j), default=-1) for j in range(8)]

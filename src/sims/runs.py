@@ -144,28 +144,35 @@ class Run:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     @contextmanager
-    def progress(self, title: str, total: int, done: int = 0) -> Iterator[Advance]:
-        """A progress bar with an ETA (a line every ten seconds where there is no terminal)."""
-        if self.console.is_terminal:
-            columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            with Progress(
-                *columns, TextColumn("ETA"), TimeRemainingColumn(), console=self.console, transient=True
-            ) as bar:
-                task = bar.add_task(title, total=total, completed=done)
-                yield lambda count: bar.advance(task, count)
-            return
-        yield _LineProgress(self.console, title, total, done)
+    def progress(self, title: str, total: int) -> Iterator[Advance]:
+        """A progress bar with an ETA on the run's console."""
+        with progress(self.console, title, total) as advance:
+            yield advance
+
+
+@contextmanager
+def progress(console: Console, title: str, total: int) -> Iterator[Advance]:
+    """A progress bar with an ETA; a line every ten seconds where there is no terminal."""
+    if not console.is_terminal:
+        yield _LineProgress(console, title, total)
+        return
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 class _LineProgress:
     """Progress for logs and pipes: at most one line every ten seconds."""
 
-    def __init__(self, console: Console, title: str, total: int, done: int) -> None:
-        self.console, self.title, self.total, self.done = console, title, total, done
-        self.first = done
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        self.console, self.title, self.total = console, title, total
+        self.done = self.first = 0
         self.begin = self.last = time.monotonic()
 
     def __call__(self, count: int) -> None:
+        if self.done == 0:
+            self.first = count  # what an earlier run had done already
         self.done += count
         now = time.monotonic()
         if now - self.last < 10 or self.done >= self.total:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sims.config import nearest
 from sims.data.images import SourceOptions
 from sims.errors import UserError
 from sims.experiments.search import SearchOptions
@@ -109,8 +110,6 @@ class ImproveOptions:
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
 
     def __post_init__(self) -> None:
-        from sims.config import nearest
-
         for name in self.methods:
             if name not in ALL_METHODS:
                 raise UserError(f"unknown method {name!r}{nearest(name, ALL_METHODS)}")

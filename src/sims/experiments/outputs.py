@@ -63,7 +63,7 @@ def _grids(run: Run, options: ImproveOptions, result: dict[str, Any], real: Data
                 images = choice.model.with_denoiser(other).sample(seeds, batch_size=GRID)
                 arrays[f"sims@{w:g}"] = codec.to_images(images)
             if real is not None:
-                arrays["real"] = codec.to_images(real.all()[0][:GRID])
+                arrays["real"] = codec.to_images(real.batch(np.random.default_rng(0).permutation(len(real))[:GRID])[0])
                 arrays["nearest"] = codec.to_images(_nearest(x, real))
     with atomic_path(run.path / "grids.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

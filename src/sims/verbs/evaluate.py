@@ -88,7 +88,7 @@ class Draw:
     def load(cls, file: Path) -> Draw:
         tensors, header = read_tensors(file)
         arrays = {name: value.numpy() for name, value in tensors.items()}
-        return cls(**arrays, seconds=header["seconds"], scores=header["scores"])
+        return cls(**arrays, seconds=header["seconds"], scores=header.get("scores", {}))
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,13 @@ class Judge:
         moments, count = Moments.of(features), self.manifold_samples
         result = {"fd_train": frechet_distance(moments, self.train.moments)}
         if self.train.features is not None:
-            pair = manifold(self.train.features[:count], features[:count])
+            pair = manifold(_some(self.train.features, count), features[:count])
             result |= {"precision": pair.precision, "recall": pair.recall}
         if self.test is not None:
             result["fd_test"] = frechet_distance(moments, self.test.moments)
             # The cubic kernel expects features of about unit variance: both sides are scaled by the training set's.
             scale = float(np.sqrt(np.trace(self.train.moments.covariance) / features.shape[1]))
-            real = self.test.require_features()[:count]
+            real = _some(self.test.require_features(), count)
             result["kid_test"] = mmd_squared(features[:count] / scale, real / scale)
         return result
 
@@ -211,6 +211,11 @@ class Judge:
             {"class": name, "share": float(shares[i]), "agreement": agreement[i], "fd_train": distances[i]}
             for i, name in enumerate(names)
         ]
+
+
+def _some(features: Array, count: int) -> Array:
+    """At most ``count`` of real images' features, drawn with a fixed seed: folders are often sorted by class."""
+    return features[np.random.default_rng(0).permutation(len(features))[:count]]
 
 
 def interval(values: Sequence[float]) -> dict[str, float | None]:
