@@ -148,14 +148,19 @@ def _round(
             sims = choice
     choices.sort(key=lambda choice: methods.index(choice.method))
     cheapest: list[dict[str, Any]] = []
-    if sims is not None and stages.judge is not None:
+    base_fd: float | None = None
+    if sims is not None and "sims" in searches:
         place = choices.index(sims) + 1
         if cached := stages.cached(sims, round_):
             choices.insert(place, cached)
-        if "sims" in searches and round_ == 0 and (quick := _cheapest(stages, base, sims, searches["sims"], round_)):
-            choices.insert(place + 1, quick[0])
+        with stages.timed("cheapest sampler"):
+            base_fd = stages.selection_fd(Choice("base", "base", base.model, 0.0, None), round_)
+            quick = stages.cheapest(sims, base_fd, searches["sims"].fd, round_) if round_ == 0 else None
+        if quick is not None:
+            choices.insert(choices.index(cached or sims) + 1, quick[0])
             cheapest = quick[1]
-    result: dict[str, Any] = {"choices": choices, "searches": searches, "cheapest": cheapest, "base": base, "draws": {}}
+    result: dict[str, Any] = {"choices": choices, "searches": searches, "cheapest": cheapest, "base": base}
+    result |= {"base_fd": base_fd, "draws": {}}
     result["rows"] = [_row(stages, choice, round_, options, result["draws"]) for choice in choices]
     return result
 
@@ -166,15 +171,6 @@ def _impossible(name: str, base: Base, stages: Stages) -> str | None:
     if name == "autoguidance" and not base.snapshots:
         return "it needs earlier snapshots of the base's training, and a given model has none"
     return None
-
-
-def _cheapest(stages: Stages, base: Base, sims: Choice, found: Found, round_: int) -> Any:
-    assert stages.judge is not None
-    start = Choice("base", "base", base.model, 0.0, None)
-    n = max(stages.options.search.rungs)
-    with stages.timed("cheapest sampler"):
-        base_fd = stages.judge.frechet(stages.draws(start, round_, "selection", n)[0].features)
-        return stages.cheapest(sims, base_fd, found.fd, round_)
 
 
 def _row(

@@ -267,6 +267,11 @@ class Stages:
 
         return CacheRule.from_json(self.run.once(self.run.path / "search" / f"pilot-{sims.model.hash}.json", measure))
 
+    def selection_fd(self, choice: Choice, round_: int) -> float:
+        """The distance that the last rung of a search would measure: on its seeds and its number of samples."""
+        assert self.judge is not None
+        return self.judge.frechet(self.draws(choice, round_, "selection", max(self.options.search.rungs))[0].features)
+
     def cheapest(
         self, sims: Choice, base_fd: float, full_fd: float, round_: int
     ) -> tuple[Choice, list[dict[str, Any]]] | None:
@@ -274,17 +279,14 @@ class Stages:
 
         First the number of steps of a multistep solver with full guidance, then fewer corrections.
         """
-        if full_fd >= base_fd or self.judge is None or not self.options.guidance.cache_cost:
+        if full_fd >= base_fd or not self.options.guidance.cache_cost:
             return None
         rule = self.pilot(sims, round_)
         tried: list[dict[str, Any]] = []
-        count = max(self.options.search.rungs)
 
         def retained(steps: int, refreshes: int) -> float:
             choice = fast(sims, rule, steps, refreshes)
-            features = self.draws(choice, round_, "selection", count)[0].features
-            assert self.judge is not None
-            kept = (base_fd - self.judge.frechet(features)) / (base_fd - full_fd)
+            kept = (base_fd - self.selection_fd(choice, round_)) / (base_fd - full_fd)
             tried.append({"steps": steps, "refreshes": refreshes, "nfe": choice.nfe, "retained": kept})
             return kept
 

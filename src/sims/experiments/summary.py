@@ -102,7 +102,7 @@ def summarize(
         "extractor": _extractor(judge),
         "floor": _floor(judge, real, test),
         "rows": result["rows"],
-        "search": _search_summary(result["searches"], options),
+        "search": _search_summary(result["searches"], result["base_fd"], options),
         "costs": _costs(result, options),
         "cache": _cache(result, rows),
         "rounds": rounds if len(rounds) > 1 or options.rounds > 1 else [],
@@ -133,14 +133,26 @@ def _floor(judge: Judge | None, real: Dataset | None, test: Dataset | None) -> d
     return {"fd": judge.floor, "n_train": len(real), "n_test": len(test), "text": text}
 
 
-def _search_summary(searches: dict[str, Found], options: ImproveOptions) -> dict[str, Any] | None:
+def _search_summary(
+    searches: dict[str, Found], base_fd: float | None, options: ImproveOptions
+) -> dict[str, Any] | None:
     if not searches:
         return None
     cells = [
-        {"method": name, "budget": c.budget, "w": c.w, "n": c.n, "fd": c.fd if np.isfinite(c.fd) else None}
+        {
+            "method": name,
+            "budget": c.budget,
+            "w": c.w,
+            "n": c.n,
+            "fd": c.fd if np.isfinite(c.fd) else None,
+            "half_width": c.half_width,
+        }
         for name, found in searches.items()
         for c in found.cells
     ]
+    if base_fd is not None:
+        n = max(options.search.rungs)
+        cells.append({"method": "base", "budget": None, "w": 0.0, "n": n, "fd": base_fd, "half_width": None})
     continuous = sum(isinstance(METHODS[name].strengths, Continuous) for name in searches)
     return {
         "samples": sum(found.samples for found in searches.values()),

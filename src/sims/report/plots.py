@@ -132,6 +132,10 @@ def _w_panel(axes: Axes, cells: list[Cell], most: float, colour: str, chosen: di
                 continue
             full = n == most
             pairs = [point["w"] for point in points], [point["fd"] for point in points]
+            for point in points if full else []:
+                if half := number(point.get("half_width")):
+                    ends = [max(point["fd"] - half, 1e-9), point["fd"] + half]
+                    axes.plot([point["w"]] * 2, ends, color=colour, linewidth=1, alpha=0.6)
             axes.plot(
                 *pairs,
                 color=colour,
