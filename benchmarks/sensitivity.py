@@ -22,8 +22,8 @@ from sims.methods.auxiliary import AuxiliarySettings
 from sims.training.loop import TrainOptions
 from sims.verbs.evaluate import EvaluationOptions
 
-SAMPLES = (500, 1_500, 5_000, 15_000, 50_000)
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+SAMPLES = (500, 2_000, 10_000, 40_000)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 
 
 def point(run: Path, folder: Path, samples: int, rate: float) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def figure(points: list[dict[str, Any]], file: Path) -> None:
     """Two panels: FD against n_s at the default learning rate, and against the learning rate at the default n_s."""
     fig = Figure(figsize=(9, 3.6), layout="constrained")
     axes = fig.subplots(1, 2, sharey=True)
-    panels = [("samples", "own samples n_s", "lr", 1e-3), ("lr", "learning rate of the auxiliary", "samples", 15_000)]
+    panels = [("samples", "own samples n_s", "lr", 1e-3), ("lr", "learning rate of the auxiliary", "samples", 10_000)]
     for axis, (key, title, other, fixed) in zip(axes, panels):
         chosen = sorted((p for p in points if p[other] == fixed), key=lambda p: p[key])
         for name, colour in (("sims", "#0072b2"), ("neon", "#d55e00")):
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/sensitivity"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/sensitivity"))
     options = parser.parse_args()
-    settings = [(samples, 1e-3) for samples in SAMPLES] + [(15_000, rate) for rate in RATES if rate != 1e-3]
+    settings = [(samples, 1e-3) for samples in SAMPLES] + [(10_000, rate) for rate in RATES if rate != 1e-3]
     points = []
     for samples, rate in settings:
         points.append(point(options.run, options.folder, samples, rate))
