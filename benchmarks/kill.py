@@ -37,9 +37,10 @@ CONFIGS = {
 }
 
 
-def command(run: Path, config: str) -> list[str]:
-    """The job, with state saved often enough that training resumes in the middle."""
-    return [sys.executable, "-m", "sims", "improve", "--run", str(run), *CONFIGS[config], *OFTEN]
+def command(run: Path, config: str, extra: Sequence[str] = ()) -> list[str]:
+    """The job; the small one saves its state often enough that training resumes in the middle."""
+    often = OFTEN if config == "small" else []
+    return [sys.executable, "-m", "sims", "improve", "--run", str(run), *CONFIGS[config], *often, *extra]
 
 
 def start(job: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -120,27 +121,38 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moments", type=int, default=20, help="how many killed jobs, one moment each")
     parser.add_argument(
-        "--config", choices=sorted(CONFIGS), default="small", help="small: seconds; full: about a minute"
+        "--config", choices=sorted(CONFIGS), default="small", help="small: seconds; full: the default job"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
-    options = parser.parse_args()
+    parser.add_argument("--reference", type=Path, help="a finished, uninterrupted run of the same options")
+    options, extra = parser.parse_known_args()  # further options go to the job
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "whole"
-        duration = finish(command(whole, options.config), whole.with_suffix(".out"))
+        if options.reference is None:
+            duration = finish(command(whole, options.config, extra), whole.with_suffix(".out"))
+        else:
+            whole = options.reference
+            duration = json.loads((whole / "summary.json").read_text())["seconds"]
         expected = figures(whole)
         print(f"uninterrupted: {duration:.1f} s", flush=True)
         entries = []
         for index, moment in enumerate(spaced(options.moments, duration, options.seed)):
             run = Path(place) / f"killed-{index}"
-            entry = survive(command(run, options.config), run, [moment], expected)
+            entry = survive(command(run, options.config, extra), run, [moment], expected)
             entries.append(entry)
             verdict = "same figures" if entry["equal"] else f"DIFFERENT: {entry.get('error') or entry['differs']}"
             print(f"killed at {moment:5.1f} s ({entry['newest_file'][0]}): {verdict}", flush=True)
     equal = sum(entry["equal"] for entry in entries)
     print(f"{equal} of {len(entries)} killed jobs ended with the uninterrupted job's figures, bit for bit")
     if options.out:
-        result = {"config": options.config, "seed": options.seed, "seconds": round(duration, 2), "equal": equal}
+        result = {
+            "config": options.config,
+            "options": extra,
+            "seed": options.seed,
+            "seconds": round(duration, 2),
+            "equal": equal,
+        }
         result |= {"moments": entries, "machine": platform.platform(), "python": platform.python_version()}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(result, indent=2) + "\n")
