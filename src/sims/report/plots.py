@@ -133,9 +133,7 @@ def _w_panel(axes: Axes, cells: list[Cell], most: float, colour: str, chosen: di
             full = n == most
             pairs = [point["w"] for point in points], [point["fd"] for point in points]
             for point in points if full else []:
-                if half := number(point.get("half_width")):
-                    ends = [max(point["fd"] - half, 1e-9), point["fd"] + half]
-                    axes.plot([point["w"]] * 2, ends, color=colour, linewidth=1, alpha=0.6)
+                _bar(axes, point["w"], point, colour)
             axes.plot(
                 *pairs,
                 color=colour,
@@ -155,6 +153,13 @@ def _w_panel(axes: Axes, cells: list[Cell], most: float, colour: str, chosen: di
         axes.legend(loc="best", handlelength=3.6, fontsize=7.5, labelcolor=MUTED)
 
 
+def _bar(axes: Axes, place: float, cell: Cell, colour: str) -> None:
+    """The 95 % interval of a cell of the search, where it has one."""
+    if half := number(cell.get("half_width")):
+        ends = [max(cell["fd"] - half, 1e-9), cell["fd"] + half]
+        axes.plot([place, place], ends, color=colour, linewidth=1, alpha=0.6)
+
+
 def fd_against_budget(record: Record, palette: Palette, names: dict[str, str]) -> Figure | None:
     """Best FD over w at each budget in the search, and the final scores with their intervals."""
     cells = [cell for cell in search_cells(record) if (number(cell.get("budget")) or 0) > 0]
@@ -169,10 +174,15 @@ def fd_against_budget(record: Record, palette: Palette, names: dict[str, str]) -
     for method in methods:
         swatch = palette[method]
         ours = _widest([cell for cell in cells if cell["method"] == method])
-        best = {b: min(c["fd"] for c in ours if c["budget"] == b) for b in sorted({c["budget"] for c in ours})}
+        best = [
+            min((c for c in ours if c["budget"] == budget), key=lambda cell: cell["fd"])
+            for budget in sorted({c["budget"] for c in ours})
+        ]
+        for cell in best:
+            _bar(axes, cell["budget"], cell, swatch.light)
         axes.plot(
-            list(best),
-            list(best.values()),
+            [cell["budget"] for cell in best],
+            [cell["fd"] for cell in best],
             marker=swatch.marker,
             color=swatch.light,
             linewidth=1.2,

@@ -95,8 +95,8 @@ def _strengths(context: Context) -> list[Block]:
     caption = (
         "FD against w in the search, logarithmic scale; w = 0 is the base. One line per budget; the ring marks the "
         "setting that was chosen. Pale lines are early rungs of the search with fewer samples: FD falls with their "
-        "number, so they compare with each other only. The lowest of many scores is flattering, and these have no "
-        "intervals: judge by the results above."
+        "number, so they compare with each other only. Bars are 95 % intervals by a jackknife over the samples. The "
+        "lowest of many scores is flattering: judge by the results above."
     )
     alt = "Line plots of the Fréchet distance against the guidance strength w, one panel per method."
     blocks = context.figure("strength", drawing, alt, caption)
@@ -104,7 +104,7 @@ def _strengths(context: Context) -> list[Block]:
     caption = (
         "FD against the auxiliary’s training budget. Filled: final scores with 95 % intervals. Hollow, joined: the "
         "lowest FD over w at each budget in the rung of the search that compared the most budgets; from fewer samples, "
-        "hence higher, and without intervals."
+        "hence higher, with 95 % intervals by a jackknife over the samples."
     )
     alt = "The Fréchet distance against the training budget of the auxiliary, one line per method."
     return blocks + context.figure("budget", budgets, alt, caption)
