@@ -65,10 +65,19 @@ def collect(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if figure.endswith(("fd_train", "fd_test")):
                 row[figure]["change_percent"] = paired_ratio_interval(ours, base).to_json()
                 full = [r["sims"][figure]["mean"] for r in by]
-                kept = [(b - o) / (b - f) for b, o, f in zip(base, ours, full)]
-                row[figure]["retained"] = t_interval(kept).to_json()
+                row[figure]["retained"] = share(*([b - o for b, o in zip(base, rival)] for rival in (ours, full)))
         rows.append(row)
     return rows
+
+
+def share(gains: list[float], full: list[float]) -> dict[str, float]:
+    """The mean gain as a share of the mean full gain, its interval by the jackknife over the repeats.
+
+    Not the mean of the shares: in a repeat whose full gain is near zero, or negative, a share means nothing.
+    """
+    n, whole = len(gains), sum(gains) / sum(full)
+    without = [(sum(gains) - g) / (sum(full) - f) for g, f in zip(gains, full)]
+    return t_interval([n * whole - (n - 1) * other for other in without]).to_json() | {"mean": whole}
 
 
 def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -89,7 +98,9 @@ def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"{'holds' if ok_test else 'FAILS'} ({features}): FD to test {test['mean']:+.1f} %, "
                      f"95 % [{test['low']:+.1f}, {test['high']:+.1f}] (upper bound {rise} %)")  # fmt: skip
     for label in ("sims (cached)", "sims (fast)", "distilled"):
-        if label in found:
+        if label not in found:
+            lines.append(f"FAILS: {label} is missing in a repeat, and so in the table")
+        else:
             kept, tested = (found[label][name]["retained"]["mean"] for name in ("fd_train", "fd_test"))
             nfe = max(found[label]["nfe"])
             mark = "holds" if kept >= 0.95 else "FAILS"

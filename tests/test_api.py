@@ -102,6 +102,20 @@ def test_a_store_scores_as_the_draw_with_its_seeds(scored: dict[str, Any], store
     assert {tuple(row["seeds"]) for row in found["rows"]} == {(0, 60)}
 
 
+def test_the_order_of_samples_does_not_matter(home: Path) -> None:
+    data = load_pair("digits")[0]
+    assert data.labels is not None
+    orders = np.argsort(data.labels, kind="stable"), np.arange(len(data))
+    how = {"extractor": "pca", "samples": 60, "manifold_samples": 100}
+    results = [
+        sims.evaluate(data.subset(order), data={"limit": 300}, evaluation=how, cache=home / "cache", quiet=True)
+        for order in orders
+    ]
+    by_class, mixed = (found["metrics"]["recall"]["mean"] for found in results)
+    assert by_class > 0.8 * mixed > 0.3
+    assert {row["num_samples"] for row in results[0]["rows"] if row["metric"] == "recall"} == {100}
+
+
 def test_the_table(home: Path, store: Path, model: Path, say: Say) -> None:
     _, one, _ = say("evaluate", store, *JUDGED, "--cache", home / "cache")
     assert "± –" in one and "one draw of 60 samples, so there are no intervals" in one

@@ -141,6 +141,10 @@ def test_truncated_weights(refused: Callable[..., str], given: Path, tmp_path: P
     assert "model.safetensors is missing, truncated or altered" in words
 
 
+def test_a_guided_pair_cannot_be_improved(refused: Callable[..., str], finished: Path, tmp_path: Path) -> None:
+    assert "guided pair" in refused(*improve(tmp_path / "run", "--model", str(finished / "improved")))
+
+
 def test_a_truncated_model_description(refused: Callable[..., str], given: Path, tmp_path: Path) -> None:
     halve(given / "model.json")
     assert "model.json is not valid JSON" in refused(*improve(tmp_path / "run", "--model", str(given)))
@@ -197,10 +201,17 @@ def test_a_misspelt_recipe_key(refused: Callable[..., str], tmp_path: Path) -> N
         (["--data.path", "none"], "give --model"),
         (["--base.train.lr", "nan"], "lr is nan"),
         (["--search.budget", "77"], "none of the auxiliary's budgets"),
+        (["--guidance.sigma-low", "5", "--guidance.sigma-high", "2"], "0 <= low < high"),
+        (["--auxiliary.init", "snapshot", "--model", "mine"], "needs base.snapshots"),
     ],
 )
 def test_options_that_cannot_work(options: list[str], words: str, refused: Callable[..., str], tmp_path: Path) -> None:
     assert words in refused(*improve(tmp_path / "run", *options))
+
+
+def test_options_that_came_to_nothing_bind_nobody(refused: Callable[..., str], tmp_path: Path) -> None:
+    for name in ("digit", "digist"):
+        assert "did you mean 'digits'" in refused(*improve(tmp_path / "run", "--data.path", name))
 
 
 def test_the_directory_of_another_configuration(refused: Callable[..., str], finished: Path) -> None:

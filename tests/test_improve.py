@@ -18,6 +18,7 @@ from sims.cli import main
 from sims.data.sources import load
 from sims.experiments import improve as job
 from sims.experiments.options import ALL_METHODS
+from sims.experiments.summary import retained
 from sims.guidance import Extrapolate
 from sims.model import load as load_model
 from sims.verbs.seeds import seed_range
@@ -99,6 +100,13 @@ def test_every_figure_says_what_it_was_measured_with(finished: Path, summary: di
     for row in summary["rows"]:
         values = [r["value"] for r in rows if r["label"] == row["label"] and r["metric"] == "fd_train"]
         assert len(values) == 2 and np.mean(values) == pytest.approx(row["fd_train"]["mean"])
+
+
+def test_there_is_no_share_of_a_gain_where_there_is_none() -> None:
+    rows = {name: {"fd": {"mean": fd}} for name, fd in (("base", 10.0), ("sims", 6.0), ("fast", 7.0))}
+    assert retained(rows, "fast", "fd") == 0.75
+    rows["sims"]["fd"]["mean"] = 12.0
+    assert retained(rows, "fast", "fd") is None
 
 
 def test_what_selects_shares_no_seed_with_what_judges(finished: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,18 @@ def test_continuing_is_the_longer_run(
     assert continued is not None
     ours, theirs = (load_file(path / "model.safetensors") for path in (continued.variants[96], longer.last))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_continuing_needs_the_state_of_the_base(base: Base, real: Dataset, run: Run, tmp_path: Path) -> None:
+    lost = replace(base, training=tmp_path, seed=6)
+    with pytest.raises(UserError, match=r"no state\.safetensors"):
+        METHODS["continued"].prepare(lost, real, ContinuedSettings(96), run)
+
+
+def test_distilling_counts_what_the_teacher_costs(base: Base, artefacts: dict[str, Artefact | None]) -> None:
+    found = artefacts["distilled"]
+    assert found is not None and (found.synthesized, found.images) == (40, 64)
+    assert found.evaluations == 40 * 2 * nfe(base.model, base.model.sampler) + 2 * 64
 
 
 def test_without_snapshots_autoguidance_says_what_it_lacks(base: Base, real: Dataset, run: Run) -> None:

@@ -33,7 +33,16 @@ from sims.runs import Run, derive_seed
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 from sims.verbs import synthesize as synthesis
-from sims.verbs.evaluate import Draw, EvaluationOptions, Judge, draw_samples, interval, load_judge, make_references
+from sims.verbs.evaluate import (
+    Draw,
+    EvaluationOptions,
+    Judge,
+    draw_samples,
+    interval,
+    load_judge,
+    make_references,
+    some,
+)
 from sims.verbs.seeds import seed_range
 from sims.verbs.train import NetworkOptions, train_base
 
@@ -226,7 +235,8 @@ def evaluate(
                 draws.append(draw_samples(subject, part, judge, batch_size=batch_size))
                 advance(len(part))
     else:
-        parts, draws = [_seeds_of(subject)], [judge.measure(*subject.all())]
+        mixed = subject.subset(np.random.default_rng(0).permutation(len(subject)))  # some figures look at the first
+        parts, draws = [_seeds_of(subject)], [judge.measure(*mixed.all())]
     draws = [dataclasses.replace(draw, scores=judge.scores(draw)) for draw in draws]
     rows = [row for i, draw in enumerate(draws) for row in judge.rows(draw, parts[i], draw=i, **about)]
     return clean({**about, **_described(judge, draws), "rows": rows})
@@ -239,19 +249,14 @@ def _described(judge: Judge, draws: Sequence[Draw]) -> Table:
     return {
         "draws": len(draws),
         "samples_per_draw": len(draws[0].features),
-        "extractor": _extractor(judge),
-        "check_extractor": _extractor(judge.second) if judge.second else None,
+        "extractor": judge.about(),
+        "check_extractor": judge.second.about() if judge.second else None,
         "reference": {
             part: {"name": r.name, "hash": r.hash, "count": r.moments.count} for part, r in references.items() if r
         },
         "metrics": {metric: interval([one[metric] for one in scores]) for metric in scores[0]},
         "floor": floors(judge),
     }
-
-
-def _extractor(judge: Judge) -> Table:
-    e = judge.extractor
-    return {"name": e.name, "hash": e.hash, "num_features": e.num_features, "accuracy": judge.accuracy}
 
 
 def floors(judge: Judge) -> dict[str, float]:
@@ -264,9 +269,14 @@ def floors(judge: Judge) -> dict[str, float]:
     tests = (judge.test.features, second.test.features if second and second.test else None)
     trains = (judge.train.features, second.train.features if second else None)
     nearest = nothing if judge.test_nearest is None else judge.test_nearest
-    held_out = judge.scores(Draw(tests[0], nearest, tests[1]))
-    reverse = judge.scores(Draw(trains[0], nothing, trains[1]))
+    held_out = judge.scores(Draw(_mixed(tests[0]), nearest, _mixed(tests[1])))
+    reverse = judge.scores(Draw(_mixed(trains[0]), nothing, _mixed(trains[1])))
     return {name: (reverse if name.endswith("_test") else held_out)[name] for name in held_out}
+
+
+def _mixed(features: np.ndarray | None) -> Any:
+    """All features in a fixed random order: some figures look at the first of a draw."""
+    return None if features is None else some(features, len(features))
 
 
 def _subject(samples: Model | Dataset | str | Path, how: DataOptions, device: Any) -> Model | Dataset:

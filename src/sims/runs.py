@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -87,7 +88,8 @@ class Run:
 
     def _check_config(self) -> None:
         file = self.path / "config.json"
-        if not file.exists():
+        made = {child.name for child in self.path.iterdir()} - {"config.json", "lock", "log", "seconds.json"}
+        if not made or not file.exists():  # options that came to nothing, such as a misspelt path, bind nobody
             write_json(file, self.config)
             return
         if found := difference(read_json(file), self.config):
@@ -192,4 +194,4 @@ def command_line() -> str:
     """The command that started this process, as the user would type it."""
     program = os.path.basename(sys.argv[0])
     name = "sims" if program in ("sims", "__main__.py") else program
-    return " ".join([name, *sys.argv[1:]])
+    return shlex.join([name, *sys.argv[1:]])

@@ -5,6 +5,7 @@ base -> synthesize -> auxiliary at several budgets -> choose (budget, w) -> judg
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ from sims.experiments.search import Found
 from sims.experiments.stages import Choice, Stages, figures
 from sims.experiments.summary import retained, summarize
 from sims.files import read_json
+from sims.guidance import Extrapolate
 from sims.methods import METHODS, Base
 from sims.model import Model, load
 from sims.report import closing_table, write_report
 from sims.runs import Run, derive_seed
+from sims.sampling import SamplerOptions
 from sims.verbs.evaluate import Draw, Judge, load_judge, make_references
 
 
@@ -53,7 +56,7 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
 
 
 def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
-    model = None if options.model is None else load(options.model, run.device)
+    model = _given(run, options)
     real, test = _data(run, options, model)
     conditional = options.data.conditional if model is None else model.num_classes > 0
     stages = Stages(run, options, real if real is None or conditional else real.without_labels())
@@ -79,9 +82,22 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
             base = _next_base(result, options, round_)
     summary = summarize(run, options, stages, first, rounds, real, test)
     if run.is_main:
-        write_outputs(run, options, first, real, judge, summary)
+        write_outputs(stages, first, summary)
     run.barrier()
     return summary
+
+
+def _given(run: Run, options: ImproveOptions) -> Model | None:
+    """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
+    if options.model is None:
+        return None
+    model = load(options.model, run.device)
+    if isinstance(model.denoiser, Extrapolate):
+        raise UserError(
+            f"{options.model} is a guided pair of networks, and only a single network can be improved: "
+            "give the folder 'distilled' of its run"
+        )
+    return model if options.sampler == SamplerOptions() else replace(model, sampler=options.sampler)
 
 
 def _data(run: Run, options: ImproveOptions, model: Model | None) -> tuple[Dataset | None, Dataset | None]:
@@ -212,9 +228,9 @@ def _names(judge: Judge) -> tuple[str, ...]:
 def _accept(result: dict[str, Any], judge: Judge | None, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Whether a round made the model better; the rule that stops before one makes it worse.
 
-    A round counts if the Fréchet distance to the training data falls by more than the two intervals allow, if it does
-    not fall below what a perfect model would score (from there on it measures memorization, not quality), and if the
-    distance to held-out data, where there are any, does not rise.
+    A round counts if the Fréchet distance to the training data falls by more than the two intervals allow. From the
+    second round on, it must not fall below what a perfect model would score (from there on it measures memorization,
+    not quality), and the distance to held-out data, where there are any, must not rise.
     """
     rows = {row["label"]: row for row in result["rows"]}
     best = rows.get("distilled") or rows.get("sims")

@@ -67,6 +67,11 @@ class GuidanceOptions:
     """Samples of the pilot that decides where the correction is recomputed."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.sigma_low < self.sigma_high:
+            raise UserError(
+                f"guidance.sigma_low is {self.sigma_low} and guidance.sigma_high {self.sigma_high}: "
+                "0 <= low < high is needed"
+            )
         if self.cache_cost and not 1 < self.cache_cost <= 2:
             raise UserError(
                 f"guidance.cache_cost is {self.cache_cost}: it lies above 1 (the base) and at most at 2, or is 0"
@@ -103,6 +108,7 @@ class ImproveOptions:
     network: NetworkOptions = field(default_factory=NetworkOptions)
     base: BaseOptions = field(default_factory=BaseOptions)
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    """Of the base and all that follows; left at its defaults, a given model keeps its own."""
     auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
     search: SearchOptions = field(default_factory=SearchOptions)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
@@ -123,5 +129,10 @@ class ImproveOptions:
         if self.search.budget is not None and self.search.budget not in self.auxiliary.budgets:
             known = ", ".join(map(str, sorted(self.auxiliary.budgets)))
             raise UserError(f"search.budget {self.search.budget} is none of the auxiliary's budgets: {known}")
+        if self.auxiliary.init == "snapshot" and (self.model or self.rounds > 1 or not self.base.snapshots):
+            raise UserError(
+                "auxiliary.init = 'snapshot' needs base.snapshots of a base trained here, in every round: "
+                "use base or scratch"
+            )
         if self.data.path == "none" and self.model is None:
             raise UserError("without real data (--data.path none) a trained model is needed: give --model")

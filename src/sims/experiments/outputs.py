@@ -14,23 +14,15 @@ from sims.experiments.stages import Stages
 from sims.files import atomic_path, write_atomic, write_json
 from sims.guidance import Extrapolate
 from sims.runs import Run
-from sims.verbs.evaluate import Judge
 from sims.verbs.seeds import seed_range
 
 GRID = 64  # samples shown of every method
 
 
-def write_outputs(
-    run: Run,
-    options: ImproveOptions,
-    result: dict[str, Any],
-    real: Dataset | None,
-    judge: Judge | None,
-    summary: dict[str, Any],
-) -> None:
+def write_outputs(stages: Stages, result: dict[str, Any], summary: dict[str, Any]) -> None:
     """Everything that the run leaves to look at; ``summary.json`` last."""
+    run, judge = stages.run, stages.judge
     lines = []
-    stages = Stages(run, options, real)
     for choice, row in zip(result["choices"], result["rows"]):
         if judge is not None:
             seeds = stages.draw_seeds(row["draws"], row["samples_per_draw"], 0)
@@ -43,8 +35,8 @@ def write_outputs(
             }
             for index, draw in enumerate(result["draws"][choice.label]):
                 lines += [json.dumps(entry) for entry in judge.rows(draw, seeds[index], draw=index, **about)]
-    write_atomic(run.path / "metrics.jsonl", ("\n".join(lines) + "\n").encode())
-    _grids(run, options, result, real)
+    write_atomic(run.path / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    _grids(run, stages.options, result, stages.real)
     write_json(run.path / "summary.json", summary)
 
 

@@ -26,7 +26,7 @@ from sims.model import Model, load
 from sims.runs import Run, derive_seed
 from sims.sampling import SamplerOptions, nfe
 from sims.verbs.evaluate import Draw, Judge, draw_samples, interval
-from sims.verbs.seeds import seed_range
+from sims.verbs.seeds import Purpose, seed_range
 from sims.verbs.train import train_base
 
 
@@ -54,7 +54,7 @@ class Choice:
 
 
 class Stages:
-    """What ``improve`` is made of, for one round."""
+    """What ``improve`` is made of; the rounds share it."""
 
     def __init__(self, run: Run, options: ImproveOptions, real: Dataset | None) -> None:
         self.run, self.options, self.real = run, options, real
@@ -110,10 +110,11 @@ class Stages:
         strengths, judge, run = METHODS[name].strengths, self.judge, self.run
         assert isinstance(strengths, Continuous) and judge is not None
         budgets = budgets or sorted(artefact.variants)
-        key = [name, artefact.key, budgets, to_dict(self.options.search), judge.extractor.hash, round_]
-        key += [base.key, to_dict(base.model.sampler), self.options.batch_size, self._interval]
-        folder = run.path / "search" / f"{name}-{digest(*key)[:12]}"
         seeds = seed_range("selection", self.options.seed, max(self.options.search.rungs), round_)
+        key: list[Any] = [name, artefact.key, base.key, budgets, to_dict(self.options.search)]
+        key += [judge.extractor.hash, judge.train.hash, to_dict(base.model.sampler)]
+        key += [[seeds.start, seeds.stop], self.options.batch_size]
+        folder = run.path / "search" / f"{name}-{digest(*key, self._interval)[:12]}"
         evaluations = [0]
 
         def features(budget: int, w: float, first: int, last: int) -> np.ndarray:
@@ -165,18 +166,20 @@ class Stages:
             # A strength at which sampling diverges is a bad strength, not an error.
             x = model.codec.encode(model.codec.decode(x.nan_to_num(0.0, 1e3, -1e3)))
             self.judge.only_features(x).save(file(part))
-            advance(len(part))
+            advance(len(part) * self.run.num_processes)
 
         self.run.spread(parts, file, work)
         return np.concatenate([Draw.load(file(part)).features for part in parts])
 
-    def draws(self, choice: Choice, round_: int, purpose: Any = "evaluation", count: int | None = None) -> list[Draw]:
+    def draws(
+        self, choice: Choice, round_: int, purpose: Purpose = "evaluation", count: int | None = None
+    ) -> list[Draw]:
         """Independent draws of fresh samples, measured; a file per draw."""
         options, judge, run = self.options.evaluation, self.judge, self.run
         assert judge is not None
         number = options.draws if count is None else 1
         size = count or options.samples
-        key = [choice.model.hash, to_dict(choice.options), judge.extractor.hash, judge.train.hash, size, purpose]
+        key = [choice.model.hash, to_dict(choice.options), judge.key, size, purpose]
         folder = run.path / "draws" / f"{choice.method}-{digest(*key, self.options.batch_size, round_)[:12]}"
         seeds = self.draw_seeds(number, size, round_, purpose)
 
@@ -195,7 +198,7 @@ class Stages:
             run.spread(seeds, file, work)
         return [Draw.load(file(part)) for part in seeds]
 
-    def draw_seeds(self, number: int, size: int, round_: int, purpose: Any = "evaluation") -> list[range]:
+    def draw_seeds(self, number: int, size: int, round_: int, purpose: Purpose = "evaluation") -> list[range]:
         """The seeds of each draw: consecutive, and the same for every method."""
         seeds = seed_range(purpose, self.options.seed, number * size, round_)
         return [seeds[first : first + size] for first in range(0, len(seeds), size)]
@@ -244,28 +247,37 @@ class Stages:
         if not allowed or not isinstance(denoiser, Extrapolate) or denoiser.w == 0:
             return None
         base_cost = denoiser.base.evaluations(sims.options.planned(denoiser.base))
-        refreshes = int((allowed - 1) * base_cost)
+        refreshes = int((allowed - 1) * base_cost + 1e-6)  # 0.2 * 35 is 7, whatever floating point says
         if refreshes < 1 or base_cost + refreshes >= sims.nfe:
             return None
         rule = self.pilot(sims, round_).with_refreshes(refreshes)
         return replace(
-            sims, label="sims (cached)", model=with_cache(sims.model, rule), note="correction reused between levels"
+            sims,
+            label="sims (cached)",
+            model=with_cache(sims.model, rule),
+            extra_evaluations=sims.extra_evaluations + self._pilot_cost(sims),
+            note="correction reused between levels",
         )
 
     def pilot(self, sims: Choice, round_: int) -> CacheRule:
         """The rule from a short run of full guidance, kept in the run directory."""
         denoiser = sims.model.denoiser
         assert isinstance(denoiser, Extrapolate)
+        seeds = seed_range("pilot", self.options.seed, self.options.guidance.pilot, round_)
 
         def measure() -> dict[str, Any]:
             records: list[tuple[float, Any]] = []
-            seeds = seed_range("pilot", self.options.seed, self.options.guidance.pilot, round_)
             sims.model.with_denoiser(Recorder(denoiser, records)).sample(seeds, batch_size=len(seeds))
             sigma_data = float(getattr(denoiser.base, "sigma_data", 0.5))
             levels, corrections = [level for level, _ in records], [correction for _, correction in records]
             return CacheRule.from_corrections(levels, corrections, sigma_data, refreshes=1).to_json()
 
-        return CacheRule.from_json(self.run.once(self.run.path / "search" / f"pilot-{sims.model.hash}.json", measure))
+        key = digest(sims.model.hash, to_dict(sims.model.sampler), [seeds.start, seeds.stop])[:12]
+        return CacheRule.from_json(self.run.once(self.run.path / "search" / f"pilot-{key}.json", measure))
+
+    def _pilot_cost(self, sims: Choice) -> int:
+        """Network evaluations of the pilot."""
+        return self.options.guidance.pilot * sims.nfe
 
     def selection_fd(self, choice: Choice, round_: int) -> float:
         """The distance that the last rung of a search would measure: on its seeds and its number of samples."""
@@ -300,7 +312,12 @@ class Stages:
         refreshes = steps
         while refreshes > 1 and retained(steps, fewer := int(0.7 * refreshes)) >= KEPT:
             refreshes = fewer
-        return fast(sims, rule, steps, refreshes), tried
+        denoiser = sims.model.denoiser
+        assert isinstance(denoiser, Extrapolate)
+        sampled = nfe(denoiser.base, sims.options) + sum(entry["nfe"] for entry in tried)  # the base and every setting
+        spent = self._pilot_cost(sims) + max(self.options.search.rungs) * sampled
+        found = fast(sims, rule, steps, refreshes)
+        return replace(found, extra_evaluations=sims.extra_evaluations + spent), tried
 
 
 KEPT = 0.96  # of the gain, on the selection seeds: a little above the 95 % that is to remain on fresh ones

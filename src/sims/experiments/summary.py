@@ -14,19 +14,18 @@ from sims.data.dataset import Dataset
 from sims.experiments.options import ImproveOptions
 from sims.experiments.search import Found
 from sims.experiments.stages import Stages
-from sims.methods import METHODS, Continuous
 from sims.metrics.intervals import paired_interval
 from sims.runs import Run, command_line
 from sims.verbs.evaluate import Draw, Judge
 
 
 def retained(rows: dict[str, dict[str, Any]], label: str, metric: str) -> float | None:
-    """Share of SIMS's improvement over the base that a row keeps, in one metric."""
+    """Share of SIMS's improvement over the base that a row keeps, in one metric; None where SIMS is no improvement."""
     figures_ = [rows[name][metric]["mean"] for name in ("base", "sims", label) if name in rows]
-    if len(figures_) < 3 or None in figures_ or figures_[0] == figures_[1]:
+    if len(figures_) < 3 or None in figures_:
         return None
     base, full, this = figures_
-    return (base - this) / (base - full)
+    return (base - this) / (base - full) if full < base else None
 
 
 def _comparisons(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -99,7 +98,7 @@ def summarize(
             "num_classes": model.num_classes,
             "conditional": model.num_classes > 0,
         },
-        "extractor": _extractor(judge),
+        "extractor": judge.about() if judge else None,
         "floor": _floor(judge, real, test),
         "rows": result["rows"],
         "search": _search_summary(result["searches"], result["base_fd"], options),
@@ -117,13 +116,6 @@ def summarize(
         "seconds": round(sum(stages.seconds.values()), 1),
         "stages": [{"name": name, "seconds": round(value, 2)} for name, value in stages.seconds.items()],
     }
-
-
-def _extractor(judge: Judge | None) -> dict[str, Any] | None:
-    if judge is None:
-        return None
-    e = judge.extractor
-    return {"name": e.name, "hash": e.hash, "num_features": e.num_features, "accuracy": judge.accuracy}
 
 
 def _floor(judge: Judge | None, real: Dataset | None, test: Dataset | None) -> dict[str, Any] | None:
@@ -153,11 +145,11 @@ def _search_summary(
     if base_fd is not None:
         n = max(options.search.rungs)
         cells.append({"method": "base", "budget": None, "w": 0.0, "n": n, "fd": base_fd, "half_width": None})
-    continuous = sum(isinstance(METHODS[name].strengths, Continuous) for name in searches)
+    budgets = sum(len({cell.budget for cell in found.cells}) for found in searches.values())
     return {
         "samples": sum(found.samples for found in searches.values()),
         "samples_by_method": {name: found.samples for name, found in searches.items()},
-        "grid_samples": continuous * len(options.auxiliary.budgets) * 13 * 5_000,
+        "grid_samples": budgets * 13 * 5_000,
         "extended": any(found.extended for found in searches.values()),
         "chosen": {name: {"budget": found.budget, "w": found.w} for name, found in searches.items()},
         "cells": cells,

@@ -37,7 +37,7 @@ class Artefact:
     """What a method prepared: models by budget (images seen), and what making them cost.
 
     ``synthesized`` counts samples drawn, ``images`` training images seen, ``evaluations`` network evaluations
-    spent on the samples.
+    spent besides: on the samples, and on a teacher.
     """
 
     key: str

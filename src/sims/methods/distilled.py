@@ -79,7 +79,8 @@ def _prepare(base: Base, real: Dataset | None, settings: DistilledSettings, run:
         )
         with run.progress("distill", options.images) as advance:
             trained = trainer.run(advance, run.log)
-    evaluations = options.samples * nfe(teacher, teacher.sampler)
+    # Beyond the student's own pass, every training image costs one of each of the teacher's two networks.
+    evaluations = options.samples * nfe(teacher, teacher.sampler) + 2 * options.images
     return Artefact(folder.name, {options.images: trained.last}, options.samples, options.images, evaluations)
 
 

@@ -120,7 +120,8 @@ class Trainer:
     """One training run in one folder; ``run`` trains, continues, or returns what is finished.
 
     ``start`` is the model whose weights the run begins with. ``earlier`` is the folder of a finished run of
-    the same network, data order and seed: this run then continues it, exactly as if it had been longer.
+    the same network, data order and seed: this run then continues it; with a constant learning rate, exactly as if
+    it had been longer.
     """
 
     def __init__(
@@ -187,6 +188,8 @@ class Trainer:
         position = load_state(self.folder / "state.safetensors", self.network, self.ema, self.optimizer)
         if position is None and self.earlier is not None:
             position = load_state(self.earlier / "state.safetensors", self.network, self.ema, self.optimizer)
+            if position is None:
+                raise UserError(f"{self.earlier} has no state.safetensors to continue from: restore it")
         position = position or {"step": 0, "nonfinite": 0, "losses": [], "partial": [0.0, 0]}
         self.step, self.nonfinite = position["step"], position["nonfinite"]
         self.losses, self.partial = position["losses"], position["partial"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.files import atomic_path, read_json, write_json
+from sims.files import atomic_path, digest, read_json, write_json
 from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import ClassifierExtractor, PCAExtractor, extract, load_extractor
 from sims.metrics.frechet import Moments, frechet_distance
@@ -32,7 +32,7 @@ from sims.sampling import SamplerOptions
 from sims.training.classifier import train_classifier
 
 Array = np.ndarray
-CHECKED = ("fd_train", "fd_test", "kid_test", "precision", "recall")
+LIMITED = ("kid_test", "precision", "recall")  # figures of at most ``manifold_samples`` samples
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,18 @@ class Judge:
     device: torch.device | str = "cpu"
     second: Judge | None = None
 
+    @property
+    def key(self) -> list[Any]:
+        """All that the scores of given samples depend on."""
+        nearest = None if self.test_nearest is None else digest(self.test_nearest.tobytes())
+        own = [self.extractor.hash, self.train.hash, self.test and self.test.hash, nearest, self.manifold_samples]
+        return [*own, self.second.key if self.second else None]
+
+    def about(self) -> dict[str, Any]:
+        """What it measures with, for reports."""
+        e = self.extractor
+        return {"name": e.name, "hash": e.hash, "num_features": e.num_features, "accuracy": self.accuracy}
+
     @functools.cached_property
     def floor(self) -> float | None:
         """Fréchet distance of the training set to the test set: what a perfect copy of the training set would score."""
@@ -153,7 +165,9 @@ class Judge:
         result = self._distances(draw.features)
         if self.test_nearest is not None and len(draw.nearest):
             found = memorization(draw.nearest, self.test_nearest)
-            result |= {"memorized": found.share_1, "nearest_ratio": found.median_ratio}
+            result["memorized"] = found.share_1
+            if np.isfinite(found.median_ratio):  # not where most held-out images are training images
+                result["nearest_ratio"] = found.median_ratio
         if self.second is not None and draw.checked is not None:
             result |= {f"check_{name}": value for name, value in self.second._distances(draw.checked).items()}
         return result
@@ -162,13 +176,13 @@ class Judge:
         moments, count = Moments.of(features), self.manifold_samples
         result = {"fd_train": frechet_distance(moments, self.train.moments)}
         if self.train.features is not None:
-            pair = manifold(_some(self.train.features, count), features[:count])
+            pair = manifold(some(self.train.features, count), features[:count])
             result |= {"precision": pair.precision, "recall": pair.recall}
         if self.test is not None:
             result["fd_test"] = frechet_distance(moments, self.test.moments)
             # The cubic kernel expects features of about unit variance: both sides are scaled by the training set's.
             scale = float(np.sqrt(np.trace(self.train.moments.covariance) / features.shape[1]))
-            real = _some(self.test.require_features(), count)
+            real = some(self.test.require_features(), count)
             result["kid_test"] = mmd_squared(features[:count] / scale, real / scale)
         return result
 
@@ -178,6 +192,7 @@ class Judge:
         for name, value in (measured.scores or self.scores(measured)).items():
             judge = self.second if name.startswith("check_") and self.second else self
             reference = judge.test if name.endswith("_test") and judge.test else judge.train
+            count = len(measured.features)
             row = ScoreRow(
                 metric=name,
                 value=value,
@@ -185,7 +200,7 @@ class Judge:
                 extractor_hash=judge.extractor.hash,
                 reference_name=reference.name,
                 reference_hash=reference.hash,
-                num_samples=len(measured.features),
+                num_samples=min(count, judge.manifold_samples) if name.endswith(LIMITED) else count,
                 seeds=(seeds.start, seeds.stop),
                 dtype="as the data",
             )
@@ -213,8 +228,8 @@ class Judge:
         ]
 
 
-def _some(features: Array, count: int) -> Array:
-    """At most ``count`` of real images' features, drawn with a fixed seed: folders are often sorted by class."""
+def some(features: Array, count: int) -> Array:
+    """At most ``count`` of some images' features, drawn with a fixed seed: folders are often sorted by class."""
     return features[np.random.default_rng(0).permutation(len(features))[:count]]
 
 
@@ -244,7 +259,8 @@ def load_judge(
         raise UserError(f"no reference statistics at {folder}: give the 'references' folder of a run, or --data.path")
     train_x = None if train is None else train.all()[0]
     nearest = None if train_x is None or test is None else nearest_distances(test.all()[0], train_x)
-    second = _load(folder / "check", None, None, options, device) if (folder / "check").is_dir() else None
+    checked = options.check and (folder / "check").is_dir()
+    second = _load(folder / "check", None, None, options, device) if checked else None
     return replace(_load(folder, train_x, nearest, options, device), second=second)
 
 
