@@ -141,6 +141,7 @@ def main() -> int:
             run = Path(place) / f"killed-{index}"
             entry = survive(command(run, options.config, extra), run, [moment], expected)
             entries.append(entry)
+            entry["moment"] = "during the job" if entry["killed"][0] else "after its end: not killed"
             verdict = "same figures" if entry["equal"] else f"DIFFERENT: {entry.get('error') or entry['differs']}"
             print(f"killed at {moment:5.1f} s ({entry['newest_file'][0]}): {verdict}", flush=True)
     equal = sum(entry["equal"] for entry in entries)

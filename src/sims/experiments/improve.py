@@ -17,8 +17,8 @@ from sims.errors import UserError
 from sims.experiments.options import ImproveOptions
 from sims.experiments.outputs import write_outputs
 from sims.experiments.search import Found
-from sims.experiments.stages import Choice, Stages, figures
-from sims.experiments.summary import retained, summarize
+from sims.experiments.stages import Choice, Selection, Stages, figures
+from sims.experiments.summary import summarize
 from sims.files import read_json
 from sims.guidance import Extrapolate
 from sims.methods import METHODS, Base
@@ -61,7 +61,7 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
     conditional = options.data.conditional if model is None else model.num_classes > 0
     stages = Stages(run, options, real if real is None or conditional else real.without_labels())
     with stages.timed("references"):
-        judge = stages.judge = _judge(run, options, real, test)
+        stages.judge = _judge(run, options, real, test)
     with stages.timed("train base"):
         base = stages.base(model)
     rounds: list[dict[str, Any]] = []
@@ -70,12 +70,12 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
         methods = options.methods if round_ == 0 else ("base", "sims", "distilled")
         result = _round(stages, base, methods, round_, options)
         first = first or result
-        verdict = _accept(result, judge, rounds)
+        verdict = _accept(result["before"], result["after"], first=round_ == 0)
         rounds.append({"round": round_ + 1, "rows": result["rows"], **verdict})
         run.log(f"round {round_ + 1}: {verdict['reason']}")
         accepted = all(entry["accepted"] for entry in rounds)
         if accepted or round_ == 0:
-            _save_improved(run, result, judge)
+            _save_improved(run, result)
         if not accepted and not options.keep_going:
             break
         if round_ + 1 < options.rounds:
@@ -124,7 +124,14 @@ def _data(run: Run, options: ImproveOptions, model: Model | None) -> tuple[Datas
             f"the model {options.model} has {model.num_classes} classes, but {data.path} has {train.num_classes}: "
             "give the labelled data it was trained on"
         )
+    _same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, data.path)
     return train, test
+
+
+def _same_data(run: Run, found: dict[str, str], path: str) -> None:
+    """UserError if the data is not what it was when the run began."""
+    if run.once(run.path / "data.json", lambda: found) != found:
+        raise UserError(f"the data at {path} has changed since {run.path} began: restore it, or choose another --run")
 
 
 def _judge(run: Run, options: ImproveOptions, real: Dataset | None, test: Dataset | None) -> Judge | None:
@@ -164,19 +171,25 @@ def _round(
             sims = choice
     choices.sort(key=lambda choice: methods.index(choice.method))
     cheapest: list[dict[str, Any]] = []
-    base_fd: float | None = None
+    improved = "sims"
+    before = after = None
     if sims is not None and "sims" in searches:
-        place = choices.index(sims) + 1
-        if cached := stages.cached(sims, round_):
-            choices.insert(place, cached)
+        start = Choice("base", "base", base.model, 0.0, None)
         with stages.timed("cheapest sampler"):
-            base_fd = stages.selection_fd(Choice("base", "base", base.model, 0.0, None), round_)
-            quick = stages.cheapest(sims, base_fd, searches["sims"].fd, round_) if round_ == 0 else None
+            before = stages.selection(start, round_)
+            distilled = next((choice for choice in choices if choice.method == "distilled"), sims)
+            after = stages.selection(distilled, round_)
+            full_fd = searches["sims"].fd
+            quick = stages.cheapest(sims, before.fd, full_fd, round_) if round_ == 0 else None
+            if cached := stages.cached(sims, round_):
+                choices.insert(choices.index(sims) + 1, cached)
+                if before.fd - stages.selection(cached, round_).fd >= 0.95 * (before.fd - full_fd):
+                    improved = cached.label
         if quick is not None:
             choices.insert(choices.index(cached or sims) + 1, quick[0])
             cheapest = quick[1]
     result: dict[str, Any] = {"choices": choices, "searches": searches, "cheapest": cheapest, "base": base}
-    result |= {"base_fd": base_fd, "draws": {}}
+    result |= {"before": before, "after": after, "improved": improved, "draws": {}}
     result["rows"] = [_row(stages, choice, round_, options, result["draws"]) for choice in choices]
     return result
 
@@ -225,32 +238,24 @@ def _names(judge: Judge) -> tuple[str, ...]:
     return tuple(str(index) for index in range(count))
 
 
-def _accept(result: dict[str, Any], judge: Judge | None, rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether a round made the model better; the rule that stops before one makes it worse.
+def _accept(before: Selection | None, after: Selection | None, first: bool) -> dict[str, Any]:
+    """Whether a round made the model better, on the selection seeds; the rule that stops before one makes it worse.
 
     A round counts if the Fréchet distance to the training data falls by more than the two intervals allow. From the
     second round on, it must not fall below what a perfect model would score (from there on it measures memorization,
     not quality), and the distance to held-out data, where there are any, must not rise.
     """
-    rows = {row["label"]: row for row in result["rows"]}
-    best = rows.get("distilled") or rows.get("sims")
-    if judge is None or best is None or "base" not in rows:
+    if before is None or after is None:
         return {"accepted": True, "reason": "accepted without verification: there is nothing to judge it by"}
-    before, after = rows["base"]["fd_train"], best["fd_train"]
-    if after["mean"] >= before["mean"] or (after["high"] or after["mean"]) >= (before["low"] or before["mean"]):
-        return {
-            "accepted": False,
-            "reason": f"stopped: FD to train {before['mean']:.2f} -> {after['mean']:.2f} is no improvement",
-        }
-    perfect = judge.perfect(best["samples_per_draw"])
-    if rounds and after["mean"] < perfect:
-        text = f"stopped: FD to train {after['mean']:.2f} is below {perfect:.2f}, what a perfect model would score"
+    change = f"FD to train {before.fd:.2f} -> {after.fd:.2f} on the selection seeds"
+    if after.fd + after.half_width >= before.fd - before.half_width:
+        return {"accepted": False, "reason": f"stopped: {change} is no improvement beyond the noise"}
+    if not first and after.fd < after.perfect:
+        return {"accepted": False, "reason": f"stopped: {change}, below the {after.perfect:.2f} of a perfect model"}
+    if not first and before.fd_test is not None and after.fd_test is not None and after.fd_test > before.fd_test:
+        text = f"stopped: FD to held-out data rises, {before.fd_test:.2f} -> {after.fd_test:.2f} on the selection seeds"
         return {"accepted": False, "reason": text}
-    test_before, test_after = rows["base"]["fd_test"]["mean"], best["fd_test"]["mean"]
-    if rounds and test_after is not None and test_after > test_before:
-        text = f"stopped: FD to held-out data rises, {test_before:.2f} -> {test_after:.2f}"
-        return {"accepted": False, "reason": text}
-    return {"accepted": True, "reason": f"accepted: FD to train {before['mean']:.2f} -> {after['mean']:.2f}"}
+    return {"accepted": True, "reason": f"accepted: {change}"}
 
 
 def _next_base(result: dict[str, Any], options: ImproveOptions, round_: int) -> Base:
@@ -259,16 +264,13 @@ def _next_base(result: dict[str, Any], options: ImproveOptions, round_: int) -> 
     return Base(model, model.hash, seed=seed, train=options.base.train)
 
 
-def _save_improved(run: Run, result: dict[str, Any], judge: Judge | None) -> None:
-    """``improved``: SIMS, cached if the cache was measured to keep the gain; ``distilled``: one network."""
+def _save_improved(run: Run, result: dict[str, Any]) -> None:
+    """``improved``: SIMS, cached if the cache keeps the gain on the selection seeds; ``distilled``: one network."""
     if not run.is_main:
         return
     choices = {choice.label: choice for choice in result["choices"]}
-    rows = {row["label"]: row for row in result["rows"]}
     if "sims" in choices:
-        label = "sims"
-        if "sims (cached)" in choices and (retained(rows, "sims (cached)", "fd_train") or 0) >= 0.95:
-            label = "sims (cached)"
+        label = result["improved"]
         choices[label].model.with_denoiser(choices[label].model.denoiser, method=label).save(run.path / "improved")
     if "distilled" in choices:
         choices["distilled"].model.save(run.path / "distilled")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,16 +16,17 @@ from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.experiments.options import ImproveOptions
-from sims.experiments.search import Found, Search
+from sims.experiments.search import Found, Search, half_width
 from sims.files import digest, read_json, write_json
 from sims.guidance import CacheRule, Extrapolate, Recorder
 from sims.methods import METHODS, Artefact, Base, Continuous
 from sims.methods.auxiliary import Settings
 from sims.methods.continued import ContinuedSettings
 from sims.methods.distilled import DistilledSettings
+from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import Model, load
 from sims.runs import Run, derive_seed
-from sims.sampling import SamplerOptions, nfe
+from sims.sampling import SOLVERS, SamplerOptions, SolverName, nfe
 from sims.verbs.evaluate import Draw, Judge, draw_samples, interval
 from sims.verbs.seeds import Purpose, seed_range
 from sims.verbs.train import train_base
@@ -279,55 +281,89 @@ class Stages:
         """Network evaluations of the pilot."""
         return self.options.guidance.pilot * sims.nfe
 
-    def selection_fd(self, choice: Choice, round_: int) -> float:
-        """The distance that the last rung of a search would measure: on its seeds and its number of samples."""
-        assert self.judge is not None
-        return self.judge.frechet(self.draws(choice, round_, "selection", max(self.options.search.rungs))[0].features)
+    def selection(self, choice: Choice, round_: int) -> Selection:
+        """What the last rung of a search would measure: on its seeds, with its number of samples."""
+        judge = self.judge
+        assert judge is not None
+        features = self.draws(choice, round_, "selection", max(self.options.search.rungs))[0].features
+        half = half_width(features, judge.frechet) or 0.0
+        test = None if judge.test is None else frechet_distance(Moments.of(features), judge.test.moments)
+        return Selection(judge.frechet(features), half, test, judge.perfect(len(features)))
 
     def cheapest(
         self, sims: Choice, base_fd: float, full_fd: float, round_: int
     ) -> tuple[Choice, list[dict[str, Any]]] | None:
-        """The cheapest sampler setting that keeps 95 % of the gain, sought on the selection seeds.
+        """The cheapest sampler setting that keeps 95 % of the gain, sought on the selection seeds with every solver.
 
-        First the number of steps of a multistep solver with full guidance, then fewer corrections.
+        First the number of steps with full guidance, then fewer corrections. None where there is no gain to keep.
         """
-        if full_fd >= base_fd or not self.options.guidance.cache_cost:
+        denoiser = sims.model.denoiser
+        if full_fd >= base_fd or not self.options.guidance.cache_cost or not isinstance(denoiser, Extrapolate):
             return None
         rule = self.pilot(sims, round_)
+        dearest = nfe(denoiser.base, sims.options)
         tried: list[dict[str, Any]] = []
 
-        def retained(steps: int, refreshes: int) -> float:
-            choice = fast(sims, rule, steps, refreshes)
-            kept = (base_fd - self.selection_fd(choice, round_)) / (base_fd - full_fd)
-            tried.append({"steps": steps, "refreshes": refreshes, "nfe": choice.nfe, "retained": kept})
+        def retained(setting: Setting) -> float:
+            choice = fast(sims, rule, setting)
+            if nfe(denoiser.base, choice.options) > dearest:
+                return math.nan
+            kept = (base_fd - self.selection(choice, round_).fd) / (base_fd - full_fd)
+            tried.append({**setting._asdict(), "nfe": choice.nfe, "retained": kept})
             return kept
 
-        steps, most = sims.options.steps, sims.nfe
-        while retained(steps, steps) < KEPT:
-            steps += 4
-            if steps > most // 2:  # dearer than the base, even with hardly any correction
-                return None
-        while steps > 6 and tried[0]["retained"] >= KEPT and retained(steps - 2, steps - 2) >= KEPT:
-            steps -= 2
-        refreshes = steps
-        while refreshes > 1 and retained(steps, fewer := int(0.7 * refreshes)) >= KEPT:
-            refreshes = fewer
-        denoiser = sims.model.denoiser
-        assert isinstance(denoiser, Extrapolate)
-        sampled = nfe(denoiser.base, sims.options) + sum(entry["nfe"] for entry in tried)  # the base and every setting
+        settings = [fewest(retained, solver, sims.options.steps) for solver in SOLVERS]
+        choices = [fast(sims, rule, setting) for setting in settings if setting is not None]
+        if not choices:
+            return None
+        found = min(choices, key=lambda choice: choice.nfe)
+        sampled = dearest + sum(entry["nfe"] for entry in tried)  # the base and every setting
         spent = self._pilot_cost(sims) + max(self.options.search.rungs) * sampled
-        found = fast(sims, rule, steps, refreshes)
         return replace(found, extra_evaluations=sims.extra_evaluations + spent), tried
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice on the selection seeds: distance to the training and the test data, and a perfect model's."""
+
+    fd: float
+    half_width: float
+    fd_test: float | None
+    perfect: float
+
+
+class Setting(NamedTuple):
+    """A sampler setting with cached guidance."""
+
+    solver: SolverName
+    steps: int
+    refreshes: int
 
 
 KEPT = 0.96  # of the gain, on the selection seeds: a little above the 95 % that is to remain on fresh ones
 
 
-def fast(sims: Choice, rule: CacheRule, steps: int, refreshes: int) -> Choice:
-    """SIMS with a multistep solver and few corrections."""
-    sampler = replace(sims.options, solver="dpmpp2m", steps=steps, s_churn=0.0)
-    model = replace(with_cache(sims.model, rule.with_refreshes(refreshes)), sampler=sampler)
-    note = f"DPM-Solver++(2M), {steps} steps, {refreshes} corrections"
+def fewest(retained: Callable[[Setting], float], solver: SolverName, steps: int) -> Setting | None:
+    """The fewest steps, then corrections, that keep enough of the gain; None if none does. NaN = too dear to try."""
+    start = steps
+    while not (kept := retained(Setting(solver, steps, steps))) >= KEPT:
+        if math.isnan(kept):
+            return None
+        steps += 4
+    while 6 < steps <= start and retained(Setting(solver, steps - 2, steps - 2)) >= KEPT:
+        steps -= 2
+    refreshes = steps
+    while refreshes > 1 and retained(Setting(solver, steps, fewer := int(0.7 * refreshes))) >= KEPT:
+        refreshes = fewer
+    return Setting(solver, steps, refreshes)
+
+
+def fast(sims: Choice, rule: CacheRule, setting: Setting) -> Choice:
+    """SIMS with another sampler and few corrections."""
+    sampler = replace(sims.options, solver=setting.solver, steps=setting.steps, s_churn=0.0)
+    model = replace(with_cache(sims.model, rule.with_refreshes(setting.refreshes)), sampler=sampler)
+    name = {"heun": "Heun", "dpmpp2m": "DPM-Solver++(2M)"}[setting.solver]
+    note = f"{name}, {setting.steps} steps, {setting.refreshes} corrections"
     return replace(sims, label="sims (fast)", model=model, sampler=sampler, note=note)
 
 

@@ -13,7 +13,7 @@ from sims.config import to_dict, to_toml
 from sims.data.dataset import Dataset
 from sims.experiments.options import ImproveOptions
 from sims.experiments.search import Found
-from sims.experiments.stages import Stages
+from sims.experiments.stages import Selection, Stages
 from sims.metrics.intervals import paired_interval
 from sims.runs import Run, command_line
 from sims.verbs.evaluate import Draw, Judge
@@ -101,7 +101,7 @@ def summarize(
         "extractor": judge.about() if judge else None,
         "floor": _floor(judge, real, test),
         "rows": result["rows"],
-        "search": _search_summary(result["searches"], result["base_fd"], options),
+        "search": _search_summary(result["searches"], result["before"], options),
         "costs": _costs(result, options),
         "cache": _cache(result, rows),
         "rounds": rounds if len(rounds) > 1 or options.rounds > 1 else [],
@@ -126,7 +126,7 @@ def _floor(judge: Judge | None, real: Dataset | None, test: Dataset | None) -> d
 
 
 def _search_summary(
-    searches: dict[str, Found], base_fd: float | None, options: ImproveOptions
+    searches: dict[str, Found], before: Selection | None, options: ImproveOptions
 ) -> dict[str, Any] | None:
     if not searches:
         return None
@@ -142,9 +142,11 @@ def _search_summary(
         for name, found in searches.items()
         for c in found.cells
     ]
-    if base_fd is not None:
+    if before is not None:
         n = max(options.search.rungs)
-        cells.append({"method": "base", "budget": None, "w": 0.0, "n": n, "fd": base_fd, "half_width": None})
+        cells.append(
+            {"method": "base", "budget": None, "w": 0.0, "n": n, "fd": before.fd, "half_width": before.half_width}
+        )
     budgets = sum(len({cell.budget for cell in found.cells}) for found in searches.values())
     return {
         "samples": sum(found.samples for found in searches.values()),

@@ -284,13 +284,15 @@ def sampler_table(record: Record) -> Table | None:
         return None
     rows = [
         [
+            Cell(str(item.get("solver") or "")),
             *(Cell(short_count(item.get(key))) for key in ("steps", "refreshes", "nfe")),
             Cell(percent(item.get("retained"))),
         ]
         for item in items
     ]
     caption = "Tried on the selection seeds, of which some scatter is left in the last column."
-    return Table([*map(Column, ("steps", "corrections", "NFE", "gain kept"))], rows, caption)
+    names = ("steps", "corrections", "NFE", "gain kept")
+    return Table([Column("solver", False), *map(Column, names)], rows, caption)
 
 
 def stage_table(record: Record) -> Table | None:

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 SolverName = Literal["heun", "dpmpp2m"]
-SOLVERS: dict[str, Solver] = {"heun": cast(Solver, heun), "dpmpp2m": cast(Solver, multistep)}
+SOLVERS: dict[SolverName, Solver] = {"heun": cast(Solver, heun), "dpmpp2m": cast(Solver, multistep)}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _BLOCK = 64  # samples that share one counter-based generator
+_ORDER = 2**63  # where the keys of the data order begin, beyond those of the noise
 
 
 class TrainingNoise:
@@ -58,6 +59,6 @@ class DataOrder:
 
     def _of(self, epoch: int) -> np.ndarray:
         if epoch != self._epoch:
-            generator = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
+            generator = np.random.Generator(np.random.Philox(key=[self.seed, _ORDER + epoch]))
             self._epoch, self._permutation = epoch, generator.permutation(self.size)
         return self._permutation

@@ -126,9 +126,12 @@ class Judge:
         """What ``count`` samples of a perfect model would score against the training set.
 
         The Fréchet distance of finite samples a, b of one distribution is about c (1/a + 1/b); c is measured between
-        two halves of the training set. A score below it tells of memorization, not of quality.
+        two halves of the training set. A score below it tells of memorization, not of quality. 0 where the reference
+        has no features.
         """
-        features = self.train.require_features()
+        features = self.train.features
+        if features is None:
+            return 0.0
         size = len(features)
         order = np.random.default_rng(0).permutation(size)
         halves = [Moments.of(features[part]) for part in (order[: size // 2], order[size // 2 :])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 from sims.errors import UserError
@@ -21,7 +22,8 @@ _ROOM = 700_000_000
 
 def seed_range(purpose: Purpose, seed: int, count: int, round_: int = 0) -> range:
     """The sample seeds of one purpose in the run with this ``seed``; another seed or round shifts the range."""
-    offset = (seed * 1_000_003 + round_ * 20_000_003) % (_ROOM - 100_000_000)
+    key = hashlib.sha256(f"{seed} {round_}".encode()).digest()
+    offset = int.from_bytes(key[:8], "big") % (_ROOM - 100_000_000) if seed or round_ else 0
     if not 0 < count <= 100_000_000:
         raise UserError(f"{count:,} samples: between 1 and 100,000,000 are possible")
     return range(_STARTS[purpose] + offset, _STARTS[purpose] + offset + count)
