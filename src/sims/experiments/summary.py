@@ -63,9 +63,8 @@ def _headline(rows: dict[str, dict[str, Any]], comparisons: list[dict[str, Any]]
         change = 100 * (after / before - 1)
         entry = next((c for c in comparisons if c["b"] == "base" and c["metric"] == metric), None)
         sure = entry is None or entry["difference"]["high"] < 0 or entry["difference"]["low"] > 0
-        parts.append(
-            f"FD to {name} data {before:.2f} -> {after:.2f} ({change:+.0f} %{'' if sure else ', within the noise'})"
-        )
+        doubt = ", one draw: no interval" if entry is None else "" if sure else ", within the noise"
+        parts.append(f"FD to {name} data {before:.2f} -> {after:.2f} ({change:+.0f} %{doubt})")
         if change > 0 and sure:
             warnings.append(f"FD to {name} data became worse with sims: {before:.2f} -> {after:.2f}.")
     for entry in comparisons:
