@@ -123,7 +123,7 @@ def main() -> int:
     parser.add_argument(
         "--config", choices=sorted(CONFIGS), default="small", help="small: seconds; full: the default job"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--moments-seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
     parser.add_argument("--reference", type=Path, help="a finished, uninterrupted run of the same options")
     options, extra = parser.parse_known_args()  # further options go to the job
@@ -137,7 +137,7 @@ def main() -> int:
         expected = figures(whole)
         print(f"uninterrupted: {duration:.1f} s", flush=True)
         entries = []
-        for index, moment in enumerate(spaced(options.moments, duration, options.seed)):
+        for index, moment in enumerate(spaced(options.moments, duration, options.moments_seed)):
             run = Path(place) / f"killed-{index}"
             entry = survive(command(run, options.config, extra), run, [moment], expected)
             entries.append(entry)
@@ -150,7 +150,7 @@ def main() -> int:
         result = {
             "config": options.config,
             "options": extra,
-            "seed": options.seed,
+            "moments_seed": options.moments_seed,
             "seconds": round(duration, 2),
             "equal": equal,
         }
