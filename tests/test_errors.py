@@ -25,7 +25,9 @@ from sims.cli import main
 from sims.data.images import encode_png
 from sims.data.sources import load
 from sims.errors import UserError
+from sims.experiments.improve import _same_data
 from sims.model import load as load_model
+from sims.runs import Run
 from sims.training.loop import Trainer
 
 FEW = [*tiny.PCA, "--methods", "base,sims", "--base.images", "2560", "--evaluation.draws", "1"]
@@ -332,3 +334,14 @@ def test_ctrl_c_ends_a_process_with_130(tmp_path: Path) -> None:
     assert process.returncode == 130, words
     assert "interrupted" in words and "Traceback" not in words
     assert not list(run.rglob(".*.tmp-*"))
+
+
+def test_data_that_changed_under_a_run_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run", {}, quiet=True)
+    try:
+        _same_data(run, {"train": "a", "test": "b"}, "my/images")
+        _same_data(run, {"train": "a", "test": "b"}, "my/images")
+        with pytest.raises(UserError, match="my/images has changed since"):
+            _same_data(run, {"train": "c", "test": "b"}, "my/images")
+    finally:
+        run.close()
