@@ -8,6 +8,7 @@ Exit status 0 if every killed job ended with the same figures, bit for bit; 1 ot
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -148,6 +149,8 @@ def main() -> int:
     print(f"{equal} of {len(entries)} killed jobs ended with the uninterrupted job's figures, bit for bit")
     if options.out:
         result = {
+            "date": datetime.date.today().isoformat(),
+            "command": " ".join(["python", *sys.argv]),
             "config": options.config,
             "options": extra,
             "moments_seed": options.moments_seed,
