@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sims.experiments.improve import _accept
@@ -11,9 +12,9 @@ from sims.experiments.stages import Selection
 
 
 def accept(base: tuple[float, float | None], after: tuple[float, float | None], *, first: bool) -> dict[str, Any]:
-    """The verdict on a round whose figures (train, test) are these; intervals of 0.5, and 5 for a perfect model."""
-    before, then = (Selection(train, 0.5, test, 5.0) for train, test in (base, after))
-    return _accept(before, then, first)
+    """The verdict on a round whose figures (train, test) are these; a noise of 1, and 5 for a perfect model."""
+    before, then = (Selection(np.zeros((1, 1)), train, None, test, 5.0) for train, test in (base, after))
+    return _accept(before, then, 1.0, first)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -47,5 +48,5 @@ def test_without_held_out_data_the_training_data_decide() -> None:
 
 
 def test_without_anything_to_judge_by_the_round_is_accepted_and_said_to_be_unverified() -> None:
-    verdict = _accept(None, None, first=True)
+    verdict = _accept(None, None, 0.0, first=True)
     assert verdict["accepted"] and "without verification" in verdict["reason"]

@@ -70,7 +70,7 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
         methods = options.methods if round_ == 0 else ("base", "sims", "distilled")
         result = _round(stages, base, methods, round_, options)
         first = first or result
-        verdict = _accept(result["before"], result["after"], first=round_ == 0)
+        verdict = _accept(result["before"], result["after"], result["noise"], first=round_ == 0)
         rounds.append({"round": round_ + 1, "rows": result["rows"], **verdict})
         run.log(f"round {round_ + 1}: {verdict['reason']}")
         accepted = all(entry["accepted"] for entry in rounds)
@@ -189,7 +189,8 @@ def _round(
             choices.insert(choices.index(cached or sims) + 1, quick[0])
             cheapest = quick[1]
     result: dict[str, Any] = {"choices": choices, "searches": searches, "cheapest": cheapest, "base": base}
-    result |= {"before": before, "after": after, "improved": improved, "draws": {}}
+    noise = stages.noise(before, after) if before is not None and after is not None else 0.0
+    result |= {"before": before, "after": after, "noise": noise, "improved": improved, "draws": {}}
     result["rows"] = [_row(stages, choice, round_, options, result["draws"]) for choice in choices]
     return result
 
@@ -238,18 +239,18 @@ def _names(judge: Judge) -> tuple[str, ...]:
     return tuple(str(index) for index in range(count))
 
 
-def _accept(before: Selection | None, after: Selection | None, first: bool) -> dict[str, Any]:
+def _accept(before: Selection | None, after: Selection | None, noise: float, first: bool) -> dict[str, Any]:
     """Whether a round made the model better, on the selection seeds; the rule that stops before one makes it worse.
 
-    A round counts if the Fréchet distance to the training data falls by more than the two intervals allow. From the
-    second round on, it must not fall below what a perfect model would score (from there on it measures memorization,
-    not quality), and the distance to held-out data, where there are any, must not rise.
+    A round counts if the Fréchet distance to the training data falls by more than ``noise``, half the 95 % interval of
+    the difference. From the second round on, it must not fall below what a perfect model would score (from there on it
+    measures memorization, not quality), and the distance to held-out data, where there are any, must not rise.
     """
     if before is None or after is None:
         return {"accepted": True, "reason": "accepted without verification: there is nothing to judge it by"}
     change = f"FD to train {before.fd:.2f} -> {after.fd:.2f} on the selection seeds"
-    if after.fd + after.half_width >= before.fd - before.half_width:
-        return {"accepted": False, "reason": f"stopped: {change} is no improvement beyond the noise"}
+    if after.fd + noise >= before.fd:
+        return {"accepted": False, "reason": f"stopped: {change} is no improvement beyond the noise of {noise:.2f}"}
     if not first and after.fd < after.perfect:
         return {"accepted": False, "reason": f"stopped: {change}, below the {after.perfect:.2f} of a perfect model"}
     if not first and before.fd_test is not None and after.fd_test is not None and after.fd_test > before.fd_test:

@@ -79,15 +79,17 @@ class Found:
         return cls(**{**entry, "cells": [Cell(**cell) for cell in entry["cells"]]})
 
 
-def half_width(features: Array, distance: Callable[[Array], float], parts: int = 10) -> float | None:
-    """Half of the 95 % interval of a distance of features (n, D), by a jackknife that leaves out a tenth at a time.
+def half_width(features: Sequence[Array], statistic: Callable[..., float], parts: int = 10) -> float | None:
+    """Half of the 95 % interval of a statistic of features (n, D), by a jackknife that leaves out a tenth at a time.
 
-    None where there are too few samples, or so many features that it would take long; it only informs.
+    Several arrays are paired by row: the same rows are left out of each. None where there are too few samples, or so
+    many features that it would take long; it only informs.
     """
-    if len(features) < 5 * parts or features.shape[1] > 256:
+    count, width = features[0].shape
+    if count < 5 * parts or width > 256:
         return None
-    groups = np.array_split(np.arange(len(features)), parts)
-    values = np.array([distance(np.delete(features, group, axis=0)) for group in groups])
+    groups = np.array_split(np.arange(count), parts)
+    values = np.array([statistic(*(np.delete(array, group, axis=0) for array in features)) for group in groups])
     error = math.sqrt((parts - 1) / parts * float(((values - values.mean()) ** 2).sum()))
     return float(stats.t.ppf(0.975, parts - 1)) * error
 
@@ -177,5 +179,5 @@ class Search:
             assert have is not None
             finite = np.isfinite(have[:n]).all()
             self.cells[key] = self.distance(have[:n]) if finite else math.inf
-            self.half_widths[key] = half_width(have[:n], self.distance) if finite else None
+            self.half_widths[key] = half_width([have[:n]], self.distance) if finite else None
         return self.cells[key]

@@ -286,9 +286,16 @@ class Stages:
         judge = self.judge
         assert judge is not None
         features = self.draws(choice, round_, "selection", max(self.options.search.rungs))[0].features
-        half = half_width(features, judge.frechet) or 0.0
+        half = half_width([features], judge.frechet)
         test = None if judge.test is None else frechet_distance(Moments.of(features), judge.test.moments)
-        return Selection(judge.frechet(features), half, test, judge.perfect(len(features)))
+        return Selection(features, judge.frechet(features), half, test, judge.perfect(len(features)))
+
+    def noise(self, before: Selection, after: Selection) -> float:
+        """Half of the 95 % interval of the difference of their distances, paired by seed; 0 where it is not known."""
+        judge = self.judge
+        assert judge is not None
+        pair = [before.features, after.features]
+        return half_width(pair, lambda a, b: judge.frechet(a) - judge.frechet(b)) or 0.0
 
     def cheapest(
         self, sims: Choice, base_fd: float, full_fd: float, round_: int
@@ -324,10 +331,11 @@ class Stages:
 
 @dataclass(frozen=True)
 class Selection:
-    """A choice on the selection seeds: distance to the training and the test data, and a perfect model's."""
+    """A choice on the selection seeds: features, distance to the training and the test data, and a perfect model's."""
 
+    features: np.ndarray
     fd: float
-    half_width: float
+    half_width: float | None
     fd_test: float | None
     perfect: float
 
