@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from sims.denoiser import Stateless, expand
@@ -38,6 +39,8 @@ class EDMPrecond(Stateless, nn.Module):
         return {"sigma_data": self.sigma_data, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        if sigma.device.type == "cpu" and not torch.is_grad_enabled() and bool((sigma == sigma[0]).all()):
+            sigma = sigma[:1]  # (1,): samplers give the whole batch one level, which need be embedded only once
         total = sigma**2 + self.sigma_data**2  # (B,) variance of the noisy data
         c_skip = self.sigma_data**2 / total
         c_out = sigma * self.sigma_data * total.rsqrt()
