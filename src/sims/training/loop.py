@@ -227,7 +227,11 @@ class Trainer:
         """One optimizer step; returns the loss and whether the gradient was finite (else nothing changed)."""
         options, accelerator = self.options, self.accelerator
         seen = self.step * options.batch
-        torch.manual_seed((self.seed * 1_000_003 + self.step * 997 + accelerator.process_index) % 2**63)  # dropout
+        # For dropout. Not torch.manual_seed, which takes long where there is no GPU.
+        seed = (self.seed * 1_000_003 + self.step * 997 + accelerator.process_index) % 2**63
+        torch.default_generator.manual_seed(seed)
+        if accelerator.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = options.rate(seen + options.batch, self.images)
         share = options.batch // accelerator.num_processes // options.accumulate
@@ -243,7 +247,7 @@ class Trainer:
             self.updates.step()
             self.ema.update(ema_decay(options.batch, seen + options.batch, options.ema_halflife, options.ema_rampup))
         self.updates.zero_grad()
-        return float(accelerator.reduce(loss, "mean")), good
+        return float(accelerator.reduce(loss, "mean") if accelerator.num_processes > 1 else loss), good
 
     def _loss(self, first: int, count: int) -> Tensor:
         device = self.accelerator.device

@@ -51,6 +51,8 @@ class DataOrder:
         """Image indices (count,) for the positions start ... start + count - 1."""
         positions = np.arange(start, start + count)
         epochs, within = positions // self.size, positions % self.size
+        if epochs[0] == epochs[-1]:
+            return self._of(int(epochs[0]))[within]
         chosen = np.empty(count, dtype=np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
