@@ -193,7 +193,7 @@ class Trainer:
         position = position or {"step": 0, "nonfinite": 0, "losses": [], "partial": [0.0, 0]}
         self.step, self.nonfinite = position["step"], position["nonfinite"]
         self.losses, self.partial = position["losses"], position["partial"]
-        self.wrapped, self.updates = self.accelerator.prepare(self.network, self.optimizer)
+        self.wrapped = self.accelerator.prepare(self.network)
         self.bf16 = self.options.precision == "bf16" or (self.options.precision == "auto" and has_bf16(device))
 
     def _loop(self, advance: Callable[[int], None], log: Callable[[str], None]) -> None:
@@ -244,9 +244,9 @@ class Trainer:
         norm = accelerator.clip_grad_norm_(self.network.parameters(), options.clip)
         good = bool(torch.isfinite(norm))
         if good:
-            self.updates.step()
+            self.optimizer.step()
             self.ema.update(ema_decay(options.batch, seen + options.batch, options.ema_halflife, options.ema_rampup))
-        self.updates.zero_grad()
+        self.optimizer.zero_grad()
         return float(accelerator.reduce(loss, "mean") if accelerator.num_processes > 1 else loss), good
 
     def _loss(self, first: int, count: int) -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK = 64  # samples that share one counter-based generator
+_BLOCK = 256  # samples that share one counter-based generator
 _ORDER = 2**63  # where the keys of the data order begin, beyond those of the noise
 
 
@@ -16,7 +16,7 @@ class TrainingNoise:
     """Noise for the training samples start ... start + count - 1 of the whole run.
 
     Sample i gets the same numbers whatever the batch size, the number of processes or an interruption:
-    block i // 64 has a Philox generator of its own with the key (seed, block).
+    block i // 256 has a Philox generator of its own with the key (seed, block).
     """
 
     def __init__(self, seed: int, data_shape: tuple[int, ...]) -> None:
