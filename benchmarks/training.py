@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import statistics
 import tempfile
 import time
@@ -25,12 +26,12 @@ from sims.verbs.train import NetworkOptions, new_model
 
 
 def bare(model: Model, x: torch.Tensor, options: TrainOptions, steps: int, bf16: bool) -> float:
-    """Seconds per step of the bare loop."""
+    """Median seconds of a step of the bare loop."""
     network = copy.deepcopy(model.denoiser).train().requires_grad_(True)
     average = [p.detach().clone() for p in network.parameters()]
     optimizer = torch.optim.Adam(network.parameters(), lr=options.lr, fused=True)
     sigma_data = model.denoiser.sigma_data
-    begin = time.perf_counter()
+    stamps = [time.perf_counter()]
     for _ in range(steps):
         clean = x[torch.randint(len(x), (options.batch,))]
         sigma = (torch.randn(options.batch) * options.p_std + options.p_mean).exp()
@@ -45,16 +46,22 @@ def bare(model: Model, x: torch.Tensor, options: TrainOptions, steps: int, bf16:
         optimizer.zero_grad()
         with torch.no_grad():
             torch._foreach_lerp_(average, [p.detach() for p in network.parameters()], 0.01)
-    return (time.perf_counter() - begin) / steps
+        stamps.append(time.perf_counter())
+    return median_step(stamps)
+
+
+def median_step(stamps: list[float]) -> float:
+    """Median difference of consecutive times: other work on the machine disturbs it least."""
+    return statistics.median(b - a for a, b in itertools.pairwise(stamps[1:]))
 
 
 def ours(model: Model, data, options: TrainOptions, steps: int) -> float:
-    """Seconds per step of the project's loop, between its first and last step (saving included)."""
+    """Median seconds of a step of the project's loop."""
     stamps: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(model, data, options, Path(folder), images=steps * options.batch, seed=0)
         trainer.run(lambda count: stamps.append(time.perf_counter()))
-    return (stamps[-1] - stamps[1]) / (len(stamps) - 2)
+    return median_step(stamps)
 
 
 def main() -> None:

@@ -184,7 +184,8 @@ class Trainer:
         self.network: nn.Module = copy.deepcopy(self.start.denoiser).to(device).train().requires_grad_(True)  # type: ignore[attr-defined]
         self.sigma_data = float(getattr(self.start.denoiser, "sigma_data", 0.5))
         self.ema = EMA(self.network)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.options.lr, fused=True)
+        self.parameters = list(self.network.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.lr, fused=True)
         position = load_state(self.folder / "state.safetensors", self.network, self.ema, self.optimizer)
         if position is None and self.earlier is not None:
             position = load_state(self.earlier / "state.safetensors", self.network, self.ema, self.optimizer)
@@ -241,7 +242,7 @@ class Trainer:
             piece = self._loss(first, share) / options.accumulate
             accelerator.backward(piece)
             loss = loss + piece.detach()
-        norm = accelerator.clip_grad_norm_(self.network.parameters(), options.clip)
+        norm = accelerator.clip_grad_norm_(self.parameters, options.clip)
         good = bool(torch.isfinite(norm))
         if good:
             self.optimizer.step()
@@ -278,9 +279,9 @@ class Trainer:
     def _snapshots(self) -> None:
         seen = self.step * self.options.batch
         for budget in self.budgets:
-            path = snapshot_path(self.folder, budget)
             if seen - self.options.batch < budget <= seen and self.accelerator.is_main_process:
-                self.start.with_denoiser(cast(Denoiser, self.ema.average), images=budget).save(path)
+                snapshot = self.start.with_denoiser(cast(Denoiser, self.ema.average), images=budget)
+                snapshot.save(snapshot_path(self.folder, budget))
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
