@@ -137,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bed", choices=sorted(BEDS), required=True)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, default=Path("runs/claim"))
     parser.add_argument("--data", help="data set of the bed cifar10-8x8")
@@ -145,7 +146,7 @@ def main() -> None:
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         jobs = [
             pool.submit(run_repeat, options.bed, seed, options.folder, options.data, extra)
-            for seed in range(options.repeats)
+            for seed in range(options.first_seed, options.first_seed + options.repeats)
         ]
         summaries = [job.result() for job in jobs]
     rows = collect(summaries)
@@ -156,7 +157,8 @@ def main() -> None:
         "repeats": options.repeats,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a repeat",
-        "command": f"python benchmarks/claim.py --bed {options.bed} --repeats {options.repeats}",
+        "command": f"python benchmarks/claim.py --bed {options.bed} --repeats {options.repeats} "
+        f"--first-seed {options.first_seed}",
         "options": extra,
         "extractor": summaries[0]["extractor"],
         "floor": summaries[0]["floor"],

@@ -29,7 +29,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 def point(run: Path, folder: Path, samples: int, rate: float) -> dict[str, Any]:
     """Improve the base of ``run`` with these settings; the rows of base, sims and neon."""
     base = sorted((run / "base" / "snapshots").iterdir())[-1]
-    auxiliary = replace(AuxiliarySettings(), samples=samples, train=TrainOptions(lr=rate))
+    auxiliary = replace(AuxiliarySettings(), samples=samples, train=TrainOptions(lr=rate, ema_rampup=0.5))
     evaluation = EvaluationOptions(draws=3, check=False)
     options = ImproveOptions(
         run=folder / f"{samples}-{rate:g}",

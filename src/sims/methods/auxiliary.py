@@ -29,7 +29,8 @@ class AuxiliarySettings:
     """Training budgets to choose from, in images seen (B in the paper)."""
     init: Literal["base", "scratch", "snapshot"] = "base"
     """How it starts: a copy of the base, random weights, or the earliest snapshot of the base's training."""
-    train: TrainOptions = field(default_factory=TrainOptions)
+    train: TrainOptions = field(default_factory=lambda: TrainOptions(ema_rampup=0.5))
+    """Its training. The weights are averaged over half of it: guidance multiplies what noise an auxiliary has."""
 
     def __post_init__(self) -> None:
         if not self.budgets or min(self.budgets) < 1:
