@@ -28,6 +28,12 @@ def as_matrix(values: Array | Tensor, name: str = "features", minimum: int = 1) 
     return array
 
 
+def float64_device(device: str | torch.device) -> torch.device:
+    """The device itself, or the CPU where it has no float64 (Apple's MPS)."""
+    found = torch.device(device)
+    return torch.device("cpu") if found.type == "mps" else found
+
+
 def same_width(a: Array, b: Array) -> None:
     """Raise UserError unless a (N, D) and b (M, D) have equally many columns."""
     if a.shape[1] != b.shape[1]:
@@ -37,18 +43,22 @@ def same_width(a: Array, b: Array) -> None:
         )
 
 
-def distance_blocks(a: Array, b: Array, rows: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+def distance_blocks(
+    a: Array, b: Array, rows: int | None = None, device: str | torch.device = "cpu"
+) -> Iterator[tuple[slice, Tensor]]:
     """Euclidean distances between a (N, D) and b (M, D), some rows of a at a time: yields (rows, (n, M) float64).
 
-    Both are shifted by b's mean first, which leaves distances alone and keeps the expanded square accurate.
+    Both are shifted by b's mean first, which leaves distances alone and keeps the expanded square accurate. b and the
+    blocks lie on `device`.
     """
     rows = rows or max(1, BLOCK_ELEMENTS // max(1, len(b)))
-    centre = torch.from_numpy(b.mean(axis=0))
-    right = torch.from_numpy(b) - centre
+    place = float64_device(device)
+    centre = torch.from_numpy(b.mean(axis=0)).to(place)
+    right = torch.from_numpy(b).to(place) - centre
     right_norms = right.square().sum(dim=1)  # (M,)
     for start in range(0, len(a), rows):
         part = slice(start, min(start + rows, len(a)))
-        left = torch.from_numpy(a[part]) - centre
+        left = torch.from_numpy(a[part]).to(place) - centre
         squares = torch.addmm(right_norms[None, :], left, right.T, alpha=-2.0)  # (n, M)
         squares += left.square().sum(dim=1, keepdim=True)
         yield part, squares.clamp_(min=0).sqrt_()

@@ -23,11 +23,17 @@ PCA_COMPONENTS = 64
 
 @runtime_checkable
 class Extractor(Protocol):
-    """Images in model space to features; two extractors agree exactly when their hashes do."""
+    """Images in model space to features; two extractors agree exactly when their hashes do.
+
+    `channels` is the number it needs (None: it takes what it is given), `resize` says how images come to the size that
+    it sees. One that tells classes apart may have `probabilities(x)` -> (B, classes).
+    """
 
     name: str
     hash: str
     num_features: int
+    channels: int | None
+    resize: str
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) float32 in [-1, 1], on any device -> features (B, num_features) float32."""
@@ -67,6 +73,9 @@ class PCAExtractor:
     Limits: linear, so it sees means and covariances of (coarse) pixels and nothing of finer texture or of meaning;
     at most 64 directions; distances scale with the square of the pixel range. For folders without labels only.
     """
+
+    channels: int | None = None
+    resize = f"sides above {PCA_LARGEST} area-averaged to {PCA_LARGEST}"
 
     def __init__(self, data_shape: tuple[int, ...], mean: Tensor, components: Tensor) -> None:
         """data_shape (C, H, W) before shrinking; mean (D,); components (D, num_features), orthonormal columns."""
@@ -117,11 +126,18 @@ class ClassifierExtractor:
     """The penultimate activations (B, 64) of a trained classifier, and its class predictions."""
 
     num_features = NUM_FEATURES
+    channels: int | None = None
 
     def __init__(self, network: ConvClassifier) -> None:
         self.network = network.eval().requires_grad_(False)
         self.name = f"classifier-{network.variant}"
+        self.resize = f"sides above {network.largest} area-averaged to {network.largest}"
         self.hash = hash_tensors(network.state_dict(), self._config())
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        """The shape (C, H, W) of the images it takes."""
+        return self.network.data_shape
 
     @property
     def num_classes(self) -> int:

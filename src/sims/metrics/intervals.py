@@ -44,14 +44,18 @@ class Interval:
         return not self.low <= value <= self.high
 
 
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UserError(f"Confidence level {level} must lie between 0 and 1, for example 0.95.")
+
+
 def _checked(values: Values, level: float) -> Array:
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or len(array) < 2:
         raise UserError(f"{array.size} value(s); an interval needs at least 2 independent repeats: run more repeats.")
     if not np.isfinite(array).all():
         raise UserError(f"Values {array.tolist()} hold NaN or infinity; an interval needs finite values.")
-    if not 0 < level < 1:
-        raise UserError(f"Confidence level {level} must lie between 0 and 1, for example 0.95.")
+    _check_level(level)
     return array
 
 
@@ -59,6 +63,29 @@ def _pair(a: Values, b: Values, level: float) -> tuple[Array, Array]:
     if len(a) != len(b):
         raise UserError(f"{len(a)} and {len(b)} values; a paired interval needs one of each per repeat.")
     return _checked(a, level), _checked(b, level)
+
+
+def error_interval(
+    value: float, standard_error: float, level: float = 0.95, num_values: int = 0, freedom: float = np.inf
+) -> Interval:
+    """The interval around an estimate with a known standard error; Student's t with `freedom` degrees, else normal."""
+    _check_level(level)
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * standard_error
+    return Interval(value, value - half, value + half, level, num_values)
+
+
+def share_interval(share: float, count: float, level: float = 0.95) -> Interval:
+    """The share of successes in `count` independent trials (or as many as they are worth), by Wilson's score interval.
+
+    Wilson 1927, eq. 5; it stays within [0, 1] and does not shrink to a point at shares of 0 and 1.
+    """
+    _check_level(level)
+    if not (0 <= share <= 1 and count > 0):
+        raise UserError(f"A share of {share} in {count} trials; give a share between 0 and 1 and at least one trial.")
+    z = float(stats.norm.ppf((1 + level) / 2))
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * float(np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2))
+    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), level, int(count))
 
 
 def t_interval(values: Values, level: float = 0.95) -> Interval:

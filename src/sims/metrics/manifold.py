@@ -1,13 +1,16 @@
 """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020) of features.
 
 Each set of features stands for a manifold: the union of balls around its points that reach to their k-th neighbour.
+Kynkäänniemi et al. use k = 3 for precision and recall; Naeem et al. use k = 5 for all four, as the prdc package does.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sims.errors import UserError
@@ -24,43 +27,81 @@ class Manifold:
     coverage: float
 
 
-def radii(features: Array, k: int, rows: int | None = None) -> Array:
-    """Distance (N,) from each feature vector (N, D) to its k-th nearest neighbour, itself not counted; N > k."""
-    features = as_matrix(features)
-    if not 1 <= k < len(features):
-        raise UserError(f"k = {k} neighbours of {len(features)} samples; k must lie between 1 and N - 1.")
-    result = np.empty(len(features))
-    for part, distances in distance_blocks(features, features, rows):
+def radii_at(
+    features: Array | Tensor, ks: Sequence[int], rows: int | None = None, device: str | torch.device = "cpu"
+) -> Array:
+    """Distances (len(ks), N) from each feature vector (N, D) to its k-th nearest neighbours, itself not counted.
+
+    UserError unless every k lies between 1 and N - 1.
+    """
+    x = as_matrix(features)
+    for k in ks:
+        if not 1 <= k < len(x):
+            raise UserError(f"k = {k} neighbours of {len(x)} samples; k must lie between 1 and N - 1.")
+    result = np.empty((len(ks), len(x)))
+    for part, distances in distance_blocks(x, x, rows, device):
         # The point itself is the first neighbour; by index rather than by value, since rounding could move it.
         distances[range(part.stop - part.start), range(part.start, part.stop)] = 0.0
-        result[part] = distances.kthvalue(k + 1, dim=1).values.numpy()
+        nearest = distances.topk(max(ks) + 1, dim=1, largest=False, sorted=True).values  # (n, max(ks) + 1)
+        result[:, part] = nearest[:, list(ks)].T.cpu().numpy()
     return result
 
 
-def manifold(
-    real: Array | Tensor, samples: Array | Tensor, k: int = 3, k_coverage: int = 5, rows: int | None = None
-) -> Manifold:
-    """Compare samples' features (M, D) with real ones (N, D): distances in float64, `rows` at a time.
+def radii(features: Array, k: int, rows: int | None = None) -> Array:
+    """Distance (N,) from each feature vector (N, D) to its k-th nearest neighbour, itself not counted; N > k."""
+    return radii_at(features, [k], rows)[0]
 
-    precision: share of samples within a real ball; recall: share of real points within a sample's ball (both with k);
-    density: mean number of real balls around a sample, over k; coverage: share of real balls that hold a sample
-    (both with k_coverage). UserError where k is not below N and M.
+
+def manifolds(
+    real: Array | Tensor,
+    samples: Array | Tensor,
+    ks: Sequence[int] = (3, 5),
+    rows: int | None = None,
+    device: str | torch.device = "cpu",
+) -> dict[int, Manifold]:
+    """Compare samples' features (M, D) with real ones (N, D) for every k: distances in float64, `rows` at a time.
+
+    precision: share of samples within a real ball; recall: share of real points within a sample's ball;
+    density: mean number of real balls around a sample, over k; coverage: share of real balls that hold a sample.
+    UserError where a k is not below N and M.
     """
     x, y = as_matrix(real, "real features", 2), as_matrix(samples, "samples' features", 2)
     same_width(x, y)
-    real_radii, sample_radii, wide_radii = radii(x, k, rows), radii(y, k, rows), radii(x, k_coverage, rows)
-    inside_real, recalled, covered = np.zeros(len(y), bool), np.zeros(len(x), bool), np.zeros(len(x), bool)
-    in_balls = 0
-    for part, block in distance_blocks(x, y, rows):
-        distances = block.numpy()  # (n, M): real by samples
-        inside_real |= (distances < real_radii[part, None]).any(axis=0)
-        recalled[part] = (distances < sample_radii[None, :]).any(axis=1)
-        within = distances < wide_radii[part, None]
-        in_balls += int(within.sum())
-        covered[part] = within.any(axis=1)
-    return Manifold(
-        precision=float(inside_real.mean()),
-        recall=float(recalled.mean()),
-        density=in_balls / (k_coverage * len(y)),
-        coverage=float(covered.mean()),
-    )
+    real_radii = torch.from_numpy(radii_at(x, ks, rows, device))  # (K, N)
+    sample_radii = torch.from_numpy(radii_at(y, ks, rows, device))  # (K, M)
+    inside = torch.zeros(len(ks), len(y), dtype=torch.int64)  # real balls around each sample
+    recalled, covered = (torch.zeros(len(ks), len(x), dtype=torch.bool) for _ in range(2))
+    for part, distances in distance_blocks(x, y, rows, device):  # (n, M): real by samples
+        for index in range(len(ks)):
+            within = distances < real_radii[index, part, None].to(distances.device)
+            inside[index] += within.sum(dim=0).cpu()
+            covered[index, part] = within.any(dim=1).cpu()
+            recalled[index, part] = (distances < sample_radii[index].to(distances.device)).any(dim=1).cpu()
+    return {
+        k: Manifold(
+            precision=float((inside[index] > 0).double().mean()),
+            recall=float(recalled[index].double().mean()),
+            density=int(inside[index].sum()) / (k * len(y)),
+            coverage=float(covered[index].double().mean()),
+        )
+        for index, k in enumerate(ks)
+    }
+
+
+def manifold(
+    real: Array | Tensor,
+    samples: Array | Tensor,
+    k: int = 3,
+    k_coverage: int = 5,
+    rows: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Manifold:
+    """Precision and recall with k neighbours, density and coverage with k_coverage: each as its paper has it."""
+    found = manifolds(real, samples, (k, k_coverage), rows, device)
+    pair, cover = found[k], found[k_coverage]
+    return Manifold(pair.precision, pair.recall, cover.density, cover.coverage)
+
+
+def named(found: Mapping[int, Manifold]) -> dict[str, float]:
+    """The figures of `manifolds` under names that say their k: precision_k3, recall_k3, ..., coverage_k5."""
+    return {f"{name}_k{k}": value for k, figures in found.items() for name, value in asdict(figures).items()}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix
+from sims.metrics.arrays import Array, as_matrix, same_width
 from sims.metrics.frechet import Moments, frechet_distance
+from sims.metrics.manifold import manifolds
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,23 @@ class ClassAgreement:
 
     overall: float
     per_class: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """Figures of one class: number and share of its samples and reference images, and how the two compare.
+
+    frechet is None below two images on a side; precision and recall are None where k is not below both numbers.
+    """
+
+    index: int
+    count: int
+    share: float
+    reference_count: int
+    reference_share: float
+    frechet: float | None
+    precision: float | None
+    recall: float | None
 
 
 def _labels(labels: Array | Tensor, count: int, name: str) -> Array:
@@ -47,6 +66,42 @@ def per_class_frechet(
         enough = len(a) >= 2 and len(b) >= 2
         result.append(frechet_distance(Moments.of(a), Moments.of(b)) if enough else None)
     return tuple(result)
+
+
+def per_class_table(
+    features: Array | Tensor,
+    labels: Array | Tensor,
+    reference_features: Array | Tensor,
+    reference_labels: Array | Tensor,
+    num_classes: int,
+    k: int = 3,
+    device: str | torch.device = "cpu",
+) -> tuple[ClassRow, ...]:
+    """One row per class for samples' features (N, D) with labels (N,), intended or predicted, and a reference (M, D).
+
+    The Fréchet distance is biased upwards at few images per class, so compare models at equal numbers only.
+    """
+    x, y = as_matrix(features), as_matrix(reference_features, "reference features")
+    same_width(x, y)
+    ours, real = _labels(labels, len(x), "labels"), _labels(reference_labels, len(y), "reference labels")
+    rows = []
+    for index in range(num_classes):
+        a, b = x[ours == index], y[real == index]
+        least = min(len(a), len(b))
+        pair = manifolds(b, a, (k,), device=device)[k] if least > max(k, 1) else None
+        rows.append(
+            ClassRow(
+                index=index,
+                count=len(a),
+                share=len(a) / len(x),
+                reference_count=len(b),
+                reference_share=len(b) / len(y),
+                frechet=frechet_distance(Moments.of(a), Moments.of(b), device=device) if least >= 2 else None,
+                precision=None if pair is None else pair.precision,
+                recall=None if pair is None else pair.recall,
+            )
+        )
+    return tuple(rows)
 
 
 def class_agreement(predicted: Array | Tensor, labels: Array | Tensor, num_classes: int) -> ClassAgreement:
