@@ -23,6 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("networks", "sampling", "guidance", "gaussians", "data", "metrics"),
     ("preconditioning",),
     ("model",),
+    ("interop",),
     ("runs",),
     ("training",),
     ("verbs",),

@@ -27,6 +27,7 @@ from sims.model import load
 from sims.training.ema import EMA, ema_decay
 from sims.training.loop import Trained, Trainer, TrainOptions, read_trained
 from sims.training.noise import DataOrder, TrainingNoise
+from sims.verbs.train import NetworkOptions, train_base
 
 FAST = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=0.0)
 
@@ -309,3 +310,20 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     start = tiny.model(load_pair("digits", limit=300)[0].without_labels()).denoiser.state_dict()  # type: ignore[attr-defined]
     assert distance(weights(two), weights(one)) < 0.01 * distance(weights(one), start)
     assert tiny.snapshot(tmp_path / "1" / "store") == tiny.snapshot(tmp_path / "2" / "store")
+
+
+@pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "adm", "edm2"])
+def test_every_architecture_trains_from_its_options(kind: str, plain: Dataset, tmp_path: Path) -> None:
+    network = NetworkOptions(type=kind, width=16, blocks=1, channel_mult=(1, 2), attention=(4,))  # type: ignore[arg-type]
+    options = TrainOptions(batch=16, warmup=16, augment=0.0 if kind == "edm2" else 0.5)
+    trained = train_base(plain, network, tiny.SAMPLER, options, tmp_path, images=64, seed=0)
+    model = load(trained.last)
+    assert model.sample(range(3)).isfinite().all()
+    assert model.with_denoiser(model.denoiser).hash == load(trained.last).hash
+
+
+def test_networks_without_a_place_for_augmentation_say_so(plain: Dataset, tmp_path: Path) -> None:
+    for kind in ("mlp", "edm2"):
+        options = TrainOptions(batch=16, augment=0.1)
+        with pytest.raises(UserError, match=f"network {kind} cannot be told"):
+            train_base(plain, NetworkOptions(type=kind), tiny.SAMPLER, options, tmp_path, images=16, seed=0)  # type: ignore[arg-type]

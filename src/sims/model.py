@@ -26,7 +26,7 @@ from sims.errors import UserError
 from sims.files import atomic_path, digest, digest_file, read_json, write_json
 from sims.guidance import CacheRule, Extrapolate
 from sims.networks import NETWORKS
-from sims.preconditioning import PRECONDITIONINGS, EDMPrecond
+from sims.preconditioning import PRECONDITIONINGS, Preconditioned
 from sims.sampling import SamplerOptions, sample_seeds
 
 FORMAT = 1
@@ -170,13 +170,13 @@ def _hash(denoiser: Any) -> str:
         cache = denoiser.cache.to_json() if denoiser.cache else None
         settings = [denoiser.w, [str(s) for s in denoiser.interval], cache]
         return digest("extrapolation", _hash(denoiser.base), _hash(denoiser.aux), settings)[:16]
-    if not isinstance(denoiser, EDMPrecond):
+    if not isinstance(denoiser, Preconditioned):
         raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is not a network or a guided pair of them")
     weights = [(name, t.detach().cpu().contiguous().numpy().tobytes()) for name, t in denoiser.state_dict().items()]
     return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
 
 
-def _describe(denoiser: EDMPrecond) -> dict[str, Any]:
+def _describe(denoiser: Preconditioned) -> dict[str, Any]:
     names = {cls: name for name, cls in NETWORKS.items()}
     network = denoiser.network
     return {
@@ -237,10 +237,11 @@ def _load(entry: dict[str, Any], path: Path) -> Model:
     return Model(_load_network(entry, path / "model.safetensors"), *rest)
 
 
-def _load_network(entry: dict[str, Any], file: Path) -> EDMPrecond:
-    denoiser = make_network(
-        tuple(entry["data_shape"]), entry["num_classes"], dict(entry["network"]), dict(entry["preconditioning"])
-    )
+def _load_network(entry: dict[str, Any], file: Path) -> Preconditioned:
+    with torch.device("meta"):  # the weights come from the file: nothing is drawn, nothing held twice
+        denoiser = make_network(
+            tuple(entry["data_shape"]), entry["num_classes"], dict(entry["network"]), dict(entry["preconditioning"])
+        )
     try:
         damaged = digest_file(file) != entry["weights_sha256"]
         tensors = {} if damaged else load_file(file)
@@ -248,13 +249,14 @@ def _load_network(entry: dict[str, Any], file: Path) -> EDMPrecond:
         damaged = True
     if damaged:
         raise UserError(f"{file} is missing, truncated or altered: restore it, or make the model again")
-    denoiser.load_state_dict(tensors)
+    # Copied, because a file's tensors may lie at any address, and the last bits of a product depend on alignment.
+    denoiser.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return denoiser.eval().requires_grad_(False)
 
 
 def reinitialized(model: Model, seed: int) -> Model:
     """A model like this one, a single network, with newly drawn weights."""
-    assert isinstance(model.denoiser, EDMPrecond)
+    assert isinstance(model.denoiser, Preconditioned)
     entry = _describe(model.denoiser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -264,7 +266,7 @@ def reinitialized(model: Model, seed: int) -> Model:
 
 def make_network(
     data_shape: tuple[int, ...], num_classes: int, network: dict[str, Any], preconditioning: dict[str, Any]
-) -> EDMPrecond:
+) -> Preconditioned:
     """A freshly initialized network with preconditioning, from the two tables of ``model.json``."""
     kind, precond = network.pop("type"), preconditioning.pop("type")
     if kind not in NETWORKS:

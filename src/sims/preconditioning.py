@@ -1,17 +1,96 @@
-"""Preconditioning: a raw network becomes a denoiser."""
+"""Preconditioning: a raw network becomes a denoiser (Karras et al. 2022, table 1)."""
 
 from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from sims.denoiser import Stateless, expand
+from sims.errors import UserError
+from sims.networks import LossHead
+
+Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]  # c_skip, c_out, c_in, c_noise, each (B,)
 
 
-class EDMPrecond(Stateless, nn.Module):
-    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise): Karras et al. 2022 (EDM), equation 7 and table 1.
+class Preconditioned(Stateless, nn.Module, ABC):
+    """D(x, sigma) = c_skip x + c_out F(c_in x, c_noise): Karras et al. 2022 (EDM), equation 7.
 
-    ``network`` maps (B, *data_shape), c_noise (B,), labels (B,) to (B, *data_shape).
+    ``network`` maps (B, *data_shape), c_noise (B,), labels (B,) to (B, *data_shape). ``loss_head``, where there is one,
+    estimates the log-variance of the error; nothing but the loss asks for it.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_shape: tuple[int, ...],
+        num_classes: int,
+        sigma_min: float,
+        sigma_max: float,
+        loss_head: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.data_shape = tuple(data_shape)
+        self.num_classes = num_classes
+        self.sigma_min = sigma_min
+        self.sigma_max = sigma_max
+        self.loss_head = loss_head
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The arguments beyond network, shape and classes that make this preconditioning again."""
+
+    @abstractmethod
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """c_skip, c_out, c_in, c_noise at noise levels (B,)."""
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        *,
+        augment: Tensor | None = None,
+        log_variance: bool = False,
+    ) -> Any:
+        """The estimate of the clean data, like x; with ``log_variance`` a pair: the estimate, and u(sigma), (B,).
+
+        ``augment`` (B, augment_dim) says what was done to the training images; nothing is said when sampling.
+        Raises UserError for ``augment`` where the network has no place for it.
+        """
+        if sigma.device.type == "cpu" and not torch.is_grad_enabled() and bool((sigma == sigma[0]).all()):
+            sigma = sigma[:1]  # (1,): samplers give the whole batch one level, which need be embedded only once
+        c_skip, c_out, c_in, c_noise = self.coefficients(sigma)
+        more = {} if augment is None else {"augment": self._checked(augment)}
+        output = self.network(expand(c_in, x) * x, c_noise, labels, **more)
+        output = output[:, : x.shape[1]]  # some networks predict variances too
+        denoised = expand(c_skip, x) * x + expand(c_out, x) * output.to(x.dtype)
+        if not log_variance:
+            return denoised
+        assert self.loss_head is not None
+        return denoised, self.loss_head(c_noise)
+
+    def _checked(self, augment: Tensor) -> Tensor:
+        config: dict[str, Any] = self.network.config  # type: ignore[assignment]
+        width = config.get("augment_dim", 0)
+        if not width:
+            raise UserError("this network takes no augmentation labels: leave them out")
+        if augment.shape[1:] != (width,):
+            raise UserError(f"augmentation labels have shape {tuple(augment.shape)}: this network takes (B, {width})")
+        return augment
+
+
+class EDMPrecond(Preconditioned):
+    """The preconditioning of Karras et al. 2022 (EDM), table 1, last column.
+
     ``sigma_data`` is the standard deviation of the data in model space.
     """
 
@@ -26,28 +105,167 @@ class EDMPrecond(Stateless, nn.Module):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
     ) -> None:
-        super().__init__()
-        self.network = network
-        self.data_shape = tuple(data_shape)
-        self.num_classes = num_classes
+        super().__init__(network, data_shape, num_classes, sigma_min, sigma_max)
         self.sigma_data = sigma_data
-        self.sigma_min = sigma_min
-        self.sigma_max = sigma_max
 
     @property
-    def config(self) -> dict[str, float]:
+    def config(self) -> dict[str, Any]:
         return {"sigma_data": self.sigma_data, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
-    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        if sigma.device.type == "cpu" and not torch.is_grad_enabled() and bool((sigma == sigma[0]).all()):
-            sigma = sigma[:1]  # (1,): samplers give the whole batch one level, which need be embedded only once
-        total = sigma**2 + self.sigma_data**2  # (B,) variance of the noisy data
-        c_skip = self.sigma_data**2 / total
-        c_out = sigma * self.sigma_data * total.rsqrt()
-        c_in = total.rsqrt()
-        c_noise = sigma.log() / 4
-        output = self.network(expand(c_in, x) * x, c_noise, labels)
-        return expand(c_skip, x) * x + expand(c_out, x) * output.to(x.dtype)
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        return _edm(sigma, self.sigma_data)
 
 
-PRECONDITIONINGS = {"edm": EDMPrecond}
+class EDM2Precond(Preconditioned):
+    """EDM's preconditioning with the head that EDM2's loss is weighted by (Karras et al. 2024, equation 21).
+
+    ``logvar_channels`` is the width of the head.
+    """
+
+    kind = "edm2"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_shape: tuple[int, ...],
+        num_classes: int = 0,
+        sigma_data: float = 0.5,
+        logvar_channels: int = 128,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+    ) -> None:
+        super().__init__(network, data_shape, num_classes, sigma_min, sigma_max, LossHead(logvar_channels))
+        self.sigma_data = sigma_data
+        self.logvar_channels = logvar_channels
+
+    @property
+    def config(self) -> dict[str, Any]:
+        levels = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        return {"sigma_data": self.sigma_data, "logvar_channels": self.logvar_channels, **levels}
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        return _edm(sigma, self.sigma_data)
+
+
+def _edm(sigma: Tensor, sigma_data: float) -> Coefficients:
+    total = sigma**2 + sigma_data**2  # (B,) variance of the noisy data
+    return sigma_data**2 / total, sigma * sigma_data * total.rsqrt(), total.rsqrt(), sigma.log() / 4
+
+
+class VPPrecond(Preconditioned):
+    """Variance preserving (Song et al. 2021), column VP of table 1.
+
+    sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1). The network was trained on continuous times t from
+    ``epsilon_t`` to 1, which it is given as (M - 1) t; so nothing is rounded.
+    """
+
+    kind = "vp"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_shape: tuple[int, ...],
+        num_classes: int = 0,
+        beta_d: float = 19.9,
+        beta_min: float = 0.1,
+        M: int = 1000,
+        epsilon_t: float = 1e-5,
+    ) -> None:
+        low, high = (math.sqrt(math.expm1(beta_d * t**2 / 2 + beta_min * t)) for t in (epsilon_t, 1.0))
+        super().__init__(network, data_shape, num_classes, low, high)
+        self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_t
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"beta_d": self.beta_d, "beta_min": self.beta_min, "M": self.M, "epsilon_t": self.epsilon_t}
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        log = (1 + sigma**2).log()  # (B,)
+        time = ((self.beta_min**2 + 2 * self.beta_d * log).sqrt() - self.beta_min) / self.beta_d  # (B,) t of sigma
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), (self.M - 1) * time
+
+
+class VEPrecond(Preconditioned):
+    """Variance exploding (Song et al. 2021), column VE of table 1."""
+
+    kind = "ve"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_shape: tuple[int, ...],
+        num_classes: int = 0,
+        sigma_min: float = 0.02,
+        sigma_max: float = 100.0,
+    ) -> None:
+        super().__init__(network, data_shape, num_classes, sigma_min, sigma_max)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        return torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log()
+
+
+class IDDPMPrecond(Preconditioned):
+    """The M discrete noise levels u_j of Nichol & Dhariwal 2021, column iDDPM + DDIM of table 1.
+
+    The network is given the number of the level nearest to sigma. It has 2 C outputs: the second half predicts
+    variances, which denoising does not need.
+    """
+
+    kind = "iddpm"
+    u: Tensor  # (M + 1,) decreasing, the last one 0
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_shape: tuple[int, ...],
+        num_classes: int = 0,
+        C_1: float = 0.001,
+        C_2: float = 0.008,
+        M: int = 1000,
+    ) -> None:
+        if not 2 <= M <= 100_000:
+            raise UserError(f"M is {M}: the number of noise levels must be 2 to 100,000")
+        levels = _iddpm_levels(C_1, C_2, M)
+        super().__init__(network, data_shape, num_classes, levels[M - 1], levels[0])
+        self.C_1, self.C_2, self.M = C_1, C_2, M
+        self.register_buffer("u", torch.tensor(levels, dtype=torch.float32))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {"C_1": self.C_1, "C_2": self.C_2, "M": self.M}
+
+    def index(self, sigma: Tensor) -> Tensor:
+        """The number j of the level u_j nearest to each noise level: sigma's shape, int64; M stands for no noise."""
+        ascending = self.u.flip(0).to(sigma.device)  # (M + 1,)
+        between = (ascending[1:] + ascending[:-1]) / 2  # (M,)
+        return self.M - torch.bucketize(sigma.to(ascending.dtype), between)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        """The nearest u_j; never 0 for noise above 0."""
+        index = torch.where(sigma > 0, self.index(sigma).clamp(max=self.M - 1), self.M)
+        return self.u.to(sigma.device)[index].to(sigma.dtype)
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        c_noise = (self.M - 1 - self.index(sigma)).to(sigma.dtype)
+        return torch.ones_like(sigma), -sigma, (sigma**2 + 1).rsqrt(), c_noise
+
+
+def _iddpm_levels(C_1: float, C_2: float, M: int) -> list[float]:
+    """u_j, j = 0 ... M: u_M = 0, u_(j-1) = sqrt((u_j^2 + 1) / max(alpha_(j-1) / alpha_j, C_1) - 1) (table 1)."""
+
+    def alpha(j: int) -> float:
+        return math.sin(math.pi / 2 * j / (M * (C_2 + 1))) ** 2
+
+    u = [0.0] * (M + 1)
+    for j in range(M, 0, -1):
+        u[j - 1] = math.sqrt((u[j] ** 2 + 1) / max(alpha(j - 1) / alpha(j), C_1) - 1)
+    return u
+
+
+PRECONDITIONINGS: dict[str, Callable[..., Preconditioned]] = {
+    one.kind: one for one in (EDMPrecond, EDM2Precond, VPPrecond, VEPrecond, IDDPMPrecond)
+}

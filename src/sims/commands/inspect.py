@@ -1,4 +1,4 @@
-"""sims inspect: what a model directory, a store or a run directory holds."""
+"""sims inspect: what a model directory, a store, a run directory or a checkpoint holds."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.files import read_json
 from sims.guidance import Extrapolate
-from sims.model import load
+from sims.interop.nvidia import open_snapshot, to_model
+from sims.model import Model, load
 from sims.sampling import SamplerOptions, nfe
 
 Line = tuple[str, Any]
+NAMES = 20  # classes that are listed one by one
 
 
 def inspect(options: InspectCommand) -> int:
-    """Print what lies at the path. UserError where it is none of the three."""
+    """Print what lies at the path. UserError where it is none of the four."""
     path = options.path
-    if (path / "model.json").is_file():
+    if path.is_file() and path.suffix == ".pkl":
+        lines = checkpoint_lines(path)
+    elif (path / "model.json").is_file():
         lines = model_lines(path)
     elif is_store(path):
         lines = store_lines(path)
     elif (path / "config.json").is_file():
         lines = run_lines(path)
     else:
-        what = "is no model, store or run" if path.exists() else "does not exist"
+        what = "is no model, store or run, and no .pkl checkpoint" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}: give a directory that sims wrote (`sims data check PATH` looks at data)")
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
@@ -44,14 +48,36 @@ def inspect(options: InspectCommand) -> int:
     return 0
 
 
+def checkpoint_lines(path: Path) -> list[Line]:
+    """A .pkl of NVIDIA's: its network, what it makes, and how it was published to be sampled."""
+    snapshot = open_snapshot(path)
+    model = to_model(snapshot, path)
+    return [
+        ("checkpoint", f"{path} (EDM or EDM2; its code is not run)"),
+        ("class", snapshot.class_name),
+        ("arguments", _table(snapshot.init)),
+        ("parameters", f"{parameters(model.denoiser):,}"),
+        ("tensors", f"{len(snapshot.state)}"),
+        *_sampling_lines(model),
+        ("use", f"sims import {path} OUT"),
+    ]
+
+
 def model_lines(path: Path) -> list[Line]:
     """A model: what it is made of, what it makes, and what a sample costs."""
     model, entry = load(path), read_json(path / "model.json")
-    evaluations = nfe(model, model.sampler)  # type: ignore[arg-type]
-    labels = f"{model.num_classes}: {', '.join(model.class_names)}" if model.num_classes else "none (unconditional)"
     return [
         ("model", path),
         *_denoiser_lines(model.denoiser, entry, path),
+        *_sampling_lines(model),
+        ("hash", model.hash),
+    ]
+
+
+def _sampling_lines(model: Model) -> list[Line]:
+    evaluations = nfe(model, model.sampler)  # type: ignore[arg-type]
+    labels = f"{model.num_classes}: {_names(model.class_names)}" if model.num_classes else "none (unconditional)"
+    return [
         ("shape", _shape(model.data_shape)),
         ("classes", labels),
         ("codec", _codec(model.codec)),
@@ -59,8 +85,12 @@ def model_lines(path: Path) -> list[Line]:
         ("sampler", _table(_sampler(model.sampler))),
         ("NFE", f"{evaluations} network evaluations a sample"),
         ("provenance", _provenance(model.provenance)),
-        ("hash", model.hash),
     ]
+
+
+def _names(names: tuple[str, ...]) -> str:
+    """Class names; of many, the first and the last."""
+    return ", ".join(names if len(names) <= NAMES else (*names[:3], "...", names[-1]))
 
 
 def _denoiser_lines(denoiser: Denoiser, entry: dict[str, Any], path: Path) -> list[Line]:

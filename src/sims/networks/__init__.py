@@ -1,7 +1,10 @@
 """Raw networks F(x, c_noise, labels); they know nothing of noise schedules, guidance or training."""
 
+from sims.networks.adm_unet import DhariwalUNet
+from sims.networks.edm2_unet import EDM2UNet, LossHead
 from sims.networks.mlp import MLP
+from sims.networks.song_unet import SongUNet
 
-NETWORKS = {"mlp": MLP}
+NETWORKS = {"mlp": MLP, "song_unet": SongUNet, "adm_unet": DhariwalUNet, "edm2_unet": EDM2UNet}
 
-__all__ = ["MLP", "NETWORKS"]
+__all__ = ["MLP", "NETWORKS", "DhariwalUNet", "EDM2UNet", "LossHead", "SongUNet"]

@@ -13,26 +13,29 @@ from torch import Tensor, nn
 
 from sims.errors import UserError
 from sims.files import atomic_path
-from sims.training.ema import EMA
+from sims.training.ema import EMA, PowerEMA
 
 
 def save_state(
-    file: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer, position: dict[str, Any]
+    file: Path, network: nn.Module, ema: EMA | PowerEMA, optimizer: torch.optim.Optimizer, position: dict[str, Any]
 ) -> None:
     """Write everything in one file, atomically; ``position`` is small, JSON-able, and travels in the header."""
     tensors: dict[str, Tensor] = {f"network.{k}": v.detach() for k, v in network.state_dict().items()}
-    tensors |= {f"ema.{k}": v for k, v in ema.average.state_dict().items()}
+    for prefix, average in _averages(ema):
+        tensors |= {f"{prefix}{k}": v for k, v in average.state_dict().items()}
     for index, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
     contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
     with atomic_path(file) as temporary:
-        save_file(contiguous, temporary, metadata={"position": json.dumps(position)})
+        save_file(contiguous, temporary, metadata={"position": json.dumps(position | ema.position())})
 
 
-def load_state(file: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load_state(
+    file: Path, network: nn.Module, ema: EMA | PowerEMA, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
     """Restore a state in place and return its position; None if there is none.
 
-    Errors: UserError if the file is truncated.
+    Errors: UserError if the file is truncated, or holds averages of another kind.
     """
     if not file.is_file():
         return None
@@ -44,8 +47,10 @@ def load_state(file: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.
         raise UserError(
             f"the training state {file} cannot be read ({error}): delete it to train from the start"
         ) from None
+    ema.restore(position)
     network.load_state_dict(_part(tensors, "network."))
-    ema.average.load_state_dict(_part(tensors, "ema."))
+    for prefix, average in _averages(ema):
+        average.load_state_dict(_part(tensors, prefix))
     entries: dict[int, dict[str, Tensor]] = {}
     for name, value in _part(tensors, "optimizer.").items():
         index, field = name.split(".", 1)
@@ -53,6 +58,11 @@ def load_state(file: Path, network: nn.Module, ema: EMA, optimizer: torch.optim.
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
     return position
+
+
+def _averages(ema: EMA | PowerEMA) -> list[tuple[str, nn.Module]]:
+    """The averages with the prefix of their names in the file: the first is ``ema.``, then ``ema1.``, ..."""
+    return [(f"ema{index or ''}.", average) for index, average in enumerate(ema.averages)]
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -18,10 +18,12 @@ from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.files import read_json, write_json
 from sims.model import Model
+from sims.training.augment import TRANSFORMS, Augment, Mirrored, Transform, check_augmentation
 from sims.training.checkpoint import load_state, save_state
-from sims.training.ema import EMA, ema_decay
+from sims.training.ema import EMA, PowerEMA, ema_decay, power_exponent
 from sims.training.loss import denoising_loss
 from sims.training.noise import DataOrder, TrainingNoise
+from sims.training.posthoc import begin, store
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -57,12 +59,24 @@ class TrainOptions:
     """Half-life of the weight average, in images."""
     ema_rampup: float = 0.05
     """The half-life never exceeds this share of the images seen so far (0 = no ramp)."""
+    ema: Literal["halflife", "power"] = "halflife"
+    """Weight average: of a half-life, or of a width relative to the whole run, to be chosen anew after training."""
+    ema_rel: tuple[float, ...] = (0.05, 0.10)
+    """Relative widths of the averages kept (power); the first is the one that models are saved with."""
+    ema_every: int | None = None
+    """Images between stored averages, all of ema_rel at full size (power); a 32nd of the run if not given."""
     clip: float = 1.0
     """Gradient norm limit."""
     p_mean: float = -1.2
     """Mean of ln(sigma) in training."""
     p_std: float = 1.2
     """Standard deviation of ln(sigma) in training."""
+    xflip: bool = False
+    """Train on the mirror image of every image too."""
+    augment: float = 0.0
+    """Probability of each augmentation (EDM: 0.12 to 0.15; 0 = none), which the network must be able to be told."""
+    augment_transforms: tuple[Transform, ...] = TRANSFORMS
+    """Augmentations; all of them take 9 labels."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the network in training; auto is bf16 where the device has it natively, else fp32."""
     accumulate: int = 1
@@ -79,6 +93,23 @@ class TrainOptions:
         for name in ("lr", "clip", "p_std", "ema_halflife"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UserError(f"{name} is {getattr(self, name)}: it must be a positive number")
+        self._check_ema()
+        if not 0 <= self.augment <= 1:
+            raise UserError(f"augment is {self.augment}: it is a probability, choose one from 0 to 1")
+        unknown = sorted({*self.augment_transforms} - {*TRANSFORMS})
+        if unknown or len({*self.augment_transforms}) != len(self.augment_transforms) or not self.augment_transforms:
+            raise UserError(
+                f"augment_transforms are {list(self.augment_transforms)}: name at least one, each once, "
+                f"of {', '.join(TRANSFORMS)}"
+            )
+
+    def _check_ema(self) -> None:
+        if not self.ema_rel or len({*self.ema_rel}) != len(self.ema_rel):
+            raise UserError(f"ema_rel is {list(self.ema_rel)}: give at least one width, each once")
+        for width in self.ema_rel:
+            power_exponent(width)
+        if self.ema_every is not None and self.ema_every < 1:
+            raise UserError(f"ema_every is {self.ema_every}: it must be at least 1")
 
     def rate(self, seen: float, total: float) -> float:
         """Learning rate after ``seen`` of ``total`` images."""
@@ -138,12 +169,14 @@ class Trainer:
         earlier: Path | None = None,
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.start, self.data, self.options, self.folder = start, data, options, folder
+        self.start, self.options, self.folder = start, options, folder
+        self.data = Mirrored(data) if options.xflip else data
         self.images, self.teacher, self.earlier = images, teacher, earlier
         self.budgets = tuple(sorted({*snapshots, images}))
         self.accelerator = accelerator or Accelerator()
         self.noise = TrainingNoise(seed, start.data_shape)
-        self.order = DataOrder(seed, len(data))
+        self.augment = Augment(seed, options.augment, options.augment_transforms) if options.augment else None
+        self.order = DataOrder(seed, len(self.data))
         self.seed = seed
         self.steps = math.ceil(images / options.batch)
         self._check()
@@ -158,6 +191,13 @@ class Trainer:
             raise UserError("there are no training images: at least 1 is needed")
         if self.budgets[0] < 1:
             raise UserError(f"a training budget of {self.budgets[0]} images: at least 1 is needed")
+        if self.options.xflip or self.augment is not None:
+            check_augmentation(self.augment, self.start)
+        if self.augment is not None and self.teacher is not None:
+            raise UserError(
+                f"augment is {self.options.augment} in training from a teacher, which knows images as they are: "
+                "set it to 0"
+            )
 
     def run(self, advance: Callable[[int], None] | None = None, log: Callable[[str], None] = print) -> Trained:
         """Train to the end. UserError after too many non-finite steps in a row; the last good state is kept."""
@@ -183,10 +223,13 @@ class Trainer:
         device = self.accelerator.device
         self.network: nn.Module = copy.deepcopy(self.start.denoiser).to(device).train().requires_grad_(True)  # type: ignore[attr-defined]
         self.sigma_data = float(getattr(self.start.denoiser, "sigma_data", 0.5))
-        self.ema = EMA(self.network)
+        power = self.options.ema == "power"
+        self.ema = PowerEMA(self.network, self.options.ema_rel) if power else EMA(self.network)
         self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.lr, fused=True)
         position = load_state(self.folder / "state.safetensors", self.network, self.ema, self.optimizer)
+        if position is None and self.accelerator.is_main_process:
+            begin(self.folder, self.earlier)
         if position is None and self.earlier is not None:
             position = load_state(self.earlier / "state.safetensors", self.network, self.ema, self.optimizer)
             if position is None:
@@ -246,9 +289,16 @@ class Trainer:
         good = bool(torch.isfinite(norm))
         if good:
             self.optimizer.step()
-            self.ema.update(ema_decay(options.batch, seen + options.batch, options.ema_halflife, options.ema_rampup))
+            self._average(seen + options.batch)
         self.optimizer.zero_grad()
         return float(accelerator.reduce(loss, "mean") if accelerator.num_processes > 1 else loss), good
+
+    def _average(self, seen: int) -> None:
+        options = self.options
+        if isinstance(self.ema, PowerEMA):
+            self.ema.update(seen)
+        else:
+            self.ema.update(ema_decay(options.batch, seen, options.ema_halflife, options.ema_rampup))
 
     def _loss(self, first: int, count: int) -> Tensor:
         device = self.accelerator.device
@@ -256,9 +306,10 @@ class Trainer:
         noise, normal = self.noise.draw(first, count)
         clean, noise, normal = (t.to(device, non_blocking=True) for t in (clean, noise, normal))
         labels = labels.to(device) if labels is not None else None
+        clean, augment = self.augment(clean, first) if self.augment is not None else (clean, None)
         sigma = (normal * self.options.p_std + self.options.p_mean).exp()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return denoising_loss(self.wrapped, clean, labels, noise, sigma, self.sigma_data, self.teacher)
+            return denoising_loss(self.wrapped, clean, labels, noise, sigma, self.sigma_data, self.teacher, augment)
 
     def _report_nonfinite(self, in_a_row: int, log: Callable[[str], None]) -> None:
         self.nonfinite += 1
@@ -282,6 +333,10 @@ class Trainer:
             if seen - self.options.batch < budget <= seen and self.accelerator.is_main_process:
                 snapshot = self.start.with_denoiser(cast(Denoiser, self.ema.average), images=budget)
                 snapshot.save(snapshot_path(self.folder, budget))
+        if isinstance(self.ema, PowerEMA) and self.ema.seen and self.accelerator.is_main_process:
+            every = self.options.ema_every or max(1, self.images // 32)
+            if self.step == self.steps or seen // every > (seen - self.options.batch) // every:
+                store(self.folder, self.ema)
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:

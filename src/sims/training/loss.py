@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -16,18 +18,30 @@ def denoising_loss(
     sigma: Tensor,
     sigma_data: float,
     teacher: Denoiser | None = None,
+    augment: Tensor | None = None,
 ) -> Tensor:
     """Weighted denoising error, a scalar: Karras et al. 2022 (EDM), equation 8 and table 1.
 
-    clean, noise (B, *data_shape); sigma (B,); labels (B,) or None. With a ``teacher`` the target is its
-    denoised image rather than the clean one: the network learns to be the teacher.
+    clean, noise (B, *data_shape); sigma (B,), rounded to a level the network knows; labels (B,) or None. With a
+    ``teacher`` the target is its denoised image rather than the clean one: the network learns to be the teacher.
+    ``augment`` (B, augment_dim) tells the network what was done to the clean images.
+    A network with a head for the log-variance u(sigma) is weighted by it: error / exp(u) + u (Karras et al. 2024,
+    equation 21).
     """
+    inner: Any = getattr(network, "module", network)  # without what several processes wrap around it
+    if hasattr(inner, "round_sigma"):
+        sigma = inner.round_sigma(sigma)
     noisy = clean + expand(sigma, clean) * noise
     target = clean
     if teacher is not None:
         # Full precision: guidance multiplies the small difference of two networks.
         with torch.no_grad(), torch.autocast(clean.device.type, enabled=False):
             target = teacher(noisy, sigma, labels)
+    more = {} if augment is None else {"augment": augment}
     weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
-    error = (network(noisy, sigma, labels).float() - target) ** 2
-    return (expand(weight, error) * error).mean()
+    if getattr(inner, "loss_head", None) is None:
+        error = (network(noisy, sigma, labels, **more).float() - target) ** 2
+        return (expand(weight, error) * error).mean()
+    denoised, u = network(noisy, sigma, labels, log_variance=True, **more)
+    error, u = (denoised.float() - target) ** 2, expand(u.float(), target)
+    return (expand(weight, error) / u.exp() * error + u).mean()

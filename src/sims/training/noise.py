@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _BLOCK = 256  # samples that share one counter-based generator
-_ORDER = 2**63  # where the keys of the data order begin, beyond those of the noise
+_AUGMENT = 2**62  # where the keys of the augmentation begin, beyond those of the noise
+_ORDER = 2**63  # where the keys of the data order begin, beyond those of the augmentation
 
 
 class TrainingNoise:
@@ -26,16 +28,39 @@ class TrainingNoise:
 
     def draw(self, start: int, count: int) -> tuple[Tensor, Tensor]:
         """Standard normal noise (count, *data_shape) and the normal variate of ln(sigma), (count,), float32."""
-        first, last = start // _BLOCK, (start + count - 1) // _BLOCK
-        blocks = [self._block(block) for block in range(first, last + 1)]
-        numbers = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
-        offset = start - first * _BLOCK
-        chosen = torch.from_numpy(numbers[offset : offset + count])  # (count, width)
+        chosen = torch.from_numpy(_rows(self._block, start, count))  # (count, width)
         return chosen[:, 1:].reshape(count, *self.data_shape), chosen[:, 0]
 
     def _block(self, block: int) -> np.ndarray:
         generator = np.random.Generator(np.random.Philox(key=[self.seed, block]))
         return generator.standard_normal((_BLOCK, self.width), dtype=np.float32)
+
+
+class AugmentNoise:
+    """Random numbers of the augmentation, keyed like the training noise and independent of it."""
+
+    def __init__(self, seed: int, uniforms: int, normals: int) -> None:
+        self.seed = seed
+        self.uniforms = uniforms
+        self.normals = normals
+
+    def draw(self, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """For samples start ... start + count - 1: numbers in [0, 1) (count, uniforms), normals (count, normals)."""
+        rows = _rows(self._block, start, count)
+        return rows[:, : self.uniforms], rows[:, self.uniforms :]
+
+    def _block(self, block: int) -> np.ndarray:
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, _AUGMENT + block]))
+        return np.hstack([generator.random((_BLOCK, self.uniforms)), generator.standard_normal((_BLOCK, self.normals))])
+
+
+def _rows(make: Callable[[int], np.ndarray], start: int, count: int) -> np.ndarray:
+    """Rows start ... start + count - 1 of the blocks that ``make`` gives."""
+    first, last = start // _BLOCK, (start + count - 1) // _BLOCK
+    blocks = [make(block) for block in range(first, last + 1)]
+    numbers = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+    offset = start - first * _BLOCK
+    return numbers[offset : offset + count]
 
 
 class DataOrder:

@@ -1,0 +1,315 @@
+"""NVIDIA's EDM and EDM2 snapshots (.pkl): read without running their code, and rebuilt with this package's networks.
+
+A snapshot records the class of its network, the arguments it was made with, and its tensors; its source code is left
+unread. EDM: Karras et al. 2022; EDM2: Karras et al. 2024.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sims.config import nearest
+from sims.data.codec import UINT8, Codec
+from sims.errors import UserError
+from sims.files import digest_file
+from sims.model import Model, make_network
+from sims.networks import NETWORKS
+from sims.networks.layers import filter_kernel
+from sims.preconditioning import Preconditioned
+from sims.safe_pickle import PersistentObject, load
+from sims.sampling import SamplerOptions
+
+SIGMA_MIN, SIGMA_MAX = 0.002, 80.0  # EDM's sampler starts and ends here where a network sets no limits (section 5)
+_SHOWN = 3  # tensors that a message names
+_REQUIRED = ("img_resolution", "img_channels")
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class of theirs: our preconditioning, its arguments after _REQUIRED in order with their defaults."""
+
+    preconditioning: str
+    arguments: dict[str, Any]
+    prefixes: dict[str, str]
+
+
+_EDM_PREFIXES = {"model.": "network."}
+_CLASSES: dict[str, _Class] = {
+    "EDMPrecond": _Class(
+        "edm",
+        {
+            "label_dim": 0,
+            "use_fp16": False,
+            "sigma_min": 0.0,
+            "sigma_max": math.inf,
+            "sigma_data": 0.5,
+            "model_type": "DhariwalUNet",
+        },
+        _EDM_PREFIXES,
+    ),
+    "VPPrecond": _Class(
+        "vp",
+        {
+            "label_dim": 0,
+            "use_fp16": False,
+            "beta_d": 19.9,
+            "beta_min": 0.1,
+            "M": 1000,
+            "epsilon_t": 1e-5,
+            "model_type": "SongUNet",
+        },
+        _EDM_PREFIXES,
+    ),
+    "VEPrecond": _Class(
+        "ve",
+        {"label_dim": 0, "use_fp16": False, "sigma_min": 0.02, "sigma_max": 100.0, "model_type": "SongUNet"},
+        _EDM_PREFIXES,
+    ),
+    "iDDPMPrecond": _Class(
+        "iddpm",
+        {"label_dim": 0, "use_fp16": False, "C_1": 0.001, "C_2": 0.008, "M": 1000, "model_type": "DhariwalUNet"},
+        _EDM_PREFIXES,
+    ),
+    "Precond": _Class(
+        "edm2",
+        {"label_dim": 0, "use_fp16": True, "sigma_data": 0.5, "logvar_channels": 128},
+        {"unet.": "network.", "logvar_fourier.": "loss_head.fourier.", "logvar_linear.": "loss_head.linear."},
+    ),
+}
+_ALIASES = {"edm2.Precond": "Precond"}
+_NETWORKS = {"SongUNet": "song_unet", "DhariwalUNet": "adm_unet"}  # EDM's model_type
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a file holds: the network's class, its arguments with their defaults, its tensors under NVIDIA's names.
+
+    ``encoder`` is the class that maps EDM2's latents or pixels; None where the file names none.
+    """
+
+    class_name: str
+    init: dict[str, Any]
+    state: dict[str, Tensor]
+    encoder: str | None
+    source_hash: str
+
+
+def read(path: Path | str) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Class name, constructor arguments (defaults included) and tensors of a snapshot's averaged network.
+
+    Raises UserError for a file that cannot be read, asks for more than data, or holds no network known here.
+    """
+    snapshot = open_snapshot(path)
+    return snapshot.class_name, snapshot.init, snapshot.state
+
+
+def open_snapshot(path: Path | str) -> Snapshot:
+    """Like ``read``, with all that is known of the file."""
+    content = load(Path(path))
+    found = content
+    if isinstance(content, dict):
+        found = next((content[key] for key in ("ema", "net") if content.get(key) is not None), None)
+    if not isinstance(found, PersistentObject):
+        held = ascii(sorted(map(str, content))) if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise UserError(f"{path} holds no network under 'ema' or 'net', but {held[:200]}: give a .pkl of EDM or EDM2")
+    init = _arguments(found.class_name, found.init_args, found.init_kwargs)
+    encoder = content.get("encoder") if isinstance(content, dict) else None
+    name = encoder.class_name if isinstance(encoder, PersistentObject) else None
+    return Snapshot(found.class_name, init, dict(_tensors(found, "", set())), name, found.source_hash)
+
+
+def build(class_name: str, init: dict[str, Any], state: dict[str, Tensor]) -> Preconditioned:
+    """The denoiser that these arguments and tensors describe, in float32, ready to sample.
+
+    ``init`` and ``state`` as ``read`` gives them; arguments left out have NVIDIA's defaults; use_fp16 has no effect.
+    Raises UserError for an unknown class or argument, and for tensors that are missing, unknown or of another shape.
+    """
+    known = _class(class_name)
+    values = _arguments(class_name, (), init)
+    channels, side = values["img_channels"], values["img_resolution"]
+    try:
+        with torch.device("meta"):  # the tensors come from the snapshot
+            denoiser = make_network((channels, side, side), values["label_dim"], *_tables(known, values))
+    except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{class_name} cannot be made with these arguments ({error}): {values}") from error
+    denoiser.load_state_dict(_matched(denoiser, known, state), assign=True)
+    return denoiser.eval().requires_grad_(False)
+
+
+def import_model(path: Path | str) -> Model:
+    """A snapshot as a model: with codec, the published sampler, classes by number, and where it comes from."""
+    return to_model(open_snapshot(path), Path(path))
+
+
+def to_model(snapshot: Snapshot, path: Path) -> Model:
+    """A snapshot that was read from this file, as a model."""
+    denoiser = build(snapshot.class_name, snapshot.init, snapshot.state)
+    provenance = {
+        "imported": path.name,
+        "sha256": digest_file(path),
+        "class": snapshot.class_name,
+        "source_hash": snapshot.source_hash,
+        "encoder": snapshot.encoder,
+    }
+    names = tuple(str(index) for index in range(denoiser.num_classes))
+    return Model(denoiser, _codec(snapshot), _sampler(snapshot, denoiser), names, provenance)
+
+
+def _class(name: str) -> _Class:
+    short = _ALIASES.get(name, name)
+    if short not in _CLASSES:
+        raise UserError(f"unknown class {name!r}{nearest(name, _CLASSES)}")
+    return _CLASSES[short]
+
+
+def _arguments(class_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments by name, defaults of the preconditioning included; UserError naming one that is unknown."""
+    defaults = _class(class_name).arguments
+    order = (*_REQUIRED, *defaults)
+    if len(args) > len(order):
+        raise UserError(f"{class_name} was made with {len(args)} arguments: it takes {len(order)} by position")
+    given = {**dict(zip(order, args)), **kwargs}
+    values = {**defaults, **{name: _plain(value, name) for name, value in given.items()}}
+    for name in _REQUIRED:
+        if name not in values:
+            raise UserError(f"{class_name} lacks the argument {name!r}: the file is damaged or of another version")
+    known = {*order, *_options(_network(values))}
+    for name in values:
+        if name not in known:
+            raise UserError(f"{class_name} has an unknown argument {name!r}{nearest(str(name), known)}")
+    return values
+
+
+def _network(values: dict[str, Any]) -> str:
+    """Our name of the network inside."""
+    if "model_type" not in values:
+        return "edm2_unet"
+    kind = str(values["model_type"])
+    if kind not in _NETWORKS:
+        raise UserError(f"unknown model_type {kind!r}{nearest(kind, _NETWORKS)}")
+    return _NETWORKS[kind]
+
+
+def _options(network: str) -> set[str]:
+    parameters = inspect.signature(NETWORKS[network]).parameters
+    return set(parameters) - {"data_shape", "num_classes", "out_channels"}
+
+
+def _plain(value: Any, name: str) -> Any:
+    """numpy's numbers and arrays as Python's, tuples as lists: what JSON can hold; UserError for anything else."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple) and all(isinstance(item, int | float) for item in value):
+        return list(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UserError(f"the argument {name!r} is a {type(value).__name__}: numbers, words and lists of numbers are known")
+
+
+def _tables(known: _Class, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two tables of ``model.json``: network and preconditioning."""
+    kind = _network(values)
+    network = {"type": kind, **{name: values[name] for name in _options(kind) & values.keys()}}
+    if known.preconditioning == "iddpm":
+        network["out_channels"] = 2 * values["img_channels"]
+    own = known.arguments.keys() - {"label_dim", "use_fp16", "model_type"}
+    preconditioning = {"type": known.preconditioning, **{name: values[name] for name in own}}
+    if known.preconditioning == "edm":
+        preconditioning["sigma_min"] = max(preconditioning["sigma_min"], SIGMA_MIN)
+        preconditioning["sigma_max"] = min(preconditioning["sigma_max"], SIGMA_MAX)
+    return network, preconditioning
+
+
+def _tensors(module: PersistentObject, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers of a module and those within it, by their full names."""
+    if id(module) in seen:
+        raise UserError(f"the module {prefix.rstrip('.') or module.class_name} appears twice: the file is damaged")
+    seen.add(id(module))
+    children: dict[str, Any] = module.state.get("_modules") or {}
+    own: dict[str, Any] = {**(module.state.get("_parameters") or {}), **(module.state.get("_buffers") or {})}
+    transient = module.state.get("_non_persistent_buffers_set") or set()
+    for name, value in own.items():
+        if isinstance(value, Tensor) and name not in transient:
+            yield f"{prefix}{name}", value
+    for name, child in children.items():
+        if isinstance(child, PersistentObject):
+            yield from _tensors(child, f"{prefix}{name}.", seen)
+
+
+@torch.no_grad()
+def _matched(denoiser: Preconditioned, known: _Class, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under our names, float32; UserError naming those that are missing, unknown or do not fit."""
+    theirs = {ours: name for name, ours in known.prefixes.items()}
+    wanted = {_renamed(name, theirs): value for name, value in denoiser.state_dict().items()}
+    lists = {
+        "missing": [name for name in wanted if name not in state],
+        "unknown": [name for name in state if name not in wanted],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(value.shape)}"
+            for name, value in wanted.items()
+            if name in state and state[name].shape != value.shape
+        ],
+        "another filter than resample_filter says": _other_filters(denoiser, state),
+    }
+    wrong = {what: names for what, names in lists.items() if names}
+    if wrong:
+        told = "; ".join(
+            f"{len(names)} {what} ({ascii(', '.join(names[:_SHOWN]))[1:-1]}{', ...' if len(names) > _SHOWN else ''})"
+            for what, names in wrong.items()
+        )
+        raise UserError(f"the tensors do not fit the network that the arguments describe: {told}")
+    # Copies, because snapshots can hold half precision, and views of one storage.
+    return {
+        _renamed(name, known.prefixes): state[name].detach().to(torch.float32, copy=True).contiguous()
+        for name in wanted
+    }
+
+
+def _other_filters(denoiser: Preconditioned, state: dict[str, Tensor]) -> list[str]:
+    config: dict[str, Any] = denoiser.network.config  # type: ignore[assignment]
+    expected = filter_kernel(config.get("resample_filter", (1, 1)))
+    filters = {name: value for name, value in state.items() if name.endswith(".resample_filter")}
+    return [
+        name
+        for name, value in filters.items()
+        if value.shape == expected.shape and not torch.allclose(value.float().cpu(), expected, atol=1e-3)
+    ]
+
+
+def _renamed(name: str, prefixes: dict[str, str]) -> str:
+    """A tensor's name with its first matching prefix replaced."""
+    for old, new in prefixes.items():
+        if name.startswith(old):
+            return new + name[len(old) :]
+    return name
+
+
+def _codec(snapshot: Snapshot) -> Codec:
+    """8-bit pixels; values as they are for latents, which have standard deviation 0.5."""
+    if snapshot.encoder is None:
+        latents = snapshot.init["img_channels"] not in (1, 3)
+    else:
+        latents = snapshot.encoder != "StandardRGBEncoder"
+    return Codec("identity", -1.5, 1.5, "float32") if latents else UINT8
+
+
+def _sampler(snapshot: Snapshot, denoiser: Preconditioned) -> SamplerOptions:
+    """The sampler of the published scores (Karras et al. 2022, table 2 and appendix E; Karras et al. 2024)."""
+    known, side = _class(snapshot.class_name).preconditioning, snapshot.init["img_resolution"]
+    if known == "edm2":
+        return SamplerOptions(steps=32)
+    if known == "edm":
+        if side == 64 and snapshot.init["model_type"] == "DhariwalUNet":
+            return SamplerOptions(steps=256, s_churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003)
+        return SamplerOptions(steps=18 if side <= 32 else 40)
+    low, high = max(denoiser.sigma_min, SIGMA_MIN), min(denoiser.sigma_max, SIGMA_MAX)
+    return SamplerOptions(steps=18 if side <= 32 else 40, sigma_min=low, sigma_max=high)
