@@ -132,10 +132,12 @@ def test_a_misspelt_recipe_key_names_the_nearest(
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """The string under each field of a dataclass."""
+    """The string under each field of a dataclass and of those that it extends."""
+    docs: dict[str, str] = {}
+    for base in kind.__bases__:
+        docs |= field_docs(base) if dataclasses.is_dataclass(base) else {}
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
-    docs = {}
     for node, after in zip(body.body, body.body[1:]):
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             assert isinstance(node.target, ast.Name)

@@ -233,3 +233,26 @@ def test_rounds_stop_before_one_that_is_no_improvement(tmp_path: Path, monkeypat
     summary = summary_of(run)
     assert [(entry["round"], entry["accepted"]) for entry in summary["rounds"]] == [(1, False)]
     assert load_model(run / "improved").data_shape == (1, 8, 8)  # what was made is kept: the report says what it is
+
+
+def test_a_ready_made_extractor_judges_and_is_found_again(tmp_path: Path) -> None:
+    class Corners(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :, ::3, ::3].flatten(1)
+
+    file = tmp_path / "corners.pt"
+    torch.jit.script(Corners()).save(str(file))
+    words = ["--methods", "base,sims", "--evaluation.extractor", f"torchscript:{file}", "--evaluation.no-check"]
+    assert main(tiny.improve_arguments(tmp_path / "run", *words)) == 0
+    found = summary_of(tmp_path / "run")
+    assert found["extractor"]["num_features"] == 9 and "torchscript" in found["extractor"]["name"]
+    assert main(["evaluate", str(tmp_path / "run" / "improved"), "--reference", str(tmp_path / "run" / "references"),
+                 "--samples", "100", "--draws", "2", "--cache", str(tmp_path / "cache")]) == 0  # fmt: skip
+    torch.jit.script(torch.nn.Flatten()).save(str(file))
+    (tmp_path / "run" / "summary.json").unlink()
+    assert main(tiny.improve_arguments(tmp_path / "run", *words)) == 2, "the weights are others now"
+
+
+def test_an_unknown_extractor_is_refused_before_anything_runs(tmp_path: Path, say: tiny.Say) -> None:
+    status, _, err = say(*tiny.improve_arguments(tmp_path / "run", "--evaluation.extractor", "dinov3"))
+    assert status == 2 and "dinov2" in err and not (tmp_path / "run").exists()

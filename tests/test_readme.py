@@ -71,9 +71,7 @@ def test_files_and_options_that_are_mentioned_exist() -> None:
     from sims.config import to_dict
     from sims.experiments.options import ImproveOptions
 
-    known = (
-        _flags(to_dict(ImproveOptions())) | _flags(to_dict(EvaluateCommand("x"))) | {"recipe", "help", "out", "count"}
-    )
+    known = _flags(to_dict(ImproveOptions())) | _flags(to_dict(EvaluateCommand())) | {"recipe", "help", "out", "count"}
     for option in re.findall(r"`--([a-z][a-z.-]+)", README):
         assert option in known, option
 
@@ -90,9 +88,9 @@ def test_python_runs(finished: Path, digits: Dataset, tmp_path: Path, monkeypatc
     np.savez(tmp_path / "mine.npz", images=digits.raw, labels=digits.labels)
     options = parse("improve", [*tiny.JOB, *tiny.PCA, "--methods", "base,sims"])
     improve, evaluate = sims.improve, sims.evaluate
-    few = {"draws": 2, "samples": 50, "extractor": "pca", "manifold_samples": 50}
+    few = {"draws": 2, "samples": 50}
     monkeypatch.setattr(sims, "improve", lambda **given: improve(options, quiet=True, **given), raising=False)
-    monkeypatch.setattr(sims, "evaluate", lambda *given: evaluate(*given, evaluation=few, quiet=True), raising=False)
+    monkeypatch.setattr(sims, "evaluate", lambda *given: evaluate(*given, options=few, quiet=True), raising=False)
     for block in blocks("python"):
         code = block.replace("runs/digits/improved", str(finished / "improved")).replace("my/images", "mine.npz")
         names: dict[str, Any] = {}

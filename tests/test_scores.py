@@ -104,6 +104,9 @@ def test_rows_round_trip() -> None:
     row = json.loads(json.dumps({**ROW.to_json(), "note": "more"}))
     assert ScoreRow.from_json(row) == ROW
     assert ROW.sims_version and ROW.torch_version
+    for value in (None, "much"):
+        with pytest.raises(UserError, match="A score of fd has the value"):
+            ScoreRow.from_json({**row, "value": value})
     del row["extractor_hash"]
     with pytest.raises(UserError, match="extractor_hash"):
         ScoreRow.from_json(row)
@@ -122,6 +125,8 @@ def test_rows_round_trip() -> None:
         ("resize", "box"),
         ("format", "png"),
         ("dtype", "uint8"),
+        ("images", "grey repeated to RGB"),
+        ("settings", {"k": 3}),
     ],
 )
 def test_scores_that_differ_are_not_compared(name: str, value: object) -> None:

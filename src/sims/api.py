@@ -6,50 +6,37 @@ Wherever options are taken, so is a plain table with some of them, as in a recip
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from accelerate import Accelerator
 from rich.console import Console
+from torch import Tensor
 
 from sims import runs
 from sims.config import load_recipe, override, to_dict
 from sims.data import sources
 from sims.data.dataset import Dataset
-from sims.data.readers import Pictures
 from sims.errors import UserError
 from sims.experiments.improve import improve as run_improve
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
-from sims.files import digest
 from sims.guidance import Extrapolate
-from sims.metrics.extractors import ClassifierExtractor
+from sims.metrics.comparison import ScoreRow
+from sims.metrics.extractors import Extractor
 from sims.model import Model, load
 from sims.report.record import clean
 from sims.runs import Run, derive_seed
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 from sims.verbs import synthesize as synthesis
-from sims.verbs.evaluate import (
-    Draw,
-    EvaluationOptions,
-    Judge,
-    draw_samples,
-    interval,
-    load_judge,
-    make_references,
-    some,
-)
-from sims.verbs.seeds import seed_range
+from sims.verbs.difference import paired, require_alike
+from sims.verbs.suite import CACHE, ScoreOptions, Suite
 from sims.verbs.train import NetworkOptions, train_base
 
 T = TypeVar("T")
 Table = dict[str, Any]
-
-_FEWEST = 6  # coverage looks at the five nearest neighbours of each sample
 
 
 def load_data(
@@ -199,161 +186,66 @@ def synthesize(
 
 def evaluate(
     samples: Model | Dataset | str | Path,
-    reference: str | Path = "digits",
+    reference: str | Path | Dataset = "digits",
     *,
-    data: DataOptions | Table | None = None,
-    evaluation: EvaluationOptions | Table | None = None,
-    seed: int = 0,
-    split_seed: int = 0,
-    batch_size: int = 500,
-    cache: str | Path = "runs/references",
+    held_out: str | Path | Dataset | None = None,
+    extractor: Extractor | Callable[[Tensor], Tensor] | None = None,
+    options: ScoreOptions | Table | None = None,
+    cache: str | Path = CACHE,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score a model or samples against real data; the result can be written as JSON.
 
-    ``samples`` is a model (sampled ``draws`` times on the evaluation seeds), or a store or any data source (one draw).
-    ``reference`` is a data source, or the ``references`` folder of a run. ``metrics`` maps each figure to mean, low
-    and high (95 %); ``floor`` is the same figure of real against real: train against test; ``rows`` has one entry per
-    figure and draw with all it was measured with. Errors: UserError for too few samples, samples of another shape
-    than the reference, or unreadable data.
+    ``samples`` is a model (sampled on the evaluation seeds), or a store, folder, zip, parquet, npz or statistics file;
+    ``reference`` likewise, or the ``references`` folder of a run. ``held_out`` are real images that no model was
+    trained on: they give the floor, and are needed for memorization. ``extractor`` takes a callable in place of
+    ``options.extractor``. ``metrics`` maps each figure to mean, low and high (95 %) and where the interval comes from;
+    ``floor`` is the same figure of real images against real ones; ``rows`` has one entry per figure and draw with all
+    it was measured with. Errors: UserError for too few samples, features that are not finite, samples that do not fit
+    the reference or the extractor, or unreadable data.
     """
-    at_least(1, batch_size=batch_size)
-    how = _options(DataOptions, data, "data.")
-    options = _options(EvaluationOptions, evaluation, "evaluation.")
-    device = Accelerator().device
-    subject = _subject(samples, how, device)
-    judge = _judge(reference, how, options, split_seed, Path(cache), device, subject)
-    name = str(samples) if isinstance(samples, str | Path) else getattr(samples, "name", "model")
-    about: Table = {"samples": name}
-    if isinstance(subject, Model):
-        about |= {"model": subject.hash, "sampler": to_dict(subject.sampler)}
-        seeds = seed_range("evaluation", seed, options.draws * options.samples)
-        parts = [seeds[first : first + options.samples] for first in range(0, len(seeds), options.samples)]
-        draws = []
-        with progress("evaluate", len(seeds), quiet=quiet) as advance:
-            for part in parts:
-                draws.append(draw_samples(subject, part, judge, batch_size=batch_size))
-                advance(len(part))
-    else:
-        mixed = subject.subset(np.random.default_rng(0).permutation(len(subject)))  # some figures look at the first
-        parts, draws = [_seeds_of(subject)], [judge.measure(*mixed.all())]
-    draws = [dataclasses.replace(draw, scores=judge.scores(draw)) for draw in draws]
-    rows = [row for i, draw in enumerate(draws) for row in judge.rows(draw, parts[i], draw=i, **about)]
-    return clean({**about, **_described(judge, draws), "rows": rows})
+    return clean(_suite(reference, held_out, extractor, options, cache, quiet).score(samples).to_json())
 
 
-def _described(judge: Judge, draws: Sequence[Draw]) -> Table:
-    """What was measured and with what, but for the rows."""
-    scores = [draw.scores for draw in draws]
-    references = {"train": judge.train, "test": judge.test}
-    return {
-        "draws": len(draws),
-        "samples_per_draw": len(draws[0].features),
-        "extractor": judge.about(),
-        "check_extractor": judge.second.about() if judge.second else None,
-        "reference": {
-            part: {"name": r.name, "hash": r.hash, "count": r.moments.count} for part, r in references.items() if r
-        },
-        "metrics": {metric: interval([one[metric] for one in scores]) for metric in scores[0]},
-        "floor": floors(judge),
-    }
+def compare(
+    samples: Sequence[Model | Dataset | str | Path],
+    reference: str | Path | Dataset = "digits",
+    *,
+    held_out: str | Path | Dataset | None = None,
+    extractor: Extractor | Callable[[Tensor], Tensor] | None = None,
+    options: ScoreOptions | Table | None = None,
+    cache: str | Path = CACHE,
+    statistics: str | Path | None = None,
+    earlier: Sequence[ScoreRow] = (),
+    differences: bool = True,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score several models or sets of samples, as `evaluate` does, and say whether two of them differ.
+
+    ``scores`` has what `evaluate` returns for each; ``differences`` has for every figure of two the difference, first
+    minus second, with its 95 % interval, paired by seed where the samples are, and a verdict in words. ``earlier`` are
+    rows that the scores shall stand beside; ``statistics`` is a file to write the reference's statistics to. Errors: as
+    `evaluate`, and UserError naming the fields where scores differ in what they were measured with, unless
+    ``options.force``.
+    """
+    suite = _suite(reference, held_out, extractor, options, cache, quiet)
+    if statistics is not None:
+        suite.save_reference(Path(statistics))
+    scores = [suite.score(one) for one in samples]
+    require_alike(scores, earlier, suite.options.force)
+    found = paired(scores[0], scores[1], suite.options) if differences and len(scores) == 2 else []
+    return clean({"scores": [score.to_json() for score in scores], "differences": found})
 
 
-def floors(judge: Judge) -> dict[str, float]:
-    """Every figure of real against real: held-out images against the training data, the reverse for ``*_test``."""
-    if judge.test is None or judge.train.features is None or judge.test.features is None:
-        return {} if judge.floor is None else {"fd_train": judge.floor, "fd_test": judge.floor}
-    if min(len(judge.train.features), len(judge.test.features)) < _FEWEST:
-        return {}
-    second, nothing = judge.second, np.zeros(0)
-    tests = (judge.test.features, second.test.features if second and second.test else None)
-    trains = (judge.train.features, second.train.features if second else None)
-    nearest = nothing if judge.test_nearest is None else judge.test_nearest
-    held_out = judge.scores(Draw(_mixed(tests[0]), nearest, _mixed(tests[1])))
-    reverse = judge.scores(Draw(_mixed(trains[0]), nothing, _mixed(trains[1])))
-    return {name: (reverse if name.endswith("_test") else held_out)[name] for name in held_out}
+def _suite(reference: Any, held_out: Any, extractor: Any, options: Any, cache: str | Path, quiet: bool) -> Suite:
+    settings = _options(ScoreOptions, options, "")
+    accelerator = Accelerator()
+    silent = quiet or not accelerator.is_main_process
 
+    def bar(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        return progress(title, total, quiet=silent)
 
-def _mixed(features: np.ndarray | None) -> Any:
-    """All features in a fixed random order: some figures look at the first of a draw."""
-    return None if features is None else some(features, len(features))
-
-
-def _subject(samples: Model | Dataset | str | Path, how: DataOptions, device: Any) -> Model | Dataset:
-    """What is to be scored: a model, or data with enough samples."""
-    if isinstance(samples, Model):
-        return samples.to(device)
-    if not isinstance(samples, Dataset):
-        path = Path(samples)
-        if (path / "model.json").is_file():
-            return load(path, device)
-        if (path / "config.json").is_file():
-            models = sorted(str(found.parent) for found in path.glob("*/model.json"))
-            hint = f"give one of its models: {', '.join(models)}" if models else "it has no finished model yet"
-            raise UserError(f"{path} is a run directory: {hint}")
-        samples = _sampled_folder(path, how) or sources.load(samples, options=how.source)
-    if len(samples) < _FEWEST:
-        raise UserError(
-            f"{samples.name} has {len(samples)} sample(s): at least {_FEWEST} are needed (thousands for useful figures)"
-        )
-    return samples
-
-
-def _sampled_folder(path: Path, how: DataOptions) -> Dataset | None:
-    """The images of a folder that ``sims sample`` wrote, without the contact sheet beside them."""
-    names = {file.name for file in path.iterdir()} if path.is_dir() else set()
-    if "grid.png" not in names or not all(re.fullmatch(r"\d{6,}\.png", name) for name in names - {"grid.png"}):
-        return None
-    images = sorted(names - {"grid.png"})
-    found = Pictures("folder", path.name, images, lambda i: (path / images[i]).read_bytes())
-    return sources.dataset_of(found, how.source) if images else None
-
-
-def _judge(
-    reference: str | Path,
-    how: DataOptions,
-    options: EvaluationOptions,
-    split_seed: int,
-    cache: Path,
-    device: Any,
-    subject: Model | Dataset,
-) -> Judge:
-    """Extractor and references, from a run or made and kept under ``cache`` by the content of the data."""
-    for folder in (Path(reference), Path(reference) / "references"):
-        if (folder / "judge.json").is_file():
-            judge = load_judge(folder, None, None, options, device)
-            e = judge.extractor
-            _same_shape(subject, e.network.data_shape if isinstance(e, ClassifierExtractor) else e.data_shape, folder)
-            return judge
-    train, test = sources.load_pair(
-        reference, how.test, how.test_fraction, split_seed, options=how.source, limit=how.limit
-    )
-    _same_shape(subject, train.data_shape, reference)
-    if len(train) < _FEWEST:
-        raise UserError(f"the reference {reference} has {len(train)} images: at least {_FEWEST} are needed")
-    sizes = ("draws", "samples", "manifold_samples")  # what these references do not depend on
-    settings = {name: value for name, value in to_dict(options).items() if name not in sizes}
-    folder = cache / digest(train.fingerprint, test.fingerprint, settings)[:16]
-    make_references(folder, train, test, options)
-    return load_judge(folder, train, test, options, device)
-
-
-def _same_shape(subject: Model | Dataset, shape: tuple[int, ...], reference: str | Path) -> None:
-    if len(shape) != 3:
-        raise UserError(f"the reference {reference} has shape {tuple(shape)}: only images (C, H, W) can be compared")
-    if tuple(subject.data_shape) != tuple(shape):
-        raise UserError(
-            f"the samples have shape {tuple(subject.data_shape)}, the reference {reference} {tuple(shape)}: "
-            "give a reference of the same shape, or --data.source.size and --data.source.grayscale"
-        )
-
-
-def _seeds_of(data: Dataset) -> range:
-    """The seeds of a store's samples where they follow one another; empty for other data."""
-    seeds = data.columns.get("seed")
-    if seeds is None or len(seeds) != int(seeds[-1]) - int(seeds[0]) + 1:
-        return range(0)
-    return range(int(seeds[0]), int(seeds[-1]) + 1)
+    return Suite(reference, held_out, settings, Path(cache), accelerator, bar, extractor)
 
 
 def at_least(least: int, **counts: int) -> None:

@@ -20,8 +20,16 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 import sims
 from sims.commands.evaluate import evaluate
+from sims.commands.import_ import import_checkpoint
 from sims.commands.inspect import inspect
-from sims.commands.options import EvaluateCommand, InspectCommand, SampleCommand, SynthesizeCommand, TrainCommand
+from sims.commands.options import (
+    EvaluateCommand,
+    ImportCommand,
+    InspectCommand,
+    SampleCommand,
+    SynthesizeCommand,
+    TrainCommand,
+)
 from sims.commands.sample import sample_images
 from sims.commands.synthesize import synthesize_store
 from sims.commands.train import train
@@ -67,7 +75,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "sample": (SampleCommand, sample_images, "sample images"),
     "evaluate": (EvaluateCommand, evaluate, "score samples or a model against real data"),
     "data": (DataCommand, _data, "look at a data set (sims data check PATH)"),
-    "inspect": (InspectCommand, inspect, "say what a model, store or run holds"),
+    "inspect": (InspectCommand, inspect, "say what a model, store, run or checkpoint holds"),
+    "import": (ImportCommand, import_checkpoint, "turn a checkpoint of EDM or EDM2 into a model"),
 }
 
 

@@ -1,70 +1,138 @@
-"""sims evaluate: a table of scores with the floor beside them, or JSON."""
+"""sims evaluate: tables of scores with intervals and floors, and whether two models differ."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from sims import api
 from sims.commands.options import EvaluateCommand
+from sims.errors import UserError
+from sims.metrics.comparison import ScoreRow
 from sims.report.numbers import decimals, fixed, plus_minus
 from sims.report.record import Interval
+from sims.verbs.difference import require_alike
+from sims.verbs.suite import ScoreOptions
 
 NAMES = {
-    "fd_train": "FD to training data",
-    "fd_test": "FD to held-out data",
-    "kid_test": "KID to held-out data",
-    "precision": "precision",
-    "recall": "recall",
-    "memorized": "memorized share",
-    "nearest_ratio": "distance to nearest",
+    "fd": "FD",
+    "fd_held_out": "FD to held-out",
+    "fd_infinity": "FD, n to infinity",
+    "kid": "KID",
+    "kid_held_out": "KID to held-out",
+    "precision": "precision (k=3)",
+    "recall": "recall (k=3)",
+    "density": "density (k=5)",
+    "coverage": "coverage (k=5)",
+    "inception_score": "Inception Score",
+    "two_sample": "told from real",
+    "copied": "copied share",
+    "closer_than_real": "closer than real",
+    "nearest_ratio": "distance ratio",
+    "wasserstein": "2-Wasserstein",
+    "sliced_wasserstein": "sliced 2-Wass.",
+    "mmd": "MMD squared",
+    "modes_hit": "modes hit",
+    "high_quality": "high quality",
 }
 
 
 def evaluate(options: EvaluateCommand) -> int:
-    """Score, and print."""
-    result = api.evaluate(
-        options.samples,
-        options.reference,
-        data=options.data,
-        evaluation=options.evaluation,
-        seed=options.seed,
-        split_seed=options.split_seed,
-        batch_size=options.batch_size,
-        cache=options.cache,
-    )
+    """Score, print, and keep the rows."""
+    if not options.given:
+        raise UserError("nothing to score: name a model directory, a folder of images, or another set of samples")
+    files = [Path(given) for given in options.given if given.endswith(".jsonl")]
+    given = [name for name in options.given if not name.endswith(".jsonl")]
+    if options.paired and (len(given) != 2 or files):
+        raise UserError(f"--paired compares two sets of samples, and {len(options.given)} were given")
+    if options.out is not None and (options.out.suffix != ".jsonl" or options.out.is_dir()):
+        raise UserError(f"--out is {options.out}: give a file that ends in .jsonl")
+    earlier = {file: read_rows(file) for file in files}
+    found = _scores(given, options, [row for rows in earlier.values() for row in rows])
+    if not PartialState().is_main_process:
+        return 0
+    if options.out is not None:
+        _append(options.out, found["scores"])
     if options.json:
-        print(json.dumps(result, indent=2))
-    else:
-        show(result, Console())
+        print(json.dumps(found if options.paired or len(given) != 1 else found["scores"][0], indent=2))
+        return 0
+    console = Console()
+    for score in found["scores"]:
+        show(score, console)
+    if len(given) + len(files) > 1 or not given:
+        side_by_side(found["scores"], earlier, console)
+    if options.paired:
+        show_differences(found["differences"], console)
     return 0
 
 
+def _scores(given: list[str], options: EvaluateCommand, earlier: list[ScoreRow]) -> dict[str, Any]:
+    """What `sims.api.compare` returns; rows that were measured earlier need no reference."""
+    if not given:
+        require_alike([], earlier, options.force)
+        return {"scores": [], "differences": []}
+    fields = {field.name for field in dataclasses.fields(ScoreOptions)}
+    return api.compare(
+        given,
+        options.reference,
+        held_out=options.held_out,
+        options=ScoreOptions(**{name: getattr(options, name) for name in fields}),
+        cache=options.cache,
+        statistics=options.statistics,
+        earlier=earlier,
+        differences=options.paired,
+    )
+
+
+def read_rows(file: Path) -> list[ScoreRow]:
+    """Rows written with --out; UserError where the file is missing, empty or holds something else."""
+    try:
+        rows = [ScoreRow.from_json(json.loads(line)) for line in file.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError, TypeError, AttributeError, UserError) as error:
+        text = f"{file} cannot be read as rows of scores ({error}): give a file written with --out"
+        raise UserError(text) from error
+    if not rows:
+        raise UserError(f"{file} holds no rows: give a file written with --out")
+    return rows
+
+
+def _append(file: Path, scores: list[dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a") as stream:
+        stream.write("".join(json.dumps(row) + "\n" for score in scores for row in score["rows"]))
+
+
 def show(result: dict[str, Any], console: Console) -> None:
-    """The figures as a table, and the lines that say what they are."""
+    """The figures of one set of samples, and the lines that say what they are."""
     table = Table(title=Text(f"{result['samples']}"), title_justify="left", header_style="dim")
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("real against real", justify="right", no_wrap=True)
-    metrics, floor = result["metrics"], result["floor"]
-    known = [*NAMES, *[f"check_{name}" for name in NAMES]]
-    for metric in sorted(metrics, key=lambda name: known.index(name) if name in known else len(known)):
-        value = Interval(**metrics[metric]) if metrics[metric]["mean"] is not None else None
-        places, real = _places(metrics[metric]["mean"]), floor.get(metric)
-        shown = plus_minus(value, places) if result["draws"] > 1 else f"{plus_minus(value, places)} ± –"
-        table.add_row(Text(_name(metric)), Text(shown), Text(fixed(real, _places(real))))
+    table.add_column("n", justify="right")
+    table.add_column("95 % from", style="dim")
+    for metric, entry in result["metrics"].items():
+        real = result["floor"].get(metric)
+        shown = [Text(NAMES.get(metric, metric)), Text(_value(entry)), Text(fixed(real, _places(real)))]
+        table.add_row(*shown, f"{entry['samples']:,}", entry["interval"])
     console.print(table)
+    if result["classes"]:
+        console.print(_classes(result["classes"]))
     for line in _lines(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _name(metric: str) -> str:
-    base = metric.removeprefix("check_")
-    return NAMES.get(base, base) + (" (check)" if base != metric else "")
+def _value(entry: dict[str, Any]) -> str:
+    places = _places(entry["mean"])
+    if entry["low"] is None:
+        return f"{plus_minus(None, places)}" if entry["mean"] is None else f"{entry['mean']:.{places}f} ± –"
+    return plus_minus(Interval(entry["mean"], entry["low"], entry["high"]), places)
 
 
 def _places(value: float | None) -> int:
@@ -73,22 +141,59 @@ def _places(value: float | None) -> int:
     return 0 if size >= 1000 else 5 if 0 < size < 0.01 else decimals([size])
 
 
+def _classes(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"per class ({rows[0]['told_by']} classes)", title_justify="left", header_style="dim")
+    for name in ("class", "samples", "share", "share of real", "Fréchet distance", "precision", "recall"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for row in rows:
+        shares = [f"{100 * row[key]:.1f} %" for key in ("share", "reference_share")]
+        values = [fixed(row[key], places) for key, places in (("frechet", 2), ("precision", 3), ("recall", 3))]
+        table.add_row(str(row["class"]), f"{row['count']:,}", *shares, *values)
+    return table
+
+
 def _lines(result: dict[str, Any]) -> list[str]:
-    train, test = result["reference"]["train"], result["reference"].get("test")
-    draws, count = result["draws"], result["samples_per_draw"]
-    lines = [
-        f"{draws} draws of {count:,} samples; ± is the half-width of the 95 % interval over them"
-        if draws > 1
-        else f"one draw of {count:,} samples, so there are no intervals (–): more draws would tell how sure this is",
-        f"features: {_features(result['extractor'])}",
-    ]
-    if result["check_extractor"]:
-        lines.append(f"check: {_features(result['check_extractor'])}, which no choice was made with")
-    if test is None:
-        return [*lines, f"reference: {train['name']}, {train['count']:,} images; no held-out data, so no floor"]
-    return [*lines, f"real against real: {train['count']:,} training images and {test['count']:,} held-out ones"]
+    e, train, held_out = result["extractor"], result["reference"]["train"], result["reference"].get("held_out")
+    count = f"{train['count']:,} images" if train["count"] else "unknown number of images"
+    lines = [f"features: {e['name']} ({e['hash']}, {e['num_features']:,} numbers)"]
+    lines.append(f"reference: {train['name']}, {count} ({train['hash']})")
+    if held_out:
+        lines.append(f"held out: {held_out['name']}, {held_out['count']:,} images ({held_out['hash']})")
+    draws, per = result["draws"], result["samples_per_draw"]
+    lines.append(f"{draws} draws of {per:,} samples" if draws > 1 else f"one draw of {per:,} samples")
+    if result["floor_of"]:
+        lines.append(f"real against real: {result['floor_of']}")
+    return lines + result["notes"]
 
 
-def _features(extractor: dict[str, Any]) -> str:
-    accuracy = "" if extractor["accuracy"] is None else f", {100 * extractor['accuracy']:.1f} % accurate"
-    return f"{extractor['name']} ({extractor['hash']}{accuracy})"
+def side_by_side(scores: list[dict[str, Any]], earlier: dict[Path, list[ScoreRow]], console: Console) -> None:
+    """One column per set of samples and file; the mean over draws."""
+    columns = [(score["samples"], [ScoreRow.from_json(row) for row in score["rows"]]) for score in scores]
+    for file, rows in earlier.items():
+        names = dict.fromkeys(row.samples for row in rows)
+        columns += [(f"{name} ({file.name})", [row for row in rows if row.samples == name]) for name in names]
+    table = Table(title="side by side", title_justify="left", header_style="dim")
+    table.add_column("metric")
+    for name, _ in columns:
+        table.add_column(Text(name), justify="right")
+    for metric in dict.fromkeys(row.metric for _, rows in columns for row in rows):
+        values = [[row.value for row in rows if row.metric == metric] for _, rows in columns]
+        means = [sum(found) / len(found) if found else None for found in values]
+        places = _places(max(abs(mean) for mean in means if mean is not None))
+        table.add_row(NAMES.get(metric, metric), *[fixed(mean, places) for mean in means])
+    console.print(table)
+
+
+def show_differences(differences: list[dict[str, Any]], console: Console) -> None:
+    """The table of differences and the verdicts."""
+    table = Table(title="first minus second", title_justify="left", header_style="dim")
+    for name in ("metric", "difference", "95 %", "interval from"):
+        table.add_column(name, justify="left" if name in ("metric", "interval from") else "right", no_wrap=True)
+    for row in differences:
+        places = _places(max(abs(row["low"]), abs(row["high"])))
+        limits = f"[{row['low']:.{places}f}, {row['high']:.{places}f}]"
+        metric = NAMES.get(row["metric"], row["metric"])
+        table.add_row(metric, f"{row['difference']:+.{places}f}", limits, row["interval"])
+    console.print(table)
+    for row in differences:
+        console.print(row["verdict"], highlight=False, markup=False, soft_wrap=True)

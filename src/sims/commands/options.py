@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from sims.experiments.options import BaseOptions, DataOptions
 from sims.sampling import SamplerOptions, SolverName
-from sims.verbs.evaluate import EvaluationOptions
+from sims.verbs.suite import CACHE, ScoreOptions
 from sims.verbs.train import NetworkOptions
 
 
@@ -71,31 +71,44 @@ class SampleCommand:
 
 
 @dataclass(frozen=True)
-class EvaluateCommand:
-    """Score samples or a model against real data, with the floor (real against real) beside it."""
+class EvaluateCommand(ScoreOptions):
+    """Score samples, statistics or models against real data, with intervals and with what real images score.
 
-    samples: Positional[str]
-    """Model directory, store of samples, or any data source."""
+    `sims evaluate A B --paired` tells whether two models differ. What was extracted is kept in the cache: an
+    interrupted evaluation continues when the same command is run again.
+    """
+
+    given: Positional[list[str]] = field(default_factory=list)
+    """Model directories, stores, folders, zip, parquet, npz, statistics files, or .jsonl files written with --out."""
     reference: str = "digits"
-    """Real data (any source), or the `references` folder of a run."""
-    data: DataOptions = field(default_factory=DataOptions)
-    """How the real data is read (path is replaced by --reference)."""
-    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    seed: int = 0
-    """Shifts the seeds that a model is sampled with."""
-    split_seed: int = 0
-    """Seed that holds out a share of a reference without a test part: the --seed of the run that trained on it."""
-    batch_size: int = 500
-    """Samples computed at once."""
-    cache: Path = Path("runs/references")
-    """Where extractors and references are kept."""
+    """Real data (any source), a statistics file (EDM's npz, EDM2's pkl, ours), or the `references` folder of a run."""
+    held_out: str | None = None
+    """Real data that no model was trained on; else the test part of the reference, where it has one."""
+    paired: bool = False
+    """Compare two: the difference of every figure with its interval, paired by seed where the samples are."""
+    out: Path | None = None
+    """File that the rows are appended to (.jsonl), each with all it was measured with."""
+    statistics: Path | None = None
+    """File that the reference's statistics are written to (.safetensors), to compare with later."""
+    cache: Path = Path(CACHE)
+    """Where features and extractors are kept."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 @dataclass(frozen=True)
 class InspectCommand:
-    """Say what a model directory, a store or a run directory holds."""
+    """Say what a model directory, a store, a run directory or a .pkl checkpoint holds."""
 
     path: Positional[Path]
-    """Directory to look at."""
+    """Directory or .pkl file to look at."""
+
+
+@dataclass(frozen=True)
+class ImportCommand:
+    """Turn a published checkpoint (a .pkl of NVIDIA's EDM or EDM2) into a model directory; none of its code is run."""
+
+    file: Positional[Path]
+    """The checkpoint."""
+    out: Positional[Path]
+    """Model directory to write."""

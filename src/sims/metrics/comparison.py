@@ -72,6 +72,8 @@ class ScoreRow:
         missing = [name for name in REQUIRED if name not in row]
         if missing:
             raise UserError(f"A score lacks {', '.join(missing)}; it was not written by sims: measure it again.")
+        if not isinstance(row["value"], int | float):
+            raise UserError(f"A score of {row['metric']} has the value {row['value']!r}: measure it again.")
         first, last = row["seeds"]
         return cls(**{**{name: row[name] for name in names}, "seeds": (int(first), int(last))})
 

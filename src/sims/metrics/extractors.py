@@ -48,6 +48,8 @@ def extract(extractor: Extractor, x: Tensor | Array, batch_size: int = 1024) -> 
     with torch.no_grad():
         for start in range(0, len(x), batch_size):
             batch = torch.as_tensor(x[start : start + batch_size]).float()
+            if extractor.channels == 3 and batch.shape[1] == 1:
+                batch = batch.expand(-1, 3, -1, -1)  # grey as RGB
             features[start : start + len(batch)] = extractor(batch).float().cpu().numpy()
     return features
 

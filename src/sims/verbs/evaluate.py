@@ -8,24 +8,26 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sims.config import nearest
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.files import atomic_path, digest, read_json, write_json
 from sims.metrics.comparison import ScoreRow
-from sims.metrics.extractors import ClassifierExtractor, PCAExtractor, extract, load_extractor
+from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract, load_extractor
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.intervals import t_interval
 from sims.metrics.kernel import mmd_squared
 from sims.metrics.manifold import manifold
 from sims.metrics.memorization import memorization, nearest_distances
 from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
+from sims.metrics.pretrained import FITTED, NAMES, get_extractor
 from sims.metrics.statistics import Reference, load_statistics, read_tensors, save_statistics
 from sims.model import Model
 from sims.sampling import SamplerOptions
@@ -43,8 +45,10 @@ class EvaluationOptions:
     """Independent draws of samples; their spread gives the intervals."""
     samples: int = 5_000
     """Samples per draw."""
-    extractor: Literal["auto", "classifier", "pca"] = "auto"
-    """Features: a small classifier trained on the real labels; pca of the pixels where there are no labels."""
+    extractor: str = "auto"
+    """Features: classifier (small, trained on the real labels), pca (of the pixels), or inception, dinov2, clip, efficientnet-lite0, torchscript:PATH; auto: classifier where there are labels, else pca."""  # noqa: E501
+    download: bool = False
+    """Allow fetching the published weights of the extractor (checked against their hash)."""
     extractor_seed: int = 0
     """Seed of the classifier's training."""
     check: bool = True
@@ -57,6 +61,9 @@ class EvaluationOptions:
             raise UserError(f"evaluation.samples is {self.samples}: at least 2 samples are needed for a covariance")
         if self.draws < 1:
             raise UserError(f"evaluation.draws is {self.draws}: at least 1 is needed (5 for useful intervals)")
+        kind = self.extractor.partition(":")[0]
+        if kind not in ("auto", *FITTED, *NAMES):
+            raise UserError(f"unknown extractor {kind!r}{nearest(kind, ('auto', *FITTED, *NAMES))}")
         if self.manifold_samples < 10:
             raise UserError(f"evaluation.manifold_samples is {self.manifold_samples}: at least 10 are needed")
 
@@ -95,7 +102,7 @@ class Draw:
 class Judge:
     """An extractor and the references it measured: real training data and real held-out data."""
 
-    extractor: ClassifierExtractor | PCAExtractor
+    extractor: Extractor
     train: Reference
     test: Reference | None
     train_x: Tensor | None
@@ -151,8 +158,8 @@ class Judge:
         if bad:
             raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges at this strength, lower w")
         nearest = nearest_distances(x, self.train_x) if self.train_x is not None else np.zeros(0)
-        classifier = isinstance(self.extractor, ClassifierExtractor)
-        predicted = self.extractor.predict(x.to(self.device)) if classifier else None  # type: ignore[union-attr]
+        e = self.extractor
+        predicted = e.predict(x.to(self.device)) if isinstance(e, ClassifierExtractor) else None
         checked = self.second.features(x) if self.second else None
         return Draw(self.features(x), nearest, checked, None if labels is None else labels.numpy(), predicted)
 
@@ -205,6 +212,7 @@ class Judge:
                 reference_hash=reference.hash,
                 num_samples=min(count, judge.manifold_samples) if name.endswith(LIMITED) else count,
                 seeds=(seeds.start, seeds.stop),
+                resize=judge.extractor.resize,
                 dtype="as the data",
             )
             rows.append({**about, **row.to_json()})
@@ -270,17 +278,24 @@ def load_judge(
 def _load(
     folder: Path, train_x: Tensor | None, nearest: Array | None, options: EvaluationOptions, device: torch.device | str
 ) -> Judge:
-    has_test = (folder / _FILES["test"]).is_file()
-    return Judge(
-        load_extractor(folder / _FILES["extractor"]),
-        load_statistics(folder / _FILES["train"]),
-        load_statistics(folder / _FILES["test"]) if has_test else None,
-        train_x,
-        nearest,
-        read_json(folder / "judge.json")["accuracy"],
-        options.manifold_samples,
-        device,
-    )
+    has_test, about = (folder / _FILES["test"]).is_file(), read_json(folder / "judge.json")
+    train = load_statistics(folder / _FILES["train"])
+    extractor = judge_extractor(folder, options.download)
+    if extractor.hash != train.extractor_hash:
+        raise UserError(
+            f"{folder} was measured with {train.extractor_name} ({train.extractor_hash}), and what is installed as "
+            f"{about.get('ready_made')} is {extractor.hash}: restore the earlier weights, or measure anew"
+        )
+    test = load_statistics(folder / _FILES["test"]) if has_test else None
+    return Judge(extractor, train, test, train_x, nearest, about["accuracy"], options.manifold_samples, device)
+
+
+def judge_extractor(folder: Path, download: bool = False) -> Extractor:
+    """The extractor of a ``references`` folder: its own, or the ready-made one that it names."""
+    about = read_json(folder / "judge.json")
+    if "ready_made" not in about:
+        return load_extractor(folder / _FILES["extractor"])
+    return get_extractor(about["ready_made"], download=download, data_shape=tuple(about["data_shape"]))
 
 
 def make_references(folder: Path, train: Dataset, test: Dataset | None, options: EvaluationOptions) -> None:
@@ -290,19 +305,21 @@ def make_references(folder: Path, train: Dataset, test: Dataset | None, options:
     """
     if (folder / "judge.json").is_file():
         return
-    classifier = options.extractor == "classifier" or (options.extractor == "auto" and train.labels is not None)
+    ready_made = options.extractor not in ("auto", *FITTED)
+    classifier = options.extractor != "pca" and (options.extractor == "classifier" or train.labels is not None)
     if classifier and train.labels is None:
         raise UserError(
             f"extractor 'classifier' needs labels, and {train.name} has none: use --evaluation.extractor pca"
         )
     if classifier and options.check:
-        _make(folder / "check", train, test, _classifier(train, test, options.extractor_seed + 1, "b"))
-    own = (
-        _classifier(train, test, options.extractor_seed, "a")
-        if classifier
-        else (PCAExtractor.fit(train.all()[0]), None)
-    )
-    _make(folder, train, test, own)
+        _make(folder / "check", train, test, *_classifier(train, test, options.extractor_seed + 1, "b"))
+    if ready_made:
+        made = get_extractor(options.extractor, download=options.download, data_shape=train.data_shape)
+        about = {"ready_made": options.extractor, "data_shape": list(train.data_shape)}
+        return _make(folder, train, test, made, None, about)
+    if classifier:
+        return _make(folder, train, test, *_classifier(train, test, options.extractor_seed, "a"))
+    _make(folder, train, test, PCAExtractor.fit(train.all()[0]), None)
 
 
 def _classifier(train: Dataset, test: Dataset | None, seed: int, variant: str) -> tuple[ClassifierExtractor, float]:
@@ -319,11 +336,13 @@ def _make(
     folder: Path,
     train: Dataset,
     test: Dataset | None,
-    made: tuple[ClassifierExtractor | PCAExtractor, float | None],
+    extractor: Extractor,
+    accuracy: float | None,
+    about: dict[str, Any] | None = None,
 ) -> None:
-    extractor, accuracy = made
     folder.mkdir(parents=True, exist_ok=True)
-    extractor.save(folder / _FILES["extractor"])
+    if isinstance(extractor, ClassifierExtractor | PCAExtractor):
+        extractor.save(folder / _FILES["extractor"])
     for key, data in (("train", train), ("test", test)):
         if data is not None:
             features = extract(extractor, data.all()[0])
@@ -334,10 +353,11 @@ def _make(
                 extractor_hash=extractor.hash,
                 dataset_name=f"{data.name} ({key})",
                 dataset_fingerprint=data.fingerprint,
+                resize=extractor.resize,
                 features=features,
                 labels=data.labels,
             )
-    write_json(folder / "judge.json", {"accuracy": accuracy})
+    write_json(folder / "judge.json", {"accuracy": accuracy, **(about or {})})
 
 
 def draw_samples(

@@ -1,0 +1,222 @@
+"""Sets of samples read part by part: the same values as read at once, and broken pictures named."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from sims.data.codec import UINT8, Codec
+from sims.data.dataset import Dataset
+from sims.data.images import SourceOptions, encode_png
+from sims.data.readers import Pictures, open_paths
+from sims.data.sources import load
+from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
+from sims.errors import UserError
+
+RAW = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 6), dtype=np.uint8)
+DATA = Dataset(RAW, np.arange(9) % 3, UINT8, name="nine")
+
+
+def pictures(raw: np.ndarray = RAW, **changes: object) -> Pictures:
+    """Encoded pictures in memory."""
+    encoded = [encode_png(pixels) for pixels in raw]
+    found = Pictures("folder", "nine", [f"{i:06d}.png" for i in range(len(raw))], lambda i: encoded[i])
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def broken(*places: int) -> Pictures:
+    """Pictures some of which are cut short."""
+    whole = pictures()
+    return replace(whole, read=lambda i: whole.read(i)[: 20 if i in places else None])
+
+
+def all_of(stream: Stream) -> Tensor:
+    return stream.read(range(stream.count)).x
+
+
+@given(st.lists(st.integers(0, 9), max_size=4))
+@settings(max_examples=20)
+def test_parts_make_up_the_whole(cuts: list[int]) -> None:
+    edges = [0, *sorted(cuts), 9]
+    parts = [range(first, last) for first, last in itertools.pairwise(edges) if first < last]
+    for stream in (of_dataset(DATA), of_pictures(pictures())):
+        read = [stream.read(part) for part in parts]
+        assert torch.equal(torch.cat([part.x for part in read]), DATA.all()[0])
+        assert np.concatenate([part.positions for part in read]).tolist() == list(range(9))
+        assert stream.data_shape == (1, 4, 6) and len(stream) == 9 and stream.dtype == "uint8"
+
+
+def test_a_digest_tells_contents_apart() -> None:
+    other = RAW.copy()
+    other[8, 0, 0, 0] ^= 1
+    first, second = range(5), range(5, 9)
+    streams = [
+        (of_dataset(DATA), of_dataset(replace(DATA, raw=other))),
+        (of_pictures(pictures()), of_pictures(pictures(other))),
+    ]
+    for a, b in streams:
+        assert a.digest(first) == b.digest(first) and a.digest(second) != b.digest(second)
+        assert a.digest(first) != a.digest(second)
+    a, b = (of_dataset(replace(DATA, codec=Codec("pixels", 0.0, high, "uint8"))) for high in (255.0, 16.0))
+    assert a.digest(first) != b.digest(first)
+    grey, smaller = (of_pictures(pictures(), options) for options in (SourceOptions(True), SourceOptions(size=2)))
+    assert len({of_pictures(pictures()).digest(first), grey.digest(first), smaller.digest(first)}) == 3
+    # A part of pictures means something else behind a first picture of another size or depth.
+    assert of_pictures(pictures(RAW[:, :, :3])).digest(range(0)) != of_pictures(pictures()).digest(range(0))
+
+
+def test_broken_pictures_are_named_and_the_others_read() -> None:
+    stream = of_pictures(broken(0, 4))
+    part = stream.read(range(3, 6))
+    assert part.positions.tolist() == [3, 5] and torch.equal(part.x, DATA.all()[0][[3, 5]])
+    ((position, reason),) = part.unreadable
+    assert position == 4 and stream.names[position] == "000004.png" and reason
+    assert stream.read(range(4, 5)).x.shape == (0, 1, 4, 6)
+    with pytest.raises(UserError, match=r"none of the 9 pictures in nine can be read \(000008\.png: .+\): check"):
+        of_pictures(broken(*range(9)))
+
+
+def test_a_file_that_vanishes_is_unreadable(tmp_path: Path) -> None:
+    for index, pixels in enumerate(RAW):
+        (tmp_path / f"{index}.png").write_bytes(encode_png(pixels))
+    found = open_paths([tmp_path])
+    assert isinstance(found, Pictures)
+    stream = of_pictures(found)
+    (tmp_path / "3.png").unlink()
+    assert [place for place, _ in stream.read(range(9)).unreadable] == [3]
+    stream.digest(range(9))
+
+
+def test_a_member_of_a_zip_with_a_wrong_checksum(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for index, pixels in enumerate(RAW):
+            archive.writestr(f"{index}.png", encode_png(pixels))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"IDAT") + 6] ^= 255
+    (tmp_path / "a.zip").write_bytes(content)
+    found = open_paths([tmp_path / "a.zip"])
+    assert isinstance(found, Pictures)
+    ((place, reason),) = of_pictures(found).read(range(9)).unreadable
+    assert place == 0 and "CRC" in reason
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (Image.new("L", (5, 4)), r"size \(000000\.png is 6x4, 000007\.png is 5x4\): .* --source\.size"),
+        (Image.new("RGB", (6, 4)), r"channels \(000000\.png has 1, 000007\.png has 3\): .* --source\.grayscale"),
+        (Image.fromarray(np.zeros((4, 6), np.uint16)), r"depth .*000007\.png is uint16"),
+    ],
+)
+def test_pictures_that_differ_are_refused(odd: Image.Image, said: str) -> None:
+    whole = pictures()
+    stream = of_pictures(replace(whole, read=lambda i: encoded(odd) if i == 7 else whole.read(i)))
+    stream.read(range(7))
+    with pytest.raises(UserError, match="differ in " + said):
+        stream.read(range(5, 9))
+
+
+def test_pictures_of_floating_point_values_are_refused() -> None:
+    tiff = encoded(Image.fromarray(np.ones((4, 6), np.float32)), "TIFF")
+    with pytest.raises(UserError, match=r"floating-point values, .* give the samples as npz"):
+        of_pictures(Pictures("folder", "nine", ["a.tif"], lambda i: tiff))
+
+
+def test_sixteen_bits_and_options() -> None:
+    deep = of_pictures(pictures(RAW.astype(np.uint16) * 257))
+    assert deep.dtype == "uint16" and torch.allclose(all_of(deep), DATA.all()[0], atol=1e-6)
+    small = of_pictures(pictures(), SourceOptions(size=2))
+    assert small.data_shape == (1, 2, 2)
+    with pytest.raises(UserError, match=r"000000\.png in nine: size 9 is larger"):
+        all_of(of_pictures(pictures(), SourceOptions(size=9)))
+
+
+@pytest.mark.parametrize(
+    ("names", "format_", "seeds"),
+    [
+        (["000007.png", "000003.png"], "png", [7, 3]),
+        (["a/000007.PNG", "b/1000003.png"], "png", [7, 1000003]),
+        (["a/000007.jpg", "b/000008.jpeg"], "folder", [7, 8]),
+        (["a/000007.jpg", "b/000007.jpg"], "jpeg", None),
+        (["7.png", "3.png"], "png", None),
+        (["x.parquet row 0", "x.parquet row 1"], "folder", None),
+    ],
+)
+def test_names_tell_format_and_seeds(names: list[str], format_: str, seeds: list[int] | None) -> None:
+    stream = of_pictures(pictures(RAW[:2], names=names))
+    assert stream.format == format_
+    assert seeds == (None if stream.seeds is None else stream.seeds.tolist())
+
+
+def test_labels_and_their_names() -> None:
+    stream = of_pictures(pictures(labels=np.arange(9) % 3))
+    assert stream.num_classes == 3 and stream.class_names == ("0", "1", "2")
+    assert of_pictures(pictures(labels=np.arange(9) % 3, class_names=("a", "b", "c"))).class_names == ("a", "b", "c")
+    with pytest.raises(UserError, match="outside the classes"):
+        of_pictures(pictures(labels=np.full(9, 3), class_names=("a", "b", "c")))
+    assert of_dataset(DATA).num_classes == 3 and of_dataset(DATA.without_labels()).num_classes == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.linspace(0, 1, 24), UNCHANGED),
+        (np.linspace(-1, 1, 24), UNCHANGED),
+        (np.linspace(-1.25, 1, 24), "values from -1.25 (black) to 1 (white)"),
+        (np.linspace(0, 254.5, 24), "values from 0 (black) to 254.5 (white)"),
+    ],
+)
+def test_a_range_that_was_guessed_is_said(values: np.ndarray, said: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=values.reshape(1, 1, 4, 6).astype(np.float32))
+    assert of_dataset(load(tmp_path / "a.npz")).images == said
+
+
+def test_what_was_done_on_load_is_said() -> None:
+    options = SourceOptions(grayscale=True, size=2)
+    for stream in (of_dataset(DATA, options), of_pictures(pictures(), options)):
+        assert stream.images == "averaged down to 2 pixels a side, made grey"
+    assert of_pictures(pictures()).images == of_dataset(DATA).images == UNCHANGED
+
+
+def test_samples_are_rounded_to_the_format_of_the_data() -> None:
+    asked: list[list[int]] = []
+
+    def sample(seeds: range) -> tuple[Tensor, Tensor]:
+        asked.append(list(seeds))
+        return torch.tensor(list(seeds)).reshape(-1, 1, 1, 1) / 100 - 1.5, torch.tensor(list(seeds)) % 2
+
+    codec = Codec("pixels", 0.0, 4.0, "uint8")
+    stream = of_samples("model", sample, codec, range(100, 300), (1, 1, 1), "key", ("a", "b"), at_once=50)  # type: ignore[arg-type]
+    part = stream.read(range(10, 12))
+    assert asked == [[110, 111]] and part.labels is not None and part.labels.tolist() == [0, 1]
+    assert part.positions.tolist() == [10, 11] and stream.at_once == 50 and stream.count == 200
+    assert stream.seeds is not None and stream.seeds[:2].tolist() == [100, 101]
+    assert set(all_of(stream).flatten().tolist()) == {-0.5, 0.0, 0.5, 1.0}
+    other = of_samples("model", sample, codec, range(101, 300), (1, 1, 1), "key")  # type: ignore[arg-type]
+    assert stream.digest(range(1, 5)) == other.digest(range(4)) != other.digest(range(5))
+
+
+def test_samples_that_are_not_finite_are_refused() -> None:
+    def sample(seeds: range) -> tuple[Tensor, None]:
+        return torch.tensor([0.0, float("nan"), float("inf")]).reshape(3, 1, 1, 1), None
+
+    stream = of_samples("model", sample, UINT8, range(3), (1, 1, 1), "key")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="2 of 3 samples of model are not finite: the model diverges, lower w"):
+        all_of(stream)
