@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import threading
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,71 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from scipy import stats
 from torch import Tensor, nn
 
 import sims
+from scoring import QUICK, WRITERS, Rgb, Toy, evaluate, in_bytes, means, write_folder, write_npz
 from sims import api
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
 from sims.data.images import encode_png
 from sims.data.sources import load_pair
-from sims.data.store import Store, StoreHeader
-from sims.data.stream import of_dataset
 from sims.errors import UserError
 from sims.metrics.comparison import ScoreRow, require_comparable
-from sims.metrics.extractors import extract
+from sims.metrics.extractors import PCAExtractor, extract
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import mmd_squared
 from sims.metrics.manifold import manifold
-from sims.metrics.points import wasserstein
 from sims.training.classifier import train_classifier
-from sims.verbs import features as features_module
-from sims.verbs.difference import paired
 from sims.verbs.evaluate import EvaluationOptions, make_references
-from sims.verbs.features import FeatureSet, extract_features
 from sims.verbs.score import METRICS
 from tiny import Say
-
-QUICK = ("fd", "kid", "manifold")
-
-
-class Toy:
-    """Features that are a fixed linear map of the pixels, computed in double precision; counts what it sees."""
-
-    channels: int | None = None
-    resize = "none"
-
-    def __init__(self, shape: tuple[int, ...] = (1, 8, 8), width: int = 6, name: str = "toy") -> None:
-        self.name, self.num_features, self.seen = name, width, 0
-        self.hash = f"{name}-{width}"
-        size = int(np.prod(shape))
-        self.matrix = torch.randn(size, width, dtype=torch.float64, generator=torch.manual_seed(0)) / size**0.5
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.seen += len(x)
-        return (x.double().flatten(1) @ self.matrix).float()
-
-
-class Rgb(Toy):
-    """The same for colour images."""
-
-    channels = 3
-
-    def __init__(self) -> None:
-        super().__init__((3, 8, 8), name="rgb")
-
-
-def in_bytes(data: Dataset) -> Dataset:
-    """Digits with values from 0 to 240, as a PNG file holds them."""
-    return Dataset(data.raw * 15, None, UINT8, name=data.name)
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +49,6 @@ def real() -> tuple[Dataset, Dataset]:
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-def evaluate(given_: Any, reference: Any, cache: Path, *, extractor: Any = None, held_out: Any = None, **options: Any):  # type: ignore[no-untyped-def]
-    options.setdefault("metrics", QUICK)
-    return sims.evaluate(
-        given_, reference, held_out=held_out, extractor=extractor, options=options, cache=cache, quiet=True
-    )
-
-
-def means(found: dict[str, Any]) -> dict[str, float]:
-    return {name: entry["mean"] for name, entry in found["metrics"].items()}
 
 
 # -- the figures are those of the features -----------------------------------------------------------------------------
@@ -151,168 +98,7 @@ def test_probabilities_in_any_order_give_one_score(real: tuple[Dataset, Dataset]
     assert scores[0]["interval"] == "splits" and scores[0]["splits"] == 10
 
 
-# -- extraction: parts, batches, processes, interruptions --------------------------------------------------------------
-
-
-class Accelerators:
-    """As many processes as wanted, each a thread: they wait for each other as processes do."""
-
-    def __init__(self, count: int = 1) -> None:
-        barrier = threading.Barrier(count)
-        self.all = [_Process(rank, count, barrier) for rank in range(count)]
-
-
-class _Process:
-    device = torch.device("cpu")
-
-    def __init__(self, rank: int, count: int, barrier: threading.Barrier) -> None:
-        self.process_index, self.num_processes, self.is_main_process = rank, count, rank == 0
-        self.wait_for_everyone = barrier.wait
-
-
-ONE: Any = Accelerators().all[0]
-
-
-@pytest.fixture
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features in files of 32 samples, so that little data makes many of them."""
-    monkeypatch.setattr(features_module, "PART", 32)
-
-
-def same(a: FeatureSet, b: FeatureSet) -> bool:
-    """Whether two sets of features are equal bit for bit."""
-    pairs = [(a.moments.mean, b.moments.mean), (a.moments.covariance, b.moments.covariance), (a.kept, b.kept)]
-    return a.hash == b.hash and all(np.array_equal(x, y) for x, y in pairs)  # type: ignore[arg-type]
-
-
-def extracted(data: Dataset, cache: Path, toy: Toy | None = None, process: Any = ONE, **options: Any) -> FeatureSet:
-    return extract_features(of_dataset(data), toy or Toy(), cache, process, **options)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
-def test_the_batch_size_changes_nothing(
-    batch_size: int, real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None
-) -> None:
-    samples = real[1].subset(range(100))
-    a, b = (extracted(samples, tmp_path / str(size), batch_size=size) for size in (100, batch_size))
-    assert same(a, b)
-
-
-def test_the_number_of_processes_changes_nothing(
-    real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None
-) -> None:
-    samples, toys, found = real[1].subset(range(200)), [Toy() for _ in range(3)], {}
-
-    def work(process: Any) -> None:
-        toy = toys[process.process_index]
-        found[process.process_index] = extracted(samples, tmp_path / "three", toy, process, batch_size=10)
-
-    threads = [threading.Thread(target=work, args=(process,)) for process in Accelerators(3).all]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    alone = extracted(samples, tmp_path / "one")
-    assert [same(found[rank], alone) for rank in range(3)] == [True] * 3
-    assert [toy.seen for toy in toys] == [72, 64, 64], "each computed its share"
-    assert len(list((tmp_path / "three").rglob("*.safetensors"))) == 7 and not list(tmp_path.rglob("*.tmp-*"))
-
-
-def test_an_interrupted_extraction_goes_on(real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None) -> None:
-    class Interrupted(Toy):
-        def __call__(self, x: Tensor) -> Tensor:
-            if self.seen >= 100:
-                raise KeyboardInterrupt
-            return super().__call__(x)
-
-    samples, advanced = real[1].subset(range(200)), []
-    with pytest.raises(KeyboardInterrupt):
-        extracted(samples, tmp_path / "a", Interrupted(), batch_size=10)
-    assert len(list((tmp_path / "a").rglob("*"))) == 2 + 3, "three whole parts and nothing else"
-    toy = Toy()
-    found = extracted(samples, tmp_path / "a", toy, advance=advanced.append)
-    assert toy.seen == 200 - 3 * 32 and sum(advanced) == 200
-    assert same(found, extracted(samples, tmp_path / "b"))
-    assert same(found, extracted(samples, tmp_path / "a", toy)) and toy.seen == 104, "all of it was there"
-
-
-def test_a_damaged_part_is_made_again(real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None) -> None:
-    samples = real[1].subset(range(100))
-    whole = extracted(samples, tmp_path)
-    files = sorted(tmp_path.rglob("*.safetensors"))
-    for file, keep in zip(files, (0, 5, -7)):
-        file.write_bytes(file.read_bytes()[:keep])
-    toy = Toy()
-    assert same(extracted(samples, tmp_path, toy), whole) and 36 <= toy.seen <= 96
-
-
-def test_memory_is_bounded(real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None) -> None:
-    train = real[0]
-    found = extracted(train, tmp_path, keep=50)
-    assert found.kept is not None and found.positions is not None
-    assert found.kept.shape == (50, 6) and found.count == 1437
-    every = extract(Toy(), train.all()[0])
-    assert np.array_equal(found.kept, every[found.positions])
-    assert np.array_equal(np.concatenate(list(found.parts())), every), "the files hold all of them"
-    assert found.moments.mean == pytest.approx(every.mean(axis=0, dtype=np.float64), rel=1e-5, abs=1e-7)
-    scored = evaluate(real[1], train, tmp_path, extractor=Toy(), neighbours=20)
-    per = {row["metric"]: row for row in scored["rows"]}
-    assert per["fd"]["num_samples"] == 360 and per["recall"]["num_samples"] == per["kid"]["num_samples"] == 20
-    assert per["recall"]["settings"]["reference_used"] == 20
-
-
-def test_a_set_is_not_read_at_once(real: tuple[Dataset, Dataset], tmp_path: Path) -> None:
-    stream, asked = of_dataset(real[1]), []
-    counting = replace(stream, read=lambda part: asked.append(len(part)) or stream.read(part))
-    extract_features(counting, Toy(), tmp_path / "a", ONE, batch_size=30)  # type: ignore[arg-type]
-    assert set(asked) == {30}
-    asked.clear()
-    extract_features(replace(counting, at_once=50), Toy(), tmp_path / "b", ONE, batch_size=30)  # type: ignore[arg-type]
-    assert set(asked) == {50, 10}, "samples of a model are made in batches of their own"
-
-
 # -- samples and references in every form ------------------------------------------------------------------------------
-
-
-def write_folder(path: Path, raw: np.ndarray) -> Path:
-    path.mkdir(parents=True)
-    for index, pixels in enumerate(raw):
-        (path / f"{index:06d}.png").write_bytes(encode_png(pixels))
-    return path
-
-
-def write_zip(path: Path, raw: np.ndarray) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for index, pixels in enumerate(raw):
-            archive.writestr(f"{index:05d}.png", encode_png(pixels))
-    return path
-
-
-def write_parquet(path: Path, raw: np.ndarray) -> Path:
-    cells = [{"bytes": encode_png(pixels), "path": None} for pixels in raw]
-    pq.write_table(pa.table({"image": cells}), path)
-    return path
-
-
-def write_npz(path: Path, raw: np.ndarray) -> Path:
-    np.savez(path, images=raw)
-    return path
-
-
-def write_store(path: Path, raw: np.ndarray) -> Path:
-    store = Store.open(path, StoreHeader("pixels", raw.shape[1:], UINT8, len(raw)))
-    store.write(0, raw, np.arange(len(raw)), model="m", method="base", w=0.0)
-    store.finish()
-    return path
-
-
-WRITERS: dict[str, Callable[[Path, np.ndarray], Path]] = {
-    "folder": write_folder,
-    "a.zip": write_zip,
-    "a.parquet": write_parquet,
-    "a.npz": write_npz,
-    "store": write_store,
-}
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -467,6 +253,8 @@ def test_the_extractor_picks_among_statistics(
     assert b > a + 5
     with pytest.raises(UserError, match="statistics for fid, fd_dinov2: say which"):
         evaluate(real[1], foreign["pkl"], cache)
+    own = evaluate(foreign["pkl"], real[0], cache, extractor=Named("inception"), metrics=["fd"])
+    assert means(own)["fd"] == pytest.approx(0, abs=1e-4) and own["metrics"]["fd"]["interval"] == "none"
 
 
 def test_another_extractor_is_refused_unless_forced(
@@ -572,6 +360,22 @@ def test_a_range_that_was_guessed_shows_in_the_rows(real: tuple[Dataset, Dataset
     found = evaluate(write_npz(tmp_path / "a.npz", values.astype(np.float32)), real[0], cache)
     assert {row["images"] for row in found["rows"]} == {"values from -1 (black) to 1.4 (white)"}
     assert {row["dtype"] for row in found["rows"]} == {"float32"} and "values from -1" in found["notes"][0]
+
+
+def test_a_large_reference_is_fitted_to_some_of_its_images(
+    real: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sims.verbs.reference.FIT_VALUES", 300 * 64)
+    fitted = []
+    fit = PCAExtractor.fit
+    monkeypatch.setattr(PCAExtractor, "fit", lambda x: fitted.append(len(x)) or fit(x))
+    found = evaluate(real[1], real[0], tmp_path, metrics=["fd"])
+    assert fitted == [256] and found["reference"]["train"]["count"] == 1437
+    evaluate(real[1], real[0], tmp_path, metrics=["fd"])
+    assert len(fitted) == 1, "it is kept"
+    (file,) = (tmp_path / "extractors").iterdir()
+    file.write_bytes(file.read_bytes()[:-5])
+    assert evaluate(real[1], real[0], tmp_path, metrics=["fd"])["metrics"] == found["metrics"] and len(fitted) == 2
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
@@ -743,6 +547,7 @@ def test_evaluate_refuses(
         ([test, "--sample-batch", "0"], "sample_batch is 0"),
         ([test, "--limit", "1"], "limit is 1: at least 2"),
         ([test, "--draws", "0"], "draws is 0"),
+        ([test, "--draws", "2", "--limit", "100"], "limit is 100 and draws 2: leave out one"),
         ([test, "--draws", "2", "--samples", "300"], "2 draws of 300 need 600 samples, and test has 360"),
         ([test, "--metrics", "fid"], "unknown metric 'fid'; did you mean 'fd'"),
         ([test, "--metrics", ","], "unknown metric ''"),
@@ -761,153 +566,6 @@ def test_evaluate_refuses(
         assert status == 2 and said in err and out == "" and "Traceback" not in err, (words, err)
         lines = [line for line in err.strip().splitlines() if line.startswith("sims: ")]
         assert len(lines) <= 1, err
-
-
-# -- planted failures are found ----------------------------------------------------------------------------------------
-
-
-def blurred(data: Dataset) -> Dataset:
-    """Means of 3x3 pixels."""
-    x = nn.functional.pad(torch.from_numpy(data.raw).float(), (1, 1, 1, 1), mode="replicate")
-    return replace(data, raw=nn.functional.avg_pool2d(x, 3, 1).round().byte().numpy(), name="blurred")
-
-
-def test_mode_collapse_costs_recall_and_not_precision(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    labels = load_pair("digits")[1].labels
-    assert labels is not None
-    whole, collapsed = (
-        means(evaluate(real[1].subset(np.flatnonzero(labels < most)), real[0], cache)) for most in (10, 3)
-    )
-    assert collapsed["recall"] < 0.5 * whole["recall"] and collapsed["coverage"] < 0.5 * whole["coverage"]
-    assert collapsed["precision"] > whole["precision"] - 0.05 and collapsed["density"] > 0.9 * whole["density"]
-    assert collapsed["fd"] > 5 * whole["fd"] and collapsed["kid"] > 0.1 > whole["kid"]
-
-
-def test_blur_costs_precision(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    sharp, blunt = (means(evaluate(one, real[0], cache)) for one in (real[1], blurred(real[1])))
-    assert blunt["precision"] < 0.5 * sharp["precision"] and blunt["fd"] > 5 * sharp["fd"]
-
-
-def copies(share: float) -> tuple[Dataset, Dataset, Dataset]:
-    """Samples of which a share are training digits, the training digits, and held-out ones."""
-    digits = in_bytes(sims.load_data("digits"))
-    order = np.random.default_rng(0).permutation(1797)
-    train, held_out, fresh = order[:900], order[900:1350], order[1350:]
-    planted = np.random.default_rng(1).choice(train, round(share / (1 - share) * len(fresh)), replace=False)
-    return digits.subset(np.concatenate([planted, fresh])), digits.subset(train), digits.subset(held_out)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.5])
-def test_planted_copies_are_found(share: float, cache: Path) -> None:
-    samples, train, held_out = copies(share)
-    found = evaluate(samples, train, cache, held_out=held_out, metrics=["memorization"])
-    copied, close = (found["metrics"][name] for name in ("copied", "closer_than_real"))
-    assert copied["mean"] == pytest.approx(share, abs=0.08) and copied["low"] < share < copied["high"]
-    assert (
-        close["mean"] == pytest.approx(0.05 + 0.95 * share, abs=0.05) and close["low"] < close["mean"] < close["high"]
-    )
-    assert (copied["low"] > 0) == (share > 0)
-    assert (found["metrics"]["nearest_ratio"]["mean"] < 0.85) == (share > 0)
-    assert {row["settings"]["held_out"] for row in found["rows"]} == {found["reference"]["held_out"]["hash"]}
-
-
-def test_memorization_is_not_guessed(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    train, test = real
-    without = evaluate(test, train, cache, metrics=["fd", "memorization"])
-    assert set(without["metrics"]) == {"fd"} and without["notes"] == [
-        "memorization is left out: it needs images that no model was trained on (--held-out)"
-    ]
-    for draws in (None, 2):  # samples that lie on held-out images: a ratio of distances that has no value
-        found = evaluate(
-            test, train, cache, held_out=test, extractor=Toy((1, 8, 8), 64), metrics=["memorization"], draws=draws,
-            samples=150,
-        )  # fmt: skip
-        assert {"copied", "closer_than_real"} <= set(found["metrics"])
-        assert all(np.isfinite(row["value"]) for row in found["rows"])
-
-
-# -- intervals, warnings and floors ------------------------------------------------------------------------------------
-
-
-def test_draws_give_students_interval(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    found = evaluate(real[1], real[0], cache, extractor=Toy(), draws=3, samples=100)
-    assert found["draws"] == 3 and found["samples_per_draw"] == 100
-    for metric, entry in found["metrics"].items():
-        values = [row["value"] for row in found["rows"] if row["metric"] == metric]
-        truth = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        assert len(values) == 3 and entry["interval"] == "3 draws"
-        assert (entry["mean"], entry["low"], entry["high"]) == pytest.approx((np.mean(values), *truth))
-    parts = [evaluate(real[1].subset(range(first, first + 100)), real[0], cache, extractor=Toy()) for first in (0, 200)]
-    for part, index in zip(parts, (0, 2)):
-        assert means(part)["fd"] == [row["value"] for row in found["rows"] if row["metric"] == "fd"][index]
-
-
-def test_one_draw_gives_an_interval_and_says_which(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    found = evaluate(real[1], real[0], cache, extractor=Toy(), metrics=tuple(METRICS), held_out=real[1])["metrics"]
-    assert {name: entry["interval"] for name, entry in found.items()} == {
-        "fd": "subsampling",
-        "fd_held_out": "subsampling",
-        "fd_infinity": "line in 1/n",
-        **dict.fromkeys(("kid", "kid_held_out"), "std. error"),
-        **dict.fromkeys(("precision", "recall", "density", "coverage"), "subsampling"),
-        **dict.fromkeys(("two_sample", "copied", "closer_than_real"), "binomial"),
-    }
-    assert all(entry["low"] <= entry["mean"] <= entry["high"] for entry in found.values())
-    assert found["fd"]["high"] - found["fd"]["low"] < 2 * found["fd"]["mean"]
-
-
-def test_the_interval_of_one_draw_covers(real: tuple[Dataset, Dataset], tmp_path: Path) -> None:
-    """Eight sets from a known distribution: the figure expected at this n lies within nearly all intervals."""
-    rng = np.random.default_rng(0)
-
-    def points(count: int, shift: float) -> Dataset:
-        values = (rng.normal(120 + shift, 20, (count, 1, 2, 2))).clip(0, 255).round().astype(np.uint8)
-        return Dataset(values, None, UINT8)
-
-    reference = points(4000, 0)
-    sets = [evaluate(points(400, 8), reference, tmp_path, extractor=Toy((1, 2, 2), 4), metrics=["fd"])["metrics"]["fd"]
-            for _ in range(8)]  # fmt: skip
-    expected = np.mean([found["mean"] for found in sets])
-    assert sum(found["low"] < expected < found["high"] for found in sets) >= 6
-    widths, spread = [found["high"] - found["low"] for found in sets], np.std([found["mean"] for found in sets], ddof=1)
-    assert 1.5 < np.mean(widths) / spread < 8
-
-
-def test_few_samples_are_warned_of(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    few = evaluate(real[1].subset(range(64)), real[0], cache)["notes"]
-    assert few[0].startswith("WARNING: 64 samples for 64 features: their covariance has no full rank")
-    assert not [note for note in evaluate(real[1].subset(range(65)), real[0], cache)["notes"] if "WARNING" in note]
-    small = evaluate(real[1], real[0].subset(range(50)), cache, extractor=Toy(width=60))["notes"]
-    assert small[-1] == "WARNING: 50 reference images for 60 features: biased likewise"
-    two = evaluate(real[1].subset(range(2)), real[0], cache, extractor=Toy(), metrics=tuple(METRICS))
-    assert set(two["metrics"]) == {"fd"} and two["metrics"]["fd"]["interval"] == "none"
-
-
-def test_the_floor_is_held_out_images_in_the_samples_place(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    train, test = real
-    found = evaluate(test.subset(range(100)), train, cache, extractor=Toy(), held_out=test)
-    assert found["floor_of"] == "100 held-out images against the reference"
-    assert {row["floor_samples"] for row in found["rows"] if row["floor"] is not None} == {100}
-    rows = np.sort(np.random.default_rng(1).permutation(360)[:100])
-    x, y = (extract(Toy(), data.all()[0]) for data in (test.subset(rows), train))
-    assert found["floor"]["fd"] == pytest.approx(frechet_distance(Moments.of(x), Moments.of(y)), rel=1e-6)
-    assert found["floor"]["recall"] == manifold(y, x).recall
-    larger = evaluate(train.subset(range(500)), train, cache, extractor=Toy(), held_out=test)
-    assert larger["floor_of"] == "360 held-out images against the reference", "as many as there are"
-    assert set(found["floor"]) == {"fd", "kid", "precision", "recall", "density", "coverage"}
-
-
-def test_without_held_out_images_the_floor_divides_the_reference(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    train, test = real
-    found = evaluate(test, train, cache, extractor=Toy())
-    assert found["floor_of"] == "360 images of the reference against its other 1,077"
-    order = np.random.default_rng(2).permutation(1437)
-    features = extract(Toy(), train.all()[0])
-    x, y = features[np.sort(order[:360])], features[np.sort(order[360:])]
-    assert found["floor"]["fd"] == pytest.approx(frechet_distance(Moments.of(x), Moments.of(y)), rel=1e-4)
-    assert found["floor"]["precision"] == manifold(y, x).precision
-    whole = evaluate(train, train, cache, extractor=Toy())
-    assert whole["floor_of"] == "718 images of the reference against its other 719" and means(whole)["fd"] == 0.0
 
 
 # -- rows, and what may stand side by side -----------------------------------------------------------------------------
@@ -969,6 +627,7 @@ def test_jpeg_beside_png_is_refused_and_lossless_forms_are_not(
     assert run(png, npz)[0] == 0
     status, _, err = run(png, tmp_path / "jpeg")
     assert status == 2 and "differ in format: png / jpeg" in err
+    assert "WARNING: the samples are jpeg, the reference is memory: what JPEG leaves" in run(tmp_path / "jpeg")[1]
     np.savez(tmp_path / "b.npz", images=raw.astype(np.float32) / 255)
     status, _, err = run(npz, tmp_path / "b.npz")
     assert status == 2 and "differ in dtype: uint8 / float32" in err
@@ -1011,119 +670,3 @@ def test_classes_are_intended_or_recognized(model: Path, trained: Path) -> None:
     assert {row["told_by"] for row in seen} == {"recognized"} and [row["class"] for row in seen] == list("0123456789")
     counts = np.bincount(test.labels, minlength=10)  # type: ignore[arg-type]
     assert [row["count"] for row in seen] == pytest.approx(counts.tolist(), abs=6)
-
-
-# -- are two different? ------------------------------------------------------------------------------------------------
-
-
-def noisy(data: Dataset, amount: float, first_seed: int | None = 0) -> Dataset:
-    """The same images with noise, made from the seeds ``first_seed`` on."""
-    x = torch.from_numpy(data.raw).float()
-    x += amount * torch.randn(x.shape, generator=torch.manual_seed(0))
-    seeds = {} if first_seed is None else {"seed": np.arange(first_seed, first_seed + len(data))}
-    return replace(data, raw=x.clamp(0, 255).round().byte().numpy(), columns=seeds, name=f"noise {amount:g}")
-
-
-def differences(a: Dataset, b: Dataset, reference: Dataset, cache: Path, **options: Any) -> dict[str, dict[str, Any]]:
-    options.setdefault("metrics", QUICK)
-    found = api.compare([a, b], reference, options=options, cache=cache, quiet=True)["differences"]
-    return {row["metric"]: row for row in found}
-
-
-def test_identical_models_do_not_differ(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    for how in ({}, {"draws": 3, "samples": 100}):
-        found = differences(noisy(real[1], 5), noisy(real[1], 5), real[0], cache, **how)
-        assert set(found) == {"fd", "kid", "precision", "recall", "density", "coverage"}
-        for metric, row in found.items():
-            assert row["difference"] == 0 and not row["significant"]
-            assert row["verdict"].startswith(f"no difference in {metric} can be shown")
-
-
-@pytest.mark.parametrize("how", [{}, {"draws": 3, "samples": 100}])
-@pytest.mark.parametrize("first_seed", [0, None])
-def test_the_better_model_is_named(
-    how: dict[str, int], first_seed: int | None, real: tuple[Dataset, Dataset], cache: Path
-) -> None:
-    a, b = noisy(real[1], 0, first_seed), noisy(real[1], 40, first_seed)
-    for first, second in ((a, b), (b, a)):
-        found = differences(first, second, real[0], cache, **how)
-        for metric in ("fd", "kid", "precision", "density"):
-            row = found[metric]
-            assert row["significant"] and row["low"] < row["difference"] < row["high"]
-            assert row["verdict"].startswith(f"noise 0 is better than noise 40 in {metric}: by ")
-            assert (row["difference"] < 0) == ((metric in ("fd", "kid")) == (first is a))
-    ways = {"fd": found["fd"]["interval"], "kid": found["kid"]["interval"]}
-    if how:
-        assert set(ways.values()) == {"draws in order" if first_seed is None else "paired draws of the same seeds"}
-    else:
-        paired = "unpaired: both intervals" if first_seed is None else "subsets of the same seeds"
-        assert ways == {"fd": paired, "kid": "unpaired: both intervals"}
-
-
-def test_pairing_sharpens(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    together = differences(noisy(real[1], 0), noisy(real[1], 5), real[0], cache)
-    apart = differences(noisy(real[1], 0), noisy(real[1], 5, first_seed=7), real[0], cache)
-    for metric in ("fd", "precision", "recall", "density", "coverage"):
-        widths = [found[metric]["high"] - found[metric]["low"] for found in (together, apart)]
-        assert widths[0] < 0.8 * widths[1] and together[metric]["difference"] == apart[metric]["difference"]
-    assert together["fd"]["significant"] and not apart["fd"]["significant"]
-
-
-def test_an_interval_is_one_of_the_figures_shown(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    """Neighbour figures of 20 of 360 samples have the error of 20 samples."""
-    a, b = noisy(real[1], 0), noisy(real[1], 20)
-    few, many = (differences(a, b, real[0], cache, neighbours=count)["precision"] for count in (60, 360))
-    assert few["high"] - few["low"] > 1.5 * (many["high"] - many["low"])
-
-
-def test_unequal_numbers_of_draws_are_not_paired(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    scores = []
-    for draws in (3, 1):
-        options = {"metrics": ["fd", "manifold"], "samples": 100, "draws": draws}
-        suite = api._suite(real[0], None, Toy(), options, cache, True)
-        scores.append(suite.score(noisy(real[1], 10)))
-    found = paired(*scores, suite.options)
-    assert len(found) == 5 and {row["interval"] for row in found} == {"unpaired: both intervals"}
-
-
-def test_models_of_one_name_are_told_apart(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    a, b = (replace(noisy(real[1], amount), name="mine") for amount in (0, 40))
-    found = differences(a, b, real[0], cache, metrics=["fd"])
-    assert found["fd"]["verdict"].startswith("mine (the first) is better than mine (the second) in fd")
-
-
-def test_the_command_compares_two(real: tuple[Dataset, Dataset], run: Run, tmp_path: Path) -> None:
-    folders = [write_folder(tmp_path / name, noisy(real[1], amount).raw) for name, amount in (("a", 0), ("b", 40))]
-    status, out, _ = run(*folders, "--paired")
-    assert status == 0 and "first minus second" in out and "subsets of the same seeds" in out
-    assert f"{folders[0]} is better than {folders[1]} in fd: by" in out
-    found = json.loads(run(*folders, "--paired", "--json")[1])
-    assert {row["metric"] for row in found["differences"]} == set(found["scores"][0]["metrics"])
-
-
-# -- points ------------------------------------------------------------------------------------------------------------
-
-
-def test_points_are_measured_as_they_are(cache: Path) -> None:
-    data = sims.load_data("toy:grid25", limit=600)
-    half, rest = data.subset(range(300)), data.subset(range(300, 600))
-    found = evaluate(half, rest, cache, metrics=tuple(METRICS))
-    assert found["extractor"]["name"] == "points" and found["extractor"]["num_features"] == 2
-    assert means(found)["wasserstein"] == pytest.approx(wasserstein(half.raw, rest.raw), rel=1e-6)
-    assert means(found)["fd"] == pytest.approx(frechet_distance(Moments.of(half.raw), Moments.of(rest.raw)), rel=1e-6)
-    assert means(found)["modes_hit"] == 25 and means(found)["high_quality"] > 0.95
-    assert {row["resize"] for row in found["rows"]} == {"none"}
-
-
-def test_lost_modes_are_counted(cache: Path) -> None:
-    data = sims.load_data("toy:grid25", limit=1000)
-    assert data.labels is not None
-    lost = data.subset(np.flatnonzero(data.labels < 20)[:300])
-    apart = replace(lost, raw=lost.raw + np.float32(1))  # between the modes
-    how: dict[str, Any] = {"metrics": ["manifold", "points"], "neighbours": 300, "resamples": 4}
-    found = [means(evaluate(one, data, cache, **how)) for one in (data.subset(range(300)), lost, apart)]
-    assert [figures["modes_hit"] for figures in found] == [25, 20, 0]
-    assert found[1]["high_quality"] > 0.97 and found[2]["high_quality"] == 0
-    for metric in ("wasserstein", "sliced_wasserstein", "mmd"):
-        assert 2 * found[0][metric] < found[1][metric]
-    assert found[1]["recall"] < 0.9 < found[0]["recall"] and found[1]["precision"] > 0.9

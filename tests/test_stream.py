@@ -1,12 +1,14 @@
-"""Sets of samples read part by part: the same values as read at once, and broken pictures named."""
+"""Sets of samples read part by part: the same values as read at once, broken pictures named, features kept."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +18,17 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from scoring import Toy, evaluate, in_bytes
 from sims.data.codec import UINT8, Codec
 from sims.data.dataset import Dataset
 from sims.data.images import SourceOptions, encode_png
 from sims.data.readers import Pictures, open_paths
-from sims.data.sources import load
+from sims.data.sources import load, load_pair
 from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
 from sims.errors import UserError
+from sims.metrics.extractors import extract
+from sims.verbs import features as features_module
+from sims.verbs.features import FeatureSet, extract_features
 
 RAW = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 6), dtype=np.uint8)
 DATA = Dataset(RAW, np.arange(9) % 3, UINT8, name="nine")
@@ -220,3 +226,135 @@ def test_samples_that_are_not_finite_are_refused() -> None:
     stream = of_samples("model", sample, UINT8, range(3), (1, 1, 1), "key")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="2 of 3 samples of model are not finite: the model diverges, lower w"):
         all_of(stream)
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[Dataset, Dataset]:
+    """1437 digits to compare with and 360 held out, without labels."""
+    train, test = load_pair("digits")
+    return in_bytes(train), in_bytes(test)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+# -- extraction: parts, batches, processes, interruptions --------------------------------------------------------------
+
+
+class Accelerators:
+    """As many processes as wanted, each a thread: they wait for each other as processes do."""
+
+    def __init__(self, count: int = 1) -> None:
+        barrier = threading.Barrier(count)
+        self.all = [_Process(rank, count, barrier) for rank in range(count)]
+
+
+class _Process:
+    device = torch.device("cpu")
+
+    def __init__(self, rank: int, count: int, barrier: threading.Barrier) -> None:
+        self.process_index, self.num_processes, self.is_main_process = rank, count, rank == 0
+        self.wait_for_everyone = barrier.wait
+
+
+ONE: Any = Accelerators().all[0]
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features in files of 32 samples, so that little data makes many of them."""
+    monkeypatch.setattr(features_module, "PART", 32)
+
+
+def same(a: FeatureSet, b: FeatureSet) -> bool:
+    """Whether two sets of features are equal bit for bit."""
+    pairs = [(a.moments.mean, b.moments.mean), (a.moments.covariance, b.moments.covariance), (a.kept, b.kept)]
+    return a.hash == b.hash and all(np.array_equal(x, y) for x, y in pairs)  # type: ignore[arg-type]
+
+
+def extracted(data: Dataset, cache: Path, toy: Toy | None = None, process: Any = ONE, **options: Any) -> FeatureSet:
+    return extract_features(of_dataset(data), toy or Toy(), cache, process, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32, 1000])
+def test_the_batch_size_changes_nothing(
+    batch_size: int, real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None
+) -> None:
+    samples = real[1].subset(range(100))
+    a, b = (extracted(samples, tmp_path / str(size), batch_size=size) for size in (100, batch_size))
+    assert same(a, b)
+
+
+def test_the_number_of_processes_changes_nothing(
+    real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None
+) -> None:
+    samples, toys, found = real[1].subset(range(200)), [Toy() for _ in range(3)], {}
+
+    def work(process: Any) -> None:
+        toy = toys[process.process_index]
+        found[process.process_index] = extracted(samples, tmp_path / "three", toy, process, batch_size=10)
+
+    threads = [threading.Thread(target=work, args=(process,)) for process in Accelerators(3).all]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    alone = extracted(samples, tmp_path / "one")
+    assert [same(found[rank], alone) for rank in range(3)] == [True] * 3
+    assert [toy.seen for toy in toys] == [72, 64, 64], "each computed its share"
+    assert len(list((tmp_path / "three").rglob("*.safetensors"))) == 7 and not list(tmp_path.rglob("*.tmp-*"))
+
+
+def test_an_interrupted_extraction_goes_on(real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None) -> None:
+    class Interrupted(Toy):
+        def __call__(self, x: Tensor) -> Tensor:
+            if self.seen >= 100:
+                raise KeyboardInterrupt
+            return super().__call__(x)
+
+    samples, advanced = real[1].subset(range(200)), []
+    with pytest.raises(KeyboardInterrupt):
+        extracted(samples, tmp_path / "a", Interrupted(), batch_size=10)
+    assert len(list((tmp_path / "a").rglob("*"))) == 2 + 3, "three whole parts and nothing else"
+    toy = Toy()
+    found = extracted(samples, tmp_path / "a", toy, advance=advanced.append)
+    assert toy.seen == 200 - 3 * 32 and sum(advanced) == 200
+    assert same(found, extracted(samples, tmp_path / "b"))
+    assert same(found, extracted(samples, tmp_path / "a", toy)) and toy.seen == 104, "all of it was there"
+
+
+def test_a_damaged_part_is_made_again(real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None) -> None:
+    samples = real[1].subset(range(100))
+    whole = extracted(samples, tmp_path)
+    files = sorted(tmp_path.rglob("*.safetensors"))
+    for file, keep in zip(files, (0, 5, -7)):
+        file.write_bytes(file.read_bytes()[:keep])
+    toy = Toy()
+    assert same(extracted(samples, tmp_path, toy), whole) and 36 <= toy.seen <= 96
+
+
+def test_memory_is_bounded(real: tuple[Dataset, Dataset], tmp_path: Path, small_parts: None) -> None:
+    train = real[0]
+    found = extracted(train, tmp_path, keep=50)
+    assert found.kept is not None and found.positions is not None
+    assert found.kept.shape == (50, 6) and found.count == 1437
+    every = extract(Toy(), train.all()[0])
+    assert np.array_equal(found.kept, every[found.positions])
+    assert np.array_equal(np.concatenate(list(found.parts())), every), "the files hold all of them"
+    assert found.moments.mean == pytest.approx(every.mean(axis=0, dtype=np.float64), rel=1e-5, abs=1e-7)
+    scored = evaluate(real[1], train, tmp_path, extractor=Toy(), neighbours=20)
+    per = {row["metric"]: row for row in scored["rows"]}
+    assert per["fd"]["num_samples"] == 360 and per["recall"]["num_samples"] == per["kid"]["num_samples"] == 20
+    assert per["recall"]["settings"]["reference_used"] == 20
+
+
+def test_a_set_is_not_read_at_once(real: tuple[Dataset, Dataset], tmp_path: Path) -> None:
+    stream, asked = of_dataset(real[1]), []
+    counting = replace(stream, read=lambda part: asked.append(len(part)) or stream.read(part))
+    extract_features(counting, Toy(), tmp_path / "a", ONE, batch_size=30)  # type: ignore[arg-type]
+    assert set(asked) == {30}
+    asked.clear()
+    extract_features(replace(counting, at_once=50), Toy(), tmp_path / "b", ONE, batch_size=30)  # type: ignore[arg-type]
+    assert set(asked) == {50, 10}, "samples of a model are made in batches of their own"

@@ -20,10 +20,12 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 import sims
 from sims.commands.evaluate import evaluate
+from sims.commands.export import export
 from sims.commands.import_ import import_checkpoint
 from sims.commands.inspect import inspect
 from sims.commands.options import (
     EvaluateCommand,
+    ExportCommand,
     ImportCommand,
     InspectCommand,
     SampleCommand,
@@ -76,7 +78,8 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "evaluate": (EvaluateCommand, evaluate, "score samples or a model against real data"),
     "data": (DataCommand, _data, "look at a data set (sims data check PATH)"),
     "inspect": (InspectCommand, inspect, "say what a model, store, run or checkpoint holds"),
-    "import": (ImportCommand, import_checkpoint, "turn a checkpoint of EDM or EDM2 into a model"),
+    "import": (ImportCommand, import_checkpoint, "turn a checkpoint of EDM, EDM2 or diffusers into a model"),
+    "export": (ExportCommand, export, "write a model as a folder of diffusers"),
 }
 
 

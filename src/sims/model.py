@@ -7,6 +7,7 @@ and cache rule. Nothing in it is a pickle.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ from sims.preconditioning import PRECONDITIONINGS, Preconditioned
 from sims.sampling import SamplerOptions, sample_seeds
 
 FORMAT = 1
+# Networks of other libraries, which lie on a higher floor: module, network, denoiser. Imported only for such a model.
+PLUGINS = {"diffusers": ("sims.interop.diffusers_network", "DiffusersNetwork", "DiffusersDenoiser")}
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,12 @@ def _hash(denoiser: Any) -> str:
 
 
 def _describe(denoiser: Preconditioned) -> dict[str, Any]:
-    names = {cls: name for name, cls in NETWORKS.items()}
+    names: dict[type, str] = {cls: name for name, cls in NETWORKS.items()}
     network = denoiser.network
+    kind = names.get(type(network)) or network.kind
     return {
         "kind": "network",
-        "network": {"type": names[type(network)], **network.config},  # type: ignore[index,dict-item]
+        "network": {"type": kind, **network.config},  # type: ignore[dict-item]
         "preconditioning": {"type": denoiser.kind, **denoiser.config},
         "data_shape": list(denoiser.data_shape),
         "num_classes": denoiser.num_classes,
@@ -269,6 +273,10 @@ def make_network(
 ) -> Preconditioned:
     """A freshly initialized network with preconditioning, from the two tables of ``model.json``."""
     kind, precond = network.pop("type"), preconditioning.pop("type")
+    if kind in PLUGINS:
+        module, *names = PLUGINS[kind]
+        inner, outer = (getattr(importlib.import_module(module), name) for name in names)
+        return outer(inner(data_shape, num_classes, **network), data_shape, num_classes, **preconditioning)
     if kind not in NETWORKS:
         raise UserError(f"unknown network {kind!r}{nearest(kind, NETWORKS)}")
     if precond not in PRECONDITIONINGS:

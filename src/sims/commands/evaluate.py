@@ -119,13 +119,24 @@ def show(result: dict[str, Any], console: Console) -> None:
     table.add_column("95 % from", style="dim")
     for metric, entry in result["metrics"].items():
         real = result["floor"].get(metric)
-        shown = [Text(NAMES.get(metric, metric)), Text(_value(entry)), Text(fixed(real, _places(real)))]
+        shown = [
+            Text(_name(metric, result["extractor"]["name"])),
+            Text(_value(entry)),
+            Text(fixed(real, _places(real))),
+        ]
         table.add_row(*shown, f"{entry['samples']:,}", entry["interval"])
     console.print(table)
     if result["classes"]:
         console.print(_classes(result["classes"]))
     for line in _lines(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _name(metric: str, extractor: str) -> str:
+    """What a metric is called; the Inception Score is one for Inception's probabilities only."""
+    if metric == "inception_score" and extractor != "inception":
+        return f"IS of {extractor}"
+    return NAMES.get(metric, metric)
 
 
 def _value(entry: dict[str, Any]) -> str:

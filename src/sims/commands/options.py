@@ -106,9 +106,25 @@ class InspectCommand:
 
 @dataclass(frozen=True)
 class ImportCommand:
-    """Turn a published checkpoint (a .pkl of NVIDIA's EDM or EDM2) into a model directory; none of its code is run."""
+    """Turn a checkpoint of another project into a model directory; none of its code is run."""
 
     file: Positional[Path]
-    """The checkpoint."""
+    """A .pkl of NVIDIA's EDM or EDM2, or a folder of diffusers (UNet2DModel or DiT, without text)."""
     out: Positional[Path]
     """Model directory to write."""
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Write a model as a folder that diffusers opens; it must have come from diffusers.
+
+    A single network (self-trained, neon, distilled) becomes an ordinary folder; a guided pair gets a second network
+    beside the first, and `sims.interop.diffusers.load_guided` opens it for a sampling loop of diffusers.
+    """
+
+    model: Positional[Path]
+    """Model directory."""
+    out: Positional[Path]
+    """Folder to write."""
+    like: Path | None = None
+    """The original folder, whose scheduler and other parts are copied."""

@@ -21,6 +21,7 @@ from sims.experiments.stages import Choice, Selection, Stages, figures
 from sims.experiments.summary import summarize
 from sims.files import read_json
 from sims.guidance import Extrapolate
+from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.methods import METHODS, Base
 from sims.model import Model, load
 from sims.report import closing_table, write_report
@@ -91,7 +92,8 @@ def _given(run: Run, options: ImproveOptions) -> Model | None:
     """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
     if options.model is None:
         return None
-    model = load(options.model, run.device)
+    foreign = not (options.model / "model.json").is_file() and is_diffusers(options.model)
+    model = load_diffusers(options.model).to(run.device) if foreign else load(options.model, run.device)
     if isinstance(model.denoiser, Extrapolate):
         raise UserError(
             f"{options.model} is a guided pair of networks, and only a single network can be improved: "

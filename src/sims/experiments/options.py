@@ -92,7 +92,7 @@ class ImproveOptions:
     """Directory of the run: everything is kept here."""
     data: DataOptions = field(default_factory=DataOptions)
     model: Path | None = None
-    """A trained model directory to improve; otherwise a base is trained first."""
+    """A trained model directory, or a folder of diffusers, to improve; otherwise a base is trained first."""
     reference: Path | None = None
     """Statistics of real data (the `references` folder of a run) to choose by, where the data itself is not at hand."""
     methods: tuple[str, ...] = ALL_METHODS

@@ -159,8 +159,7 @@ def measure_reference(bench: Bench, given: str | Path | Dataset, held_out: str |
             if (folder / "judge.json").is_file():
                 return _of_run(bench, folder, held_out)
         if is_statistics(path):
-            asked = getattr(bench.given, "name", bench.options.extractor).partition(":")[0]
-            found = read_statistics(path, {"inception": "fid", "dinov2": "fd_dinov2"}.get(asked))
+            found = read_statistics(path, getattr(bench.given, "name", bench.options.extractor))
             return _of_statistics(bench, found, _matching(bench, found, extractor_file(path)), held_out)
     train, own = open_reference(given, bench.options.sampling)
     aside = open_reference(held_out, bench.options.sampling)[0] if held_out is not None else own

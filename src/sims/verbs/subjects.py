@@ -21,7 +21,7 @@ from sims.data.stream import Stream
 from sims.errors import UserError
 from sims.files import digest
 from sims.metrics.extractors import Extractor
-from sims.metrics.foreign import read_foreign_statistics
+from sims.metrics.foreign import EXTRACTORS, read_foreign_statistics
 from sims.metrics.statistics import Reference, load_statistics, read_tensors
 from sims.model import Model, load
 from sims.verbs.features import FeatureSet
@@ -67,14 +67,18 @@ def is_statistics(path: Path) -> bool:
         return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
 
 
-def read_statistics(path: Path, metric: str | None = None) -> Statistics:
-    """A statistics file of this project, of EDM (npz with mu and sigma) or of EDM2 (pkl; nothing in it is executed)."""
+def read_statistics(path: Path, extractor: str = "auto") -> Statistics:
+    """A statistics file of this project, of EDM (npz with mu and sigma) or of EDM2 (pkl; nothing in it is executed).
+
+    The name of an extractor picks among those that a pkl has.
+    """
     if path.suffix == ".safetensors":
         _, header = read_tensors(path)
         if header.get("kind") != "reference":
             raise UserError(f"{path} holds {header.get('kind')!r}: give samples, a model directory or statistics")
         return of_reference(load_statistics(path))
-    found = read_foreign_statistics(path, metric)
+    metrics = [metric for metric, name in EXTRACTORS.items() if extractor.startswith(name)]
+    found = read_foreign_statistics(path, metrics[0] if metrics else None)
     return Statistics(FeatureSet(path.name, found.hash, found.moments, format="statistics"), found.extractor, None)
 
 
@@ -94,7 +98,9 @@ def of_reference(found: Reference) -> Statistics:
     return Statistics(features, found.extractor_name, found.extractor_hash)
 
 
-def open_subject(given: Given, how: Sampling, device: torch.device | str = "cpu") -> list[Stream] | Statistics:
+def open_subject(
+    given: Given, how: Sampling, device: torch.device | str = "cpu", extractor: str = "auto"
+) -> list[Stream] | Statistics:
     """The independent draws of what is to be scored; UserError for whatever cannot be.
 
     A model makes ``draws`` (5 unless stated) draws of ``samples`` on the evaluation seeds. A set of samples is one
@@ -112,7 +118,7 @@ def open_subject(given: Given, how: Sampling, device: torch.device | str = "cpu"
         hint = f"give one of its models: {', '.join(models)}" if models else "it has no finished model yet"
         raise UserError(f"{path} is a run directory: {hint}")
     if is_statistics(path):
-        return read_statistics(path)
+        return read_statistics(path, extractor)
     found = _pictures(given)
     if found is None:
         return _draws_of_dataset(sources.load(given, options=how.source), how, how.source)
@@ -178,6 +184,10 @@ def _chosen(count: int, how: Sampling, name: str) -> list[np.ndarray]:
         if how.limit is None or how.limit >= count:
             return [every]
         return [np.sort(np.random.default_rng(0).permutation(count)[: how.limit])]
+    if how.limit is not None:
+        raise UserError(
+            f"limit is {how.limit} and draws {how.draws}: leave out one, --samples says how many of {name} a draw has"
+        )
     if how.draws * how.samples > count:
         raise UserError(
             f"{how.draws} draws of {how.samples:,} need {how.draws * how.samples:,} samples, and {name} has {count:,}: "

@@ -16,6 +16,7 @@ from sims.data.stream import UNCHANGED
 from sims.errors import UserError
 from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
+from sims.metrics.infinity import PARTS
 from sims.metrics.per_class import per_class_table
 from sims.verbs.features import FeatureSet
 from sims.verbs.reference import FITTED, Bench, Progress, Reference, ScoreOptions, measure_reference
@@ -25,6 +26,7 @@ from sims.verbs.subjects import Given, Statistics, open_subject
 __all__ = ["CACHE", "Score", "ScoreOptions", "Suite"]
 
 CACHE = "runs/cache"
+ENOUGH = 2  # samples per feature in the smallest part of an extrapolation
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Score:
     rows: list[ScoreRow]
     notes: list[str]
     classes: list[dict[str, Any]]
+    device: torch.device | str = "cpu"
 
     @property
     def figures(self) -> Figures:
@@ -102,8 +105,8 @@ class Suite:
 
     def score(self, given: Given) -> Score:
         """All figures of a model or a set of samples. UserError where they cannot be compared with the reference."""
-        opened = open_subject(given, self.options.sampling, self.accelerator.device)
         e, name = self.reference.extractor, str(given) if isinstance(given, str | Path) else getattr(given, "name", "")
+        opened = open_subject(given, self.options.sampling, self.accelerator.device, e.name)
         if isinstance(opened, Statistics):
             if not opened.measured_with(e):
                 raise UserError(
@@ -120,7 +123,9 @@ class Suite:
         how = Settings(options.neighbours, options.resamples, 0, self.accelerator.device, self._scale())
         draws = [figures(found, r.train, r.held_out, options.metrics, how, len(sets) == 1) for found in sets]
         floor, floors = self._floor(sets[0].count, how)
-        score = Score(name, r, sets, draws, floor, floors, [], self._notes(sets, draws), self._classes(sets))
+        score = Score(
+            name, r, sets, draws, floor, floors, [], self._notes(sets, draws, floor), self._classes(sets), how.device
+        )
         for draw, found in zip(draws, sets):
             score.rows.extend(self._rows(name, draw, found, floor, floors))
         return score
@@ -138,12 +143,17 @@ class Suite:
             floor = floor_sets(r.train, r.held_out, count or 5_000)
             names = [name for name in self.options.metrics if name not in ("memorization", "inception_score")]
             found = {} if floor is None else figures(floor.samples, floor.reference, None, names, how, False)
-            if floor is not None and floor.samples.count < 5 * r.extractor.num_features:
-                found.pop("fd_infinity", None)  # its smallest parts have fewer samples than features
+            if floor is not None and self._bends(floor.samples.count):
+                found.pop("fd_infinity", None)
             self.floors[count] = (floor, found)
         return self.floors[count]
 
-    def _notes(self, sets: list[FeatureSet], draws: list[Figures]) -> list[str]:
+    def _bends(self, count: int) -> bool:
+        """Whether the smallest parts of so many samples are too small for a straight line in 1/n."""
+        used = min(count, 2 * self.options.neighbours)
+        return used < PARTS[-1] * ENOUGH * self.reference.extractor.num_features
+
+    def _notes(self, sets: list[FeatureSet], draws: list[Figures], floor: Floor | None) -> list[str]:
         r, first, notes = self.reference, sets[0], list(self.reference.notes)
         width, count = r.extractor.num_features, first.count
         if 0 < count <= width:
@@ -162,8 +172,17 @@ class Suite:
                 f"WARNING: samples of {ours} pixels against a reference of {theirs}: both are resized, so the "
                 "resizing is part of what is compared"
             )
-        if "fd_infinity" in draws[0] and count < 5 * width:
-            notes.append("the distance for n to infinity is carried on from parts of fewer samples than features")
+        if "fd_infinity" in draws[0] and self._bends(count):
+            most = PARTS[-1] * ENOUGH * width // 2
+            notes.append(
+                f"WARNING: the distance for n to infinity is carried on from parts of fewer than {ENOUGH} x {width:,} "
+                f"samples, too few for a straight line: take more samples, and --neighbours {most}"
+            )
+        if first.format != r.train.format and "jpeg" in (first.format, r.train.format):
+            notes.append(
+                f"WARNING: the samples are {first.format}, the reference is {r.train.format}: what JPEG leaves in "
+                "images is part of what is compared"
+            )
         if "memorization" in self.options.metrics and "copied" not in draws[0] and r.train.kept is not None:
             lacks = (
                 "images that no model was trained on (--held-out)" if r.held_out is None else "every reference image"
@@ -172,6 +191,11 @@ class Suite:
         unreadable = sum(found.unreadable for found in (*sets, r.train, *([r.held_out] if r.held_out else [])))
         if unreadable:
             notes.append(f"WARNING: {unreadable} pictures could not be read and were left out")
+        if floor is not None and floor.samples.count < count:
+            notes.append(
+                f"real against real is of {floor.samples.count:,} images, fewer than the samples: its FD is too high "
+                f"and its coverage too low for {count:,}"
+            )
         return notes
 
     def _classes(self, sets: list[FeatureSet]) -> list[dict[str, Any]]:
@@ -193,7 +217,7 @@ class Suite:
         self, name: str, draw: Figures, found: FeatureSet, floor: Floor | None, floors: Figures
     ) -> list[ScoreRow]:
         r, e = self.reference, self.reference.extractor
-        seeds = (0, 0) if found.seeds is None else (int(found.seeds.min()), int(found.seeds.max()) + 1)
+        seeds = _range_of(found.seeds)
         forced = {"reference_extractor": r.measured_with} if r.measured_with else {}
         rows = []
         for metric, figure in draw.items():
@@ -226,3 +250,11 @@ class Suite:
                 )
             )
         return rows
+
+
+def _range_of(seeds: np.ndarray | None) -> tuple[int, int]:
+    """The half-open range of seeds that follow one another; (0, 0) for others."""
+    if seeds is None:
+        return (0, 0)
+    first, last = int(seeds.min()), int(seeds.max()) + 1
+    return (first, last) if last - first == len(seeds) else (0, 0)

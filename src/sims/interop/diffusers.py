@@ -1,0 +1,219 @@
+"""Models of diffusers (UNet2DModel, DiTTransformer2DModel: without text) in and out.
+
+    model = load_diffusers("ddpm-cifar10-32")                      # a folder on this machine
+    save_diffusers(improved, "improved", like="ddpm-cifar10-32")
+    DDPMPipeline.from_pretrained("improved")                       # one network: ordinary diffusers
+    unet = load_guided("improved")                                 # a guided pair, in a sampling loop of diffusers
+
+Weights are read from safetensors alone, and no code from a folder is run. The network inside stays the module of
+diffusers, so that it can be trained, averaged, extrapolated and written like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from sims.data.codec import UINT8
+from sims.denoiser import Denoiser
+from sims.errors import UserError
+from sims.files import read_json, write_json
+from sims.guidance import CacheRule, Extrapolate
+from sims.interop.diffusers_folder import (
+    FORMAT,
+    NOTES,
+    Layout,
+    aux_component,
+    copy_rest,
+    find_layout,
+    fresh_folder,
+    pretrained,
+)
+from sims.interop.diffusers_guided import GuidedNetwork
+from sims.interop.diffusers_latents import LATENTS, LatentCodec
+from sims.interop.diffusers_network import ARCHITECTURES, DIT, UNET, DiffusersDenoiser, DiffusersNetwork, Timesteps
+from sims.model import Model
+from sims.sampling import SamplerOptions
+
+__all__ = [
+    "DiffusersDenoiser",
+    "DiffusersNetwork",
+    "GuidedNetwork",
+    "LatentCodec",
+    "is_diffusers",
+    "load_diffusers",
+    "load_guided",
+    "load_latents",
+    "save_diffusers",
+]
+
+HIGHEST = 160.0  # where sampling starts by default if the levels go far beyond: the usual linear schedule ends at 157
+# Settings of a scheduler that only its own sampler obeys; kept in the provenance.
+IGNORED = ("clip_sample", "clip_sample_range", "thresholding", "sample_max_value", "variance_type", "timestep_spacing")
+
+
+def is_diffusers(folder: Path | str) -> bool:
+    """Whether a folder looks like a model of diffusers; a run directory has a config.json too, without a class name."""
+    folder = Path(folder)
+    config = folder / "config.json"
+    return (folder / "model_index.json").is_file() or (config.is_file() and "_class_name" in read_json(config))
+
+
+def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, null_class: bool | None = None) -> Model:
+    """Read a pipeline folder (model_index.json), or a folder of one network with scheduler_config.json in or beside it.
+
+    ``timesteps`` as in ``DiffusersDenoiser``; ``null_class``: the last class of a UNet2DModel stands for "no class"
+    (a DiT always has one). The codec of a latent model keeps latents as they are: ``load_latents`` has the pictures.
+    A guided pair that ``save_diffusers`` wrote is read as one. UserError for text-conditional models, weights that are
+    not safetensors, and missing parts.
+    """
+    layout = find_layout(Path(folder))
+    notes, scheduler = layout.notes, read_json(layout.scheduler)
+    null_class = bool(notes.get("null_class", False)) if null_class is None else null_class
+    sigma_data = float(notes.get("sigma_data", 1.0 if layout.has_vae else 0.5))
+
+    def denoiser(place: Path) -> DiffusersDenoiser:
+        network = _network(place, null_class)
+        steps = timesteps or notes.get("timesteps")
+        made = DiffusersDenoiser(network, network.data_shape, network.num_classes, scheduler, steps, sigma_data)
+        return made.eval().requires_grad_(False)
+
+    single = denoiser(layout.network)
+    whole: Denoiser = single
+    if notes.get("kind") == "extrapolation":
+        whole = _pair(single, denoiser(layout.aux), notes, layout.folder / NOTES)
+    ignored = {key: scheduler[key] for key in IGNORED if key in scheduler}
+    return Model(
+        whole,
+        UINT8 if not layout.has_vae and single.data_shape[0] in (1, 3) else LATENTS,
+        SamplerOptions(sigma_max=HIGHEST if single.sigma_max > 1.25 * HIGHEST else None),
+        _class_names(layout.index, single.num_classes),
+        {"imported": "diffusers", "folder": str(folder), "scheduler": single.scheduler, "ignored": ignored},
+    )
+
+
+def load_latents(folder: Path | str) -> LatentCodec:
+    """The autoencoder of a latent model's pipeline folder; UserError where it has none."""
+    layout = find_layout(Path(folder))
+    if not layout.has_vae:
+        raise UserError(f"{folder} has no autoencoder: its model makes pictures itself")
+    return LatentCodec(pretrained("AutoencoderKL", layout.folder / "vae"))
+
+
+def load_guided(folder: Path | str) -> GuidedNetwork:
+    """The guided pair that ``save_diffusers`` wrote, as one module for a sampling loop of diffusers."""
+    guided = load_diffusers(folder).denoiser
+    if not isinstance(guided, Extrapolate):
+        raise UserError(f"{folder} holds a single network, not a guided pair: load it with diffusers itself")
+    return GuidedNetwork(guided)
+
+
+def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = None) -> Path:
+    """Write a model whose networks are of diffusers (base, Neon, distilled, SIMS) as a folder of diffusers.
+
+    ``like`` is the folder the base was read from: its scheduler, model index and autoencoder are copied; without it
+    the scheduler is written, and for a UNet2DModel the index of a DDPMPipeline. Of a guided pair, diffusers itself sees
+    the base alone; the auxiliary lies beside it, and ``load_guided`` (or ``load_diffusers``) opens both.
+    UserError if the folder is not empty, or the model or ``like`` are of another kind.
+    """
+    whole, folder = _inner(model), Path(folder)
+    base = _single(whole.base if isinstance(whole, Extrapolate) else whole)
+    layout = None if like is None else find_layout(Path(like))
+    if layout is not None:
+        _check_like(base, layout)
+    component = layout.component if layout is not None else ("unet" if base.network.architecture == UNET else "")
+    notes: dict[str, Any] = {"format": FORMAT, "kind": "network", "null_class": base.network.null_class}
+    notes |= {"timesteps": base.timesteps, "sigma_data": base.sigma_data}
+    with fresh_folder(folder) as temporary:
+        base.network.model.save_pretrained(temporary / component)
+        if isinstance(whole, Extrapolate):
+            aux = _single(whole.aux)
+            if aux.scheduler != base.scheduler:
+                raise UserError("base and auxiliary have different schedulers: make the auxiliary from this base")
+            aux.network.model.save_pretrained(temporary / aux_component(component))
+            low, high = whole.interval
+            notes |= {"kind": "extrapolation", "w": whole.w, "interval": [low, None if math.isinf(high) else high]}
+            notes |= {"cache": whole.cache.to_json() if whole.cache else None}
+        write_json(temporary / NOTES, notes)
+        copy_rest(temporary, component, base.scheduler, layout)
+    return folder
+
+
+def _pair(base: Denoiser, aux: Denoiser, notes: dict[str, Any], file: Path) -> Extrapolate:
+    try:
+        low, high = notes["interval"]
+        cache = CacheRule.from_json(notes["cache"]) if notes["cache"] else None
+        return Extrapolate(base, aux, notes["w"], (low, math.inf if high is None else high), cache)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} does not describe a guided pair ({error!r}): restore it") from error
+
+
+def _network(folder: Path, null_class: bool) -> DiffusersNetwork:
+    config = read_json(folder / "config.json")
+    architecture = config.get("_class_name")
+    if architecture == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
+        architecture = DIT  # its first name
+    if architecture not in ARCHITECTURES:
+        raise UserError(
+            f"{folder} holds a {architecture}, and only {' and '.join(ARCHITECTURES)} (without text) can be read: "
+            "choose an unconditional or a class-conditional model"
+        )
+    if config.get("class_embed_type") is not None:
+        raise UserError(
+            f"{folder} has class_embed_type {config['class_embed_type']!r}: only a table of classes (num_class_embeds) "
+            "can be read, choose another model"
+        )
+    model: Any = pretrained(architecture, folder)
+    settings = {key: _plain(value) for key, value in dict(model.config).items() if not key.startswith("_")}
+    size = settings.get("sample_size")
+    if size is None:
+        raise UserError(f"{folder / 'config.json'} has no sample_size: write the height and width of its images there")
+    height, width = size if isinstance(size, list) else (size, size)
+    classes = settings["num_embeds_ada_norm"] if architecture == DIT else settings["num_class_embeds"] or 0
+    null_class = classes > 0 and (null_class or architecture == DIT)
+    classes -= int(null_class and architecture == UNET)
+    shape = (int(settings["in_channels"]), int(height), int(width))
+    if (outputs := settings["out_channels"] or shape[0]) not in (shape[0], 2 * shape[0]):
+        raise UserError(
+            f"{folder} maps {shape[0]} channels to {outputs}: it is made for another task than to denoise its input, "
+            "choose another model"
+        )
+    return DiffusersNetwork(shape, classes, architecture, settings, null_class, model)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON keeps it."""
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _class_names(index: dict[str, Any], num_classes: int) -> tuple[str, ...]:
+    names = index.get("id2label")
+    keys = [str(i) for i in range(num_classes)]
+    return (
+        tuple(str(names[key]) for key in keys) if isinstance(names, dict) and set(names) == set(keys) else tuple(keys)
+    )
+
+
+def _inner(model: Any) -> Any:
+    """The denoiser inside a Model, or what was given."""
+    return _inner(model.denoiser) if hasattr(model, "denoiser") else model
+
+
+def _single(denoiser: Any) -> Any:
+    denoiser = _inner(denoiser)
+    if isinstance(denoiser, DiffusersDenoiser):
+        return denoiser
+    raise UserError(
+        f"a {type(denoiser).__name__} is no network of diffusers: only what came from load_diffusers, and guided pairs "
+        "of that, can be written for diffusers (save() writes any model)"
+    )
+
+
+def _check_like(base: Any, layout: Layout) -> None:
+    """UserError if the original is another network."""
+    config = read_json(layout.network / "config.json")
+    for key, value in base.network.settings.items():
+        theirs = config.get(key, value)
+        if _plain(theirs) != _plain(value):
+            raise UserError(f"{layout.folder} is another network ({key}: {theirs}, not {value}): give the original")

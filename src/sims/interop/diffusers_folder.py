@@ -1,0 +1,180 @@
+"""Folders of diffusers: where things lie in them, reading weights, and writing a folder whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from sims.errors import UserError
+from sims.files import read_json, write_json
+from sims.interop.schedules import library
+
+COMPONENTS = ("unet", "transformer")  # what pipelines call the network
+WEIGHTS = "diffusion_pytorch_model"
+UNSAFE = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.msgpack", "*.h5")  # weights never read nor copied
+NOTES = "sims.json"  # what diffusers has no place for
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie in a folder.
+
+    ``component`` is the network's subfolder ("" = the folder itself), ``index`` its model_index.json (empty without).
+    """
+
+    folder: Path
+    component: str
+    scheduler: Path
+    index: dict[str, Any]
+
+    @property
+    def network(self) -> Path:
+        return self.folder / self.component
+
+    @property
+    def aux(self) -> Path:
+        return self.folder / aux_component(self.component)
+
+    @property
+    def has_vae(self) -> bool:
+        return listed(self.index, "vae")
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What ``save_diffusers`` left to remember; empty for folders from elsewhere."""
+        file = self.folder / NOTES
+        notes = read_json(file) if file.is_file() else {}
+        if notes.get("format", FORMAT) > FORMAT:
+            raise UserError(f"{file} has format {notes['format']}, this version reads up to {FORMAT}: update sims")
+        return notes
+
+
+def aux_component(component: str) -> str:
+    """The subfolder of the auxiliary of a guided pair."""
+    return f"{component}_aux" if component else "aux"
+
+
+def listed(index: dict[str, Any], component: str) -> bool:
+    """Whether a model index lists a component; one that is left out is listed as [null, null]."""
+    entry = index.get(component)
+    return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+
+
+def find_layout(folder: Path) -> Layout:
+    """The parts of a pipeline folder, or of a network's folder with its scheduler; UserError where one is missing."""
+    index: dict[str, Any] = {}
+    component, schedulers = "", [folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"]
+    if (folder / "model_index.json").is_file():
+        index = read_json(folder / "model_index.json")
+        listing = next((name for name in COMPONENTS if listed(index, name)), None)
+        if listing is None:
+            raise UserError(
+                f"{folder} is a {index.get('_class_name')} without {' or '.join(COMPONENTS)}: choose another model"
+            )
+        component = listing if (folder / listing).is_dir() else ""  # early pipelines have all in one folder
+    elif (folder / "config.json").is_file():
+        schedulers.append(folder.parent / "scheduler" / "scheduler_config.json")
+    else:
+        raise UserError(
+            f"no model of diffusers at {folder}: give a pipeline folder (with model_index.json), or a folder with "
+            "config.json, its weights and scheduler_config.json"
+        )
+    scheduler = next((file for file in schedulers if file.is_file()), None)
+    if scheduler is None:
+        raise UserError(f"{folder} has no scheduler_config.json, which says what the network predicts: put it there")
+    for name in ("vae", "vqvae"):
+        if listed(index, name) and index[name][1] != "AutoencoderKL":
+            kind = index[name][1]
+            raise UserError(
+                f"{folder} has the autoencoder {kind}: only AutoencoderKL can be read, choose another model"
+            )
+    return Layout(folder, component, scheduler, index)
+
+
+def pretrained(architecture: str, folder: Path) -> nn.Module:
+    """A model of diffusers from its folder, float32, in evaluation mode; UserError if it is not there and whole."""
+    names = sorted(path.name for path in folder.glob(f"{WEIGHTS}*"))
+    safe = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
+    if not safe:
+        raise UserError(_without_weights(folder))
+    whole = {f"{WEIGHTS}.safetensors", f"{WEIGHTS}.safetensors.index.json"} & set(safe)
+    variant = None if whole else safe[0].removeprefix(f"{WEIGHTS}.").split(".")[0].split("-")[0]  # such as fp16
+    try:
+        model, found = getattr(library(), architecture).from_pretrained(
+            folder,
+            use_safetensors=True,
+            local_files_only=True,
+            variant=variant,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the {architecture} in {folder} cannot be read ({reason}): restore the folder") from error
+    if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
+        raise UserError(f"the weights in {folder} lack {len(missing)} tensors ({missing[0]}, ...): restore the folder")
+    for tensor in (*model.parameters(), *model.buffers()):
+        # A file's tensors may lie at any address, and the last bits of a product depend on alignment.
+        tensor.data = tensor.data.clone()
+    return model.eval().requires_grad_(False)
+
+
+def _without_weights(folder: Path) -> str:
+    unsafe = sorted(path.name for pattern in UNSAFE for path in folder.glob(pattern))
+    if not unsafe:
+        return f"{folder} has no weights: it needs {WEIGHTS}.safetensors, so download or copy it whole"
+    return (
+        f"{folder} has its weights only as {unsafe[0]}, a format that can run code: where you trust it, load it with "
+        "diffusers (from_pretrained) and write it again as safetensors (save_pretrained)"
+    )
+
+
+def copy_rest(folder: Path, component: str, scheduler: dict[str, Any], like: Layout | None) -> None:
+    """Everything of a pipeline but the network: scheduler, other components and, last, model_index.json.
+
+    Without an original, the scheduler, and for a ``component`` the index of a DDPMPipeline.
+    """
+    if like is None:
+        place = folder / "scheduler" if component else folder
+        place.mkdir(exist_ok=True)
+        write_json(place / "scheduler_config.json", scheduler)
+        if component:
+            parts = {component: ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", scheduler["_class_name"]]}
+            write_json(folder / "model_index.json", {"_class_name": "DDPMPipeline", **parts})
+        return
+    inside = like.scheduler.is_relative_to(like.folder)
+    place = folder / (like.scheduler.relative_to(like.folder) if inside else like.scheduler.name)
+    place.parent.mkdir(exist_ok=True)
+    shutil.copyfile(like.scheduler, place)
+    for name in like.index:
+        if listed(like.index, name) and name not in ("scheduler", *COMPONENTS) and (like.folder / name).is_dir():
+            shutil.copytree(like.folder / name, folder / name, ignore=shutil.ignore_patterns(*UNSAFE))
+    if like.index:
+        write_json(folder / "model_index.json", like.index)
+
+
+@contextmanager
+def fresh_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder``, moved onto it when the block ends; UserError if something is there."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: choose another folder, or remove it")
+    target = folder.absolute()
+    temporary = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if target.is_dir():
+            target.rmdir()
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
