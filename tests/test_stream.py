@@ -27,8 +27,10 @@ from sims.data.sources import load, load_pair
 from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
 from sims.errors import UserError
 from sims.metrics.extractors import extract
+from sims.metrics.memorization import nearest
 from sims.verbs import features as features_module
 from sims.verbs.features import FeatureSet, extract_features
+from sims.verbs.score import nearest_of
 
 RAW = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 6), dtype=np.uint8)
 DATA = Dataset(RAW, np.arange(9) % 3, UINT8, name="nine")
@@ -343,6 +345,9 @@ def test_memory_is_bounded(real: tuple[Dataset, Dataset], tmp_path: Path, small_
     every = extract(Toy(), train.all()[0])
     assert np.array_equal(found.kept, every[found.positions])
     assert np.array_equal(np.concatenate(list(found.parts())), every), "the files hold all of them"
+    queries = extract(Toy(), real[1].all()[0])
+    near, expected = nearest_of(queries, found, "cpu"), nearest(queries, every)
+    assert np.allclose(near.distances, expected.distances) and np.array_equal(near.indices, expected.indices)
     assert found.moments.mean == pytest.approx(every.mean(axis=0, dtype=np.float64), rel=1e-5, abs=1e-7)
     scored = evaluate(real[1], train, tmp_path, extractor=Toy(), neighbours=20)
     per = {row["metric"]: row for row in scored["rows"]}

@@ -151,6 +151,16 @@ def test_the_interval_of_one_draw_covers(real: tuple[Dataset, Dataset], tmp_path
     assert 1.5 < np.mean(widths) / spread < 8
 
 
+def test_the_interval_is_that_of_all_samples_though_few_are_kept(real: tuple[Dataset, Dataset], cache: Path) -> None:
+    how: dict[str, Any] = {"extractor": Toy(), "metrics": ["fd"], "resamples": 150}
+    all_kept, some = (
+        evaluate(blurred(real[1]), real[0], cache, neighbours=size, **how)["metrics"]["fd"] for size in (200, 45)
+    )
+    assert some["mean"] == all_kept["mean"]
+    widths = [found["high"] - found["low"] for found in (some, all_kept)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.3), "that of a quarter of them is twice as wide"
+
+
 def test_few_samples_are_warned_of(real: tuple[Dataset, Dataset], cache: Path) -> None:
     few = evaluate(real[1].subset(range(64)), real[0], cache)["notes"]
     assert few[0].startswith("WARNING: 64 samples for 64 features: their covariance has no full rank")
