@@ -9,11 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from accelerate import Accelerator
 
 from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
+from sims.experiments.estimate import estimate
 from sims.experiments.options import ImproveOptions
 from sims.experiments.outputs import write_outputs
 from sims.experiments.search import Found
@@ -33,10 +35,14 @@ from sims.verbs.evaluate import Draw, Judge, load_judge, make_references
 def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
     """Run or continue the main job in ``options.run``; returns the summary that ``summary.json`` holds.
 
+    With ``options.dry_run`` nothing is run or written: what the job would cost is printed, and returned.
+
     Errors: UserError for bad options or data, or a run directory of another configuration or in use.
     """
+    if options.dry_run:
+        return _dry_run(options, quiet)
     config = to_dict(options)
-    run = Run(options.run, {key: value for key, value in config.items() if key != "run"}, quiet=quiet)
+    run = Run(options.run, {key: value for key, value in config.items() if key not in ("run", "dry_run")}, quiet=quiet)
     try:
         if (run.path / "summary.json").is_file():
             run.log(f"{run.path} is finished; delete it, or choose another --run, to start anew")
@@ -56,8 +62,16 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
         run.close()
 
 
+def _dry_run(options: ImproveOptions, quiet: bool) -> dict[str, Any]:
+    accelerator = Accelerator()
+    found = estimate(options, given_model(options, accelerator.device), accelerator.device, accelerator.num_processes)
+    if accelerator.is_main_process and not quiet:
+        print(found.text())
+    return found.to_json()
+
+
 def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
-    model = _given(run, options)
+    model = given_model(options, run.device)
     real, test = _data(run, options, model)
     conditional = options.data.conditional if model is None else model.num_classes > 0
     stages = Stages(run, options, real if real is None or conditional else real.without_labels())
@@ -88,12 +102,12 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
     return summary
 
 
-def _given(run: Run, options: ImproveOptions) -> Model | None:
+def given_model(options: ImproveOptions, device: Any) -> Model | None:
     """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
     if options.model is None:
         return None
     foreign = not (options.model / "model.json").is_file() and is_diffusers(options.model)
-    model = load_diffusers(options.model).to(run.device) if foreign else load(options.model, run.device)
+    model = load_diffusers(options.model).to(device) if foreign else load(options.model, device)
     if isinstance(model.denoiser, Extrapolate):
         raise UserError(
             f"{options.model} is a guided pair of networks, and only a single network can be improved: "
@@ -112,6 +126,11 @@ def _data(run: Run, options: ImproveOptions, model: Model | None) -> tuple[Datas
     )
     if len(train.data_shape) != 3:
         raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
+    if data.shape is not None and train.data_shape != data.shape:
+        raise UserError(
+            f"data.shape is {list(data.shape)}, and {data.path} has {list(train.data_shape)}: "
+            "give the data that the recipe is for, or its shape (--data.source.size changes pictures)"
+        )
     if data.conditional and train.labels is None:
         raise UserError(
             f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"

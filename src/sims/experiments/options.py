@@ -34,6 +34,16 @@ class DataOptions:
     source: SourceOptions = field(default_factory=SourceOptions)
     limit: int | None = None
     """At most this many training images."""
+    shape: tuple[int, ...] | None = None
+    """Channels, height and width that the data must have; what --dry-run goes by where the data is not at hand."""
+    classes: int | None = None
+    """Number of classes that --dry-run goes by where the data is not at hand."""
+
+    def __post_init__(self) -> None:
+        if self.shape is not None and (len(self.shape) != 3 or min(self.shape) < 1):
+            raise UserError(f"data.shape is {list(self.shape)}: give channels, height and width, such as 3,32,32")
+        if self.classes is not None and self.classes < 1:
+            raise UserError(f"data.classes is {self.classes}: give at least 1, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,8 @@ class ImproveOptions:
 
     run: Path = Path("runs/digits")
     """Directory of the run: everything is kept here."""
+    dry_run: bool = False
+    """Only say what the job would cost (images, evaluations, disk, memory, time); nothing is run or written."""
     data: DataOptions = field(default_factory=DataOptions)
     model: Path | None = None
     """A trained model directory, or a folder of diffusers, to improve; otherwise a base is trained first."""

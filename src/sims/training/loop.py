@@ -53,8 +53,10 @@ class TrainOptions:
     """Learning rate (Adam)."""
     warmup: int = 25_600
     """Images over which the learning rate rises linearly from zero."""
-    decay: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up; cosine falls to zero at the end of the run."""
+    decay: Literal["constant", "cosine", "sqrt"] = "constant"
+    """Learning rate after the warm-up; cosine falls to zero at the end, sqrt as 1 / sqrt(batches) (EDM2)."""
+    decay_batches: int | None = None
+    """Batches up to which the learning rate stays (sqrt); then it is lr / sqrt(batches / decay_batches)."""
     ema_halflife: int = 500_000
     """Half-life of the weight average, in images."""
     ema_rampup: float = 0.05
@@ -94,6 +96,12 @@ class TrainOptions:
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UserError(f"{name} is {getattr(self, name)}: it must be a positive number")
         self._check_ema()
+        batches = self.decay_batches
+        if (batches is None) == (self.decay == "sqrt") or (batches is not None and batches < 1):
+            raise UserError(
+                f"decay is {self.decay!r} and decay_batches {self.decay_batches}: sqrt needs at least 1 batch up to "
+                "which the learning rate stays (EDM2: 35000 or 70000), the others take none"
+            )
         if not 0 <= self.augment <= 1:
             raise UserError(f"augment is {self.augment}: it is a probability, choose one from 0 to 1")
         unknown = sorted({*self.augment_transforms} - {*TRANSFORMS})
@@ -115,6 +123,8 @@ class TrainOptions:
         """Learning rate after ``seen`` of ``total`` images."""
         rise = min(seen / self.warmup, 1.0) if self.warmup > 0 else 1.0
         fall = 0.5 * (1 + math.cos(math.pi * min(seen / total, 1.0))) if self.decay == "cosine" else 1.0
+        if self.decay_batches is not None:  # EDM2: Karras et al. 2024
+            fall = 1 / math.sqrt(max(seen / (self.decay_batches * self.batch), 1.0))
         return self.lr * rise * fall
 
 
