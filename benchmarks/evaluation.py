@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,8 @@ def main() -> None:
     if not options.peer_python.is_file():
         parser.error(f"{options.peer_python} is no Python with torch-fidelity: --help says how to make one")
     torch.set_num_threads(options.threads)  # for the line that describes the machine
-    folders = write_pictures(options.data, options.folder, options.images)
+    with ProcessPoolExecutor(1) as pool:  # on Linux a process counts its parent's largest size at its start as its own
+        folders = pool.submit(write_pictures, options.data, options.folder, options.images).result()
     cache = options.folder / "cache"
     rounds = [one_round(options, folders, cache) for _ in range(options.rounds)]
     result = summary(rounds, options.images) | agreement(options, folders, cache)

@@ -326,7 +326,13 @@ def test_ctrl_c_ends_a_process_with_130(tmp_path: Path) -> None:
     run = tmp_path / "run"
     often = ["--base.images", "100000000", "--base.train.checkpoint-seconds", "0.1"]
     command = [sys.executable, "-m", "sims", *improve(run, *often)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells make background jobs ignore it
+    )
     while process.poll() is None and not (run / "base" / "state.safetensors").exists():
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
