@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 
@@ -13,7 +14,10 @@ import tiny
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("sims", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("sims")
 
+from scoring import in_bytes  # noqa: E402
 from sims.cli import main  # noqa: E402
 from sims.data.dataset import Dataset  # noqa: E402
 from sims.data.sources import load_pair  # noqa: E402
@@ -73,3 +77,16 @@ def store(home: Path, model: Path) -> Path:
     words = ["synthesize", str(model), "--out", str(home / "store"), "--count", "60", "--batch-size", "30"]
     assert main(words) == 0
     return home / "store"
+
+
+@pytest.fixture(scope="session")
+def real() -> tuple[Dataset, Dataset]:
+    """1437 digits to compare with and 360 held out, without labels."""
+    train, test = load_pair("digits")
+    return in_bytes(train), in_bytes(test)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of features that the tests of one file share."""
+    return tmp_path_factory.mktemp("cache")

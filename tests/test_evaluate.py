@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import sims
-from scoring import QUICK, WRITERS, Rgb, Toy, evaluate, in_bytes, means, write_folder, write_npz
+from scoring import QUICK, WRITERS, Rgb, Toy, evaluate, means, write_folder, write_npz
 from sims import api
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
@@ -37,19 +37,6 @@ from sims.training.classifier import train_classifier
 from sims.verbs.evaluate import EvaluationOptions, make_references
 from sims.verbs.score import METRICS
 from tiny import Say
-
-
-@pytest.fixture(scope="module")
-def real() -> tuple[Dataset, Dataset]:
-    """1437 digits to compare with and 360 held out, without labels."""
-    train, test = load_pair("digits")
-    return in_bytes(train), in_bytes(test)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
 
 # -- the figures are those of the features -----------------------------------------------------------------------------
 

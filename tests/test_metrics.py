@@ -17,7 +17,7 @@ from prdc import compute_prdc
 from sims.errors import UserError
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import mmd_squared
-from sims.metrics.manifold import manifold, radii
+from sims.metrics.manifold import manifold, radii_at
 from sims.metrics.memorization import memorization, nearest_distances
 from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
 
@@ -142,7 +142,7 @@ def test_manifold_extremes_and_limits() -> None:
     far = manifold(x, x + 1e3)
     assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
     assert manifold(x, np.repeat(x[:1], 20, axis=0)).recall < 0.1  # a collapsed model
-    np.testing.assert_allclose(radii(np.arange(5.0)[:, None], 1), 1)
+    np.testing.assert_allclose(radii_at(np.arange(5.0)[:, None], [1])[0], 1)
     with pytest.raises(UserError, match="k = 3"):
         manifold(x, x[:3])
 

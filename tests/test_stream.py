@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from scoring import Toy, evaluate, in_bytes
+from scoring import Toy, evaluate
 from sims.data.codec import UINT8, Codec
 from sims.data.dataset import Dataset
 from sims.data.images import SourceOptions, encode_png
 from sims.data.readers import Pictures, open_paths
-from sims.data.sources import load, load_pair
+from sims.data.sources import load
 from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
 from sims.errors import UserError
 from sims.metrics.extractors import extract
@@ -228,18 +228,6 @@ def test_samples_that_are_not_finite_are_refused() -> None:
     stream = of_samples("model", sample, UINT8, range(3), (1, 1, 1), "key")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="2 of 3 samples of model are not finite: the model diverges, lower w"):
         all_of(stream)
-
-
-@pytest.fixture(scope="module")
-def real() -> tuple[Dataset, Dataset]:
-    """1437 digits to compare with and 360 held out, without labels."""
-    train, test = load_pair("digits")
-    return in_bytes(train), in_bytes(test)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 # -- extraction: parts, batches, processes, interruptions --------------------------------------------------------------

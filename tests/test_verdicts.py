@@ -28,19 +28,6 @@ from sims.verbs.difference import paired
 from sims.verbs.score import METRICS
 from tiny import Say
 
-
-@pytest.fixture(scope="module")
-def real() -> tuple[Dataset, Dataset]:
-    """1437 digits to compare with and 360 held out, without labels."""
-    train, test = load_pair("digits")
-    return in_bytes(train), in_bytes(test)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 # -- planted failures are found ----------------------------------------------------------------------------------------
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sims.api import evaluate, improve, load_data, synthesize, train
+    from sims.api import compare, evaluate, improve, load_data, synthesize, train
     from sims.errors import UserError
     from sims.experiments.options import ImproveOptions
     from sims.model import Model, load
     from sims.sampling import SamplerOptions
+    from sims.training.posthoc import reconstruct
 
 __all__ = [
     "ImproveOptions",
@@ -25,10 +26,12 @@ __all__ = [
     "SamplerOptions",
     "UserError",
     "__version__",
+    "compare",
     "evaluate",
     "improve",
     "load",
     "load_data",
+    "reconstruct",
     "synthesize",
     "train",
 ]
@@ -40,10 +43,12 @@ _HOMES = {
     "Model": "sims.model",
     "SamplerOptions": "sims.sampling",
     "UserError": "sims.errors",
+    "compare": "sims.api",
     "evaluate": "sims.api",
     "improve": "sims.api",
     "load": "sims.model",
     "load_data": "sims.api",
+    "reconstruct": "sims.training.posthoc",
     "synthesize": "sims.api",
     "train": "sims.api",
 }

@@ -33,7 +33,6 @@ class Preconditioned(Stateless, nn.Module, ABC):
         num_classes: int,
         sigma_min: float,
         sigma_max: float,
-        loss_head: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -41,7 +40,7 @@ class Preconditioned(Stateless, nn.Module, ABC):
         self.num_classes = num_classes
         self.sigma_min = sigma_min
         self.sigma_max = sigma_max
-        self.loss_head = loss_head
+        self.loss_head: nn.Module | None = None
 
     @property
     @abstractmethod
@@ -113,10 +112,11 @@ class EDMPrecond(Preconditioned):
         return {"sigma_data": self.sigma_data, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
-        return _edm(sigma, self.sigma_data)
+        total = sigma**2 + self.sigma_data**2  # (B,) variance of the noisy data
+        return self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt(), total.rsqrt(), sigma.log() / 4
 
 
-class EDM2Precond(Preconditioned):
+class EDM2Precond(EDMPrecond):
     """EDM's preconditioning with the head that EDM2's loss is weighted by (Karras et al. 2024, equation 21).
 
     ``logvar_channels`` is the width of the head.
@@ -134,22 +134,13 @@ class EDM2Precond(Preconditioned):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
     ) -> None:
-        super().__init__(network, data_shape, num_classes, sigma_min, sigma_max, LossHead(logvar_channels))
-        self.sigma_data = sigma_data
+        super().__init__(network, data_shape, num_classes, sigma_data, sigma_min, sigma_max)
+        self.loss_head = LossHead(logvar_channels)
         self.logvar_channels = logvar_channels
 
     @property
     def config(self) -> dict[str, Any]:
-        levels = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
-        return {"sigma_data": self.sigma_data, "logvar_channels": self.logvar_channels, **levels}
-
-    def coefficients(self, sigma: Tensor) -> Coefficients:
-        return _edm(sigma, self.sigma_data)
-
-
-def _edm(sigma: Tensor, sigma_data: float) -> Coefficients:
-    total = sigma**2 + sigma_data**2  # (B,) variance of the noisy data
-    return sigma_data**2 / total, sigma * sigma_data * total.rsqrt(), total.rsqrt(), sigma.log() / 4
+        return {**super().config, "logvar_channels": self.logvar_channels}
 
 
 class VPPrecond(Preconditioned):

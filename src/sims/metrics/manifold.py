@@ -6,8 +6,8 @@ Kynkäänniemi et al. use k = 3 for precision and recall; Naeem et al. use k = 5
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,11 +45,6 @@ def radii_at(
         nearest = distances.topk(max(ks) + 1, dim=1, largest=False, sorted=True).values  # (n, max(ks) + 1)
         result[:, part] = nearest[:, list(ks)].T.cpu().numpy()
     return result
-
-
-def radii(features: Array, k: int, rows: int | None = None) -> Array:
-    """Distance (N,) from each feature vector (N, D) to its k-th nearest neighbour, itself not counted; N > k."""
-    return radii_at(features, [k], rows)[0]
 
 
 def manifolds(
@@ -100,8 +95,3 @@ def manifold(
     found = manifolds(real, samples, (k, k_coverage), rows, device)
     pair, cover = found[k], found[k_coverage]
     return Manifold(pair.precision, pair.recall, cover.density, cover.coverage)
-
-
-def named(found: Mapping[int, Manifold]) -> dict[str, float]:
-    """The figures of `manifolds` under names that say their k: precision_k3, recall_k3, ..., coverage_k5."""
-    return {f"{name}_k{k}": value for k, figures in found.items() for name, value in asdict(figures).items()}
