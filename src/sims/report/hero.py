@@ -42,7 +42,7 @@ def make_hero(record: Record) -> Hero:
         text = f"95 %: {signed_percent(found[1])} to {signed_percent(found[2])} ({kind})"
     return Hero(
         title=str(record.summary.get("title") or "Self-improvement report"),
-        data=_data_text(record),
+        data=data_text(record),
         headline=str(record.summary.get("headline") or ""),
         big=big,
         big_label=label,
@@ -102,7 +102,7 @@ def _facts(rival: Row, base: Row) -> list[Fact]:
     return facts
 
 
-def _data_text(record: Record) -> str:
+def data_text(record: Record) -> str:
     data, parts = record.part("data"), []
     if data.get("name"):
         parts.append(str(data["name"]))

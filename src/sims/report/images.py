@@ -30,9 +30,9 @@ def sample_grids(record: Record, palette: Palette, names: dict[str, str]) -> Ima
     for key in keys[:MAX_STRIPS]:
         method, w = split_key(key)
         label = names.get(method, method) + ("" if w is None or method == "base" else f", w\u00a0=\u00a0{strength(w)}")
-        strips.append(_strip(record.grids[key], label, f"Samples of {label}", palette[method].variable))
+        strips.append(make_strip(record.grids[key], label, f"Samples of {label}", palette[method].variable))
     if record.real is not None:
-        strips.append(_strip(record.real, "real", "Training images, not samples"))
+        strips.append(make_strip(record.real, "real", "Training images, not samples"))
     sizes = {array.shape[1:3] for array in record.grids.values()}
     height, width = next(iter(sizes))
     shown = min(_columns(height, width), max(len(array) for array in record.grids.values()))
@@ -54,8 +54,8 @@ def nearest_pairs(record: Record, palette: Palette, main: tuple[str, float | Non
         return None
     samples, nearest = record.grids[key], record.nearest
     strips = [
-        _strip(samples, name, f"Samples of {name}", palette[main[0]].variable),
-        _strip(nearest, "nearest training image", f"The training image nearest to each sample of {name}"),
+        make_strip(samples, name, f"Samples of {name}", palette[main[0]].variable),
+        make_strip(nearest, "nearest training image", f"The training image nearest to each sample of {name}"),
     ]
     return Images(strips, "Each sample above its nearest training image. A copied column would be memorization.")
 
@@ -100,7 +100,7 @@ def _scale_text(height: int, width: int) -> str:
     return f" Images of {height}×{width}" + (f", enlarged {enlarge} times without smoothing." if enlarge > 1 else ".")
 
 
-def _strip(images: np.ndarray, label: str, alt: str, swatch: str = "") -> Strip:
+def make_strip(images: np.ndarray, label: str, alt: str, swatch: str = "") -> Strip:
     """The first images (n, H, W, C) side by side; the gaps are transparent."""
     import numpy as np
     from PIL import Image

@@ -25,9 +25,11 @@ def render(record: Record) -> str:
     import jinja2
 
     from sims.report.hero import make_hero
+    from sims.report.loops import loop_methods, make_loop_hero, make_loop_sections
     from sims.report.sections import make_sections
 
-    palette = Palette(look(row) for row in [*record.rows, *_others(record)])
+    loop = record.summary.get("experiment") in ("loop", "pollution")
+    palette = Palette(loop_methods(record) if loop else (look(row) for row in [*record.rows, *_others(record)]))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -36,8 +38,8 @@ def render(record: Record) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
-        hero=make_hero(record),
-        sections=make_sections(record, palette),
+        hero=make_loop_hero(record) if loop else make_hero(record),
+        sections=make_loop_sections(record, palette) if loop else make_sections(record, palette),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         light=palette.variables(dark=False),
         dark=palette.variables(dark=True),

@@ -22,6 +22,8 @@ KNOWN = {  # method: (light, dark, marker)
     "cached": ("#0b8496", "#45c6d8", "s"),
     "fast": ("#00699e", "#5fb8e8", "p"),
     "distilled": ("#6d45c9", "#ab90ff", "D"),
+    "standard": ("#66707f", "#a7b0be", "o"),
+    "standard-equal": ("#96690a", "#e3b64b", "P"),
     "neon": ("#c7530a", "#ff9d52", "^"),
     "autoguidance": ("#217a3c", "#5cc77f", "v"),
     "continued": ("#96690a", "#e3b64b", "P"),

@@ -58,6 +58,7 @@ class Record:
     seeds: list[int] = field(default_factory=list)
     real: np.ndarray | None = None
     nearest: np.ndarray | None = None
+    points: dict[str, np.ndarray] = field(default_factory=dict)  # "arm@generation" → (n, 2)
 
     def part(self, name: str) -> dict[str, Any]:
         """A dict-valued part of the summary, empty where absent."""
@@ -117,7 +118,8 @@ def _with_grids(summary: dict[str, Any], path: Path) -> Record:
     seeds = [int(seed) for seed in arrays.pop("seeds", [])]
     images = {name: array for name, array in arrays.items() if _is_images(array)}
     real, nearest = images.pop("real", None), images.pop("nearest", None)
-    return Record(summary, images, seeds, real, nearest)
+    points = {name: array for name, array in arrays.items() if array.ndim == 2 and array.shape[1] == 2}
+    return Record(summary, images, seeds, real, nearest, points)
 
 
 def _is_images(array: Any) -> bool:

@@ -225,8 +225,8 @@ def _search(context: Context) -> list[Block]:
     return [*blocks, Details("Every score of the search", [cells])] if cells else blocks
 
 
-def _reproduce(context: Context) -> list[Block]:
-    record = context.record
+def reproduce(record: Record) -> list[Block]:
+    """What it takes to make the run again."""
     blocks: list[Block] = []
     if record.items("commands"):
         blocks.append(Code("\n".join(str(line) for line in record.items("commands"))))
@@ -251,5 +251,5 @@ SECTIONS: tuple[tuple[str, str, Callable[[Context], list[Block]]], ...] = (
     ("classes", "Classes", _classes),
     ("rounds", "Rounds", _rounds),
     ("search", "Search", _search),
-    ("reproduce", "Reproduce", _reproduce),
+    ("reproduce", "Reproduce", lambda context: reproduce(context.record)),
 )
