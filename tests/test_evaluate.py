@@ -34,7 +34,8 @@ from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import mmd_squared
 from sims.metrics.manifold import manifold
 from sims.training.classifier import train_classifier
-from sims.verbs.evaluate import EvaluationOptions, make_references
+from sims.verbs.evaluate import EvaluationOptions
+from sims.verbs.references import make_references
 from sims.verbs.score import METRICS
 from tiny import Say
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from sims.errors import UserError
-from sims.metrics.bootstrap import frechet_interval, paired_frechet_interval, subsample_interval
+from sims.metrics.arrays import working_type
+from sims.metrics.bootstrap import balanced_halves, frechet_interval, paired_frechet_interval, subsample_interval
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.infinity import frechet_infinity
 from sims.metrics.intervals import error_interval, share_interval
+from sims.metrics.kernel import kernel_distance
+from sims.metrics.manifold import manifold
+from sims.metrics.subset_distances import subset_distances
 from sims.metrics.two_sample import two_sample_test
 
 
@@ -54,6 +59,59 @@ def test_frechet_interval_covers_the_figure_at_this_number(width: int, count: in
     assert 0.88 <= np.mean([not f.excludes(float(np.mean(values))) for f in found]) <= 1
     half = np.mean([f.high - f.mean for f in found])
     assert half == pytest.approx(stats.t.ppf(0.975, 19) * np.std(values), rel=0.15)
+
+
+@pytest.mark.parametrize(("num_subsets", "count", "blocks"), [(20, 10_000, 32), (3, 8, 4), (20, 8, 4), (40, 100, 32)])
+def test_halves_are_balanced(num_subsets: int, count: int, blocks: int) -> None:
+    """What halves add to a mean is uncorrelated, so their spread has the freedom that t assumes."""
+    signs = np.where(balanced_halves(count, num_subsets), 1, -1)
+    assert signs.shape == (min(num_subsets, blocks - 1), blocks)
+    assert not signs.sum(axis=1).any()
+    np.testing.assert_array_equal(signs @ signs.T, blocks * np.eye(len(signs)))
+    with pytest.raises(UserError, match="at least 8"):
+        balanced_halves(7, num_subsets)
+
+
+@pytest.mark.parametrize(("width", "rank"), [(4, 4), (60, 60), (60, 9)])
+def test_distances_of_subsets_are_those_of_each_alone(width: int, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, width)) + 100
+    reference = Moments.of(rng.normal(size=(70, rank)) @ rng.normal(size=(rank, width)) + 100)
+    blocks = np.array_split(rng.permutation(50), 6)
+    subsets = rng.random((5, 6)) < 0.6
+    subsets[:, 0] = True
+    truth = [
+        frechet_distance(Moments.of(x[np.concatenate([rows for rows, has in zip(blocks, one) if has])]), reference)
+        for one in subsets
+    ]
+    for held in (1 << 27, 2 * rank**2):  # all at once, and two at a time
+        monkeypatch.setattr("sims.metrics.subset_distances.HELD", held)
+        np.testing.assert_allclose(subset_distances(x, reference, blocks, subsets), truth, rtol=1e-6)
+    with pytest.raises(UserError, match="same extractor"):
+        subset_distances(x[:, 1:], reference, blocks, subsets)
+
+
+@pytest.mark.parametrize("count", [40, 47])
+def test_interval_does_not_depend_on_the_order_of_classes(count: int) -> None:
+    """Sets sorted by class have intervals as wide as shuffled ones, also where blocks leave a rest."""
+    rng = np.random.default_rng(0)
+    x = np.sort(rng.normal(size=(200, count, 1)), axis=1)
+    mixed = rng.permuted(x, axis=1)
+    found = [[frechet_interval(one, standard(1, 0.5), seed=i) for i, one in enumerate(sets)] for sets in (x, mixed)]
+    widths = [[limits.high - limits.low for limits in one] for one in found]
+    assert np.mean(widths[0]) == pytest.approx(np.mean(widths[1]), rel=0.1)
+
+
+def test_wide_float32_features_give_the_same_figures() -> None:
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(300, 300)).astype(np.float32) + shift for shift in (1.0, 1.02))
+    assert working_type(x, y) is torch.float32
+    assert torch.float64 is working_type(x[:, :8], y[:, :8]) is working_type(x, y.astype(np.float64))
+    found, truth = kernel_distance(x, y), kernel_distance(x.astype(np.float64), y.astype(np.float64))
+    assert found.value == pytest.approx(truth.value, rel=1e-4, abs=1e-6)
+    assert found.standard_error == pytest.approx(truth.standard_error, rel=1e-3)
+    narrow, wide = manifold(x, y), manifold(x.astype(np.float64), y.astype(np.float64))
+    assert vars(narrow) == pytest.approx(vars(wide), abs=2 / 300)
 
 
 def test_paired_difference_is_sharper() -> None:

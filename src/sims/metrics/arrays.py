@@ -11,7 +11,8 @@ from torch import Tensor
 from sims.errors import UserError
 
 Array = np.ndarray
-BLOCK_ELEMENTS = 1 << 22  # distances held at once: 32 MiB of float64
+WIDE = 256  # features from which on float32 pays
+BLOCK_ELEMENTS = 1 << 20  # distances held at once: 8 MiB of float64, which caches hold
 
 
 def as_matrix(values: Array | Tensor, name: str = "features", minimum: int = 1) -> Array:
@@ -34,6 +35,15 @@ def float64_device(device: str | torch.device) -> torch.device:
     return torch.device("cpu") if found.type == "mps" else found
 
 
+def working_type(*given: Array | Tensor) -> torch.dtype:
+    """In what to multiply features (N, D): float32 where all of them are that, and wide; else float64.
+
+    Products of wide features take long, and neighbours in many dimensions lie far enough apart for float32.
+    """
+    narrow = (str(values.dtype).removeprefix("torch.") == "float32" for values in given)
+    return torch.float32 if all(narrow) and given[0].shape[-1] >= WIDE else torch.float64
+
+
 def same_width(a: Array, b: Array) -> None:
     """Raise UserError unless a (N, D) and b (M, D) have equally many columns."""
     if a.shape[1] != b.shape[1]:
@@ -44,9 +54,13 @@ def same_width(a: Array, b: Array) -> None:
 
 
 def distance_blocks(
-    a: Array, b: Array, rows: int | None = None, device: str | torch.device = "cpu"
+    a: Array,
+    b: Array,
+    rows: int | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float64,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Euclidean distances between a (N, D) and b (M, D), some rows of a at a time: yields (rows, (n, M) float64).
+    """Euclidean distances between a (N, D) and b (M, D), some rows of a at a time: yields (rows, (n, M) of dtype).
 
     Both are shifted by b's mean first, which leaves distances alone and keeps the expanded square accurate. b and the
     blocks lie on `device`.
@@ -54,11 +68,11 @@ def distance_blocks(
     rows = rows or max(1, BLOCK_ELEMENTS // max(1, len(b)))
     place = float64_device(device)
     centre = torch.from_numpy(b.mean(axis=0)).to(place)
-    right = torch.from_numpy(b).to(place) - centre
+    right = (torch.from_numpy(b).to(place) - centre).to(dtype)
     right_norms = right.square().sum(dim=1)  # (M,)
     for start in range(0, len(a), rows):
         part = slice(start, min(start + rows, len(a)))
-        left = torch.from_numpy(a[part]).to(place) - centre
+        left = (torch.from_numpy(a[part]).to(place) - centre).to(dtype)
         squares = torch.addmm(right_norms[None, :], left, right.T, alpha=-2.0)  # (n, M)
         squares += left.square().sum(dim=1, keepdim=True)
         yield part, squares.clamp_(min=0).sqrt_()

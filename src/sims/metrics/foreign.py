@@ -51,7 +51,8 @@ def read_foreign_statistics(path: Path | str, metric: str | None = None) -> Fore
     has = ", ".join(found)
     if metric is None:
         if len(found) > 1:
-            raise UserError(f"{path} has statistics for {has}: say which one is meant")
+            names = " or ".join(EXTRACTORS[name] for name in found)
+            raise UserError(f"{path} has statistics for {has}: say which with --extractor {names}")
         metric = next(iter(found))
     if metric not in found:
         raise UserError(f"{path} has no statistics for {metric!r}, only for {has}: choose that or give another file")

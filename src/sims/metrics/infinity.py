@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.accumulate import moments_of
 from sims.metrics.arrays import Array
-from sims.metrics.frechet import Moments, frechet_distance
+from sims.metrics.frechet import Moments
 from sims.metrics.intervals import Interval, error_interval
+from sims.metrics.subset_distances import subset_distances
 
 PARTS = (1, 2, 3, 4, 5)
 
@@ -60,13 +60,16 @@ def frechet_infinity(
     if len(features) < 2 * counts[-1]:
         raise UserError(f"{len(features)} samples in {counts[-1]} parts; at least 2 per part are needed.")
     order = np.random.default_rng(seed).permutation(len(features))
+    pieces = [(count, piece) for count in counts for piece in np.array_split(np.arange(len(order)), count)]
+    cuts = sorted({int(piece[0]) for _, piece in pieces})  # every piece is a run of the segments between them
+    segments = [np.sort(rows) for rows in np.split(order, cuts[1:])]
+    takes = np.array([[piece[0] <= cut <= piece[-1] for cut in cuts] for _, piece in pieces])
+    every = subset_distances(features, reference, segments, takes, device)
     inverse, means, values = [], [], np.empty(0)
     for count in counts:
-        pieces = np.array_split(order, count)
-        values = np.array(
-            [frechet_distance(moments_of(features[np.sort(rows)], device), reference, device=device) for rows in pieces]
-        )
-        inverse.append(float(np.mean([1 / len(rows) for rows in pieces])))
+        mine = [index for index, (of, _) in enumerate(pieces) if of == count]
+        values = every[mine]
+        inverse.append(float(np.mean([1 / len(pieces[index][1]) for index in mine])))
         means.append(float(values.mean()))
     slope, intercept = np.polyfit(inverse, means, 1)
     error = float(values.std(ddof=1)) / np.sqrt(counts[-1])

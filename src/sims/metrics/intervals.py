@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sims.errors import UserError
 from sims.metrics.arrays import Array
@@ -70,7 +70,7 @@ def error_interval(
 ) -> Interval:
     """The interval around an estimate with a known standard error; Student's t with `freedom` degrees, else normal."""
     _check_level(level)
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * standard_error
+    half = float(special.stdtrit(freedom, (1 + level) / 2)) * standard_error
     return Interval(value, value - half, value + half, level, num_values)
 
 
@@ -82,7 +82,7 @@ def share_interval(share: float, count: float, level: float = 0.95) -> Interval:
     _check_level(level)
     if not (0 <= share <= 1 and count > 0):
         raise UserError(f"A share of {share} in {count} trials; give a share between 0 and 1 and at least one trial.")
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * float(np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2))
     return Interval(share, max(0.0, centre - half), min(1.0, centre + half), level, int(count))
@@ -92,7 +92,7 @@ def t_interval(values: Values, level: float = 0.95) -> Interval:
     """Student's t-interval of the mean of independent values; UserError below two values."""
     array = _checked(values, level)
     mean = float(array.mean())
-    half = float(stats.t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array)))
+    half = float(special.stdtrit(len(array) - 1, (1 + level) / 2) * array.std(ddof=1) / np.sqrt(len(array)))
     return Interval(mean, mean - half, mean + half, level, len(array))
 
 

@@ -1,6 +1,7 @@
 """Kernel distance: unbiased squared MMD with the cubic polynomial kernel (KID: Binkowski et al. 2018).
 
 k(x, y) = (x·y / D + 1)³ on features as they are. Values are not scaled; some tables print them times 100 or 1000.
+Kernels are computed in the type of `working_type`, sums over them in float64.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import BLOCK_ELEMENTS, Array, as_matrix, float64_device, same_width
+from sims.metrics.arrays import BLOCK_ELEMENTS, Array, as_matrix, float64_device, same_width, working_type
 from sims.metrics.intervals import Interval, error_interval
 
 
@@ -58,22 +59,39 @@ class _Sums:
 
 def _across(a: Tensor, b: Tensor) -> _Sums:
     """The sums of k(x, y) over rows x of a (n, D) and y of b (m, D), in blocks."""
-    step = max(1, BLOCK_ELEMENTS // len(b))
-    rows, columns, squares = [], torch.zeros(len(b), dtype=a.dtype, device=a.device), 0.0
-    for start in range(0, len(a), step):
-        kernel = (a[start : start + step] @ b.T / a.shape[1] + 1).pow_(3)  # (step, m)
-        rows.append(kernel.sum(dim=1))
-        columns += kernel.sum(dim=0)
-        squares += float(torch.linalg.vector_norm(kernel)) ** 2
+    rows, columns, squares = [], torch.zeros(len(b), dtype=torch.float64, device=a.device), 0.0
+    for start in range(0, len(a), _step(b)):
+        kernel = _kernel(a[start : start + _step(b)], b)  # (step, m)
+        rows.append(kernel.sum(dim=1, dtype=torch.float64))
+        columns += kernel.sum(dim=0, dtype=torch.float64)
+        squares += float(torch.linalg.vector_norm(kernel, dtype=torch.float64)) ** 2
     return _Sums(torch.cat(rows), columns, squares, len(a) * len(b))
 
 
+def _step(b: Tensor) -> int:
+    """Rows of a block of the kernel matrix with b's columns."""
+    return max(1, BLOCK_ELEMENTS // len(b))
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    """k(x, y) (n, m) of rows x of a (n, D) and y of b (m, D)."""
+    return (a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
+
+
 def _within(a: Tensor) -> _Sums:
-    """The sums of k(x_i, x_j) over pairs i != j."""
-    every = _across(a, a)
-    diagonal = (a.square().sum(dim=1) / a.shape[1] + 1).pow(3)
-    rest = every.squares - float(diagonal.square().sum())
-    return _Sums(every.rows - diagonal, every.columns - diagonal, rest, len(a) * (len(a) - 1))
+    """The sums of k(x_i, x_j) over pairs i != j; the kernel is symmetric, so each pair is computed once."""
+    rows, squares = torch.zeros(len(a), dtype=torch.float64, device=a.device), 0.0
+    step = _step(a)
+    for start in range(0, len(a), step):
+        stop = min(start + step, len(a))
+        kernel = _kernel(a[start:stop], a[start:])  # (step, N - start)
+        kernel.fill_diagonal_(0)
+        rest = kernel[:, stop - start :]
+        rows[start:stop] += kernel.sum(dim=1, dtype=torch.float64)
+        rows[stop:] += rest.sum(dim=0, dtype=torch.float64)
+        norms = (float(torch.linalg.vector_norm(part, dtype=torch.float64)) for part in (kernel, rest))
+        squares += sum(norm**2 for norm in norms)
+    return _Sums(rows, rows, squares, len(a) * (len(a) - 1))
 
 
 def _variance(xx: _Sums, yy: _Sums, xy: _Sums) -> float:
@@ -102,8 +120,8 @@ def _variance(xx: _Sums, yy: _Sums, xy: _Sums) -> float:
 def _tensors(a: Array | Tensor, b: Array | Tensor, minimum: int, device: str | torch.device) -> tuple[Tensor, Tensor]:
     x, y = as_matrix(a, "samples' features", minimum), as_matrix(b, "reference features", minimum)
     same_width(x, y)
-    place = float64_device(device)
-    return torch.from_numpy(x).to(place), torch.from_numpy(y).to(place)
+    place, kind = float64_device(device), working_type(a, b)
+    return torch.from_numpy(x).to(place, kind), torch.from_numpy(y).to(place, kind)
 
 
 def kernel_distance(a: Array | Tensor, b: Array | Tensor, device: str | torch.device = "cpu") -> KernelDistance:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, distance_blocks, same_width
+from sims.metrics.arrays import Array, as_matrix, distance_blocks, same_width, working_type
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def radii_at(
         if not 1 <= k < len(x):
             raise UserError(f"k = {k} neighbours of {len(x)} samples; k must lie between 1 and N - 1.")
     result = np.empty((len(ks), len(x)))
-    for part, distances in distance_blocks(x, x, rows, device):
+    for part, distances in distance_blocks(x, x, rows, device, working_type(features)):
         # The point itself is the first neighbour; by index rather than by value, since rounding could move it.
         distances[range(part.stop - part.start), range(part.start, part.stop)] = 0.0
         nearest = distances.topk(max(ks) + 1, dim=1, largest=False, sorted=True).values  # (n, max(ks) + 1)
@@ -54,7 +54,10 @@ def manifolds(
     rows: int | None = None,
     device: str | torch.device = "cpu",
 ) -> dict[int, Manifold]:
-    """Compare samples' features (M, D) with real ones (N, D) for every k: distances in float64, `rows` at a time.
+    """Compare samples' features (M, D) with real ones (N, D) for every k, `rows` of the distances at a time.
+
+    Distances of wide float32 features are computed in float32 (see `working_type`): whether one lies within a radius is
+    then up to rounding where the two differ by about a millionth.
 
     precision: share of samples within a real ball; recall: share of real points within a sample's ball;
     density: mean number of real balls around a sample, over k; coverage: share of real balls that hold a sample.
@@ -62,11 +65,12 @@ def manifolds(
     """
     x, y = as_matrix(real, "real features", 2), as_matrix(samples, "samples' features", 2)
     same_width(x, y)
-    real_radii = torch.from_numpy(radii_at(x, ks, rows, device))  # (K, N)
-    sample_radii = torch.from_numpy(radii_at(y, ks, rows, device))  # (K, M)
+    kind = working_type(real, samples)
+    # (K, N) and (K, M), in the type of the distances that they are compared with
+    real_radii, sample_radii = (torch.from_numpy(radii_at(z, ks, rows, device)).to(kind) for z in (real, samples))
     inside = torch.zeros(len(ks), len(y), dtype=torch.int64)  # real balls around each sample
     recalled, covered = (torch.zeros(len(ks), len(x), dtype=torch.bool) for _ in range(2))
-    for part, distances in distance_blocks(x, y, rows, device):  # (n, M): real by samples
+    for part, distances in distance_blocks(x, y, rows, device, kind):  # (n, M): real by samples
         for index in range(len(ks)):
             within = distances < real_radii[index, part, None].to(distances.device)
             inside[index] += within.sum(dim=0).cpu()

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 
 from sims.errors import UserError
@@ -163,6 +162,8 @@ def copying(
     close = float((distances < np.quantile(honest, quantile)).mean())
     # The threshold is an estimate too: as many held-out images lie below it as samples would by chance.
     error = np.sqrt(close * (1 - close) / n + quantile * (1 - quantile) / m) / (1 - quantile)
+    from scipy import stats  # here, because importing it takes half a second
+
     pooled = stats.rankdata(np.concatenate([distances, honest]))
     z = (pooled[:n].sum() - n * (n + m + 1) / 2) / np.sqrt(n * m * (n + m + 1) / 12)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from sims.errors import UserError
@@ -87,6 +86,8 @@ def sliced_wasserstein(
 
 def median_distance(reference: Array | Tensor) -> float:
     """The median distance between pairs of (at most the first 2,000) reference points (M, D), M >= 2."""
+    from scipy.spatial.distance import pdist  # here, because importing it takes time
+
     found = float(np.median(pdist(as_matrix(reference, "reference points", 2)[:MEDIAN_POINTS])))
     if found <= 0:
         raise UserError("The median distance between reference points is 0: more than half of them coincide.")

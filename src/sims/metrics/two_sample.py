@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 from torch import Tensor
 
 from sims.errors import UserError
@@ -67,6 +66,8 @@ def two_sample_test(
     scale[scale == 0] = 1
     model = _classifier(classifier, len(train), seed).fit((train - mean) / scale, np.repeat([0, 1], half))
     hits = int((model.predict((test - mean) / scale) == np.repeat([0, 1], count - half)).sum())
+    from scipy import stats  # here, because importing it takes half a second
+
     p_value = float(stats.binomtest(hits, len(test), 0.5, alternative="greater").pvalue)
     accuracy = share_interval(hits / len(test), len(test), level)
     return TwoSample(accuracy, p_value, len(train), len(test), classifier)

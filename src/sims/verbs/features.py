@@ -23,6 +23,7 @@ from sims.metrics.accumulate import MomentAccumulator, Reservoir
 from sims.metrics.extractors import ClassifierExtractor, Extractor
 from sims.metrics.frechet import Moments
 from sims.metrics.statistics import read_tensors
+from sims.processes import agree
 
 Array = np.ndarray
 PART = 1024  # samples whose features share a file
@@ -36,7 +37,8 @@ class FeatureSet:
     moments       of all of them
     kept          (k, D) float32, a uniform subset of bounded size, and its positions (k,) in the set; None where only
                   moments are known
-    files         every feature, in order, for what needs a pass over all of them
+    files         every feature (and every class probability, where there are any), in order, for what needs a pass over
+                  all of them
     labels        (k,) classes of what is kept, as the samples come with them; predicted (k,), as a classifier sees them
     images        what was done to the images on their way to the extractor, in words
     hash          identifies the samples, not the extractor; data_shape is that of one of them, () where not known
@@ -50,7 +52,7 @@ class FeatureSet:
     labels: Array | None = None
     predicted: Array | None = None
     seeds: Array | None = None
-    probabilities: Array | None = None
+    has_probabilities: bool = False
     files: tuple[Path, ...] = ()
     format: str = "unknown"
     dtype: str = "unknown"
@@ -75,8 +77,18 @@ class FeatureSet:
             if self.kept is None:
                 raise UserError(f"{self.name} holds moments only: give the samples themselves")
             yield self.kept
+        yield from self._column("features")
+
+    def probabilities(self) -> Iterator[Array]:
+        """All class probabilities (n, K) in order, a file at a time; nothing where there are none."""
+        if self.has_probabilities:
+            yield from self._column("probabilities")
+
+    def _column(self, name: str) -> Iterator[Array]:
         for file in self.files:
-            yield read_tensors(file)[0]["features"].numpy()
+            with safe_open(str(file), framework="np") as found:
+                if name in found.keys():  # noqa: SIM118 (no mapping)
+                    yield found.get_tensor(name)
 
 
 def extract_features(
@@ -104,7 +116,7 @@ def extract_features(
     work.check()
     keys = [stream.digest(part) for part in ranges]
     files = [work.file(key) for key in keys]
-    missing = [index for index, file in enumerate(files) if not is_whole(file)]
+    missing = agree([index for index, file in enumerate(files) if not is_whole(file)])
     if accelerator.is_main_process:
         remove_leftovers(folder)
     accelerator.wait_for_everyone()  # before any process writes what another would find
@@ -227,7 +239,8 @@ def _collect(
     """One pass over the files: moments of all, a subset of bounded size."""
     accumulator, reservoir = None, Reservoir(keep)
     unreadable: list[tuple[int, str]] = []
-    columns: dict[str, list[Array]] = {"positions": [], "labels": [], "predicted": [], "probabilities": []}
+    probable = False
+    columns: dict[str, list[Array]] = {"positions": [], "labels": [], "predicted": []}
     for part, file in zip(ranges, files):
         tensors, header = read_tensors(file)
         unreadable += [(position + part.start, reason) for position, reason in header["unreadable"]]
@@ -237,6 +250,7 @@ def _collect(
         tensors["positions"] += part.start
         if len(features):
             reservoir.update(tensors["positions"].numpy(), features)
+            probable |= "probabilities" in tensors
             for name in columns.keys() & tensors.keys():
                 columns[name].append(tensors[name].numpy())
     if unreadable and not skip:
@@ -257,7 +271,7 @@ def _collect(
         labels if stream.labels is None else stream.labels[positions],
         found["predicted"][rows] if "predicted" in found else None,
         stream.seeds,
-        found.get("probabilities"),
+        probable,
         tuple(files),
         stream.format,
         stream.dtype,

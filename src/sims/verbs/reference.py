@@ -44,7 +44,7 @@ class ScoreOptions:
     metrics: tuple[str, ...] = tuple(METRICS)
     """Groups of figures: fd, fd_infinity, kid, manifold (precision, recall, density, coverage), inception_score, two_sample, memorization, points."""  # noqa: E501
     draws: int | None = None
-    """Independent draws: of a model 5 unless stated; of a set of samples 1, or consecutive parts of --samples each."""
+    """Independent draws: of a model 5 unless stated; of a set of samples 1, or disjoint parts of --samples each."""
     samples: int = 5_000
     """Samples per draw of a model."""
     limit: int | None = None
@@ -59,6 +59,8 @@ class ScoreOptions:
     """Allow fetching published weights (checked against their hash) into the cache."""
     skip_unreadable: bool = False
     """Score the other pictures where some cannot be read; every row says how many were left out."""
+    vae: Path | None = None
+    """Folder of the autoencoder that makes images of what a latent model samples; its own if it has one."""
     force: bool = False
     """Compare although the scores differ in what they were measured with."""
     seed: int = 0
@@ -82,7 +84,7 @@ class ScoreOptions:
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(self.draws, self.samples, self.seed, self.sample_batch, self.limit, self.source)
+        return Sampling(self.draws, self.samples, self.seed, self.sample_batch, self.limit, self.source, self.vae)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 
 from sims.errors import UserError
 from sims.metrics.bootstrap import frechet_interval, subsample_interval
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.inception_score import inception_score
+from sims.metrics.inception_score import InceptionAccumulator, consecutive_splits
 from sims.metrics.infinity import PARTS, frechet_infinity
 from sims.metrics.intervals import Interval, error_interval, share_interval, t_interval
 from sims.metrics.kernel import kernel_distance
@@ -144,7 +144,7 @@ def subset_halves(
     rng = np.random.default_rng(how.seed)
     some = real[np.sort(rng.choice(len(real), min(size, len(real)), replace=False))]
     found = [statistics(some, np.sort(rng.choice(count, size, replace=False))) for _ in range(how.resamples)]
-    factor = np.sqrt(size / (count - size)) * stats.t.ppf(0.975, how.resamples - 1)
+    factor = np.sqrt(size / (count - size)) * special.stdtrit(how.resamples - 1, 0.975)
     return {name: float(factor * np.std([values[name] for values in found], ddof=1)) for name in found[0]}
 
 
@@ -155,10 +155,14 @@ def around(value: float, half: float) -> Interval:
 
 def _inception_score(s: FeatureSet, r: FeatureSet, held_out: FeatureSet | None, how: Settings, limits: bool) -> Figures:
     splits = 10
-    if s.probabilities is None or len(s.probabilities) < 2 * splits:
+    if not s.has_probabilities or s.count < 2 * splits:
         return {}
-    shuffled = np.random.default_rng(1).permutation(len(s.probabilities))  # folders are often sorted by class
-    found = inception_score(s.probabilities[shuffled], splits)
+    of = np.empty(s.count, np.int64)
+    of[np.random.default_rng(1).permutation(s.count)] = consecutive_splits(s.count, splits)  # not in a folder's order
+    accumulator = InceptionAccumulator(of)
+    for part in s.probabilities():
+        accumulator.update(part)
+    found = accumulator.score()
     error = found.std / np.sqrt(splits - 1)
     about = {"splits": splits}
     limit = error_interval(found.mean, error, freedom=splits - 1)

@@ -13,13 +13,16 @@ import torch
 
 from sims.config import to_dict
 from sims.data import sources, stream
-from sims.data.dataset import Dataset
-from sims.data.images import SourceOptions
+from sims.data.codec import UINT8
+from sims.data.dataset import Dataset, at_once
+from sims.data.images import NUMPY, SourceOptions
 from sims.data.readers import Pictures, find_parts, open_paths
 from sims.data.store import is_store
 from sims.data.stream import Stream
+from sims.denoiser import device_of
 from sims.errors import UserError
 from sims.files import digest
+from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.metrics.extractors import Extractor
 from sims.metrics.foreign import EXTRACTORS, read_foreign_statistics
 from sims.metrics.statistics import Reference, load_statistics, read_tensors
@@ -55,6 +58,7 @@ class Sampling:
     batch_size: int = 500
     limit: int | None = None
     source: SourceOptions = stream.AS_THEY_ARE
+    vae: Path | None = None
 
 
 def is_statistics(path: Path) -> bool:
@@ -104,7 +108,7 @@ def open_subject(
     """The independent draws of what is to be scored; UserError for whatever cannot be.
 
     A model makes ``draws`` (5 unless stated) draws of ``samples`` on the evaluation seeds. A set of samples is one
-    draw, or as many consecutive ones of ``samples`` each as stated.
+    draw, or as many of ``samples`` each as stated: consecutive where they have seeds, else drawn at random.
     """
     if isinstance(given, Model):
         return _draws_of_model(given.to(device), "model", how)
@@ -119,10 +123,11 @@ def open_subject(
         raise UserError(f"{path} is a run directory: {hint}")
     if is_statistics(path):
         return read_statistics(path, extractor)
-    found = _pictures(given)
+    found = _pictures(given, how)
     if found is None:
         return _draws_of_dataset(sources.load(given, options=how.source), how, how.source)
-    chosen = _chosen(len(found.names), how, found.name)
+    by_chance = in_order_of_chance(stream.seeds_in_names(found), found.labels)
+    chosen = _chosen(len(found.names), how, found.name, by_chance)
     return [stream.of_pictures(_some(found, part), how.source) for part in chosen]
 
 
@@ -134,14 +139,14 @@ def open_reference(given: str | Path | Dataset, how: Sampling) -> tuple[Stream, 
         return _pair(*sources.load_pair("digits", options=how.source), how.source)
     path = Path(given)
     if str(given) not in sources.BUILT_IN and not is_store(path):
-        parts = find_parts(sources.resolve(given))
+        parts = find_parts(sources.resolve(given, how.source))
         if "test" in parts:
             opened = [open_paths(parts[name]) for name in ("train", "test")]
             if all(isinstance(found, Pictures) for found in opened):
                 train, test = (stream.of_pictures(found, how.source) for found in opened)  # type: ignore[arg-type]
                 return replace(train, name=f"{train.name} (train)"), replace(test, name=f"{test.name} (test)")
             return _pair(*sources.load_pair(given, options=how.source), how.source)
-    found = _pictures(given)
+    found = _pictures(given, how)
     if found is not None:
         return stream.of_pictures(found, how.source), None
     return stream.of_dataset(sources.load(given, options=how.source), how.source), None
@@ -152,18 +157,19 @@ def _pair(train: Dataset, test: Dataset, loaded: SourceOptions) -> tuple[Stream,
     return stream.of_dataset(named[0], loaded), stream.of_dataset(named[1], loaded)
 
 
-def _pictures(given: str | Path) -> Pictures | None:
+def _pictures(given: str | Path, how: Sampling) -> Pictures | None:
     """The encoded pictures at a path; None for what is read as arrays."""
     if str(given) in sources.BUILT_IN:
         return None
-    path = sources.resolve(given)
+    path = sources.resolve(given, how.source)
     if is_store(path):
         return None
     if path.is_dir() and (found := _sampled_folder(path)):
         return found
     parts = find_parts(path)
     opened = open_paths(parts.get("train") or parts["all"])
-    return opened if isinstance(opened, Pictures) else None
+    arrays = not isinstance(opened, Pictures) or opened.names[0].lower().endswith(NUMPY)
+    return None if arrays else opened  # type: ignore[return-value]
 
 
 def _sampled_folder(path: Path) -> Pictures | None:
@@ -175,7 +181,15 @@ def _sampled_folder(path: Path) -> Pictures | None:
     return Pictures("folder", path.name, images, lambda i: (path / images[i]).read_bytes()) if images else None
 
 
-def _chosen(count: int, how: Sampling, name: str) -> list[np.ndarray]:
+def in_order_of_chance(seeds: np.ndarray | None, labels: Sequence[int] | np.ndarray | None) -> bool:
+    """Whether consecutive samples are as good as drawn at random: they have seeds and are not sorted by class."""
+    if seeds is None or labels is None:
+        return seeds is not None
+    found = np.asarray(labels)
+    return not (found[0] < found[-1] and (np.diff(found) >= 0).all())
+
+
+def _chosen(count: int, how: Sampling, name: str, by_chance: bool) -> list[np.ndarray]:
     """Which samples of a set make up each draw."""
     if how.limit is not None and how.limit < 2:
         raise UserError(f"limit is {how.limit}: at least 2 samples are needed, thousands are useful")
@@ -193,7 +207,9 @@ def _chosen(count: int, how: Sampling, name: str) -> list[np.ndarray]:
             f"{how.draws} draws of {how.samples:,} need {how.draws * how.samples:,} samples, and {name} has {count:,}: "
             "lower --draws or --samples"
         )
-    return [np.arange(draw * how.samples, (draw + 1) * how.samples) for draw in range(how.draws)]
+    # Folders often come class by class: consecutive parts of one would be draws of different classes.
+    order = np.arange(count) if by_chance else np.random.default_rng(0).permutation(count)
+    return [np.sort(order[draw * how.samples : (draw + 1) * how.samples]) for draw in range(how.draws)]
 
 
 def _some(found: Pictures, chosen: Sequence[int] | np.ndarray) -> Pictures:
@@ -205,22 +221,48 @@ def _some(found: Pictures, chosen: Sequence[int] | np.ndarray) -> Pictures:
 
 
 def _draws_of_dataset(data: Dataset, how: Sampling, loaded: SourceOptions = stream.AS_THEY_ARE) -> list[Stream]:
-    parts = _chosen(len(data), how, data.name)
-    return [stream.of_dataset(data if len(part) == len(data) else data.subset(part), loaded) for part in parts]
+    parts = _chosen(len(data), how, data.name, in_order_of_chance(data.columns.get("seed"), data.labels))
+    chosen = [data if len(part) == len(data) else data.subset(part) for part in parts]
+    pixels = how.vae is None or data.codec.kind == "pixels"
+    codec = data.codec if pixels else with_vae(data.codec, how.vae, data.data_shape)  # type: ignore[arg-type]
+    if has_vae(codec):
+        return [_decoded(stream.of_dataset(one, loaded), open_vae(codec)) for one in chosen]
+    return [stream.of_dataset(one, loaded) for one in chosen]
+
+
+def _decoded(latents: Stream, decoder: Autoencoder) -> Stream:
+    """The pixels of latents."""
+
+    def read(part: range) -> stream.Part:
+        found = latents.read(part)
+        return replace(found, x=decoder.pixels(found.x))
+
+    return replace(
+        latents,
+        data_shape=decoder.pixel_shape(latents.data_shape),
+        dtype="uint8",
+        digest=lambda part: digest(latents.digest(part), decoder.hash),
+        read=read,
+        at_once=at_once(decoder.pixel_shape(latents.data_shape)),
+    )
 
 
 def _draws_of_model(model: Model, name: str, how: Sampling) -> list[Stream]:
+    if how.vae is not None:
+        model = replace(model, codec=with_vae(model.codec, how.vae, model.data_shape))
+    decoder = open_vae(model.codec, device_of(model.denoiser)) if has_vae(model.codec) else None
+    codec, shape = model.codec, tuple(model.data_shape)
     draws = 5 if how.draws is None else how.draws
     seeds = seed_range("evaluation", how.seed, draws * how.samples)
-    key = digest(model.hash, to_dict(model.sampler), how.batch_size)
+    key = digest(model.hash, to_dict(model.sampler), how.batch_size, *([decoder.hash] if decoder else []))
+    if decoder:
+        codec, shape = UINT8, decoder.pixel_shape(shape)
 
-    def sample(part: Sequence[int]):  # type: ignore[no-untyped-def]
-        return model.sample_labelled(part, batch_size=how.batch_size)
+    def sample(part: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x, labels = model.sample_labelled(part, batch_size=how.batch_size)
+        return (decoder.pixels(x) if decoder and torch.isfinite(x).all() else x), labels
 
     parts = [seeds[draw * how.samples : (draw + 1) * how.samples] for draw in range(draws)]
     return [
-        stream.of_samples(
-            name, sample, model.codec, part, tuple(model.data_shape), key, model.class_names, how.batch_size
-        )
-        for part in parts
+        stream.of_samples(name, sample, codec, part, shape, key, model.class_names, how.batch_size) for part in parts
     ]
