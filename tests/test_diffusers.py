@@ -32,7 +32,6 @@ from sims.interop.diffusers import (  # noqa: E402
     is_diffusers,
     load_diffusers,
     load_guided,
-    load_latents,
     save_diffusers,
 )
 
@@ -180,6 +179,26 @@ def test_levels_between_those_of_training_follow_k_diffusion() -> None:
     assert torch.equal(nearest.round_sigma(rounded), rounded)
     # every level is its own timestep, bit for bit, also when it comes as float32
     assert torch.equal(between.coefficients(levels.float())[3], torch.arange(1000).float())
+
+
+@pytest.mark.parametrize("name", ["epsilon", "v", "x0", "flow", "EDM, v"])
+def test_training_is_that_of_the_library(name: str) -> None:
+    """The loss is the squared error of the network's own output; and timesteps are drawn uniformly."""
+    denoiser = around(tiny_unet(), SCHEDULERS[name])
+    normal = torch.randn(4000, generator=torch.Generator().manual_seed(3))
+    sigma = denoiser.training_sigma(normal, -1.2, 1.2)
+    other = denoiser.training_sigma(normal, -0.4, 1.0)
+    torch.testing.assert_close(other, (normal - 0.4).exp())
+    if denoiser.schedule.family == "edm":
+        torch.testing.assert_close(sigma, (1.2 * normal - 1.2).exp())
+    else:
+        counts = denoiser.schedule.timestep(sigma).div(100).long().clamp(max=9).bincount(minlength=10)
+        assert float((counts / 4000 - 0.1).abs().max()) < 0.02
+    x, output = torch.randn(3, 1, 8, 8), torch.randn(2, 3, 1, 8, 8)
+    c_skip, c_out = (c[:3, None, None, None] for c in denoiser.coefficients(sigma[:3])[:2])
+    error = (c_skip * x + c_out * output[0]) - (c_skip * x + c_out * output[1])
+    weighted = denoiser.loss_weight(sigma[:3])[:, None, None, None] * error**2
+    torch.testing.assert_close(weighted, (output[0] - output[1]) ** 2, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler"])
@@ -526,7 +545,7 @@ def test_a_latent_dit_with_classes(tmp_path: Path) -> None:
     folder = dit(tmp_path / "dit")
     model = load_diffusers(folder)
     assert model.data_shape == (4, 8, 8) and model.num_classes == 3 and model.class_names == ("ant", "bee", "cat")
-    assert model.codec.kind == "identity" and model.denoiser.sigma_data == 1.0  # type: ignore[attr-defined]
+    assert model.codec.kind == "latents" and model.denoiser.sigma_data == 1.0  # type: ignore[attr-defined]
     network: Any = model.denoiser.network  # type: ignore[attr-defined]
     x, sigma = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.full((2,), 1.0)
     with torch.no_grad():
@@ -545,29 +564,6 @@ def test_a_latent_dit_with_classes(tmp_path: Path) -> None:
     pipe.set_progress_bar_config(disable=True)
     images = pipe([0, 2], guidance_scale=1.0, num_inference_steps=2, output_type="np").images
     assert images.shape == (2, 16, 16, 3)
-
-
-def test_latents_there_and_back(tmp_path: Path) -> None:
-    codec = load_latents(dit(tmp_path / "dit"))
-    raw = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
-    latents = codec.encode(raw)
-    codec.batch_size = 2
-    torch.testing.assert_close(codec.encode(raw), latents)
-    vae: Any = codec.vae
-    mean = vae.encode(torch.from_numpy(raw).float() / 127.5 - 1).latent_dist.mean
-    torch.testing.assert_close(latents, (mean - 0.1) * 0.5)
-    pixels = vae.decode(mean).sample.clamp(-1, 1)
-    assert np.abs(codec.decode(latents).astype(float) - (pixels.numpy() + 1) * 127.5).max() <= 0.51
-    assert codec.to_images(latents).shape == (5, 16, 16, 3)
-    from sims.data.codec import UINT8
-
-    data = Dataset(raw, np.array([0, 1, 2, 0, 1]), UINT8)
-    made = codec.dataset(data, tmp_path / "cache")
-    vae.encode = None  # not called again
-    again = codec.dataset(data, tmp_path / "cache")
-    assert np.array_equal(made.raw, again.raw) and again.num_classes == 3 and again.data_shape == (4, 8, 8)
-    with pytest.raises(UserError, match="multiples of 2"):
-        codec.encode(raw[:, :, :15])
 
 
 # ---- training and the model directory
@@ -700,8 +696,6 @@ def test_what_cannot_be_written_says_why(tmp_path: Path, pipeline: Path, origina
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".*"))
     with pytest.raises(UserError, match="a single network"):
         load_guided(save_diffusers(model, tmp_path / "new", like=pipeline))
-    with pytest.raises(UserError, match="no autoencoder"):
-        load_latents(pipeline)
     with pytest.raises(UserError, match="interpolated or nearest"):
         load_diffusers(pipeline, timesteps="often")  # type: ignore[arg-type]
 

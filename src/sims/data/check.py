@@ -75,16 +75,16 @@ def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
     """
     report = Report(str(path))
     try:
-        if str(path) in BUILT_IN or is_store(resolve(path)):
+        if str(path) in BUILT_IN or is_store(resolve(path, options)):
             _built(report, path, options)
             return report
     except UserError as error:
         if str(path) not in BUILT_IN:
-            resolve(path)  # nothing there: the one error to raise
+            resolve(path, options)  # nothing there: the one error to raise
         report.problems.append(str(error))
         return report
     seen: dict[bytes, str] = {}
-    for paths in find_parts(resolve(path)).values():
+    for paths in find_parts(resolve(path, options)).values():
         try:
             found = open_paths(paths)
         except UserError as error:

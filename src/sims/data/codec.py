@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,55 @@ from torch import Tensor
 
 from sims.errors import UserError
 
-KINDS = ("pixels", "identity")
+KINDS = ("pixels", "identity", "latents")
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What latents in model space are: (z - shift) * scale of an autoencoder's latents z.
+
+    shift, scale   one number per channel, or one for all of them
+    pixels         the values that the autoencoder takes for black and white
+    vae, vae_hash  folder and content hash of the autoencoder that decodes them; None where none was named
+    """
+
+    shift: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    pixels: tuple[float, float] = (-1.0, 1.0)
+    vae: str | None = None
+    vae_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "scale", "pixels"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        values = [*self.shift, *self.scale, *self.pixels]
+        if not self.shift or not self.scale or not np.isfinite(values).all() or 0.0 in self.scale:
+            raise UserError(
+                f"latents with shift {list(self.shift)} and scale {list(self.scale)}: give finite numbers, one for "
+                "each channel or one for all, and no scale of 0"
+            )
+
+
+# What EDM2's networks for 512x512 take (Karras et al. 2024): each channel standardized, then scaled to 0.5. Their
+# autoencoder, sd-vae-ft-mse, is given pixels from 0 to 1 there, not from -1 to 1 as elsewhere.
+EDM2_LATENTS = Latents(
+    shift=(5.81, 3.25, 0.12, -2.15), scale=(0.5 / 4.17, 0.5 / 4.62, 0.5 / 3.71, 0.5 / 3.28), pixels=(0.0, 1.0)
+)
 
 
 @dataclass(frozen=True)
 class Codec:
     """Maps raw values to model space and back.
 
-    `pixels` maps [low, high] to [-1, 1]; `identity` (toys, latents) keeps the values, and low and high
-    only say what range to show. `dtype` is the numpy dtype of the raw values.
+    `pixels` maps [low, high] to [-1, 1]; `identity` (toys) and `latents` keep the values, and low and high only say
+    what range to show. `dtype` is the numpy dtype of the raw values; `latents` says what an autoencoder made them with.
     """
 
     kind: str
     low: float
     high: float
     dtype: str
+    latents: Latents | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -38,6 +72,10 @@ class Codec:
             np.dtype(self.dtype)
         except TypeError as error:
             raise UserError(f"codec dtype {self.dtype!r} is unknown: use a numpy dtype such as uint8") from error
+        if (self.kind == "latents") != (self.latents is not None):
+            raise UserError(
+                f"a codec of kind {self.kind!r} with latents {self.latents}: they go together, or not at all"
+            )
 
     @property
     def half(self) -> float:
@@ -54,7 +92,7 @@ class Codec:
         # numpy values are copied, because memory maps are read-only
         values = raw if isinstance(raw, Tensor) else torch.from_numpy(np.array(raw, dtype=np.float32))
         x = values.to(torch.float32)
-        if self.kind == "identity":
+        if self.kind != "pixels":
             return x
         return (x - self.low) / self.half - 1
 
@@ -80,24 +118,35 @@ class Codec:
                 f"data of shape {tuple(x.shape[1:])} are not images: only (C, H, W) can be shown as pictures"
             )
         channels = x.shape[1]
-        if self.kind == "identity" or channels not in (1, 3, 4):
+        if self.kind != "pixels" or channels not in (1, 3, 4):
             x = x[:, : 3 if channels >= 3 else 1]
         x = x.detach().cpu().to(torch.float32)
-        if self.kind == "identity":
+        if self.kind != "pixels":
             x = (x - self.low) / self.half - 1
         x = (x * 127.5 + 128).clamp(0, 255).to(torch.uint8)
         return x.permute(0, 2, 3, 1).contiguous().numpy()  # (N, H, W, C)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-able description; `from_json` reads it back."""
-        return asdict(self)
+        described = asdict(self)
+        if self.latents is None:
+            del described["latents"]
+        else:
+            described["latents"] = {k: list(v) if isinstance(v, tuple) else v for k, v in described["latents"].items()}
+        return described
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Its description without the place where an autoencoder lies, for content hashes."""
+        return replace(self, latents=replace(self.latents, vae=None)).to_json() if self.latents else self.to_json()
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Codec:
         """The codec that `to_json` described; raises UserError for anything else."""
         try:
-            return cls(str(obj["kind"]), float(obj["low"]), float(obj["high"]), str(obj["dtype"]))
-        except (KeyError, TypeError, ValueError) as error:
+            latents = Latents(**obj["latents"]) if obj.get("latents") else None
+            return cls(str(obj["kind"]), float(obj["low"]), float(obj["high"]), str(obj["dtype"]), latents)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{obj!r} describes no codec: it needs kind, low, high and dtype") from error
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 
 from sims.data.codec import Codec
+from sims.data.mapped import Rows
 from sims.errors import UserError
 from sims.files import canonical_json
 
 _CHUNK = 4096  # samples handled at once when a whole data set is walked through
+_AT_ONCE = 1 << 28  # values looked at together: 1 GiB
 
 Indices = Sequence[int] | np.ndarray | Tensor | slice
 
@@ -24,13 +27,13 @@ Indices = Sequence[int] | np.ndarray | Tensor | slice
 class Dataset:
     """Samples with optional labels.
 
-    raw          (N, C, H, W) or (N, 2)   values as stored, in the codec's dtype; may be a memory map
+    raw          (N, C, H, W) or (N, 2)   values as stored, in the codec's dtype; may lie on disk (a memory map, Rows)
     labels       (N,) int64 or None       -1 = no class
     class_names  one per class; its length is the number of classes, 0 where there are no labels
     columns      further columns, (N, ...) each, as a store of synthetic samples carries them
     """
 
-    raw: np.ndarray
+    raw: np.ndarray | Rows
     labels: np.ndarray | None
     codec: Codec
     class_names: tuple[str, ...] = ()
@@ -78,11 +81,16 @@ class Dataset:
         return self.batch(slice(None))
 
     def subset(self, indices: Indices) -> Dataset:
-        """The samples at `indices`, in that order, with the same classes and codec."""
+        """The samples at `indices`, in that order, with the same classes and codec; what lies on disk stays there."""
         index = _numpy(indices)
+        raw = self.raw if isinstance(self.raw, np.memmap | Rows) else self.raw[index]
+        if isinstance(raw, np.memmap):
+            raw = Rows(raw)
+        if isinstance(raw, Rows):
+            raw = raw.subset(index)
         labels = None if self.labels is None else self.labels[index]
         columns = {key: values[index] for key, values in self.columns.items()}
-        return replace(self, raw=self.raw[index], labels=labels, columns=columns)
+        return replace(self, raw=raw, labels=labels, columns=columns)
 
     def split(self, test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """Disjoint train and test parts, the same for the same seed, in the original order.
@@ -105,11 +113,17 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of the content: values, labels, number of classes and codec; not of name or place."""
+        """SHA-256 (hex) of the content: values, labels, number of classes and codec; not of name or place.
+
+        Values on disk whose content has been hashed before are not read again.
+        """
         sha = hashlib.sha256()
-        sha.update(canonical_json([list(self.raw.shape), self.codec.to_json(), self.num_classes]))
-        for chunk in self._chunks():
-            sha.update(np.ascontiguousarray(chunk).tobytes())
+        sha.update(canonical_json([list(self.raw.shape), self.codec.identity, self.num_classes]))
+        if isinstance(self.raw, Rows) and self.raw.identity:
+            sha.update(self.raw.identity.encode())
+        else:
+            for chunk in self._chunks():
+                sha.update(np.ascontiguousarray(chunk).tobytes())
         if self.labels is not None:
             sha.update(self.labels.astype("<i8").tobytes())
         return sha.hexdigest()
@@ -130,6 +144,30 @@ class Dataset:
     def _chunks(self) -> Iterator[np.ndarray]:
         for start in range(0, len(self), _CHUNK):
             yield self.raw[start : start + _CHUNK]
+
+
+class View:
+    """A data set in model space, read where it is sliced: view[a:b] is (b - a, *data_shape) float32 on the CPU.
+
+    ``through`` maps what is read, such as latents to pixels.
+    """
+
+    def __init__(self, data: Dataset, through: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.data, self.through = data, through
+        shape = data.data_shape if through is None else tuple(self[:1].shape[1:])
+        self.shape, self.ndim = (len(data), *shape), len(shape) + 1
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Tensor:
+        x = self.data.batch(rows)[0]
+        return x if self.through is None else self.through(x)
+
+
+def at_once(shape: Sequence[int]) -> int:
+    """How many samples of a shape are looked at together."""
+    return max(1, min(1024, _AT_ONCE // math.prod(shape)))
 
 
 def check_labels(labels: np.ndarray, count: int, class_names: Sequence[str], name: str) -> np.ndarray:

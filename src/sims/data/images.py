@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,18 +12,35 @@ from PIL import Image, ImageOps
 from sims.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+NUMPY = ".npy"  # arrays, a file for each sample, as EDM2 keeps latents
+_NUMPY_MAGIC = b"\x93NUMPY"
 _PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's convert("L")
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How pictures are changed on load."""
+    """How pictures are changed on load, and where they are kept."""
 
     grayscale: bool = False
     """One channel (ITU-R 601 luma) instead of three or four."""
     size: int | None = None
     """Average the middle square of each picture down (box filter) to this many pixels a side."""
+
+    cache: Path | None = None
+    """Folder for what is decoded, encoded or downloaded once (runs/cache if not given); sets above 1 GiB are read from there."""  # noqa: E501
+    download: bool = False
+    """Allow fetching a data set of the Hugging Face hub (hf:owner/name); it is kept in the cache."""
+
+    @property
+    def folder(self) -> Path:
+        """The cache."""
+        return self.cache or Path("runs/cache")
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether pictures stay as they are."""
+        return not self.grayscale and self.size is None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -36,8 +54,11 @@ class Unreadable(Exception):
 def decode_image(data: bytes, options: SourceOptions = SourceOptions()) -> np.ndarray:
     """An encoded picture to (C, H, W), uint8, or uint16 for 16-bit grey, or float32 for floating-point TIFF.
 
-    Palettes become RGB(A), turned photographs are set upright. Raises Unreadable for broken data.
+    Palettes become RGB(A), turned photographs are set upright; an .npy array stays as it is. Raises Unreadable for
+    broken data.
     """
+    if data[:6] == _NUMPY_MAGIC:
+        return transform(_array(data), options)
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
@@ -46,6 +67,16 @@ def decode_image(data: bytes, options: SourceOptions = SourceOptions()) -> np.nd
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise Unreadable(reason or type(error).__name__) from error
     return transform(pixels, options)
+
+
+def _array(data: bytes) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise Unreadable(str(error)) from error
+    if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "fiub":
+        raise Unreadable(f"an array of shape {array.shape}, {array.dtype}, is no picture: it must be (C, H, W)")
+    return array[None] if array.ndim == 2 else array
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sims.data import hf
-from sims.data.images import SUFFIXES, Unreadable
-from sims.data.store import flat_values, is_store
+from sims.data.images import NUMPY, SUFFIXES, Unreadable
+from sims.data.mapped import IN_MEMORY, Rows
+from sims.data.parquet import IMAGE_KEYS, LABEL_KEYS, Cells, Table
+from sims.data.store import is_store
 from sims.errors import UserError
 from sims.files import read_json
 
-_IMAGE_KEYS = ("images", "image", "x", "data", "latents", "arr_0")
-_LABEL_KEYS = ("labels", "label", "y", "arr_1")
 _LABELS_FILE = "dataset.json"  # EDM's and StyleGAN's convention
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures still encoded: `read(i)` gives the bytes of picture `names[i]`; labels as found, unchecked."""
+    """Pictures still encoded: `read(i)` gives the bytes of picture `names[i]`; labels as found, unchecked.
+
+    `files` are the files that hold them. Pictures stored as .npy are read like others, latents among them.
+    """
 
     kind: str
     name: str
@@ -36,6 +37,7 @@ class Pictures:
     read: Callable[[int], bytes]
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    files: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Arrays:
 
     kind: str
     name: str
-    raw: np.ndarray
+    raw: np.ndarray | Rows
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     latents: bool = False
@@ -94,8 +96,7 @@ def open_paths(paths: list[Path]) -> Pictures | Arrays:
 
 
 def _folder(root: Path) -> Pictures:
-    files = [file.relative_to(root) for file in root.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-    names = sorted(file.as_posix() for file in files if not _hidden(file.parts))
+    names = _pictures(path for path in _walk(root) if not _hidden(PurePosixPath(path).parts))
     if not names:
         raise UserError(
             f"{root} holds no pictures ({', '.join(SUFFIXES[:4])}, ...) and no parquet files: check the path"
@@ -103,14 +104,32 @@ def _folder(root: Path) -> Pictures:
     listing = root / _LABELS_FILE
     found = read_json(listing) if listing.is_file() else None
     labels, class_names = _listed_labels(names, found, str(listing)) if found is not None else _class_folders(names)
-    return Pictures("folder", root.name, names, lambda i: (root / names[i]).read_bytes(), labels, class_names)
+    files = [root / name for name in names]
+    return Pictures("folder", root.name, names, lambda i: files[i].read_bytes(), labels, class_names, files)
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """The files below a folder, as paths from there."""
+    for folder, _, names in os.walk(root, followlinks=True):
+        below = Path(folder).relative_to(root).as_posix()
+        yield from names if below == "." else (f"{below}/{name}" for name in names)
+
+
+def _pictures(names: Iterable[str]) -> list[str]:
+    """The names of pictures, sorted; of arrays (.npy), as EDM2 keeps latents, where there are none."""
+    found: dict[bool, list[str]] = {False: [], True: []}
+    for name in names:
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix in SUFFIXES or suffix == NUMPY:
+            found[suffix == NUMPY].append(name)
+    return sorted(found[False] or found[True])
 
 
 def _zip(path: Path) -> Pictures:
     try:
         archive = zipfile.ZipFile(path)
         members = [name for name in archive.namelist() if not _hidden(PurePosixPath(name).parts)]
-        names = sorted(name for name in members if PurePosixPath(name).suffix.lower() in SUFFIXES)
+        names = _pictures(members)
         listings = [name for name in members if PurePosixPath(name).name == _LABELS_FILE]
         listing = min(listings, key=len) if listings else None
         found = json.loads(archive.read(listing)) if listing else None
@@ -130,7 +149,7 @@ def _zip(path: Path) -> Pictures:
         labels, class_names = _listed_labels(names, found, f"{listing} in {path}", below)
     else:
         labels, class_names = _class_folders(names)
-    return Pictures("zip", path.stem, names, read, labels, class_names)
+    return Pictures("zip", path.stem, names, read, labels, class_names, (path,))
 
 
 def _class_folders(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
@@ -172,100 +191,14 @@ def _listed_labels(
 
 
 def _parquet(paths: list[Path]) -> Pictures | Arrays:
-    schema = _read(paths[0], lambda: pq.read_schema(paths[0]))
-    features = hf.features_of(schema)
-    column, is_image = _sample_column(schema, features, paths[0])
-    label = _label_column(schema, features, column)
-    wanted = [column] + ([label] if label else [])
-    tables = []
-    for path in paths:
-        table = _read(path, lambda path=path: pq.read_table(path, columns=wanted, partitioning=None))  # type: ignore[misc]
-        if missing := set(wanted) - set(table.column_names):
-            raise UserError(f"{path} lacks the column {missing.pop()!r} that {paths[0].name} has: remove or remake it")
-        tables.append(table)
-    if not sum(len(table) for table in tables):
-        raise UserError(f"{paths[0]} holds no rows: check the file")
-    name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
-    class_names = tuple(features.get(label, {}).get("names", ())) if label else ()
-    labels = None
-    if label:
-        chunks = [chunk for table in tables for chunk in table[label].chunks]
-        labels, class_names = _labels(pa.chunked_array(chunks, schema.field(label).type), class_names, paths[0])
-    if not is_image:
-        shape = features.get(column, {}).get("shape")
-        raw = np.concatenate([_array_column(t[column], shape, path) for t, path in zip(tables, paths) if len(t)])
-        return Arrays("parquet", name, _channels_first(raw, str(paths[0]), keep=shape is not None), labels, class_names)
-    cells = [chunk for table in tables for chunk in table[column].chunks if len(chunk)]
-    starts = np.cumsum([0] + [len(chunk) for chunk in cells])
-    names = [f"{path.name} row {row}" for path, table in zip(paths, tables) for row in range(len(table))]
-
-    def read(i: int) -> bytes:
-        chunk = int(np.searchsorted(starts, i, side="right")) - 1
-        cell = cells[chunk][i - int(starts[chunk])].as_py()
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        if data is None:
-            raise Unreadable("no picture in this row")
-        return data
-
-    return Pictures("parquet", name, names, read, labels, class_names)
-
-
-def _read(path: Path, action: Callable[[], Any]) -> Any:
-    try:
-        return action()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as parquet ({error}): download or make it again") from error
-
-
-def _sample_column(schema: pa.Schema, features: hf.Features, path: Path) -> tuple[str, bool]:
-    """The column with the samples, and whether it holds encoded pictures."""
-    marked = [name for name, feature in features.items() if feature.get("_type") == "Image" and name in schema.names]
-    by_content = [field.name for field in schema if _holds_pictures(field.type)]
-    lists = [f.name for f in schema if isinstance(f.type, pa.BaseExtensionType) or pa.types.is_nested(f.type)]
-    lists = [name for name in lists if name not in by_content]
-    if marked and marked[0] in by_content:
-        return marked[0], True
-    if by_content:
-        return by_content[0], True
-    if lists:
-        return next((key for key in _IMAGE_KEYS if key in lists), lists[0]), False
-    raise UserError(
-        f"{path} has no column of pictures (columns: {', '.join(schema.names)}): it needs one of type binary or"
-        " struct {bytes, path}, as Hugging Face `datasets` writes"
-    )
-
-
-def _holds_pictures(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _label_column(schema: pa.Schema, features: hf.Features, samples: str) -> str | None:
-    names = [name for name in schema.names if name != samples]
-    marked = [name for name in names if features.get(name, {}).get("_type") == "ClassLabel"]
-    return next((key for key in _LABEL_KEYS if key in names), marked[0] if marked else None)
-
-
-def _labels(column: pa.ChunkedArray, names: tuple[str, ...], path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        words = column.to_pylist()
-        names = names or tuple(sorted({word for word in words if word is not None}))
-        number: dict[str | None, int] = {name: i for i, name in enumerate(names)} | {None: -1}
-        if (unknown := next((word for word in words if word not in number), None)) is not None:
-            raise UserError(f"{path}: label {unknown!r} is not one of the class names: correct the labels or the names")
-        return np.array([number[word] for word in words], dtype=np.int64), names
-    if not pa.types.is_integer(column.type):
-        raise UserError(f"{path}: labels of type {column.type} are neither whole numbers nor names: convert them")
-    return column.cast(pa.int64()).fill_null(-1).to_numpy(), names
-
-
-def _array_column(column: pa.ChunkedArray, shape: Sequence[int] | None, path: Path) -> np.ndarray:
-    shape = tuple(shape) if shape else np.shape(column[0].as_py())
-    try:
-        return flat_values(column).reshape(len(column), *shape)
-    except (ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path}: rows differ in shape (the first has {shape}): make them equal") from error
+    table = Table(paths)
+    labels, class_names = table.labels()
+    if table.is_image:
+        cells = Cells(table)
+        return Pictures("parquet", table.name, cells.names, cells.read, labels, class_names, tuple(paths))
+    raw, shape = table.arrays()
+    raw = _channels_first(raw, str(paths[0]), keep=shape is not None)
+    return Arrays("parquet", table.name, raw, labels, class_names)
 
 
 # -- npz ---------------------------------------------------------------------------------------------------------------
@@ -277,19 +210,40 @@ def _npz(path: Path) -> Arrays:
             arrays = {"data": np.load(path, mmap_mode="r", allow_pickle=False)}
         else:
             with np.load(path, allow_pickle=False) as archive:
-                wanted = (*_IMAGE_KEYS, *_LABEL_KEYS, "class_names")
-                keys, arrays = archive.files, {key: archive[key] for key in archive.files if key in wanted}
+                wanted = (*IMAGE_KEYS, *LABEL_KEYS, "class_names")
+                keys = archive.files
+                arrays = {key: _array(path, archive, key) for key in keys if key in wanted}
     except (zipfile.BadZipFile, OSError, EOFError, zlib.error, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read as numpy arrays ({error}): make it again with np.savez") from error
-    key = next((key for key in _IMAGE_KEYS if key in arrays), None)
+    key = next((key for key in IMAGE_KEYS if key in arrays), None)
     if key is None:
-        raise UserError(f"{path} has no array named {', '.join(_IMAGE_KEYS)} (it has {', '.join(keys) or 'none'})")
-    labels = next((arrays[name] for name in _LABEL_KEYS if name in arrays), None)
+        raise UserError(f"{path} has no array named {', '.join(IMAGE_KEYS)} (it has {', '.join(keys) or 'none'})")
+    labels = next((arrays[name] for name in LABEL_KEYS if name in arrays), None)
     names = tuple(str(name) for name in arrays.get("class_names", np.array([])).ravel())
     latents = key == "latents"
     return Arrays(
         "npz", path.stem, _channels_first(arrays[key], f"{path}, array {key!r}", keep=latents), labels, names, latents
     )
+
+
+def _array(path: Path, archive: Any, key: str) -> np.ndarray:
+    """An array of an npz file: a memory map of what is large and not compressed, else read."""
+    info = archive.zip.getinfo(f"{key}.npy")
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size <= IN_MEMORY:
+        return archive[key]
+    with open(path, "rb") as file:
+        file.seek(info.header_offset)
+        header = file.read(30)  # of the member: the lengths of its name and extra fields end it
+        file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read:
+            return archive[key]
+        shape, fortran, dtype = read[version](file)
+        start = file.tell()
+    if fortran or dtype.hasobject:
+        return archive[key]
+    return np.memmap(path, dtype, "r", start, shape)
 
 
 def _channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarray:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import difflib
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sims.data.codec import Codec
+from sims.data import hub, mapped
+from sims.data.codec import EDM2_LATENTS, Codec
 from sims.data.dataset import Dataset, check_labels
-from sims.data.images import SourceOptions, Unreadable, decode_image, transform
+from sims.data.images import NUMPY, SourceOptions, Unreadable, decode_image, transform
+from sims.data.mapped import Rows, content
 from sims.data.readers import Arrays, Pictures, find_parts, open_paths
 from sims.data.store import Store, is_store
 from sims.errors import UserError
+from sims.files import digest
 
 __all__ = ["BUILT_IN", "SourceOptions", "load", "load_pair"]
 
@@ -28,14 +35,15 @@ def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | Non
     """Load a data set.
 
     source   digits | toy:gaussian | toy:grid25 | toy:moons | a folder of pictures, zip, parquet file or folder, npz,
-             or store of synthetic samples. Of a folder divided into train and test, the train part.
+             hf:owner/name[:split] of the Hugging Face hub, or store of synthetic samples. Of a source divided into
+             train and test, the train part.
     limit    at most this many samples, drawn with a fixed seed
 
     Raises UserError, one sentence naming the file, for anything missing, broken or inconsistent.
     """
     if str(source) in BUILT_IN:
         return _limited(_transformed(_built_in(str(source)), options), limit)
-    path = resolve(source)
+    path = resolve(source, options)
     if is_store(path):
         return _limited(_transformed(Store.read(path), options), limit)
     parts = find_parts(path)
@@ -63,7 +71,7 @@ def load_pair(
         train, held_out = load(source, options=options).split(_DIGITS_TEST / 1797, seed=0)
         return _limited(train, limit), held_out
     if str(source) not in BUILT_IN:
-        path = resolve(source)
+        path = resolve(source, options)
         parts = find_parts(path)
         if "train" in parts and "test" in parts:
             held_out = dataset_of(open_paths(parts["test"]), options)
@@ -72,9 +80,14 @@ def load_pair(
     return _limited(train, limit), held_out
 
 
-def resolve(source: str | Path) -> Path:
-    """The path of a source, `kind:` before it removed; raises UserError with suggestions where nothing lies there."""
+def resolve(source: str | Path, options: SourceOptions = _NONE) -> Path:
+    """The path of a source, `kind:` before it removed; raises UserError with suggestions where nothing lies there.
+
+    A data set of the hub (hf:owner/name) is fetched where ``options`` allow it, else found in the cache.
+    """
     text = str(source)
+    if text.startswith(hub.PREFIX):
+        return hub.local(text, options)
     kind, colon, rest = text.partition(":")
     path = Path(rest if colon and kind in _KINDS else text).expanduser()
     if path.exists():
@@ -100,7 +113,8 @@ def dataset_of(found: Pictures | Arrays, options: SourceOptions = _NONE, limit: 
         labels = check_labels(labels, count, class_names, found.name)
         class_names = class_names or tuple(str(i) for i in range(int(labels.max()) + 1))
         labels = labels[index]
-    raw, codec = coded(_decode(found, index, options), found.name)
+    decoded, latents = _decode(found, index, options)
+    raw, codec = (decoded, latents) if latents else coded(decoded, found.name)
     return Dataset(raw, labels, codec, class_names, found.name)
 
 
@@ -117,15 +131,51 @@ def read_picture(found: Pictures, i: int, options: SourceOptions = _NONE) -> np.
         raise UserError(f"{found.names[i]} in {found.name}: {error}") from error
 
 
-def _decode(found: Pictures, index: np.ndarray, options: SourceOptions) -> np.ndarray:
+def _decode(found: Pictures, index: np.ndarray, options: SourceOptions) -> tuple[np.ndarray | Rows, Codec | None]:
+    """All pictures of ``index``; on disk, in the cache, where they are large. A codec where the samples are latents."""
     first = read_picture(found, int(index[0]), options)
-    raw = np.empty((len(index), *first.shape), dtype=first.dtype)
-    for row, i in enumerate(index):
-        pixels = read_picture(found, int(i), options)
+    moments = found.names[int(index[0])].lower().endswith(NUMPY) and first.dtype.kind == "f" and first.shape[0] == 8
+    shape, dtype = first.shape, first.dtype
+    if moments:
+        if not options.unchanged:
+            raise UserError(f"{found.name} holds latents, no pictures: leave out grayscale and size")
+        shape, dtype = (4, *shape[1:]), np.dtype("float32")
+
+    def one(i: int) -> np.ndarray:
+        pixels = read_picture(found, i, options)
         if pixels.shape != first.shape or pixels.dtype != first.dtype:
-            raise UserError(_mismatch(found, first, pixels, found.names[int(index[0])], found.names[int(i)]))
-        raw[row] = pixels
-    return raw
+            raise UserError(_mismatch(found, first, pixels, found.names[int(index[0])], found.names[i]))
+        return _standardized(pixels) if moments else pixels
+
+    def block(rows: range) -> np.ndarray:
+        chosen = [int(index[row]) for row in rows]
+        return np.stack(list(pool.map(one, chosen)) if threads > 1 else [one(i) for i in chosen])
+
+    codec = Codec("latents", -1.5, 1.5, "float32", EDM2_LATENTS) if moments else None
+    whole = (len(index), *shape)
+    threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        if math.prod(whole) * dtype.itemsize > mapped.IN_MEMORY:
+            folder = options.folder / "decoded"
+            key = digest(content(found.files, folder), index.astype("<i8").tobytes(), list(shape), dtype.name)
+            changes = digest(options.grayscale, options.size, moments, key)[:24]
+            what = f"decoding {len(index):,} samples of {found.name}"
+            return mapped.mapped(folder / f"decoded-{changes}.npy", whole, dtype, block, block=1024, what=what), codec
+        raw = np.empty(whole, dtype)
+        for start in range(0, len(index), 1024):
+            rows = range(start, min(start + 1024, len(index)))
+            raw[rows.start : rows.stop] = block(rows)
+        return raw, codec
+
+
+def _standardized(moments: np.ndarray) -> np.ndarray:
+    """Mean and deviation (8, h, w) of an autoencoder's posterior to latents (4, h, w) as EDM2's networks take them.
+
+    EDM2 draws from the posterior anew each time; here it is the mean, since the deviations are small beside the
+    latents' own. Other projects write files of this form too, of pixels in another range: their latents are not these.
+    """
+    shift, scale = (np.array(values, np.float32)[:, None, None] for values in (EDM2_LATENTS.shift, EDM2_LATENTS.scale))
+    return (moments[:4].astype(np.float32) - shift) * scale
 
 
 def _mismatch(found: Pictures, a: np.ndarray, b: np.ndarray, name_a: str, name_b: str) -> str:
@@ -143,7 +193,7 @@ def _mismatch(found: Pictures, a: np.ndarray, b: np.ndarray, name_a: str, name_b
     return f"pictures in {found.name} differ in depth ({depths}): convert them; {check}"
 
 
-def coded(raw: np.ndarray, name: str, latents: bool = False) -> tuple[np.ndarray, Codec]:
+def coded(raw: Any, name: str, latents: bool = False) -> tuple[Any, Codec]:
     """Values in a dtype that a codec takes, and their codec; raises UserError for what is not finite or no number.
 
     uint8 is [0, 255], uint16 [0, 65535]; other whole numbers become one of the two where they fit. Floats are
@@ -158,7 +208,8 @@ def coded(raw: np.ndarray, name: str, latents: bool = False) -> tuple[np.ndarray
     identity = latents or raw.ndim == 2
     if raw.dtype in (np.uint8, np.uint16) and not identity:
         return raw, Codec("pixels", 0.0, float(np.iinfo(raw.dtype).max), raw.dtype.name)
-    low, high = float(raw.min()), float(raw.max())
+    chunks = [raw[i : i + 4096] for i in range(0, len(raw), 4096)] if isinstance(raw, np.ndarray) else raw
+    low, high = min(float(part.min()) for part in chunks), max(float(part.max()) for part in chunks)
     if kind == "b":
         return raw.astype(np.uint8), Codec("pixels", 0.0, 1.0, "uint8")
     if kind in "iu" and not identity and low >= 0 and high <= 65535:
@@ -174,9 +225,9 @@ def coded(raw: np.ndarray, name: str, latents: bool = False) -> tuple[np.ndarray
 
 def _transformed(data: Dataset, options: SourceOptions) -> Dataset:
     """The same samples with `options` applied."""
-    if options == _NONE:
+    if options.unchanged:
         return data
-    if len(data.data_shape) != 3 or data.codec.kind == "identity":
+    if len(data.data_shape) != 3 or data.codec.kind != "pixels":
         raise UserError(f"{data.name} holds no pictures (shape {data.data_shape}): leave out grayscale and size")
     return replace(data, raw=np.stack([transform(pixels, options) for pixels in data.raw]))
 

@@ -160,7 +160,7 @@ def of_pictures(found: Pictures, options: SourceOptions = AS_THEY_ARE) -> Stream
         read,
         labels,
         names,
-        _seeds(found),
+        seeds_in_names(found),
         found.names,
         _in_words(options, codec),
     )
@@ -215,7 +215,7 @@ def _format(found: Pictures) -> str:
     return {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix) or found.kind
 
 
-def _seeds(found: Pictures) -> np.ndarray | None:
+def seeds_in_names(found: Pictures) -> np.ndarray | None:
     """The seeds that a folder's names give, as in 000123.png (what `sims sample` and EDM's generate.py write)."""
     stems = [PurePosixPath(name).stem for name in found.names]
     if not all(len(stem) >= 6 and stem.isdecimal() for stem in stems):

@@ -15,7 +15,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from sims.data.codec import UINT8
+from sims.data.codec import UINT8, Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.files import read_json, write_json
@@ -31,8 +31,8 @@ from sims.interop.diffusers_folder import (
     pretrained,
 )
 from sims.interop.diffusers_guided import GuidedNetwork
-from sims.interop.diffusers_latents import LATENTS, LatentCodec
 from sims.interop.diffusers_network import ARCHITECTURES, DIT, UNET, DiffusersDenoiser, DiffusersNetwork, Timesteps
+from sims.interop.latents import latent_codec
 from sims.model import Model
 from sims.sampling import SamplerOptions
 
@@ -40,11 +40,9 @@ __all__ = [
     "DiffusersDenoiser",
     "DiffusersNetwork",
     "GuidedNetwork",
-    "LatentCodec",
     "is_diffusers",
     "load_diffusers",
     "load_guided",
-    "load_latents",
     "save_diffusers",
 ]
 
@@ -64,7 +62,7 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
     """Read a pipeline folder (model_index.json), or a folder of one network with scheduler_config.json in or beside it.
 
     ``timesteps`` as in ``DiffusersDenoiser``; ``null_class``: the last class of a UNet2DModel stands for "no class"
-    (a DiT always has one). The codec of a latent model keeps latents as they are: ``load_latents`` has the pictures.
+    (a DiT always has one). The codec of a latent model names the autoencoder of its folder (``open_vae`` makes pixels).
     A guided pair that ``save_diffusers`` wrote is read as one. UserError for text-conditional models, weights that are
     not safetensors, and missing parts.
     """
@@ -86,19 +84,19 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
     ignored = {key: scheduler[key] for key in IGNORED if key in scheduler}
     return Model(
         whole,
-        UINT8 if not layout.has_vae and single.data_shape[0] in (1, 3) else LATENTS,
+        _codec(layout, single.data_shape),
         SamplerOptions(sigma_max=HIGHEST if single.sigma_max > 1.25 * HIGHEST else None),
         _class_names(layout.index, single.num_classes),
         {"imported": "diffusers", "folder": str(folder), "scheduler": single.scheduler, "ignored": ignored},
     )
 
 
-def load_latents(folder: Path | str) -> LatentCodec:
-    """The autoencoder of a latent model's pipeline folder; UserError where it has none."""
-    layout = find_layout(Path(folder))
-    if not layout.has_vae:
-        raise UserError(f"{folder} has no autoencoder: its model makes pictures itself")
-    return LatentCodec(pretrained("AutoencoderKL", layout.folder / "vae"))
+def _codec(layout: Layout, data_shape: tuple[int, ...]) -> Codec:
+    """8-bit pixels, or latents with the autoencoder that lies beside the network; without one, values as they are."""
+    if layout.has_vae and (layout.folder / "vae").is_dir():
+        return latent_codec(layout.folder / "vae")
+    pixels = not layout.has_vae and data_shape[0] in (1, 3)
+    return UINT8 if pixels else Codec("identity", -3.0, 3.0, "float32")
 
 
 def load_guided(folder: Path | str) -> GuidedNetwork:

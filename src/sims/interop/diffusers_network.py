@@ -14,6 +14,7 @@ from sims.preconditioning import Coefficients, Preconditioned
 UNET, DIT = ARCHITECTURES = ("UNet2DModel", "DiTTransformer2DModel")
 
 Timesteps = Literal["interpolated", "nearest"]
+EDM_LEVELS = (-1.2, 1.2)  # mean and standard deviation of ln(sigma) in training: Karras et al. 2022, table 1
 
 
 class DiffusersNetwork(nn.Module):
@@ -117,6 +118,17 @@ class DiffusersDenoiser(Preconditioned):
 
     def round_sigma(self, sigma: Tensor) -> Tensor:
         return self.schedule.round(sigma) if self.timesteps == "nearest" else self.schedule.clamp(sigma)
+
+    def training_sigma(self, normal: Tensor, p_mean: float, p_std: float) -> Tensor:
+        """Uniform over the timesteps, as diffusers trains, unless p_mean or p_std are other than EDM's (the default).
+
+        EDM's levels hardly ever lie where a schedule of DDPM has half of its timesteps, and there a network that is
+        trained further would drift unseen. An EDM scheduler has no timesteps to draw from.
+        """
+        if self.schedule.family == "edm" or (p_mean, p_std) != EDM_LEVELS:
+            return super().training_sigma(normal, p_mean, p_std)
+        levels = self.schedule.levels.to(normal.device, normal.dtype)
+        return levels[(torch.special.ndtr(normal) * len(levels)).long().clamp(max=len(levels) - 1)]
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """The scalings of sigma as it is, also between levels, because the noise is what it is; and the timestep."""

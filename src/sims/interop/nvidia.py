@@ -1,7 +1,8 @@
 """NVIDIA's EDM and EDM2 snapshots (.pkl): read without running their code, and rebuilt with this package's networks.
 
 A snapshot records the class of its network, the arguments it was made with, and its tensors; its source code is left
-unread. EDM: Karras et al. 2022; EDM2: Karras et al. 2024.
+unread. What became of such a network goes back as tensors under NVIDIA's names, which their own class loads.
+EDM: Karras et al. 2022; EDM2: Karras et al. 2024.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sims.config import nearest
-from sims.data.codec import UINT8, Codec
+from sims.data.codec import EDM2_LATENTS, UINT8, Codec, Latents
 from sims.errors import UserError
-from sims.files import digest_file
+from sims.files import atomic_path, digest_file
+from sims.guidance import Extrapolate
 from sims.model import Model, make_network
 from sims.networks import NETWORKS
 from sims.networks.layers import filter_kernel
@@ -93,7 +96,7 @@ _NETWORKS = {"SongUNet": "song_unet", "DhariwalUNet": "adm_unet"}  # EDM's model
 class Snapshot:
     """What a file holds: the network's class, its arguments with their defaults, its tensors under NVIDIA's names.
 
-    ``encoder`` is the class that maps EDM2's latents or pixels; None where the file names none.
+    ``encoder`` is the class that maps EDM2's latents or pixels, and its settings; None where the file names none.
     """
 
     class_name: str
@@ -101,6 +104,7 @@ class Snapshot:
     state: dict[str, Tensor]
     encoder: str | None
     source_hash: str
+    encoder_settings: dict[str, Any] = field(default_factory=dict)
 
 
 def read(path: Path | str) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
@@ -123,8 +127,8 @@ def open_snapshot(path: Path | str) -> Snapshot:
         raise UserError(f"{path} holds no network under 'ema' or 'net', but {held[:200]}: give a .pkl of EDM or EDM2")
     init = _arguments(found.class_name, found.init_args, found.init_kwargs)
     encoder = content.get("encoder") if isinstance(content, dict) else None
-    name = encoder.class_name if isinstance(encoder, PersistentObject) else None
-    return Snapshot(found.class_name, init, dict(_tensors(found, "", set())), name, found.source_hash)
+    name, settings = (encoder.class_name, encoder.init_kwargs) if isinstance(encoder, PersistentObject) else (None, {})
+    return Snapshot(found.class_name, init, dict(_tensors(found, "", set())), name, found.source_hash, settings)
 
 
 def build(class_name: str, init: dict[str, Any], state: dict[str, Tensor]) -> Preconditioned:
@@ -162,6 +166,41 @@ def to_model(snapshot: Snapshot, path: Path) -> Model:
     }
     names = tuple(str(index) for index in range(denoiser.num_classes))
     return Model(denoiser, _codec(snapshot), _sampler(snapshot, denoiser), names, provenance)
+
+
+def has_their_network(model: Model) -> bool:
+    """Whether a model, or the base of a guided pair, is a network that a class of NVIDIA's is made of."""
+    denoiser: Any = model.denoiser
+    while isinstance(denoiser, Extrapolate):
+        denoiser = denoiser.base
+    kinds = tuple(NETWORKS[name] for name in (*_NETWORKS.values(), "edm2_unet"))
+    known = {entry.preconditioning for entry in _CLASSES.values()}
+    return getattr(denoiser, "kind", None) in known and isinstance(denoiser.network, kinds)
+
+
+def export_tensors(model: Model, file: Path | str) -> Path:
+    """Write a network's tensors under NVIDIA's names (.safetensors): what ``load_state_dict`` of their class takes.
+
+    Raises UserError for a guided pair, another network than EDM's and EDM2's, another suffix, or a file that is there.
+    """
+    file, denoiser = Path(file), model.denoiser
+    if isinstance(denoiser, Extrapolate):
+        raise UserError(
+            "this is a guided pair, and a class of NVIDIA's holds one network: export 'distilled' of the run, or the "
+            "folders 'base' and 'aux' within the pair, one at a time"
+        )
+    if not has_their_network(model):
+        raise UserError(f"a {type(denoiser).__name__} is no network of EDM or EDM2: only these have tensors to export")
+    if file.suffix != ".safetensors" or file.exists():
+        wrong = "exists" if file.exists() else "is no .safetensors file"
+        raise UserError(f"{file} {wrong}: give a new file that ends in .safetensors, for the network's tensors")
+    assert isinstance(denoiser, Preconditioned)
+    known = next(entry for entry in _CLASSES.values() if entry.preconditioning == denoiser.kind)
+    theirs = {ours: name for name, ours in known.prefixes.items()}
+    tensors = {_renamed(name, theirs): t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
+    with atomic_path(file) as temporary:
+        save_file(tensors, temporary)
+    return file
 
 
 def _class(name: str) -> _Class:
@@ -294,12 +333,27 @@ def _renamed(name: str, prefixes: dict[str, str]) -> str:
 
 
 def _codec(snapshot: Snapshot) -> Codec:
-    """8-bit pixels; values as they are for latents, which have standard deviation 0.5."""
+    """8-bit pixels; for latents, which have standard deviation 0.5, how they are scaled where the file says so."""
     if snapshot.encoder is None:
         latents = snapshot.init["img_channels"] not in (1, 3)
     else:
         latents = snapshot.encoder != "StandardRGBEncoder"
+    if snapshot.encoder == "StabilityVAEEncoder":
+        return Codec("latents", -1.5, 1.5, "float32", _scaling(snapshot.encoder_settings))
     return Codec("identity", -1.5, 1.5, "float32") if latents else UINT8
+
+
+def _scaling(settings: dict[str, Any]) -> Latents:
+    """EDM2's own statistics of the latents, or those that the file was made with."""
+    own = [settings.get(name) for name in ("raw_mean", "raw_std", "final_mean", "final_std")]
+    if not any(value is not None for value in own):
+        return EDM2_LATENTS
+    default = ((5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28), 0.0, 0.5)
+    mean, std, centre, width = (
+        np.asarray(value if value is not None else usual, np.float64).ravel() for value, usual in zip(own, default)
+    )
+    scale = width / std
+    return Latents(tuple(mean - centre / scale), tuple(scale + 0 * mean), EDM2_LATENTS.pixels)
 
 
 def _sampler(snapshot: Snapshot, denoiser: Preconditioned) -> SamplerOptions:

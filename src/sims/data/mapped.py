@@ -1,0 +1,177 @@
+"""Arrays larger than memory: made once, block by block, kept in a file, and read from there as they are needed."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sims.errors import UserError
+from sims.files import digest, digest_file, read_json, write_json
+
+IN_MEMORY = 1 << 30  # bytes: larger arrays of decoded pictures are kept in a file
+_EVERY = 10.0  # seconds between lines about the progress
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Rows:
+    """Some rows of an array that stays on disk, in some order: indexing reads them, as a copy.
+
+    ``name`` is a hash of the array's content, where it is known, so that nothing need be read to be hashed again.
+    """
+
+    def __init__(self, array: np.ndarray, index: np.ndarray | None = None, name: str | None = None) -> None:
+        self.array = array.view(np.ndarray)  # a memory map's own indexing is slow
+        self.index = np.arange(len(array)) if index is None else np.asarray(index, np.int64)
+        self.name = name
+        self.shape: tuple[int, ...] = (len(self.index), *array.shape[1:])
+        self.dtype, self.ndim, self.size = array.dtype, array.ndim, math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """The rows asked for, read into memory."""
+        chosen = self.index[rows]
+        if np.ndim(chosen) == 0:
+            return np.array(self.array[chosen])
+        order = np.argsort(chosen, kind="stable")  # in the order of the file, which disks prefer
+        found = np.empty((len(chosen), *self.shape[1:]), self.dtype)
+        found[order] = self.array[chosen[order]]
+        return found
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (np.array(self.array[i]) for i in self.index)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def subset(self, index: np.ndarray | slice) -> Rows:
+        """Some of these rows."""
+        return Rows(self.array, self.index[index], self.name)
+
+    @property
+    def identity(self) -> str | None:
+        """A hash of these rows that needs no reading; None where none is known."""
+        if self.name is None:
+            return None
+        return hashlib.sha256(self.name.encode() + self.index.astype("<i8").tobytes()).hexdigest()
+
+
+def content(files: Sequence[Path], cache: Path) -> str:
+    """A hash of what files hold; those that have neither been touched nor moved since are not read again."""
+    stats = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.stat(),)]
+    known = cache / f"content-{digest(stats)[:24]}.json"
+    if not known.is_file():
+        write_json(known, {"content": digest([digest_file(file) for file in files])})
+    return str(read_json(known)["content"])
+
+
+def mapped(
+    file: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    make: Callable[[range], np.ndarray],
+    *,
+    block: int,
+    what: str,
+    log: Callable[[str], None] = say,
+) -> Rows:
+    """The array (N, ...) in ``file`` (.npy), made by ``make`` in blocks of rows where it is not there yet.
+
+    The file's name must be a hash of all that the content depends on. What was made before an interruption is kept and
+    not made again; another process that wants the same file waits. The size is said before anything is written, and
+    too little space is a UserError then; a disk that fills up meanwhile is one too, and the work done remains.
+    """
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(file.with_name(f".{file.stem}.lock")):
+            if not file.is_file():
+                _write(file, shape, np.dtype(dtype), make, block, what, log)
+    return Rows(_open(file, shape, np.dtype(dtype)), name=file.stem)
+
+
+def _open(file: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    try:
+        found = np.load(file, mmap_mode="r", allow_pickle=False)
+        if found.shape == shape and found.dtype == dtype:
+            return found
+    except (OSError, ValueError, EOFError):
+        pass
+    raise UserError(f"{file} is damaged: remove it, and the same command makes it again")
+
+
+def _write(
+    file: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    make: Callable[[range], np.ndarray],
+    block: int,
+    what: str,
+    log: Callable[[str], None],
+) -> None:
+    """Write blocks into a hidden file, note which are safe on disk, and give the file its name at the end."""
+    part, notes = file.with_name(f".{file.stem}.part"), file.with_name(f".{file.stem}.json")
+    size, row = math.prod(shape) * dtype.itemsize, math.prod(shape[1:]) * dtype.itemsize
+    done = min(read_json(notes)["rows"], shape[0]) if notes.is_file() and part.is_file() else 0
+    log(f"{what}: {size / 1e9:.2f} GB in {file.parent}" + (f", {done:,} are there already" if done else ""))
+    free = shutil.disk_usage(file.parent).free
+    if size - done * row > free:
+        raise UserError(
+            f"{what} needs {(size - done * row) / 1e9:.2f} GB in {file.parent}, and {free / 1e9:.2f} GB are free: free "
+            "some space, or choose another folder with --data.source.cache"
+        )
+    begin = last = time.monotonic()
+    try:
+        with open(part, "r+b" if done else "w+b") as out:
+            np.lib.format.write_array_header_1_0(
+                out, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            )
+            start, first = out.tell(), done
+            while done < shape[0]:
+                rows = range(done, min(done + block, shape[0]))
+                made = np.ascontiguousarray(make(rows), dtype)
+                assert made.shape == (len(rows), *shape[1:]), made.shape
+                out.seek(start + done * row)
+                out.write(made.tobytes())
+                done = rows.stop
+                if time.monotonic() - last > _EVERY or done == shape[0]:
+                    last = time.monotonic()
+                    out.flush()
+                    os.fsync(out.fileno())
+                    write_json(notes, {"rows": done})
+                    if done < shape[0]:
+                        eta = (shape[0] - done) * (last - begin) / (done - first)
+                        log(f"  {done:,} of {shape[0]:,}, ETA {eta:.0f} s")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space left on the device while {what}: free some space and run the same command again"
+        ) from error
+    os.replace(part, file)
+    notes.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Held by one process at a time; others wait."""
+    with open(lock, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    lock.unlink(missing_ok=True)

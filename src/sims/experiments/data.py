@@ -1,0 +1,58 @@
+"""Real data for an experiment: read, checked, measured once, and the same when the run is continued."""
+
+from __future__ import annotations
+
+from sims.data.dataset import Dataset
+from sims.data.sources import load_pair
+from sims.errors import UserError
+from sims.experiments.options import DataOptions
+from sims.interop.latents import Autoencoder
+from sims.runs import Run
+from sims.verbs.evaluate import EvaluationOptions, Judge, load_judge
+from sims.verbs.references import make_references
+
+
+def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and held-out images; UserError where they are no images, or not what the options say."""
+    run.log(f"reading {data.path}")
+    train, test = load_pair(data.path, data.test, data.test_fraction, seed, options=data.source, limit=data.limit)
+    if len(train.data_shape) != 3:
+        raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
+    if data.shape is not None and train.data_shape != data.shape:
+        raise UserError(
+            f"data.shape is {list(data.shape)}, and {data.path} has {list(train.data_shape)}: "
+            "give the data that the recipe is for, or its shape (--data.source.size changes pictures)"
+        )
+    if data.conditional and train.labels is None:
+        raise UserError(
+            f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"
+        )
+    return train, test
+
+
+def same_data(run: Run, found: dict[str, str], path: str) -> None:
+    """UserError if the data, named by its fingerprints, is not what it was when the run began."""
+    if run.once(run.path / "data.json", lambda: found) != found:
+        raise UserError(f"the data at {path} has changed since {run.path} began: restore it, or choose another --run")
+
+
+def open_judge(
+    run: Run,
+    train: Dataset,
+    test: Dataset | None,
+    options: EvaluationOptions,
+    pictures: tuple[Dataset, Dataset] | None = None,
+    decoder: Autoencoder | None = None,
+) -> Judge:
+    """The judge of a run: extractors and references are made once, by the main process, and then only read.
+
+    Of latents with a ``decoder``, it is the pixels that are measured: those of ``pictures``, where these were encoded.
+    """
+    folder = run.path / "references"
+    if run.is_main:
+        if not (folder / "judge.json").is_file():
+            run.log("measuring the real data (where it has labels, small classifiers are trained first)")
+        shown = (*pictures, options) if pictures else (train, test, options, decoder)
+        make_references(folder, *shown)
+    run.barrier()
+    return load_judge(folder, train, test, options, run.device, decoder)
