@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sims.errors import UserError
 from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_json
+from sims.processes import agree, join
 
 T = TypeVar("T")
 Advance = Callable[[int], None]
@@ -45,7 +45,7 @@ class Run:
     def __init__(self, path: Path | str, config: dict[str, Any], *, quiet: bool = False) -> None:
         self.path = Path(path)
         self.config = config
-        self.accelerator = Accelerator()
+        self.accelerator = join()
         width = None if sys.stderr.isatty() else max(110, shutil.get_terminal_size().columns)  # logs need not wrap
         self.console = Console(stderr=True, quiet=quiet or not self.is_main, width=width)
         self._open()
@@ -116,10 +116,9 @@ class Run:
 
     def spread(self, items: Sequence[T], file: Callable[[T], Path], work: Callable[[T], None]) -> None:
         """Do the items whose file is not there yet, shared out over the processes; ``work`` writes the file."""
-        missing = [item for item in items if not file(item).is_file()]
-        self.barrier()  # every process must see the same files missing, or the shares would not fit together
-        for item in self.share(missing):
-            work(item)
+        missing = agree([index for index, item in enumerate(items) if not file(item).is_file()])
+        for index in self.share(missing):  # every process must see the same files missing, or shares would not fit
+            work(items[index])
         self.barrier()
 
     def once(self, file: Path, make: Callable[[], Any], *, together: bool = False) -> Any:
@@ -127,8 +126,7 @@ class Run:
 
         The main process computes it; ``together``, every process takes part in ``make`` and gets the same result.
         """
-        there = file.is_file()
-        self.barrier()
+        there = agree(file.is_file())
         if not there and (together or self.is_main):
             result = make()
             if self.is_main:
