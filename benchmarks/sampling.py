@@ -2,7 +2,10 @@
 
     python benchmarks/sampling.py --run runs/digits --out benchmarks/results/sampling.json
 
-The physical limit of a method is its number of network evaluations over the base's.
+The physical limit of a method is its number of network evaluations over the base's. Evaluating both networks of a pair
+in one call (torch.func.stack_module_state and vmap) is slower than two calls on a CPU, and left out: the digits' MLP
+takes 1.63 against 0.65 ms for 1 sample, 26.0 against 21.4 ms for 500; a small DDPM++ 14.1 against 10.9 and, for 64
+samples, 275 against 195 ms.
 """
 
 from __future__ import annotations

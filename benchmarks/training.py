@@ -21,7 +21,8 @@ from common import save
 from sims.data.sources import load_pair
 from sims.model import Model
 from sims.sampling import SamplerOptions
-from sims.training.loop import Trainer, TrainOptions, has_bf16
+from sims.training.arithmetic import has_bf16
+from sims.training.loop import Trainer, TrainOptions
 from sims.verbs.train import NetworkOptions, new_model
 
 

@@ -13,12 +13,16 @@ Legend used throughout the package:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from sims.errors import UserError
+
 Evaluate = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Precision = Literal["fp32", "bf16", "fp16"]
+_HALVES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @runtime_checkable
@@ -82,6 +86,22 @@ class Stateless:
 def expand(sigma: Tensor, x: Tensor) -> Tensor:
     """Reshape sigma (B,) to (B, 1, ..., 1) so that it multiplies x (B, *data_shape)."""
     return sigma.reshape(-1, *([1] * (x.ndim - 1)))
+
+
+def compile_networks(denoiser: object, graphs: bool = False) -> None:
+    """Let torch compile the networks inside a denoiser, in place; an exact one has none. ``graphs``: CUDA graphs."""
+    compiler = getattr(denoiser, "compile_networks", None)
+    if callable(compiler):
+        compiler(graphs)
+
+
+def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
+    """What torch.autocast is to compute in; None for fp32. Errors: UserError for an unknown name, fp16 on a CPU."""
+    if precision not in _HALVES:
+        raise UserError(f"precision is {precision!r}: it is one of {', '.join(_HALVES)}")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("precision is 'fp16': it needs a GPU, choose 'bf16' or 'fp32' on a CPU")
+    return _HALVES[precision]
 
 
 def device_of(denoiser: object) -> torch.device:

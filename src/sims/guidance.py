@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sims.denoiser import Denoiser, Evaluate, device_of, expand
+from sims.denoiser import Denoiser, Evaluate, compile_networks, device_of, expand
 from sims.errors import UserError
 
 Array = npt.NDArray[np.float64]
@@ -83,6 +83,11 @@ class Extrapolate:
         """Network evaluations per sample: the base's at every level and the auxiliary's at every refresh."""
         base = self.base.evaluations(sigmas)
         return base if self.w == 0 else base + self.aux.evaluations(self.refreshes(sigmas))
+
+    def compile_networks(self, graphs: bool = False) -> None:
+        """Let torch compile both networks."""
+        compile_networks(self.base, graphs)
+        compile_networks(self.aux, graphs)
 
     def steps(self, sigmas: Tensor) -> list[Step | None]:
         """What to do at each of these levels; None = the base alone."""
@@ -154,6 +159,9 @@ class Recorder:
 
     def evaluations(self, sigmas: Tensor) -> int:
         return self.guided.evaluations(sigmas)
+
+    def compile_networks(self, graphs: bool = False) -> None:
+        self.guided.compile_networks(graphs)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from sims.config import from_dict, nearest, to_dict
 from sims.data.codec import Codec
-from sims.denoiser import Denoiser, Evaluate
+from sims.denoiser import Denoiser, Evaluate, compile_networks
 from sims.errors import UserError
 from sims.files import atomic_path, digest, digest_file, read_json, write_json
 from sims.guidance import CacheRule, Extrapolate
@@ -108,6 +108,10 @@ class Model:
     def images(self, seeds: Sequence[int], **options: Any) -> np.ndarray:
         """Samples in the format of the training data, (N, C, H, W), values as ``codec`` says."""
         return self.codec.decode(self.sample(seeds, **options))
+
+    def compile_networks(self, graphs: bool = False) -> None:
+        """Let torch compile the networks inside, in place; files and hash do not change."""
+        compile_networks(self.denoiser, graphs)
 
     def with_denoiser(self, denoiser: Denoiser, **provenance: Any) -> Model:
         """The same codec, sampler and classes around another denoiser."""
@@ -216,7 +220,10 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     """Open a model directory. UserError: no model there, truncated weights, or an unknown kind."""
     path = Path(path)
     if not (path / "model.json").is_file():
-        raise UserError(f"no model at {path}: a model directory has a model.json (an unfinished run has none yet)")
+        raise UserError(
+            f"no model at {path}: a model directory has a model.json (an unfinished run has none yet; `sims import` "
+            "makes one of a .pkl or a folder of diffusers)"
+        )
     entry = read_json(path / "model.json")
     try:
         return _load(entry, path).to(device)

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sims.denoiser import Stateless, expand
+from sims.denoiser import Stateless, device_of, expand
 from sims.errors import UserError
 from sims.networks import LossHead
+from sims.networks.compiling import compile_network
+from sims.networks.layout import laid_out
 
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]  # c_skip, c_out, c_in, c_noise, each (B,)
 
@@ -35,7 +37,7 @@ class Preconditioned(Stateless, nn.Module, ABC):
         sigma_max: float,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = laid_out(network)
         self.data_shape = tuple(data_shape)
         self.num_classes = num_classes
         self.sigma_min = sigma_min
@@ -50,6 +52,18 @@ class Preconditioned(Stateless, nn.Module, ABC):
     @abstractmethod
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """c_skip, c_out, c_in, c_noise at noise levels (B,)."""
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Weight of the squared error at noise levels (B,): 1 / c_out^2, so that all outputs F weigh the same.
+
+        That is lambda(sigma) of Karras et al. 2022, section 5 and table 1, in every column: for a network that predicts
+        the noise, the loss it was published with.
+        """
+        return self.coefficients(sigma)[1] ** -2
+
+    def training_sigma(self, normal: Tensor, p_mean: float, p_std: float) -> Tensor:
+        """Noise levels to train on from standard normal numbers (B,): ln sigma ~ N(p_mean, p_std^2), table 1."""
+        return (normal * p_std + p_mean).exp()
 
     def forward(
         self,
@@ -76,6 +90,16 @@ class Preconditioned(Stateless, nn.Module, ABC):
             return denoised
         assert self.loss_head is not None
         return denoised, self.loss_head(c_noise)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in torch; weights that take the place of others are laid out as those were."""
+        result = super().load_state_dict(*args, **kwargs)
+        laid_out(self.network)
+        return result
+
+    def compile_networks(self, graphs: bool = False) -> None:
+        """Let torch compile the network: see ``compile_network`` in sims.networks.compiling."""
+        compile_network(self.network, device_of(self), graphs)
 
     def _checked(self, augment: Tensor) -> Tensor:
         config: dict[str, Any] = self.network.config  # type: ignore[assignment]
@@ -114,6 +138,9 @@ class EDMPrecond(Preconditioned):
     def coefficients(self, sigma: Tensor) -> Coefficients:
         total = sigma**2 + self.sigma_data**2  # (B,) variance of the noisy data
         return self.sigma_data**2 / total, sigma * self.sigma_data * total.rsqrt(), total.rsqrt(), sigma.log() / 4
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        return (sigma**2 + self.sigma_data**2) / (sigma * self.sigma_data) ** 2
 
 
 class EDM2Precond(EDMPrecond):

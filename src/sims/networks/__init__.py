@@ -3,8 +3,15 @@
 from sims.networks.adm_unet import DhariwalUNet
 from sims.networks.edm2_unet import EDM2UNet, LossHead
 from sims.networks.mlp import MLP
+from sims.networks.replicas import ReplicaMLP
 from sims.networks.song_unet import SongUNet
 
-NETWORKS = {"mlp": MLP, "song_unet": SongUNet, "adm_unet": DhariwalUNet, "edm2_unet": EDM2UNet}
+NETWORKS = {
+    "mlp": MLP,
+    "replica_mlp": ReplicaMLP,
+    "song_unet": SongUNet,
+    "adm_unet": DhariwalUNet,
+    "edm2_unet": EDM2UNet,
+}
 
-__all__ = ["MLP", "NETWORKS", "DhariwalUNet", "EDM2UNet", "LossHead", "SongUNet"]
+__all__ = ["MLP", "NETWORKS", "DhariwalUNet", "EDM2UNet", "LossHead", "ReplicaMLP", "SongUNet"]

@@ -12,7 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sims.errors import UserError
-from sims.networks.layers import Place, attend, check_filter, class_vectors, filter_kernel, image_size, plan, resample
+from sims.networks.layers import (
+    Direction,
+    Place,
+    attend,
+    check_filter,
+    class_vectors,
+    filter_kernel,
+    image_size,
+    is_box,
+    plan,
+    resample,
+    resample_box,
+)
 
 _EPS = 1e-4
 
@@ -126,7 +138,7 @@ class MPBlock(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         style = self.style
         if self.direction is not None:
-            x = resample(x, filter_kernel(style.resample_filter).to(x.device), self.direction)  # (B, cin, H', W')
+            x = self._resample(x, self.direction)  # (B, cin, H', W')
         if not self.decoding:
             x = x if self.conv_skip is None else self.conv_skip(x)  # (B, cout, H', W')
             x = normalize(x, 1)
@@ -140,6 +152,12 @@ class MPBlock(nn.Module):
         if self.heads:
             x = mp_sum(x, self._attention(x), style.attn_balance)
         return x if style.clip_act is None else x.clip(-style.clip_act, style.clip_act)
+
+    def _resample(self, x: Tensor, direction: Direction) -> Tensor:
+        taps = self.style.resample_filter
+        if is_box(taps):
+            return resample_box(x, direction)
+        return resample(x, filter_kernel(taps).to(x.device), direction)
 
     def _attention(self, x: Tensor) -> Tensor:
         """Attention of cosines: queries, keys and values have unit magnitude."""

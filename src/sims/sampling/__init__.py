@@ -14,7 +14,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from sims.denoiser import Denoiser, device_of
+from sims.denoiser import Denoiser, Precision, compile_networks, device_of, half_precision
 from sims.errors import UserError
 from sims.sampling import heun, multistep
 from sims.sampling.noise import SeededNoise
@@ -59,6 +59,10 @@ class SamplerOptions:
     """Highest noise level at which noise is added."""
     s_noise: float = 1.0
     """Standard deviation of the added noise."""
+    precision: Precision = "fp32"
+    """Arithmetic of the network; bf16 is faster where the device has it, fp16 needs a GPU. Guidance multiplies the rounding: of a guided pair's gain in FD, bf16 cost 4 % on the digits (w = 1.5, pixels, 1,000 samples)."""  # noqa: E501
+    compile: bool = False
+    """Let torch compile the networks, on a GPU with CUDA graphs: minutes before the first batch. On a CPU no gain was measured."""  # noqa: E501
 
     def __post_init__(self) -> None:
         _solver(self.solver, self.churn)
@@ -100,11 +104,13 @@ def sample(
     solver: SolverName = "heun",
     churn: Churn = Churn(),  # noqa: B008 (immutable)
     step_noise: Callable[[], Tensor] | None = None,
+    precision: Precision = "fp32",
 ) -> Tensor:
     """Samples (B, *data_shape) float32 from standard normal noise (B, *data_shape): nothing survives the call.
 
     sigmas (N + 1,) decreasing to 0, levels the denoiser knows; labels (B,) or None; step_noise() gives the churn
-    noise of the next step, needed if churn.s_churn > 0. The state is float64, the denoiser sees float32.
+    noise of the next step, needed if churn.s_churn > 0. The state is float64, the denoiser sees float32 and computes
+    with ``precision``.
     Samples that diverge come back as they are: the caller counts what is not finite.
     """
     method = _solver(solver, churn)
@@ -114,12 +120,14 @@ def sample(
         raise UserError("churn needs noise for each step: pass step_noise, such as SeededNoise(...).step")
     planned = method.planned(sigmas, churn, denoiser.round_sigma)
     evaluate = denoiser.trajectory(planned)
+    half = half_precision(precision, noise.device)
     # Apple's GPUs have no float64.
     state_dtype = torch.float32 if noise.device.type == "mps" else torch.float64
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         level = torch.full((len(x),), sigma, dtype=torch.float32, device=x.device)
-        return evaluate(x.to(torch.float32), level, labels).to(state_dtype)
+        with torch.autocast(x.device.type, dtype=half, enabled=half is not None):
+            return evaluate(x.to(torch.float32), level, labels).to(state_dtype)
 
     def next_noise() -> Tensor:
         assert step_noise is not None
@@ -152,6 +160,9 @@ def sample_seeds(
         raise UserError(f"batch_size must be at least 1; got {batch_size}")
     seeds = list(seeds)
     device = device_of(denoiser) if device is None else torch.device(device)
+    if options.compile:
+        compile_networks(denoiser, graphs=True)
+        pad = pad or len(seeds) > batch_size  # another size would be compiled anew
     sigmas = options.sigmas(denoiser)
     x = torch.empty(len(seeds), *denoiser.data_shape)
     chosen = _chosen_labels(denoiser, labels, len(seeds))
@@ -170,6 +181,7 @@ def sample_seeds(
             solver=options.solver,
             churn=options.churn,
             step_noise=noise.step,
+            precision=options.precision,
         )
         x[start : start + count] = batch[:count].cpu()
         if chosen is not None and classes is not None:

@@ -1,6 +1,12 @@
 """Geometric augmentation whose parameters the network is told, so that nothing of it leaks into samples.
 
-Karras et al. 2022 (EDM), appendix F.2. With all labels zero the network models the data as they are.
+Karras et al. 2022 (EDM), appendix F.2, table 6. With all labels zero the network models the data as they are.
+
+Transforms, constants, order, labels and signs are those of the published implementation (NVlabs/edm, augment.py), with
+which the published networks were trained. Where it says more than the table, it counts: the axes of the anisotropy are
+turned in half of the cases only. Two things differ on purpose: the resampling filter is
+sym6's symmetric sibling (see ``wavelet``), and the mirror images beyond an image's edges have no end, where EDM adds at
+most one on each side and leaves zeros beyond.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 SCALE = 2.0**0.2  # A_scale: standard deviation of the size, as a factor
 ANISOTROPY = 2.0**0.2  # A_aniso: standard deviation of the stretch, as a factor
 TRANSLATION = 1 / 8  # A_trans: standard deviation of the shift, as a share of the image
+TURNED = 0.5  # how often an anisotropy has turned axes, rather than those of the image
 
 _LABELS: dict[str, int] = dict(zip(TRANSFORMS, (1, 1, 1, 2, 2, 2)))
 _MOMENTS = 6  # vanishing moments of the wavelet, as sym6 has
@@ -45,7 +52,7 @@ class Augment:
     def __init__(self, seed: int, probability: float, transforms: Sequence[str] = TRANSFORMS) -> None:
         self.probability = probability
         self.transforms = tuple(name for name in TRANSFORMS if name in transforms)
-        self.noise = AugmentNoise(seed, uniforms=len(TRANSFORMS) + 4, normals=4)
+        self.noise = AugmentNoise(seed, uniforms=len(TRANSFORMS) + 5, normals=4)
 
     @property
     def dim(self) -> int:
@@ -66,7 +73,8 @@ class Augment:
         toss, rest = np.split(uniform, [len(TRANSFORMS)], axis=1)
         limits = [self._probability(name) for name in TRANSFORMS]
         on = (toss < limits).repeat([1, 1, 1, 1, 2, 2], axis=1)  # (count, 8)
-        flips, angles = rest[:, :2] < 0.5, (2 * rest[:, 2:] - 1) * math.pi
+        flips, angles = rest[:, :2] < 0.5, (2 * rest[:, 2:4] - 1) * math.pi
+        angles[:, 1] *= rest[:, 4] < TURNED
         drawn = np.column_stack([flips, normal[:, 0], angles, normal[:, 1:]])  # (count, 8)
         return torch.from_numpy(np.where(on, drawn, 0.0))
 
@@ -115,7 +123,7 @@ def backward(parameters: Tensor, height: int, width: int) -> Tensor:
     """
     _, _, scale, rotation, angle, amount, right, down = parameters.unbind(1)
     stretch = ANISOTROPY**amount
-    turned = _rotation(angle) @ torch.diag_embed(torch.stack([stretch, 1 / stretch], dim=1)) @ _rotation(-angle)
+    turned = _rotation(-angle) @ torch.diag_embed(torch.stack([stretch, 1 / stretch], dim=1)) @ _rotation(angle)
     forward = turned @ _rotation(-rotation) * (SCALE**scale)[:, None, None]  # (B, 2, 2)
     inverse = torch.linalg.inv(forward)
     shift = torch.stack([right * TRANSLATION * width, down * TRANSLATION * height], dim=1)[:, :, None]  # (B, 2, 1)

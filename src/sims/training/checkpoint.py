@@ -52,8 +52,12 @@ def load_state(
     for prefix, average in _averages(ema):
         average.load_state_dict(_part(tensors, prefix))
     entries: dict[int, dict[str, Tensor]] = {}
+    parameters = list(network.parameters())
     for name, value in _part(tensors, "optimizer.").items():
         index, field = name.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:  # the file has lost how weights lie in memory, and moments must lie alike
+            value = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
         entries.setdefault(int(index), {})[field] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})

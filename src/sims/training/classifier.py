@@ -52,7 +52,7 @@ def train_classifier(
     if highest >= count:
         raise UserError(f"Label {highest} with {count} classes; labels must lie between 0 and {count - 1}.")
     if steps is None:
-        steps = min(MAX_STEPS, max(MIN_STEPS, math.ceil(epochs * len(images) / batch_size)))
+        steps = default_steps(len(images), epochs, batch_size)
     if shift is None:
         shift = int(len(images) < 10_000 or min(images.shape[2:]) >= 16)  # on many tiny images it costs accuracy
     if steps < 1 or batch_size < 2:
@@ -67,6 +67,11 @@ def train_classifier(
     extractor = ClassifierExtractor(network)
     predicted = extractor.predict(held_out.to(device))
     return extractor, float((predicted == held_out_classes.numpy()).mean())
+
+
+def default_steps(images: int, epochs: float = 50.0, batch_size: int = 128) -> int:
+    """How many steps a classifier of so many images is trained for."""
+    return min(MAX_STEPS, max(MIN_STEPS, math.ceil(epochs * images / batch_size)))
 
 
 def _checked(x: Tensor | Array, labels: Tensor | Array, name: str) -> tuple[Tensor, Tensor]:

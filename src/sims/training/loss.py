@@ -16,11 +16,10 @@ def denoising_loss(
     labels: Tensor | None,
     noise: Tensor,
     sigma: Tensor,
-    sigma_data: float,
     teacher: Denoiser | None = None,
     augment: Tensor | None = None,
 ) -> Tensor:
-    """Weighted denoising error, a scalar: Karras et al. 2022 (EDM), equation 8 and table 1.
+    """Weighted denoising error, a scalar: Karras et al. 2022 (EDM), equation 8 and table 1 (``loss_weight``).
 
     clean, noise (B, *data_shape); sigma (B,), rounded to a level the network knows; labels (B,) or None. With a
     ``teacher`` the target is its denoised image rather than the clean one: the network learns to be the teacher.
@@ -29,8 +28,7 @@ def denoising_loss(
     equation 21).
     """
     inner: Any = getattr(network, "module", network)  # without what several processes wrap around it
-    if hasattr(inner, "round_sigma"):
-        sigma = inner.round_sigma(sigma)
+    sigma = inner.round_sigma(sigma)
     noisy = clean + expand(sigma, clean) * noise
     target = clean
     if teacher is not None:
@@ -38,7 +36,7 @@ def denoising_loss(
         with torch.no_grad(), torch.autocast(clean.device.type, enabled=False):
             target = teacher(noisy, sigma, labels)
     more = {} if augment is None else {"augment": augment}
-    weight = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    weight = inner.loss_weight(sigma)
     if getattr(inner, "loss_head", None) is None:
         error = (network(noisy, sigma, labels, **more).float() - target) ** 2
         return (expand(weight, error) * error).mean()
