@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import shlex
 import shutil
@@ -14,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import pages
+from pages import blocks, check, lines, typed
 from sims.cli import main, parse
 from sims.commands.options import EvaluateCommand
 from sims.config import to_dict
@@ -27,10 +27,8 @@ from sims.model import reinitialized
 from sims.verbs.score import K_COVER, K_PAIR, METRICS
 from sims.verbs.suite import CACHE
 
-ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "comparing.md").read_text(encoding="utf-8")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.split("\n## Scores that can be trusted\n")[1].split("\n## ")[0]
+PAGE = pages.read("docs/comparing.md")
+SECTION = pages.read("README.md").split("\n## Scores that can be trusted\n")[1].split("\n## ")[0]
 
 #: Less data: these options follow those of the page and win over them.
 LESS = {
@@ -40,26 +38,15 @@ LESS = {
 }
 
 
-def blocks(language: str, text: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def lines(language: str, text: str) -> list[str]:
-    return [line for block in blocks(language, text) for line in block.splitlines() if line.startswith("sims ")]
-
-
-def typed(line: str) -> tuple[int, str, str]:
-    """Run a line in this process: exit status, stdout and stderr."""
+def less(line: str) -> list[str]:
+    """What is put behind a line."""
     _, name, *words = shlex.split(line, comments=True)
-    less = shlex.split(LESS[name])
+    more = shlex.split(LESS[name])
     if "efficientnet-lite0" in words:
-        less += shlex.split("--reference few.npz --limit 20")  # its images are large for a CPU
+        more += shlex.split("--reference few.npz --limit 20")  # its images are large for a CPU
     elif (limit := re.search(r"--limit (\d+)", line)) is not None:
-        less += ["--limit", str(int(limit[1]) // 10)]
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main([name, *words, *less])
-    return status, out.getvalue(), err.getvalue()
+        more += ["--limit", str(int(limit[1]) // 10)]
+    return more
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +68,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Path
         yield folder
 
 
-def check(line: str) -> str:
-    """Type a line; it is refused with the words of its comment, or works. What it printed."""
-    refused = re.search(r"# refused: (.+)", line)
-    status, out, err = typed(line)
-    if refused is None:
-        assert status == 0, f"{line}: {err}"
-    else:
-        assert status == 2 and refused[1] in err, f"{line}: {err or out}"
-    return out
-
-
 def test_every_command_of_the_page_runs(desk: Path) -> None:
-    said = {line: check(line) for line in lines("sh", PAGE)}
+    said = {line: check(line, less(line)) for line in lines("sh", PAGE)}
     assert {line.split()[1] for line in said} == set(LESS)
     whole = next(out for line, out in said.items() if "--out scores.jsonl" in line)
     for words in ("real against real", "side by side", "first minus second", "interval from", "subsets of the same"):
@@ -110,7 +86,7 @@ def test_every_command_of_the_readme_section_runs(desk: Path) -> None:
     found = lines("sh", SECTION)
     assert found and all(line.startswith("sims evaluate ") for line in found)
     for line in found:
-        assert "real against real" in check(line)
+        assert "real against real" in check(line, less(line))
 
 
 def test_commands_that_need_weights_parse_and_say_what_they_need(desk: Path) -> None:
@@ -121,7 +97,8 @@ def test_commands_that_need_weights_parse_and_say_what_they_need(desk: Path) -> 
         options = parse(name, words)
         assert isinstance(options, EvaluateCommand) and options.download and options.extractor in WEIGHTS
     for name, files in WEIGHTS.items():
-        status, _, err = typed(f"sims evaluate few.npz --reference few.npz --extractor {name}")
+        line = f"sims evaluate few.npz --reference few.npz --extractor {name}"
+        status, _, err = typed(line, less(line))
         assert status == 2, name
         for file in files:
             assert f"\n{file.name}\n" in PAGE, file.name
@@ -146,8 +123,8 @@ def test_the_page_names_what_is_there() -> None:
     assert f"`--cache` (`{CACHE}`)" in PAGE
 
 
-@pytest.mark.parametrize("name", ["docs/comparing.md", "docs/architecture.md"])
+@pytest.mark.parametrize("name", ["docs/comparing.md", "docs/architecture.md", "docs/your-model.md"])
 def test_links_lead_somewhere(name: str) -> None:
-    file = ROOT / name
+    file = pages.ROOT / name
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", file.read_text(encoding="utf-8")):
         assert (file.parent / target).exists(), target

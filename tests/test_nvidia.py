@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-import sys
-import types
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sims.cli import main
@@ -18,23 +18,13 @@ from sims.data.codec import UINT8
 from sims.errors import UserError
 from sims.files import digest_file
 from sims.interop.nvidia import _tensors, build, import_model, read
-from sims.model import load, make_network
+from sims.model import load
 from sims.preconditioning import Preconditioned
 from sims.safe_pickle import PersistentObject
 from sims.sampling import SamplerOptions, nfe, sample_seeds
+from snapshots import ADM, CANARY, EDM2, IMAGES, LATENTS, SONG, network, theirs, writer
 from tiny import Say
 
-SONG: dict[str, Any] = {
-    "model_type": "SongUNet",
-    "model_channels": 16,
-    "channel_mult": [1, 2],
-    "num_blocks": 1,
-    "attn_resolutions": [4],
-}
-ADM = {**SONG, "model_type": "DhariwalUNet", "model_channels": 32}
-EDM2 = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4], "channels_per_head": 16}
-IMAGES = {"img_resolution": 8, "img_channels": 3, "label_dim": 0}
-LATENTS = {"img_resolution": 8, "img_channels": 4, "label_dim": 5}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "EDMPrecond": ("EDMPrecond", {**IMAGES, **SONG, "augment_dim": 9, "resample_filter": [1, 1]}),
     "EDMPrecond of ADM": ("EDMPrecond", {**IMAGES, **ADM, "label_dim": 4, "use_fp16": True}),
@@ -47,94 +37,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "Precond": ("Precond", {**LATENTS, **EDM2}),
     "unconditional Precond": ("Precond", {**LATENTS, **EDM2, "label_dim": 0, "logvar_channels": 32}),
 }
-KINDS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve", "iDDPMPrecond": "iddpm", "Precond": "edm2"}
-
-
-def network(class_name: str, init: dict[str, Any]) -> Preconditioned:
-    """The same network made by this package, with random weights."""
-    outer = ("img_resolution", "img_channels", "label_dim", "model_type", "use_fp16", "M", "logvar_channels")
-    kind = {"SongUNet": "song_unet", "DhariwalUNet": "adm_unet", None: "edm2_unet"}[init.get("model_type")]
-    table = {"type": kind, **{name: value for name, value in init.items() if name not in outer}}
-    if class_name == "iDDPMPrecond":
-        table["out_channels"] = 2 * init["img_channels"]
-    precond = {"type": KINDS[class_name], **{name: init[name] for name in ("M", "logvar_channels") if name in init}}
-    torch.manual_seed(0)
-    side = init["img_resolution"]
-    denoiser = make_network((init["img_channels"], side, side), init["label_dim"], table, precond)
-    with torch.no_grad():
-        for weight in denoiser.parameters():
-            weight += 0.1 * torch.randn(weight.shape)
-    return denoiser.eval().requires_grad_(False)
-
-
-def theirs(class_name: str, denoiser: Preconditioned) -> dict[str, Tensor]:
-    """The tensors under NVIDIA's names."""
-    inner = "unet." if class_name == "Precond" else "model."
-    names = {"network.": inner, "loss_head.fourier.": "logvar_fourier.", "loss_head.linear.": "logvar_linear."}
-    state = {}
-    for name, value in denoiser.state_dict().items():
-        old = next((old for old in names if name.startswith(old)), "")
-        state[names.get(old, "") + name.removeprefix(old)] = value
-    return state
 
 
 @pytest.fixture
 def write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Writes a snapshot as NVIDIA's code does; its source creates a file where it is run."""
-    canary = tmp_path / "canary"
-    module, package = types.ModuleType("torch_utils.persistence"), types.ModuleType("torch_utils")
-
-    def _reconstruct_persistent_obj(meta: dict) -> None:
-        exec(meta["module_src"])
-
-    _reconstruct_persistent_obj.__module__ = module.__name__
-    _reconstruct_persistent_obj.__qualname__ = "_reconstruct_persistent_obj"
-    module._reconstruct_persistent_obj = _reconstruct_persistent_obj  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "torch_utils", package)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-
-    class Persistent(torch.nn.Module):
-        def __init__(self, class_name: str, *args: Any, **kwargs: Any) -> None:
-            super().__init__()
-            self.class_name, self._init_args, self._init_kwargs = class_name, args, kwargs
-
-        def __reduce__(self) -> tuple:
-            meta = {"type": "class", "version": 6, "module_src": f"open({str(canary)!r}, 'w')"}
-            return _reconstruct_persistent_obj, ({**meta, "class_name": self.class_name, "state": self.__dict__},)
-
-    def grow(root: torch.nn.Module, state: dict[str, Tensor]) -> torch.nn.Module:
-        for name, value in state.items():
-            module, (*path, last) = root, name.split(".")
-            for part in path:
-                if part not in module._modules:
-                    made = torch.nn.ModuleDict() if part in ("enc", "dec") else Persistent("Layer")
-                    module.add_module(part, made)
-                module = module._modules[part]  # type: ignore[assignment]
-            if last in ("freqs", "phases", "resample_filter", "u"):
-                module.register_buffer(last, value)
-            else:
-                module.register_parameter(last, torch.nn.Parameter(value))
-        return root
-
-    def write(
-        class_name: str,
-        state: dict[str, Tensor],
-        *args: Any,
-        key: str = "ema",
-        name: str = "network-snapshot.pkl",
-        encoder: str | None = None,
-        **init: Any,
-    ) -> Path:
-        root = grow(Persistent(class_name, *args, **init), state)
-        root.register_buffer("absent", None)
-        content: dict[str, Any] = {key: root, "dataset_kwargs": {"path": "x"}}
-        if encoder is not None:
-            content["encoder"] = Persistent(encoder)
-        (tmp_path / name).write_bytes(pickle.dumps(content))
-        return tmp_path / name
-
-    yield write
-    assert not canary.exists(), "code of a snapshot was run"
+    """Writes a snapshot as NVIDIA's code does."""
+    yield writer(tmp_path, monkeypatch)
+    assert not (tmp_path / CANARY).exists(), "code of a snapshot was run"
 
 
 def inputs(denoiser: Preconditioned) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -171,6 +80,27 @@ def test_a_snapshot_comes_back(case: str, write: Any, tmp_path: Path, say: Say) 
     samples, _ = sample_seeds(model, range(2), SamplerOptions(steps=3))  # type: ignore[arg-type]
     assert bool(torch.isfinite(samples).all())
 
+    status, out, err = say("export", tmp_path / "model", tmp_path / "back.safetensors")
+    assert (status, err) == (0, "") and "load_state_dict" in out
+    back = load_file(tmp_path / "back.safetensors")
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_what_has_no_tensors_to_export(write: Any, tmp_path: Path, say: Say) -> None:
+    class_name, init = CASES["EDMPrecond"]
+    model = import_model(write(class_name, theirs(class_name, network(class_name, init)), **init))
+    model.save(tmp_path / "model")
+    model.guided(model, 0.5).save(tmp_path / "pair")
+    (tmp_path / "there.safetensors").touch()
+    for name, out, message in (
+        ("pair", "new.safetensors", "guided pair.*folders 'base' and 'aux' within"),
+        ("model", "folder", "no .safetensors file"),
+        ("model", "there.safetensors", "exists"),
+    ):
+        status, _, err = say("export", tmp_path / name, tmp_path / out)
+        assert status == 2 and re.search(message, err), err
+    assert say("export", tmp_path / "pair" / "aux", tmp_path / "aux.safetensors")[0] == 0
+
 
 def test_half_precision_positions_and_other_keys(write: Any) -> None:
     class_name, init = CASES["Precond"]
@@ -195,7 +125,7 @@ def test_half_precision_positions_and_other_keys(write: Any) -> None:
         ({**IMAGES, **SONG, "img_resolution": 64}, None, 40, 79, "pixels"),
         ({**IMAGES, **ADM, "img_resolution": 64}, None, 256, 511, "pixels"),
         ({**IMAGES, **EDM2}, "StandardRGBEncoder", 32, 63, "pixels"),
-        ({**LATENTS, **EDM2}, "StabilityVAEEncoder", 32, 63, "identity"),
+        ({**LATENTS, **EDM2}, "StabilityVAEEncoder", 32, 63, "latents"),
     ],
 )
 def test_published_samplers(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import json
 import os
 import signal
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from inspect import getdoc
 from typing import Any
@@ -19,10 +22,12 @@ from tyro.conf import Positional
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 import sims
+from sims import processes
 from sims.commands.evaluate import evaluate
 from sims.commands.export import export
 from sims.commands.import_ import import_checkpoint
 from sims.commands.inspect import inspect
+from sims.commands.loop import loop, pollution
 from sims.commands.options import (
     EvaluateCommand,
     ExportCommand,
@@ -40,6 +45,8 @@ from sims.data.check import check
 from sims.data.images import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve import improve
+from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
+from sims.experiments.memory import is_out_of_memory
 from sims.experiments.options import ImproveOptions
 
 
@@ -72,6 +79,8 @@ def _data(options: DataCommand) -> int:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "improve": (ImproveOptions, _improve, "improve a model with its own samples, and measure by how much"),
+    "loop": (LoopOptions, loop, "train generation after generation on models' samples, and stop the decay"),
+    "pollution": (PollutionOptions, pollution, "train on real data polluted by an earlier model's samples"),
     "train": (TrainCommand, train, "train a diffusion model"),
     "synthesize": (SynthesizeCommand, synthesize_store, "draw samples into a store"),
     "sample": (SampleCommand, sample_images, "sample images"),
@@ -79,8 +88,11 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "data": (DataCommand, _data, "look at a data set (sims data check PATH)"),
     "inspect": (InspectCommand, inspect, "say what a model, store, run or checkpoint holds"),
     "import": (ImportCommand, import_checkpoint, "turn a checkpoint of EDM, EDM2 or diffusers into a model"),
-    "export": (ExportCommand, export, "write a model as a folder of diffusers"),
+    "export": (ExportCommand, export, "write a model back to where it came from"),
 }
+
+#: What one process does; the others that a launcher started have nothing to do.
+ALONE = ("data", "inspect", "import", "export")
 
 
 def _registry() -> ConstructorRegistry:
@@ -134,7 +146,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
         values = {} if recipe is None else load_recipe(recipe)
         settings["default"] = override(kind(), {key: value for key, value in values.items() if key not in foreign})
-    elif recipe is not None:
+    elif name == "loop":
+        settings["default"] = defaults_for(rest)
+    if recipe is not None and not takes_recipe:
         raise UserError(f"sims {name} takes no recipe: improve and train do")
     about = (getdoc(kind) or "") + (
         "\n\n--recipe NAME|FILE.toml sets any option; flags override it." if takes_recipe else ""
@@ -171,23 +185,78 @@ def _run(arguments: list[str]) -> int:
     if name == "--version":
         print(sims.__version__)
         return 0
+    if name in ALONE and processes.rank() > 0:
+        return 0
+    failed = True
+    try:
+        status = _command(name, rest)
+        failed = status == 2 or status > 128
+        return status
+    except KeyboardInterrupt:  # in the middle of saying why, of a process that is to end anyway
+        return 130
+    finally:
+        with suppress(KeyboardInterrupt):  # of a process that ends already
+            processes.leave(failed=failed)
+
+
+def _command(name: str, rest: list[str]) -> int:
     try:
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
-        return COMMANDS[name][1](parse(name, rest))
+        if name not in ALONE:
+            _join()
+        return COMMANDS[name][1](_parsed(name, rest))
     except UserError as error:
-        print(f"sims: {error}", file=sys.stderr)
-        return 2
+        return _say(f"sims: {error}", 2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
         remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give the right to write"
-        print(f"sims: {error.filename or 'a file'} cannot be written ({error.strerror}); nothing is lost: "
-              f"{remedy}, and run the same command again", file=sys.stderr)  # fmt: skip
-        return 2
+        return _say(f"sims: {error.filename or 'a file'} cannot be written ({error.strerror}); nothing is lost: "
+                    f"{remedy}, and run the same command again", 2)  # fmt: skip
     except KeyboardInterrupt:
-        print("\nsims: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+        return _say("\nsims: interrupted; run the same command again to continue", 130)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return _say("sims: memory did not suffice; what was finished is kept: run the same command again with a "
+                        "lower --batch-size, or a higher --base.train.accumulate in training", 2)  # fmt: skip
+        if not processes.joined():
+            raise
+        return _failed(error)
+
+
+def _join() -> None:
+    """Meet the other processes, where a launcher started several."""
+    if processes.started() > 1:
+        processes.join()
+    elif warning := processes.lonely():
+        print(f"sims: {warning}", file=sys.stderr)
+
+
+def _parsed(name: str, rest: list[str]) -> Any:
+    """The options; what is wrong with them, and help, come from the main process alone."""
+    if processes.rank() == 0:
+        return parse(name, rest)
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        return parse(name, rest)
+
+
+def _failed(error: Exception) -> int:
+    """An error that is no user's, in one of several processes."""
+    if processes.is_over():
+        return 2
+    if processes.is_loss(error):
+        return _say("sims: another process has ended or cannot be reached; run the same command again to continue", 2)
+    traceback.print_exc()
+    return _say(f"sims: {type(error).__name__} in one of {processes.started()} processes, see its traceback", 2)
+
+
+def _say(sentence: str, status: int) -> int:
+    """Print a sentence, once for all processes; the exit status."""
+    if processes.is_over():
+        return 2
+    processes.say(sentence)
+    return status
 
 
 if __name__ == "__main__":

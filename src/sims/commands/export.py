@@ -1,14 +1,20 @@
-"""sims export: a folder that diffusers opens."""
+"""sims export: a folder that diffusers opens, or the tensors that EDM's and EDM2's own classes load."""
 
 from __future__ import annotations
 
 from sims.commands.options import ExportCommand
 from sims.interop.diffusers import save_diffusers
+from sims.interop.nvidia import export_tensors, has_their_network
 from sims.model import load
 
 
 def export(options: ExportCommand) -> int:
-    """Write the folder; UserError for a model that diffusers has no class for, or where something is in the way."""
-    save_diffusers(load(options.model), options.out, options.like)
-    print(f"{options.out} is a folder of diffusers")
+    """Write the folder or file; UserError for a model that neither has a class for, or if something is in the way."""
+    model = load(options.model)
+    if options.like is None and has_their_network(model):
+        export_tensors(model, options.out)
+        print(f"{options.out} holds the tensors under NVIDIA's names: net.load_state_dict(load_file(...)) takes them")
+    else:
+        save_diffusers(model, options.out, options.like)
+        print(f"{options.out} is a folder of diffusers")
     return 0

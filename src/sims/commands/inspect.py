@@ -1,4 +1,4 @@
-"""sims inspect: what a model directory, a store, a run directory or a checkpoint holds."""
+"""sims inspect: what a model directory, a store, a run directory or a model of another project holds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.files import read_json
 from sims.guidance import Extrapolate
+from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import open_snapshot, to_model
 from sims.model import Model, load
 from sims.sampling import SamplerOptions, nfe
@@ -26,18 +27,20 @@ NAMES = 20  # classes that are listed one by one
 
 
 def inspect(options: InspectCommand) -> int:
-    """Print what lies at the path. UserError where it is none of the four."""
+    """Print what lies at the path. UserError where it is none of the five."""
     path = options.path
     if path.is_file() and path.suffix == ".pkl":
         lines = checkpoint_lines(path)
     elif (path / "model.json").is_file():
         lines = model_lines(path)
+    elif is_diffusers(path):
+        lines = diffusers_lines(path)
     elif is_store(path):
         lines = store_lines(path)
     elif (path / "config.json").is_file():
         lines = run_lines(path)
     else:
-        what = "is no model, store or run, and no .pkl checkpoint" if path.exists() else "does not exist"
+        what = "is no model, store or run, no .pkl and no folder of diffusers" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}: give a directory that sims wrote (`sims data check PATH` looks at data)")
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
@@ -60,6 +63,21 @@ def checkpoint_lines(path: Path) -> list[Line]:
         ("tensors", f"{len(snapshot.state)}"),
         *_sampling_lines(model),
         ("use", f"sims import {path} OUT"),
+    ]
+
+
+def diffusers_lines(path: Path) -> list[Line]:
+    """A folder of diffusers: its network, and how it is sampled here."""
+    model = load_diffusers(path)
+    single: Any = model.denoiser.base if isinstance(model.denoiser, Extrapolate) else model.denoiser
+    schedule = single.schedule
+    return [
+        ("folder", f"{path} (diffusers)"),
+        ("network", single.network.architecture + (", a guided pair" if single is not model.denoiser else "")),
+        ("predicts", f"{schedule.prediction}, {schedule.num_timesteps} timesteps, {single.timesteps}"),
+        ("parameters", f"{parameters(model.denoiser):,}"),
+        *_sampling_lines(model),
+        ("use", f"sims improve --model {path}, or sims import {path} OUT"),
     ]
 
 
@@ -178,7 +196,8 @@ def _shape(shape: Iterable[int]) -> str:
 
 
 def _codec(codec: Codec) -> str:
-    return f"{codec.kind}, {codec.dtype}, values {codec.low:g} to {codec.high:g}"
+    vae = f", autoencoder {codec.latents.vae or 'not named'}" if codec.latents else ""
+    return f"{codec.kind}, {codec.dtype}, values {codec.low:g} to {codec.high:g}{vae}"
 
 
 def _sampler(options: SamplerOptions) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class SynthesizeCommand:
 class SampleCommand:
     """Sample images: one PNG per seed and a contact sheet, grid.png. Image i depends on seed i alone.
 
-    Data that PNG cannot hold (points, latents, other numbers of channels) go to samples.npz instead.
+    Data that PNG cannot hold (points, latents without --vae, other numbers of channels) go to samples.npz instead.
     """
 
     model: Positional[Path]
@@ -66,6 +66,8 @@ class SampleCommand:
     """Steps; the model's own if not given."""
     w: float | None = None
     """Another guidance strength for a guided model (0 = its base)."""
+    vae: Path | None = None
+    """Folder of the autoencoder that makes images of a latent model's samples; its own if it has one."""
     batch_size: int = 64
     """Samples computed at once."""
 
@@ -98,7 +100,7 @@ class EvaluateCommand(ScoreOptions):
 
 @dataclass(frozen=True)
 class InspectCommand:
-    """Say what a model directory, a store, a run directory or a .pkl checkpoint holds."""
+    """Say what a model directory, a store, a run directory, a .pkl checkpoint or a folder of diffusers holds."""
 
     path: Positional[Path]
     """Directory or .pkl file to look at."""
@@ -116,15 +118,16 @@ class ImportCommand:
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Write a model as a folder that diffusers opens; it must have come from diffusers.
+    """Write a model as a folder that diffusers opens, or as the tensors that NVIDIA's classes load.
 
-    A single network (self-trained, neon, distilled) becomes an ordinary folder; a guided pair gets a second network
-    beside the first, and `sims.interop.diffusers.load_guided` opens it for a sampling loop of diffusers.
+    What came from diffusers becomes a folder again. A single network (neon, distilled, self-trained) is an ordinary
+    one; a guided pair gets a second network beside the first, and `sims.interop.diffusers.load_guided` opens it for a
+    sampling loop of diffusers. A network of EDM or EDM2 becomes a .safetensors file with their names of the tensors.
     """
 
     model: Positional[Path]
-    """Model directory."""
+    """Model directory, such as `distilled`, `neon` or `improved` of a run."""
     out: Positional[Path]
-    """Folder to write."""
+    """Folder to write, or file (EDM, EDM2)."""
     like: Path | None = None
-    """The original folder, whose scheduler and other parts are copied."""
+    """The original folder of diffusers, whose scheduler and other parts are copied."""

@@ -13,11 +13,14 @@ import torch
 
 from sims.api import at_least, progress
 from sims.commands.options import SampleCommand
+from sims.data.codec import Codec
 from sims.data.images import encode_png
 from sims.errors import UserError
 from sims.files import atomic_path, write_atomic
 from sims.guidance import Extrapolate
+from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.model import Model, load
+from sims.processes import collect, join
 from sims.runs import Advance
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
@@ -27,29 +30,35 @@ SHEET = 64  # images on the contact sheet
 TILE = 64  # pixels that a small image is enlarged to on it
 GAP = 2
 
-Drawn = tuple[list[int], torch.Tensor, torch.Tensor | None]  # seeds, x in model space, labels
+Drawn = tuple[int, list[int], torch.Tensor, torch.Tensor | None]  # position, seeds, x in model space, labels
 
 
 def sample_images(options: SampleCommand) -> int:
-    """Write the images of the seeds, or one npz of data that are no pictures."""
-    from accelerate import Accelerator
-
+    """Write the images of the seeds, or one npz of data that are no pictures; the processes share the batches."""
     seeds = parse_seeds(options.seeds)
     at_least(1, batch_size=options.batch_size)
     if options.out.exists() and not options.out.is_dir():
         raise UserError(f"{options.out} is a file: give another folder with --out")
-    model = load(options.model, Accelerator().device)
+    accelerator = join()
+    device = accelerator.device
+    model = load(options.model, device)
     if options.w is not None:
         model = at_strength(model, options.w)
+    if options.vae is not None:
+        model = replace(model, codec=with_vae(model.codec, options.vae, model.data_shape))
     sampler = chosen_sampler(model.sampler, options)
-    with progress("sample", len(seeds)) as advance:
-        batches = _batches(model, seeds, options, sampler)
+    with progress("sample", len(seeds), quiet=not accelerator.is_main_process) as advance:
+        own = range(0, len(seeds), options.batch_size)[accelerator.process_index :: accelerator.num_processes]
+        share = accelerator.num_processes
+        batches = _batches(model, seeds, own, options, sampler, lambda count: advance(count * share))
+        decoder = open_vae(model.codec, device) if has_vae(model.codec) else None
         pictures = model.codec.kind == "pixels" and len(model.data_shape) == 3 and model.data_shape[0] in (1, 3, 4)
-        if pictures:
-            names = _write_pictures(model, batches, options.out, advance)
+        if decoder or pictures:
+            names = _write_pictures(model.codec, decoder, batches, options.out, accelerator.is_main_process)
         else:
-            names = _write_arrays(model, batches, options.out, advance)
-    print(f"{len(seeds):,} samples in {options.out}: {names}")
+            names = _write_arrays(model, batches, options.out, accelerator.is_main_process)
+    if accelerator.is_main_process:
+        print(f"{len(seeds):,} samples in {options.out}: {names}")
     return 0
 
 
@@ -92,46 +101,55 @@ def chosen_sampler(sampler: SamplerOptions, options: SampleCommand) -> SamplerOp
     return sampler if options.steps is None else replace(sampler, steps=options.steps)
 
 
-def _batches(model: Model, seeds: Sequence[int], options: SampleCommand, sampler: SamplerOptions) -> Iterator[Drawn]:
-    for first in range(0, len(seeds), options.batch_size):
+def _batches(
+    model: Model,
+    seeds: Sequence[int],
+    positions: Sequence[int],
+    options: SampleCommand,
+    sampler: SamplerOptions,
+    advance: Advance,
+) -> Iterator[Drawn]:
+    for first in positions:
         part = list(seeds[first : first + options.batch_size])
         labels = None if options.label is None else [options.label] * len(part)
         x, drawn = model.sample_labelled(part, labels=labels, sampler=sampler, batch_size=options.batch_size)
         if bad := int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum()):
             raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges, lower --w or raise --steps")
-        yield part, x, drawn
+        yield first, part, x, drawn
+        advance(len(part))
 
 
-def _write_pictures(model: Model, batches: Iterator[Drawn], out: Path, advance: Advance) -> str:
+def _write_pictures(
+    codec: Codec, decoder: Autoencoder | None, batches: Iterator[Drawn], out: Path, is_main: bool
+) -> str:
     """A PNG per seed, rounded to the values that the data can have; 16 bits where grey data have them."""
-    codec, sheet = model.codec, np.zeros((0, 0, 0, 0), np.uint8)
-    for seeds, x, _ in batches:
-        raw = codec.decode(x)
-        shown = codec.to_images(codec.encode(raw))  # (n, H, W, C)
+    kept: list[tuple[int, np.ndarray]] = []
+    for first, seeds, x, _ in batches:
+        raw = decoder.decode(x) if decoder else codec.decode(x)
+        shown = raw.transpose(0, 2, 3, 1) if decoder else codec.to_images(codec.encode(raw))  # (n, H, W, C)
         deep = raw.dtype == np.uint16 and raw.shape[1] == 1
         for i, seed in enumerate(seeds):
             write_atomic(out / f"{seed:06d}.png", encode_png(raw[i] if deep else shown[i].transpose(2, 0, 1)))
-        if len(sheet) < SHEET:
-            sheet = np.concatenate([sheet, shown])[:SHEET] if len(sheet) else shown[:SHEET]
-        advance(len(seeds))
-    write_atomic(out / "grid.png", encode_png(contact_sheet(sheet)))
+        if first < SHEET:
+            kept.append((first, shown[: SHEET - first]))
+    sheet = np.concatenate([shown for _, shown in sorted(collect(kept), key=lambda entry: entry[0])])
+    if is_main:
+        write_atomic(out / "grid.png", encode_png(contact_sheet(sheet)))
     return f"one PNG per seed, the first {len(sheet)} together in grid.png"
 
 
-def _write_arrays(model: Model, batches: Iterator[Drawn], out: Path, advance: Advance) -> str:
+def _write_arrays(model: Model, batches: Iterator[Drawn], out: Path, is_main: bool) -> str:
     """samples.npz: data (n, *data_shape) as the codec stores them, seeds, and labels where there are any."""
-    parts: list[Drawn] = []
-    for batch in batches:
-        parts.append(batch)
-        advance(len(batch[0]))
-    key = "latents" if model.codec.kind == "identity" and len(model.data_shape) == 3 else "data"
-    arrays = {key: np.concatenate([model.codec.decode(x) for _, x, _ in parts])}
-    arrays["seeds"] = np.array([seed for seeds, _, _ in parts for seed in seeds], dtype=np.int64)
+    parts = sorted(collect(list(batches)), key=lambda drawn: drawn[0])
+    key = "latents" if model.codec.kind != "pixels" and len(model.data_shape) == 3 else "data"
+    arrays = {key: np.concatenate([model.codec.decode(x) for _, _, x, _ in parts])}
+    arrays["seeds"] = np.array([seed for _, seeds, _, _ in parts for seed in seeds], dtype=np.int64)
     if model.num_classes:
-        arrays["labels"] = np.concatenate([labels.numpy() for _, _, labels in parts if labels is not None])
+        arrays["labels"] = np.concatenate([labels.numpy() for _, _, _, labels in parts if labels is not None])
         arrays["class_names"] = np.array(model.class_names)
-    with atomic_path(out / "samples.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    if is_main:
+        with atomic_path(out / "samples.npz") as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     return f"samples.npz with {', '.join(arrays)}"
 
 
