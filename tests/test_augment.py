@@ -25,6 +25,7 @@ from sims.training.augment import (
     SCALE,
     TRANSFORMS,
     TRANSLATION,
+    TURNED,
     Augment,
     Mirrored,
     augment_dim,
@@ -146,7 +147,7 @@ def test_matrices_are_the_product_of_the_table() -> None:
 
         stretch = np.diag([ANISOTROPY**amount, ANISOTROPY**-amount, 1])
         shift = np.array([[1, 0, right * 10 / 8], [0, 1, down * 20 / 8], [0, 0, 1]])
-        forward = shift @ turn(angle) @ stretch @ turn(-angle) @ turn(-rotation) @ np.diag([SCALE**scale] * 2 + [1])
+        forward = shift @ turn(-angle) @ stretch @ turn(angle) @ turn(-rotation) @ np.diag([SCALE**scale] * 2 + [1])
         np.testing.assert_allclose(np.vstack([inverse, [0, 0, 1]]) @ forward, np.eye(3), atol=1e-12)
 
 
@@ -197,12 +198,12 @@ def test_parameters_are_distributed_as_the_table_says() -> None:
     assert abs(a["xflip"].mean() - 0.5) < 0.01 and set(a["xflip"]) == {0.0, 1.0}
     assert abs(a["yflip"].mean() - p / 2) < tolerance and set(a["yflip"]) == {0.0, 1.0}
     for name in ("scale", "rotation", "angle", "amount", "right", "down"):
-        on = a[name] != 0
-        assert abs(on.mean() - p) < tolerance
+        on, share = a[name] != 0, p * TURNED if name == "angle" else p
+        assert abs(on.mean() - share) < tolerance
         width, highest = (math.pi / math.sqrt(3), math.pi) if name in ("rotation", "angle") else (1.0, math.inf)
         assert abs(a[name][on].mean()) < 4 * width / math.sqrt(on.sum())
         assert abs(a[name][on].std() / width - 1) < 0.05 and np.abs(a[name]).max() <= highest
-    assert np.array_equal(a["right"] != 0, a["down"] != 0) and np.array_equal(a["angle"] != 0, a["amount"] != 0)
+    assert np.array_equal(a["right"] != 0, a["down"] != 0) and np.all((a["angle"] == 0) | (a["amount"] != 0))
     joint = [(a[left] != 0) & (a[right] != 0) for left, right in (("scale", "rotation"), ("amount", "right"))]
     assert all(abs(both.mean() - p * p) < 4 * p / math.sqrt(count) for both in joint)
 

@@ -71,7 +71,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     tmp_path: Path, model: Path, say: Say, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["train", "--out", tmp_path / "run", *TRAIN, "--base.train.checkpoint-seconds", "0"]
-    update, steps = Trainer._update, [0]
+    update, steps = Trainer.update, [0]
 
     def interrupted(self: Trainer) -> Any:
         steps[0] += 1
@@ -80,12 +80,12 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         return update(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_update", interrupted)
+        patch.setattr(Trainer, "update", interrupted)
         assert say(*words)[0] == 130
     assert not (tmp_path / "run" / "model").exists()
     status, out, _ = say("inspect", tmp_path / "run")
     assert status == 0 and "no: run the same command again" in out
-    monkeypatch.setattr(Trainer, "_update", lambda self: steps.append(1) or update(self))
+    monkeypatch.setattr(Trainer, "update", lambda self: steps.append(1) or update(self))
     assert say(*words)[0] == 0
     assert 0 < len(steps) - 1 < 100, "it began anew"
     assert load(tmp_path / "run" / "model").hash == load(model).hash

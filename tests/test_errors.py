@@ -25,7 +25,7 @@ from sims.cli import main
 from sims.data.images import encode_png
 from sims.data.sources import load
 from sims.errors import UserError
-from sims.experiments.improve import _same_data
+from sims.experiments.data import same_data
 from sims.model import load as load_model
 from sims.runs import Run
 from sims.training.loop import Trainer
@@ -303,7 +303,7 @@ def test_a_device_that_is_really_full(refused: Callable[..., str], small_device:
 def test_an_interrupted_command_says_so_and_goes_on(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, update, steps = tmp_path / "run", Trainer._update, 0
+    run, update, steps = tmp_path / "run", Trainer.update, 0
 
     def interrupted(trainer: Trainer) -> tuple[float, bool]:
         nonlocal steps
@@ -312,7 +312,7 @@ def test_an_interrupted_command_says_so_and_goes_on(
             raise KeyboardInterrupt
         return update(trainer)
 
-    monkeypatch.setattr(Trainer, "_update", interrupted)
+    monkeypatch.setattr(Trainer, "update", interrupted)
     for _ in range(2):
         assert main(tiny.improve_arguments(run, *tiny.PCA)) == 130
         words = capsys.readouterr().err
@@ -345,9 +345,9 @@ def test_ctrl_c_ends_a_process_with_130(tmp_path: Path) -> None:
 def test_data_that_changed_under_a_run_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", {}, quiet=True)
     try:
-        _same_data(run, {"train": "a", "test": "b"}, "my/images")
-        _same_data(run, {"train": "a", "test": "b"}, "my/images")
+        same_data(run, {"train": "a", "test": "b"}, "my/images")
+        same_data(run, {"train": "a", "test": "b"}, "my/images")
         with pytest.raises(UserError, match="my/images has changed since"):
-            _same_data(run, {"train": "c", "test": "b"}, "my/images")
+            same_data(run, {"train": "c", "test": "b"}, "my/images")
     finally:
         run.close()

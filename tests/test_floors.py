@@ -19,7 +19,7 @@ ROOT = Path(sims.__file__).parent
 # A new module or package belongs on a floor: name it here.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("files", "denoiser", "config", "safe_pickle"),
+    ("files", "denoiser", "config", "safe_pickle", "processes"),
     ("networks", "sampling", "guidance", "gaussians", "data", "metrics"),
     ("preconditioning",),
     ("model",),

@@ -155,7 +155,7 @@ def test_preparing_twice_works_once(
     def never(*args: Any) -> None:
         raise AssertionError("a second training step")
 
-    monkeypatch.setattr(Trainer, "_update", never)
+    monkeypatch.setattr(Trainer, "update", never)
     before = tiny.snapshot(run.path)
     assert METHODS[name].prepare(base, real, settings_of(name, base), run) == artefacts[name]
     assert tiny.snapshot(run.path) == before

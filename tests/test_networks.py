@@ -447,7 +447,7 @@ def test_the_uncertainty_settles_at_the_log_of_the_error() -> None:
     sigma = torch.full((64,), 0.6)
     optimizer = torch.optim.Adam(denoiser.loss_head.parameters(), lr=0.01)  # type: ignore[union-attr]
     for _ in range(80):
-        loss = denoising_loss(denoiser, clean, None, noise, sigma, 0.5)
+        loss = denoising_loss(denoiser, clean, None, noise, sigma)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -466,9 +466,9 @@ def test_the_loss_rounds_noise_levels_to_those_that_are_known() -> None:
             return super().forward(x, sigma, labels, **more)
 
     clean = torch.zeros(4, 2, 4, 4)
-    denoising_loss(Spy(Recording(4), (2, 4, 4), M=20), clean, None, clean, SIGMA, 0.5)
+    denoising_loss(Spy(Recording(4), (2, 4, 4), M=20), clean, None, clean, SIGMA)
     assert bool(torch.isin(seen[0], IDDPMPrecond(Recording(4), (2, 4, 4), M=20).u).all())
 
 
 def test_networks_are_known_by_name() -> None:
-    assert {"mlp", "song_unet", "adm_unet", "edm2_unet"} == set(NETWORKS)
+    assert {"mlp", "song_unet", "adm_unet", "edm2_unet", "replica_mlp"} == set(NETWORKS)

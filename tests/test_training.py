@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,6 @@ from torch import Tensor
 
 import tiny
 from sims.data.dataset import Dataset
-from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.model import load
 from sims.training.ema import EMA, ema_decay
@@ -290,26 +286,6 @@ def test_classes_reach_the_network(digits: Dataset, tmp_path: Path) -> None:
     x, sigma = torch.zeros(2, *model.data_shape), torch.ones(2)
     zero, one = model(x, sigma, torch.tensor([0, 1]))
     assert not torch.equal(zero, one)
-
-
-def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this PyTorch has no gloo, which processes on CPUs talk through")
-    tiny.distributed_job(tmp_path / "1")
-    worker = tmp_path / "worker.py"
-    worker.write_text("import sys, pathlib, tiny\ntiny.distributed_job(pathlib.Path(sys.argv[1]))\n")
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--num_processes", "2"]
-    launch += ["--dynamo_backend", "no", "--mixed_precision", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, *launch, str(worker), str(tmp_path / "2")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (read_trained(tmp_path / str(count) / "trained") for count in (1, 2))
-    assert one is not None and two is not None
-    np.testing.assert_allclose(two.losses, one.losses, rtol=1e-4)
-    start = tiny.model(load_pair("digits", limit=300)[0].without_labels()).denoiser.state_dict()  # type: ignore[attr-defined]
-    assert distance(weights(two), weights(one)) < 0.01 * distance(weights(one), start)
-    assert tiny.snapshot(tmp_path / "1" / "store") == tiny.snapshot(tmp_path / "2" / "store")
 
 
 @pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "adm", "edm2"])

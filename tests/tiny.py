@@ -8,16 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
 from sims.data.dataset import Dataset
-from sims.data.sources import load_pair
 from sims.model import Model
-from sims.runs import Run
 from sims.sampling import SamplerOptions
-from sims.training.loop import Trainer, TrainOptions
-from sims.verbs.synthesize import synthesize
 from sims.verbs.train import NetworkOptions, new_model
 
 NETWORK = NetworkOptions(width=32, blocks=1, embedding=16, sigma_data=0.5)
@@ -64,21 +57,3 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content, but for lock, log and report."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in ("lock", "log")]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
-
-
-def distributed_job(out: Path) -> None:
-    """Train, synthesize and share work out, on as many processes as there are: all results must be the same."""
-    torch.set_num_threads(1)
-    data, accelerator = load_pair("digits", limit=300)[0].without_labels(), Accelerator(cpu=True)
-    options = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=0.0, accumulate=2)
-    Trainer(model(data), data, options, out / "trained", images=640, seed=5, accelerator=accelerator).run()
-    synthesize(model(data), out / "store", range(3500), method="base", batch_size=500, accelerator=accelerator)
-    run = Run(out / "run", {"some": "options"}, quiet=True)
-    items = list(range(40))
-    run.spread(
-        items, lambda i: run.path / f"{i}.txt", lambda i: (run.path / f"{i}.txt").write_text(str(run.rank)) and None
-    )
-    assert run.once(run.path / "result.json", lambda: [run.num_processes], together=True) == [run.num_processes]
-    ranks = {(run.path / f"{i}.txt").read_text() for i in items}
-    assert ranks == {str(rank) for rank in range(run.num_processes)}, ranks
-    run.close()

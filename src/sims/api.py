@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from sims.guidance import Extrapolate
 from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
+from sims.processes import join
 from sims.report.record import clean
 from sims.runs import Run, derive_seed
 from sims.sampling import SamplerOptions
@@ -165,7 +165,7 @@ def synthesize(
         raise UserError(
             f"the last seed is {first_seed + count - 1:,}: it must be below {NUM_SEEDS:,}, lower first_seed"
         )
-    accelerator = Accelerator()
+    accelerator = join()
     model = model.to(accelerator.device) if isinstance(model, Model) else load(model, accelerator.device)
     denoiser = model.denoiser
     guided = isinstance(denoiser, Extrapolate)
@@ -239,7 +239,7 @@ def compare(
 
 def _suite(reference: Any, held_out: Any, extractor: Any, options: Any, cache: str | Path, quiet: bool) -> Suite:
     settings = _options(ScoreOptions, options, "")
-    accelerator = Accelerator()
+    accelerator = join()
     silent = quiet or not accelerator.is_main_process
 
     def bar(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:

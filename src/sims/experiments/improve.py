@@ -9,13 +9,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
 
 from sims.config import to_dict
+from sims.data.codec import Codec
 from sims.data.dataset import Dataset
-from sims.data.sources import load_pair
 from sims.errors import UserError
+from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.estimate import estimate
+from sims.experiments.fit import fitted
+from sims.experiments.latents import decoder_of, latent_space, to_latents, with_given_vae
+from sims.experiments.memory import is_out_of_memory
 from sims.experiments.options import ImproveOptions
 from sims.experiments.outputs import write_outputs
 from sims.experiments.search import Found
@@ -24,12 +27,17 @@ from sims.experiments.summary import summarize
 from sims.files import read_json
 from sims.guidance import Extrapolate
 from sims.interop.diffusers import is_diffusers, load_diffusers
+from sims.interop.latents import Autoencoder
+from sims.interop.nvidia import import_model
 from sims.methods import METHODS, Base
 from sims.model import Model, load
+from sims.processes import agree, join
 from sims.report import closing_table, write_report
 from sims.runs import Run, derive_seed
 from sims.sampling import SamplerOptions
-from sims.verbs.evaluate import Draw, Judge, load_judge, make_references
+from sims.verbs.evaluate import Draw, Judge, load_judge
+
+RESULTS = ("improved", "distilled", "neon")  # model directories that a run leaves, where it ran the method
 
 
 def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
@@ -42,7 +50,8 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
     if options.dry_run:
         return _dry_run(options, quiet)
     config = to_dict(options)
-    run = Run(options.run, {key: value for key, value in config.items() if key not in ("run", "dry_run")}, quiet=quiet)
+    free = ("run", "dry_run", "fit_memory")  # of no consequence for what a run computes
+    run = Run(options.run, {key: value for key, value in config.items() if key not in free}, quiet=quiet)
     try:
         if (run.path / "summary.json").is_file():
             run.log(f"{run.path} is finished; delete it, or choose another --run, to start anew")
@@ -54,16 +63,22 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
                 write_report(run.path)
             run.console.print(closing_table(summary))
             run.console.print(summary["headline"], highlight=False)
-            run.console.print(
-                f"report: {run.path / 'report.html'}   improved model: {run.path / 'improved'}", highlight=False
-            )
+            made = [str(run.path / name) for name in RESULTS if (run.path / name / "model.json").is_file()]
+            run.console.print(f"report: {run.path / 'report.html'}   models: {', '.join(made)}", highlight=False)
         return summary
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"memory did not suffice ({str(error).splitlines()[0]}); nothing is lost: run the same command again with "
+            "--fit-memory, which samples fewer at once and splits training batches"
+        ) from None
     finally:
         run.close()
 
 
 def _dry_run(options: ImproveOptions, quiet: bool) -> dict[str, Any]:
-    accelerator = Accelerator()
+    accelerator = join()
     found = estimate(options, given_model(options, accelerator.device), accelerator.device, accelerator.num_processes)
     if accelerator.is_main_process and not quiet:
         print(found.text())
@@ -71,12 +86,17 @@ def _dry_run(options: ImproveOptions, quiet: bool) -> dict[str, Any]:
 
 
 def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
+    _check_parts(options, run.num_processes)
     model = given_model(options, run.device)
-    real, test = _data(run, options, model)
+    options = fitted(run, options, model)
+    space = latent_space(options, model)
+    real, test, pictures = _data(run, options, model, space)
+    if model is not None and real is not None and model.codec.kind == real.codec.kind == "pixels":
+        model = replace(model, codec=real.codec)  # its samples are rounded to the values that the data can have
     conditional = options.data.conditional if model is None else model.num_classes > 0
     stages = Stages(run, options, real if real is None or conditional else real.without_labels())
     with stages.timed("references"):
-        stages.judge = _judge(run, options, real, test)
+        stages.judge = _judge(run, options, (real, test), pictures, decoder_of(space, run))
     with stages.timed("train base"):
         base = stages.base(model)
     rounds: list[dict[str, Any]] = []
@@ -85,7 +105,7 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
         methods = options.methods if round_ == 0 else ("base", "sims", "distilled")
         result = _round(stages, base, methods, round_, options)
         first = first or result
-        verdict = _accept(result["before"], result["after"], result["noise"], first=round_ == 0)
+        verdict = agree(_accept(result["before"], result["after"], result["noise"], first=round_ == 0))
         rounds.append({"round": round_ + 1, "rows": result["rows"], **verdict})
         run.log(f"round {round_ + 1}: {verdict['reason']}")
         accepted = all(entry["accepted"] for entry in rounds)
@@ -102,39 +122,48 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
     return summary
 
 
+def _check_parts(options: ImproveOptions, num_processes: int) -> None:
+    """UserError where a batch cannot be split over the processes: now, not after hours."""
+    if options.model is None or "continued" in options.methods:
+        options.base.train.check_parts(num_processes)
+    options.auxiliary.train.check_parts(num_processes)
+    if "distilled" in options.methods:
+        options.distilled.train.check_parts(num_processes)
+
+
 def given_model(options: ImproveOptions, device: Any) -> Model | None:
     """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
     if options.model is None:
         return None
-    foreign = not (options.model / "model.json").is_file() and is_diffusers(options.model)
-    model = load_diffusers(options.model).to(device) if foreign else load(options.model, device)
+    if options.model.is_file() and options.model.suffix == ".pkl":
+        model = import_model(options.model).to(device)
+    else:
+        foreign = not (options.model / "model.json").is_file() and is_diffusers(options.model)
+        model = load_diffusers(options.model).to(device) if foreign else load(options.model, device)
     if isinstance(model.denoiser, Extrapolate):
         raise UserError(
             f"{options.model} is a guided pair of networks, and only a single network can be improved: "
             "give the folder 'distilled' of its run"
         )
+    model = with_given_vae(model, options.vae)
     return model if options.sampler == SamplerOptions() else replace(model, sampler=options.sampler)
 
 
-def _data(run: Run, options: ImproveOptions, model: Model | None) -> tuple[Dataset | None, Dataset | None]:
+Pair = tuple[Dataset, Dataset]
+
+
+def _data(
+    run: Run, options: ImproveOptions, model: Model | None, space: Codec | None
+) -> tuple[Dataset | None, Dataset | None, Pair | None]:
+    """Training and held-out data in the space of the model; and the pictures that were encoded, if any were."""
     data = options.data
     if data.path == "none":
-        return None, None
-    run.log(f"reading {data.path}")
-    train, test = load_pair(
-        data.path, data.test, data.test_fraction, options.seed, options=data.source, limit=data.limit
-    )
-    if len(train.data_shape) != 3:
-        raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
-    if data.shape is not None and train.data_shape != data.shape:
-        raise UserError(
-            f"data.shape is {list(data.shape)}, and {data.path} has {list(train.data_shape)}: "
-            "give the data that the recipe is for, or its shape (--data.source.size changes pictures)"
-        )
-    if data.conditional and train.labels is None:
-        raise UserError(
-            f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"
-        )
+        return None, None, None
+    train, test = read_images(run, data, options.seed)
+    pictures = None
+    if space is not None:
+        pictures = (train, test) if train.codec.kind == "pixels" else None
+        train, test = (to_latents(run, options, space, part) for part in (train, test))
     if model is not None and model.data_shape != train.data_shape:
         raise UserError(
             f"the model {options.model} makes data of shape {model.data_shape}, {data.path} has {train.data_shape}: "
@@ -145,28 +174,20 @@ def _data(run: Run, options: ImproveOptions, model: Model | None) -> tuple[Datas
             f"the model {options.model} has {model.num_classes} classes, but {data.path} has {train.num_classes}: "
             "give the labelled data it was trained on"
         )
-    _same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, data.path)
-    return train, test
+    same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, data.path)
+    return train, test, pictures
 
 
-def _same_data(run: Run, found: dict[str, str], path: str) -> None:
-    """UserError if the data is not what it was when the run began."""
-    if run.once(run.path / "data.json", lambda: found) != found:
-        raise UserError(f"the data at {path} has changed since {run.path} began: restore it, or choose another --run")
-
-
-def _judge(run: Run, options: ImproveOptions, real: Dataset | None, test: Dataset | None) -> Judge | None:
+def _judge(
+    run: Run,
+    options: ImproveOptions,
+    real: tuple[Dataset | None, Dataset | None],
+    pictures: Pair | None,
+    decoder: Autoencoder | None,
+) -> Judge | None:
     if options.reference is not None:
-        return load_judge(options.reference, real, test, options.evaluation, run.device)
-    if real is None:
-        return None
-    folder = run.path / "references"
-    if run.is_main:
-        if not (folder / "judge.json").is_file():
-            run.log("measuring the real data (where it has labels, small classifiers are trained first)")
-        make_references(folder, real, test, options.evaluation)
-    run.barrier()
-    return load_judge(folder, real, test, options.evaluation, run.device)
+        return load_judge(options.reference, *real, options.evaluation, run.device, decoder)
+    return None if real[0] is None else open_judge(run, real[0], real[1], options.evaluation, pictures, decoder)
 
 
 def _round(
@@ -287,12 +308,16 @@ def _next_base(result: dict[str, Any], options: ImproveOptions, round_: int) -> 
 
 
 def _save_improved(run: Run, result: dict[str, Any]) -> None:
-    """``improved``: SIMS, cached if the cache keeps the gain on the selection seeds; ``distilled``: one network."""
+    """``improved``: SIMS, cached if the cache keeps the gain on the selection seeds; ``distilled``: one network.
+
+    ``neon``: one network too; it runs in the first round only.
+    """
     if not run.is_main:
         return
     choices = {choice.label: choice for choice in result["choices"]}
     if "sims" in choices:
         label = result["improved"]
         choices[label].model.with_denoiser(choices[label].model.denoiser, method=label).save(run.path / "improved")
-    if "distilled" in choices:
-        choices["distilled"].model.save(run.path / "distilled")
+    for name in ("distilled", "neon"):
+        if name in choices:
+            choices[name].model.with_denoiser(choices[name].model.denoiser, method=name).save(run.path / name)

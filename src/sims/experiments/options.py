@@ -104,7 +104,9 @@ class ImproveOptions:
     """Only say what the job would cost (images, evaluations, disk, memory, time); nothing is run or written."""
     data: DataOptions = field(default_factory=DataOptions)
     model: Path | None = None
-    """A trained model directory, or a folder of diffusers, to improve; otherwise a base is trained first."""
+    """A trained model to improve: a model directory, a folder of diffusers, or a .pkl of EDM or EDM2. Otherwise a base is trained first."""  # noqa: E501
+    vae: Path | None = None
+    """Folder of the autoencoder (AutoencoderKL of diffusers) of a latent model: pictures are encoded with it, and samples decoded to measure and show them."""  # noqa: E501
     reference: Path | None = None
     """Statistics of real data (the `references` folder of a run) to choose by, where the data itself is not at hand."""
     methods: tuple[str, ...] = ALL_METHODS
@@ -117,6 +119,8 @@ class ImproveOptions:
     """Seed of everything: networks, training, samples."""
     batch_size: int = 500
     """Samples computed at once."""
+    fit_memory: bool = False
+    """Lower batch_size, and split training batches (accumulate), until a short pilot says that memory suffices; the run keeps what was chosen."""  # noqa: E501
     network: NetworkOptions = field(default_factory=NetworkOptions)
     base: BaseOptions = field(default_factory=BaseOptions)
     sampler: SamplerOptions = field(default_factory=SamplerOptions)

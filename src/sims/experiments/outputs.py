@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from sims.data.dataset import Dataset
+from sims.data.dataset import Dataset, View
 from sims.experiments.options import ImproveOptions
 from sims.experiments.stages import Stages
 from sims.files import atomic_path, write_atomic, write_json
 from sims.guidance import Extrapolate
+from sims.interop.latents import to_images
+from sims.metrics.memorization import nearest
 from sims.runs import Run
 from sims.verbs.seeds import seed_range
 
@@ -47,22 +49,20 @@ def _grids(run: Run, options: ImproveOptions, result: dict[str, Any], real: Data
     codec = result["base"].model.codec
     for choice in result["choices"]:
         x = choice.model.sample(seeds, sampler=choice.options, batch_size=GRID)
-        arrays[f"{choice.label}@{choice.w:g}"] = codec.to_images(x)
+        arrays[f"{choice.label}@{choice.w:g}"] = to_images(codec, x, run.device)
         guided = choice.model.denoiser
         if choice.label == "sims" and isinstance(guided, Extrapolate):
             for w in (0.5 * choice.w, 2.0 * choice.w):
                 other = Extrapolate(guided.base, guided.aux, w, guided.interval)
                 images = choice.model.with_denoiser(other).sample(seeds, batch_size=GRID)
-                arrays[f"sims@{w:g}"] = codec.to_images(images)
+                arrays[f"sims@{w:g}"] = to_images(codec, images, run.device)
             if real is not None:
-                arrays["real"] = codec.to_images(real.batch(np.random.default_rng(0).permutation(len(real))[:GRID])[0])
-                arrays["nearest"] = codec.to_images(_nearest(x, real))
+                some = real.batch(np.random.default_rng(0).permutation(len(real))[:GRID])[0]
+                arrays["real"] = to_images(codec, some, run.device)
+                arrays["nearest"] = to_images(codec, _nearest(x, real), run.device)
     with atomic_path(run.path / "grids.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _nearest(x: torch.Tensor, real: Dataset) -> torch.Tensor:
-    train = real.all()[0]
-    flat = train.flatten(1)
-    indices = [int(((flat - one.flatten()) ** 2).sum(dim=1).argmin()) for one in x]
-    return train[indices]
+    return real.batch(nearest(x, View(real)).indices)[0]  # type: ignore[arg-type]

@@ -1,161 +1,232 @@
-"""A short probe of the real network on the real device: what a training step and an evaluation cost."""
+"""A short pilot of the real code on the real device: what every kind of work of a job costs in time and memory."""
 
 from __future__ import annotations
 
-import os
+import math
+import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
-from sims.training.ema import EMA
-from sims.training.loop import TrainOptions, has_bf16
-from sims.training.loss import denoising_loss
+from sims.experiments.memory import Peak, free_memory, is_out_of_memory
+from sims.guidance import Extrapolate
+from sims.model import Model
+from sims.sampling import nfe
+from sims.training.loop import Trainer, TrainOptions
 
-SECONDS = 24.0  # of all measurements together, beyond the first two steps
-SHARE = 0.5  # of the free memory that a probe may fill
+SECONDS = 24.0  # of all measurements together, beyond the first steps
+QUICK = 0.5  # seconds that a call may take in any case
+SHARE = 0.5  # of the free memory that a pilot may fill
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What work on B items at once takes: ``image * B + step`` seconds and ``fixed + item * B`` bytes.
+
+    ``batch`` is the largest that was timed.
+    """
+
+    image: float
+    step: float
+    item: float
+    fixed: float
+    batch: int
+
+    def bytes(self, batch: int) -> int:
+        """The peak with ``batch`` items at once."""
+        return int(self.fixed + self.item * batch)
+
+
+NOTHING = Rate(0.0, 0.0, 0.0, 0.0, 0)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What was measured, with the batches it was measured at; seconds are per image on one process.
+    """What was measured: every training by name, an evaluation of the network, the beginning of a sample.
 
-    A training step of B images at once keeps ``activations_fixed + B * activations`` bytes for its backward pass.
-    ``update`` is what a step costs whatever its batch: gradient norm, Adam, average of the weights.
+    ``evaluation`` is of one sample at one noise level: seconds, and bytes with two networks in memory.
     """
 
-    train: float
-    update: float
-    evaluation: float
-    activations: float
-    activations_fixed: float
-    train_batch: int
-    evaluation_batch: int
+    train: dict[str, Rate]
+    evaluation: Rate
+    sample: float
 
 
-def probe(denoiser: Denoiser, options: TrainOptions, share: int, batch_size: int, device: torch.device) -> Cost:
-    """Measure ``denoiser`` on ``device``; ``share`` images are trained on and ``batch_size`` sampled at once.
+@dataclass(frozen=True)
+class Training:
+    """A training to be measured: its options, and whether it learns from a guided pair of networks."""
 
-    The batches are smaller where the time or half of the free memory does not suffice. Nothing is written, and the
-    state of the random generators is given back; the weights of ``denoiser`` may change.
+    name: str
+    options: TrainOptions
+    taught: bool = False
+
+
+def probe(
+    model: Model, data: Dataset, trainings: list[Training], batch_size: int, processes: int, device: torch.device
+) -> Cost:
+    """Train and sample ``model`` for a short while; ``data`` has its shape and classes.
+
+    Batches are smaller than the job's where the time or half of the free memory does not suffice. Nothing is written,
+    ``model`` keeps its weights, and the random generators their state. Several processes measure each for itself.
     """
-    deadline = time.monotonic() + SECONDS
+    parts = len(trainings) + 1
+    rates: dict[str, Rate] = {}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = denoiser.to(device).train().requires_grad_(True)  # type: ignore[attr-defined]
-        step = _Step(network, options, device)
-        kept, seconds = step.kept(1)
-        fixed, first = 0, 1
-        if seconds < SECONDS / 8:  # a second step tells what does not grow with the batch
-            twice, seconds = step.kept(2)
-            fixed, kept, first = max(2 * kept - twice, 0), max(twice - kept, 0), 2
-        most = max(2, int(SHARE * free_memory(device) / max(kept, 1)))
-        train, batch = _per_image(step, first, seconds, min(share, most), deadline - SECONDS / 2, device)
-        update = _update(network, device)
-        network.eval().requires_grad_(False)
-        evaluation, sampled = _evaluations(step, min(batch_size, 4 * most), deadline, device)
-    return Cost(train, update, evaluation, kept, fixed, batch, sampled)
+        for index, training in enumerate(trainings):
+            same = next((rates[t.name] for t in trainings[:index] if _alike(t, training)), None)
+            rates[training.name] = same or _training(model, data, training, processes, SECONDS / parts, device)
+        evaluation, sample = _sampling(model, batch_size, SECONDS / parts, device)
+    return Cost(rates, evaluation, sample)
 
 
-class _Step:
-    """Forward and backward passes, and evaluations, on random images of any number."""
-
-    def __init__(self, network: Any, options: TrainOptions, device: torch.device) -> None:
-        self.network, self.options, self.device = network, options, device
-        self.bf16 = options.precision == "bf16" or (options.precision == "auto" and has_bf16(device))
-        config = getattr(getattr(network, "network", None), "config", {})
-        self.augment_dim = config.get("augment_dim", 0) if options.augment else 0
-
-    def _images(self, count: int) -> tuple[Tensor, Tensor | None]:
-        x = torch.randn(count, *self.network.data_shape, device=self.device)
-        classes = self.network.num_classes
-        return x, torch.randint(classes, (count,), device=self.device) if classes else None
-
-    def loss(self, count: int) -> Tensor:
-        x, labels = self._images(count)
-        sigma = (torch.randn(count, device=self.device) * self.options.p_std + self.options.p_mean).exp()
-        augment = torch.zeros(count, self.augment_dim, device=self.device) if self.augment_dim else None
-        sigma_data = float(getattr(self.network, "sigma_data", 0.5))
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return denoising_loss(self.network, x, labels, torch.randn_like(x), sigma, sigma_data, augment=augment)
-
-    def __call__(self, count: int) -> None:
-        self.loss(count).backward()
-
-    def kept(self, count: int) -> tuple[int, float]:
-        """Bytes that a step keeps for its backward pass besides the weights, and its seconds."""
-        own = {p.untyped_storage().data_ptr() for p in self.network.parameters()}
-        held: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                held[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        def step() -> None:
-            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                loss = self.loss(count)
-            loss.backward()
-
-        seconds = timed(step, self.device)
-        return sum(held.values()), seconds
-
-    @torch.no_grad()
-    def evaluate(self, count: int) -> None:
-        x, labels = self._images(count)
-        self.network(x, torch.ones(count, device=self.device), labels)
+def _alike(one: Training, other: Training) -> bool:
+    """Whether two trainings cost the same: the learning rate and such change nothing."""
+    names = ("batch", "accumulate", "xflip", "augment", "augment_transforms", "precision", "ema", "ema_rel")
+    return one.taught == other.taught and all(getattr(one.options, n) == getattr(other.options, n) for n in names)
 
 
-def _per_image(
-    call: Callable[[int], object], first: int, seconds: float, most: int, deadline: float, device: torch.device
-) -> tuple[float, int]:
-    """Seconds per image of a call, and the largest affordable batch it was timed at, from a timed call of ``first``."""
-    rate, batch = seconds / first, first
+def share_of(options: TrainOptions, processes: int) -> int:
+    """Images that a process holds at once in training."""
+    return max(1, options.batch // processes // options.accumulate)
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+class _Alone:
+    """What the training loop asks of an accelerator, without other processes to wait for."""
+
+    num_processes, process_index, is_main_process = 1, 0, True
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        return network
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def clip_grad_norm_(self, parameters: Any, limit: float) -> torch.Tensor:
+        return nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def _training(
+    model: Model, data: Dataset, training: Training, processes: int, seconds: float, device: torch.device
+) -> Rate:
+    """Steps of the real loop; ``NOTHING`` where not even the weights, their moments and averages fit."""
+    options = replace(training.options, accumulate=1, compile=False)
+    deadline = time.monotonic() + seconds
+    weights = sum(p.numel() * p.element_size() for p in cast(nn.Module, model.denoiser).parameters())
+    if (5 + len(options.ema_rel)) * weights > free_memory(device):
+        return NOTHING
+    teacher = cast(Denoiser, Extrapolate(model.denoiser, model.denoiser, 1.0)) if training.taught else None
+    trainer = Trainer(
+        model, data, options, Path(), images=10**9, seed=0, teacher=teacher, accelerator=cast(Any, _Alone(device))
+    )
+
+    seen = 0
+
+    def step(count: int) -> None:
+        nonlocal seen
+        trainer.options = replace(options, batch=count)
+        trainer.step = -(-seen // count)  # images seen only grow, whatever the batch
+        seen = (trainer.step + 1) * count
+        trainer.update()
+
+    with Peak(device) as built:
+        trainer.build()
+        step(1)
+    rate = _rate(step, share_of(training.options, processes), deadline, device)
+    return replace(rate, fixed=built.bytes + max(0.0, rate.fixed - rate.item))
+
+
+# -- sampling ----------------------------------------------------------------------------------------------------------
+
+
+def _sampling(model: Model, batch_size: int, seconds: float, device: torch.device) -> tuple[Rate, float]:
+    """Of an evaluation, and seconds of a sample besides: its noise, its way to the CPU."""
+    deadline = time.monotonic() + seconds
+    cast(nn.Module, model.denoiser).to(device).eval().requires_grad_(False)
+    short = replace(model.sampler, steps=2, compile=False)
+    guided = model.with_denoiser(Extrapolate(model.denoiser, model.denoiser, 1.0))
+
+    def draw(count: int, steps: int = 2) -> None:
+        model.sample(range(count), sampler=replace(model.sampler, steps=steps), batch_size=count)
+
+    rate = _rate(draw, batch_size, deadline - seconds / 2, device)
+    count, few, many = rate.batch, nfe(model, short), nfe(model, model.sampler)
+    with Peak(device) as pair:
+        guided.sample(range(count), sampler=short, batch_size=count)
+    weights = sum(p.numel() * p.element_size() for p in cast(nn.Module, model.denoiser).parameters())
+    rate = replace(rate, item=max(rate.item, (pair.bytes - rate.fixed) / count), fixed=rate.fixed + 2 * weights)
+    brief = rate.image + rate.step / count  # of a sample of few evaluations
+    whole = brief * many / few
+    if many > few and count == batch_size and time.monotonic() + whole * count < deadline:
+        whole = _repeated(lambda: draw(count, model.sampler.steps), deadline, device) / count
+        each = max((whole - brief) / (many - few), 0.0)
+        return replace(rate, image=each, step=0.0), max(whole - many * each, 0.0)
+    return replace(rate, image=brief / few, step=0.0), 0.0
+
+
+# -- timing ------------------------------------------------------------------------------------------------------------
+
+
+def _rate(call: Callable[[int], object], most: int, deadline: float, device: torch.device) -> Rate:
+    """Time and memory of a call on up to ``most`` items, from growing numbers of them, until the deadline."""
+    call(1)
+    batch, seconds = 1, timed(lambda: call(1), device)
+    with Peak(device) as one:
+        call(1)
+    last, held, fixed, item = (1, seconds), one.bytes, float(one.bytes), 0.0
     while batch < most:
-        larger = min(most, 4 * batch, int((deadline - time.monotonic()) / (2 * rate)))  # one to warm up, one timed
+        in_time = int((deadline - time.monotonic()) / (2.5 * seconds / batch))  # one to warm up, one timed
+        # Two tell what an image takes, whatever the time; what is quick is not left to the noise of small numbers.
+        in_time = max(in_time, 2, int(QUICK * batch / seconds))
+        room = int(SHARE * free_memory(device) / item) if item else 8 * batch
+        larger = min(most, 8 * batch, in_time, room)
         if larger <= batch:
             break
-        call(larger)
-        rate, batch = timed(lambda: call(larger), device) / larger, larger  # noqa: B023 (called at once)
-    repeats = min(3, int((deadline - time.monotonic()) / (rate * batch)))
-    return min([rate, *(timed(lambda: call(batch), device) / batch for _ in range(repeats))]), batch
+        last = (batch, seconds)
+        try:
+            with Peak(device) as several:
+                call(larger)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            break
+        item = max((several.bytes - held) / (larger - 1), 0.0)
+        fixed = max(held - item, 0.0)
+        batch, seconds = larger, timed(lambda: call(larger), device)  # noqa: B023 (called at once)
+    seconds = _repeated(lambda: call(batch), deadline, device, seconds)
+    if batch == most:
+        return Rate(seconds / batch, 0.0, item, fixed, batch)
+    image = max((seconds - last[1]) / (batch - last[0]), 0.0) if batch > last[0] else seconds / batch
+    return Rate(image, max(seconds - image * batch, 0.0), item, fixed, batch)
 
 
-def _evaluations(step: _Step, most: int, deadline: float, device: torch.device) -> tuple[float, int]:
-    seconds = timed(lambda: step.evaluate(1), device)
-    return _per_image(step.evaluate, 1, seconds, most, deadline, device)
-
-
-def _update(network: nn.Module, device: torch.device) -> float:
-    """Seconds of gradient norm, Adam and average; 0 where their memory is not free."""
-    parameters = list(network.parameters())
-    needed = 4 * sum(p.numel() * p.element_size() for p in parameters)  # moments, average, and some room
-    if needed > free_memory(device):
-        network.zero_grad(set_to_none=True)
-        return 0.0
-    optimizer, average = torch.optim.Adam(parameters, lr=0.0, fused=True), EMA(network)
-
-    def step() -> None:
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        average.update(0.5)
-
-    seconds = min(timed(step, device) for _ in range(2))
-    network.zero_grad(set_to_none=True)
-    return seconds
+def _repeated(call: Callable[[], object], deadline: float, device: torch.device, first: float | None = None) -> float:
+    """Median seconds of a call, repeated until the deadline; at least once."""
+    times = [timed(call, device) if first is None else first]
+    while len(times) < 200 and time.monotonic() + times[-1] < deadline:
+        times.append(timed(call, device))
+    return statistics.median(times[1:] or times)
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
     """Seconds of a call, and of all that it leaves for the device to do."""
     _synchronize(device)
-    begin = time.monotonic()
+    begin = time.perf_counter()
     call()
     _synchronize(device)
-    return time.monotonic() - begin
+    return time.perf_counter() - begin
 
 
 def _synchronize(device: torch.device) -> None:
@@ -163,8 +234,6 @@ def _synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize()
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes free on a device; of the machine, where the device has no memory of its own."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+def affordable(rate: Rate, most: int, room: float) -> int:
+    """The largest batch up to ``most`` whose peak fits into ``room`` bytes; at least 1."""
+    return max(1, min(most, math.floor((room - rate.fixed) / rate.item) if rate.item else most))

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from sims.errors import UserError
 
@@ -91,7 +91,7 @@ def half_width(features: Sequence[Array], statistic: Callable[..., float], parts
     groups = np.array_split(np.arange(count), parts)
     values = np.array([statistic(*(np.delete(array, group, axis=0) for array in features)) for group in groups])
     error = math.sqrt((parts - 1) / parts * float(((values - values.mean()) ** 2).sum()))
-    return float(stats.t.ppf(0.975, parts - 1)) * error
+    return float(special.stdtrit(parts - 1, 0.975)) * error
 
 
 class Search:

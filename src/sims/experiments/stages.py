@@ -25,6 +25,7 @@ from sims.methods.continued import ContinuedSettings
 from sims.methods.distilled import DistilledSettings
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import Model, load
+from sims.processes import agree
 from sims.runs import Run, derive_seed
 from sims.sampling import SOLVERS, SamplerOptions, SolverName, nfe
 from sims.verbs.evaluate import Draw, Judge, draw_samples, interval
@@ -116,6 +117,7 @@ class Stages:
         key: list[Any] = [name, artefact.key, base.key, budgets, to_dict(self.options.search)]
         key += [judge.extractor.hash, judge.train.hash, to_dict(base.model.sampler)]
         key += [[seeds.start, seeds.stop], self.options.batch_size]
+        key += [judge.decoder.hash] if judge.decoder else []
         folder = run.path / "search" / f"{name}-{digest(*key, self._interval)[:12]}"
         evaluations = [0]
 
@@ -131,7 +133,8 @@ class Stages:
             options = self.options.search
             if name == "autoguidance":  # a fixed budget is the auxiliary's; the snapshots of the base have others
                 options = replace(options, budget=None)
-            found = Search(features, judge.frechet, budgets, strengths.start, options).run()
+            # Every process must see the same distances to the last bit, or their ways would part.
+            found = Search(features, lambda x: agree(judge.frechet(x)), budgets, strengths.start, options).run()
             found.evaluations = evaluations[0]
             return found.to_json()
 
@@ -288,7 +291,8 @@ class Stages:
         features = self.draws(choice, round_, "selection", max(self.options.search.rungs))[0].features
         half = half_width([features], judge.frechet)
         test = None if judge.test is None else frechet_distance(Moments.of(features), judge.test.moments)
-        return Selection(features, judge.frechet(features), half, test, judge.perfect(len(features)))
+        fd, half, test, perfect = agree((judge.frechet(features), half, test, judge.perfect(len(features))))
+        return Selection(features, fd, half, test, perfect)
 
     def noise(self, before: Selection, after: Selection) -> float:
         """Half of the 95 % interval of the difference of their distances, paired by seed; 0 where it is not known."""

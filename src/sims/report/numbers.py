@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sims.report.record import Interval, number
+from sims.report.record import Interval, Row, number
 
 DASH = "–"
 
@@ -80,3 +80,15 @@ def duration(seconds: Any) -> str:
         return f"{found:.2g} s" if found < 10 else f"{found:.0f} s"
     minutes = round(found / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def lowest(rows: list[Row], metric: str) -> str:
+    """The lowest draw of each row, as published FIDs are given; empty where there are no draws to choose from."""
+    found = [(row, row.get(metric)) for row in rows]
+    values = [(row, number(value.get("min"))) for row, value in found if isinstance(value, dict)]
+    known = [(row, value) for row, value in values if value is not None]
+    if not known:
+        return ""
+    places = decimals([value for _, value in known])
+    parts = [f"{row.get('label') or row.get('method')} {fixed(value, places)}" for row, value in known]
+    return f"Lowest of {known[0][0].get('draws')} draws: {', '.join(parts)}."

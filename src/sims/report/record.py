@@ -5,7 +5,8 @@
     title, headline, verified, warnings, data, extractor, floor, rows, search, costs, cache, rounds, comparisons,
     commands, config_toml, versions, seconds, stages
 
-A figure is a number or an interval {"mean", "low", "high"} (95 %). NaN and infinities read as None, shown as "–".
+A figure is a number or an interval {"mean", "low", "high"} (95 %), of several draws also with their "min". NaN and
+infinities read as None, shown as "–".
 Conventions: `comparisons[].difference` is a − b; `cache.retained_*`, `share`, `agreement`, `memorized` are fractions;
 `rows[].fd_*` are Fréchet distances and `kid_test` the squared kernel distance to the test images, lower is better;
 `precision` and `recall` higher is better; `nearest_ratio` is the median distance to the nearest training image, samples

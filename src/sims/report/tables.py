@@ -11,6 +11,7 @@ from sims.report.numbers import (
     decimals,
     duration,
     fixed,
+    lowest,
     percent,
     plus_minus,
     short_count,
@@ -85,7 +86,8 @@ def _main_caption(rows: list[Row]) -> str:
     if len(draws) == 1 and None not in next(iter(draws)):
         num, size = next(iter(draws))
         text += f" {count(num)} draw{'' if num == 1 else 's'} of {count(size)} samples each."
-    return text
+    least = lowest(rows, "fd_train")
+    return f"{text} FD train, as published figures are given: {least}" if least else text
 
 
 def _method_cell(row: Row, palette: Palette, note: str = "") -> Cell:

@@ -9,7 +9,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from sims.report.numbers import decimals, fixed, percent, plus_minus, short_count, signed_percent, strength
+from sims.report.numbers import decimals, fixed, lowest, percent, plus_minus, short_count, signed_percent, strength
 from sims.report.record import Row, base_row, best_row, change, clean, interval, mean, number
 
 COLUMNS = ("method", "w", "budget", "NFE", "FD train", "FD test", "precision", "recall", "gain", "change")
@@ -30,7 +30,9 @@ class ClosingTable:
 
     def table(self, columns: tuple[str, ...]) -> Table:
         """The table with these columns; none of them is ever shortened."""
-        table = Table(title=Text(self.title), title_justify="left", header_style="dim")
+        least = lowest(self.rows, "fd_train")
+        table = Table(title=Text(self.title), title_justify="left", header_style="dim", caption_justify="left",
+                      caption=Text(f"FD train: {least}") if least else None)  # fmt: skip
         for name in columns:
             table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
         for row, cells in zip(self.rows, self.cells):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sims.config import nearest
-from sims.data.dataset import Dataset
+from sims.data.dataset import Dataset, View, at_once
 from sims.errors import UserError
-from sims.files import atomic_path, digest, read_json, write_json
+from sims.files import atomic_path, digest, read_json
+from sims.interop.latents import Autoencoder
 from sims.metrics.comparison import ScoreRow
-from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract, load_extractor
+from sims.metrics.extractors import ClassifierExtractor, Extractor, extract, load_extractor
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.intervals import t_interval
 from sims.metrics.kernel import mmd_squared
@@ -28,10 +29,9 @@ from sims.metrics.manifold import manifold
 from sims.metrics.memorization import memorization, nearest_distances
 from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
 from sims.metrics.pretrained import FITTED, NAMES, get_extractor
-from sims.metrics.statistics import Reference, load_statistics, read_tensors, save_statistics
+from sims.metrics.statistics import Reference, load_statistics, read_tensors
 from sims.model import Model
 from sims.sampling import SamplerOptions
-from sims.training.classifier import train_classifier
 
 Array = np.ndarray
 LIMITED = ("kid_test", "precision", "recall")  # figures of at most ``manifold_samples`` samples
@@ -100,23 +100,29 @@ class Draw:
 
 @dataclass(frozen=True)
 class Judge:
-    """An extractor and the references it measured: real training data and real held-out data."""
+    """An extractor and the references it measured: real training data and real held-out data.
+
+    Of a latent model, features are those of the pixels that ``decoder`` makes of the latents (where it is known), and
+    nearest neighbours are sought among latents.
+    """
 
     extractor: Extractor
     train: Reference
     test: Reference | None
-    train_x: Tensor | None
+    train_x: View | Tensor | None
     test_nearest: Array | None
     accuracy: float | None = None
     manifold_samples: int = 2_000
     device: torch.device | str = "cpu"
     second: Judge | None = None
+    decoder: Autoencoder | None = None
 
     @property
     def key(self) -> list[Any]:
         """All that the scores of given samples depend on."""
         nearest = None if self.test_nearest is None else digest(self.test_nearest.tobytes())
         own = [self.extractor.hash, self.train.hash, self.test and self.test.hash, nearest, self.manifold_samples]
+        own += [self.decoder.hash] if self.decoder else []
         return [*own, self.second.key if self.second else None]
 
     def about(self) -> dict[str, Any]:
@@ -146,7 +152,16 @@ class Judge:
 
     def features(self, x: Tensor) -> Array:
         """Features (n, D) of samples x (n, C, H, W) in model space."""
-        return extract(self.extractor, x.to(self.device))
+        return np.concatenate([extract(self.extractor, part) for part in self._seen(x)])
+
+    def _seen(self, x: Tensor) -> Iterator[Tensor]:
+        """Samples as the extractor sees them, some at a time."""
+        if self.decoder is None:
+            yield x.to(self.device)
+            return
+        size = at_once(self.decoder.pixel_shape(x.shape[1:]))
+        for part in x.split(size):
+            yield self.decoder.pixels(part).to(self.device)
 
     def frechet(self, features: Array) -> float:
         """Fréchet distance to the training reference: what selection minimizes."""
@@ -157,11 +172,18 @@ class Judge:
         bad = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
         if bad:
             raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges at this strength, lower w")
-        nearest = nearest_distances(x, self.train_x) if self.train_x is not None else np.zeros(0)
-        e = self.extractor
-        predicted = e.predict(x.to(self.device)) if isinstance(e, ClassifierExtractor) else None
-        checked = self.second.features(x) if self.second else None
-        return Draw(self.features(x), nearest, checked, None if labels is None else labels.numpy(), predicted)
+        nearest = np.zeros(0) if self.train_x is None else nearest_distances(x, self.train_x)  # type: ignore[arg-type]
+        e, second = self.extractor, self.second
+        found: dict[str, list[Array]] = {"features": [], "checked": [], "predicted": []}
+        for part in self._seen(x):
+            found["features"].append(extract(e, part))
+            if second:
+                found["checked"].append(extract(second.extractor, part))
+            if isinstance(e, ClassifierExtractor):
+                found["predicted"].append(e.predict(part))
+        features, checked, predicted = (np.concatenate(parts) if parts else None for parts in found.values())
+        assert features is not None
+        return Draw(features, nearest, checked, None if labels is None else labels.numpy(), predicted)
 
     def only_features(self, x: Tensor) -> Draw:
         """Features alone, for a search."""
@@ -213,7 +235,7 @@ class Judge:
                 num_samples=min(count, judge.manifold_samples) if name.endswith(LIMITED) else count,
                 seeds=(seeds.start, seeds.stop),
                 resize=judge.extractor.resize,
-                dtype="as the data",
+                dtype=f"decoded by autoencoder {self.decoder.hash}" if self.decoder else "as the data",
             )
             rows.append({**about, **row.to_json()})
         return rows
@@ -245,14 +267,18 @@ def some(features: Array, count: int) -> Array:
 
 
 def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean with the limits of its 95 % interval over independent draws; no limits for a single draw."""
+    """Mean and lowest value over independent draws, and the mean's 95 % interval; of a single draw its value.
+
+    Published FIDs are the lowest of three draws.
+    """
     if len(values) < 2:
         return {"mean": float(values[0]), "low": None, "high": None}
     found = t_interval(values)
-    return {"mean": found.mean, "low": found.low, "high": found.high}
+    return {"mean": found.mean, "low": found.low, "high": found.high, "min": float(min(values))}
 
 
-_FILES = {"extractor": "extractor.safetensors", "train": "train.safetensors", "test": "test.safetensors"}
+_TEST_PART = 16_384  # held-out images whose nearest neighbours are sought at once
+FILES = {"extractor": "extractor.safetensors", "train": "train.safetensors", "test": "test.safetensors"}
 
 
 def load_judge(
@@ -261,32 +287,37 @@ def load_judge(
     test: Dataset | None,
     options: EvaluationOptions,
     device: torch.device | str = "cpu",
+    decoder: Autoencoder | None = None,
 ) -> Judge:
     """The extractors and references that ``make_references`` left in ``folder``.
 
     The statistics suffice to choose and to judge; nearest neighbours need the images ``train`` and ``test`` as well.
+    Samples, and these, are latents where there is a ``decoder``.
     """
     if not (folder / "judge.json").is_file():
         raise UserError(f"no reference statistics at {folder}: give the 'references' folder of a run, or --data.path")
-    train_x = None if train is None else train.all()[0]
-    nearest = None if train_x is None or test is None else nearest_distances(test.all()[0], train_x)
+    train_x = None if train is None else View(train)
+    nearest = None
+    if train_x is not None and test is not None:
+        parts = [View(test)[first : first + _TEST_PART] for first in range(0, len(test), _TEST_PART)]
+        nearest = np.concatenate([nearest_distances(part, train_x) for part in parts])  # type: ignore[arg-type]
     checked = options.check and (folder / "check").is_dir()
     second = _load(folder / "check", None, None, options, device) if checked else None
-    return replace(_load(folder, train_x, nearest, options, device), second=second)
+    return replace(_load(folder, train_x, nearest, options, device), second=second, decoder=decoder)
 
 
 def _load(
-    folder: Path, train_x: Tensor | None, nearest: Array | None, options: EvaluationOptions, device: torch.device | str
+    folder: Path, train_x: View | None, nearest: Array | None, options: EvaluationOptions, device: torch.device | str
 ) -> Judge:
-    has_test, about = (folder / _FILES["test"]).is_file(), read_json(folder / "judge.json")
-    train = load_statistics(folder / _FILES["train"])
+    has_test, about = (folder / FILES["test"]).is_file(), read_json(folder / "judge.json")
+    train = load_statistics(folder / FILES["train"])
     extractor = judge_extractor(folder, options.download)
     if extractor.hash != train.extractor_hash:
         raise UserError(
             f"{folder} was measured with {train.extractor_name} ({train.extractor_hash}), and what is installed as "
             f"{about.get('ready_made')} is {extractor.hash}: restore the earlier weights, or measure anew"
         )
-    test = load_statistics(folder / _FILES["test"]) if has_test else None
+    test = load_statistics(folder / FILES["test"]) if has_test else None
     return Judge(extractor, train, test, train_x, nearest, about["accuracy"], options.manifold_samples, device)
 
 
@@ -294,70 +325,8 @@ def judge_extractor(folder: Path, download: bool = False) -> Extractor:
     """The extractor of a ``references`` folder: its own, or the ready-made one that it names."""
     about = read_json(folder / "judge.json")
     if "ready_made" not in about:
-        return load_extractor(folder / _FILES["extractor"])
+        return load_extractor(folder / FILES["extractor"])
     return get_extractor(about["ready_made"], download=download, data_shape=tuple(about["data_shape"]))
-
-
-def make_references(folder: Path, train: Dataset, test: Dataset | None, options: EvaluationOptions) -> None:
-    """The extractors and references of a data set, made once and kept in ``folder``.
-
-    ``train`` and ``test`` carry labels where the data has them, whether or not the model is conditional.
-    """
-    if (folder / "judge.json").is_file():
-        return
-    ready_made = options.extractor not in ("auto", *FITTED)
-    classifier = options.extractor != "pca" and (options.extractor == "classifier" or train.labels is not None)
-    if classifier and train.labels is None:
-        raise UserError(
-            f"extractor 'classifier' needs labels, and {train.name} has none: use --evaluation.extractor pca"
-        )
-    if classifier and options.check:
-        _make(folder / "check", train, test, *_classifier(train, test, options.extractor_seed + 1, "b"))
-    if ready_made:
-        made = get_extractor(options.extractor, download=options.download, data_shape=train.data_shape)
-        about = {"ready_made": options.extractor, "data_shape": list(train.data_shape)}
-        return _make(folder, train, test, made, None, about)
-    if classifier:
-        return _make(folder, train, test, *_classifier(train, test, options.extractor_seed, "a"))
-    _make(folder, train, test, PCAExtractor.fit(train.all()[0]), None)
-
-
-def _classifier(train: Dataset, test: Dataset | None, seed: int, variant: str) -> tuple[ClassifierExtractor, float]:
-    """A classifier and its accuracy on held-out data (on the training data where there are none)."""
-    x, labels = train.all()
-    held_out, held_out_labels = (test if test is not None and test.labels is not None else train).all()
-    assert labels is not None and held_out_labels is not None
-    return train_classifier(
-        x, labels, held_out, held_out_labels, num_classes=train.num_classes, seed=seed, variant=variant
-    )
-
-
-def _make(
-    folder: Path,
-    train: Dataset,
-    test: Dataset | None,
-    extractor: Extractor,
-    accuracy: float | None,
-    about: dict[str, Any] | None = None,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(extractor, ClassifierExtractor | PCAExtractor):
-        extractor.save(folder / _FILES["extractor"])
-    for key, data in (("train", train), ("test", test)):
-        if data is not None:
-            features = extract(extractor, data.all()[0])
-            save_statistics(
-                folder / _FILES[key],
-                Moments.of(features),
-                extractor_name=extractor.name,
-                extractor_hash=extractor.hash,
-                dataset_name=f"{data.name} ({key})",
-                dataset_fingerprint=data.fingerprint,
-                resize=extractor.resize,
-                features=features,
-                labels=data.labels,
-            )
-    write_json(folder / "judge.json", {"accuracy": accuracy, **(about or {})})
 
 
 def draw_samples(

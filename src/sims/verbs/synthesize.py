@@ -14,6 +14,7 @@ from sims.data.dataset import Dataset
 from sims.data.store import Store, StoreHeader
 from sims.errors import UserError
 from sims.model import Model
+from sims.processes import agree, join
 from sims.sampling import SamplerOptions
 
 
@@ -35,15 +36,14 @@ def synthesize(
     Errors: UserError if the folder holds a store of another model, other seeds or another sampler, or if samples
     are not finite.
     """
-    accelerator = accelerator or Accelerator()
+    accelerator = accelerator or join()
     sampler = sampler or model.sampler
     header = _header(model, seeds, batch_size, method, w, sampler, labels)
     if accelerator.is_main_process:
         Store.open(folder, header)
     accelerator.wait_for_everyone()
     store = Store.open(folder, header)
-    missing = store.missing()
-    accelerator.wait_for_everyone()  # every process must see the same shards missing, or the shares would not fit
+    missing = agree(store.missing())  # the same in every process, or the shares would not fit together
     if advance:
         advance(len(seeds) - sum(len(header.indices(shard)) for shard in missing))
     for shard in missing[accelerator.process_index :: accelerator.num_processes]:
@@ -75,7 +75,7 @@ def _header(
         "label": labels,
     }
     return StoreHeader(
-        space="pixels",
+        space="latents" if model.codec.kind == "latents" else "pixels",
         data_shape=model.data_shape,
         codec=model.codec,
         total=len(seeds),

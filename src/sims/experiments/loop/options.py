@@ -1,0 +1,224 @@
+"""Options of the loops and of the pollution experiment; every docstring is its ``--help``."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from sims.config import nearest
+from sims.errors import UserError
+from sims.experiments.loop.counts import CountOptions, Kind, resolve
+from sims.experiments.options import BaseOptions, DataOptions
+from sims.methods import METHODS, Fixed
+from sims.methods.auxiliary import AuxiliarySettings
+from sims.sampling import SamplerOptions
+from sims.training.loop import TrainOptions
+from sims.verbs.evaluate import EvaluationOptions
+from sims.verbs.train import NetworkOptions
+
+TOYS = ("gaussian", "mixture")
+STANDARD, EQUAL = "standard", "standard-equal"
+# What needs no real data and nothing but the generation's own model: the methods that can feed a loop.
+REMEDIES = (
+    STANDARD,
+    EQUAL,
+    *[name for name, rule in METHODS.items() if not rule.needs_real and name not in ("base", "distilled")],
+)
+
+
+def is_guided(remedy: str) -> bool:
+    """Whether a remedy is a method with a strength, and not a way of standard training."""
+    return remedy not in (STANDARD, EQUAL)
+
+
+def _check_remedies(remedies: tuple[str, ...], base: BaseOptions) -> None:
+    if not remedies or len({*remedies}) != len(remedies):
+        raise UserError(f"remedies are {list(remedies)}: name at least one, each once")
+    for name in remedies:
+        if name not in REMEDIES:
+            raise UserError(f"unknown remedy {name!r}{nearest(name, REMEDIES)}")
+    if STANDARD not in remedies:
+        raise UserError("remedies are compared with standard training: name 'standard' among them")
+    if EQUAL in remedies and "sims" not in remedies:
+        raise UserError("standard-equal is given the compute that sims spends: name both, or neither")
+    if "autoguidance" in remedies and not base.snapshots:
+        raise UserError("remedy 'autoguidance' needs base.snapshots: give at least one share of the training length")
+
+
+def _check_strengths(name: str, strengths: tuple[float, ...]) -> None:
+    if not strengths or any(not math.isfinite(w) or w == 0 for w in strengths) or len({*strengths}) != len(strengths):
+        raise UserError(f"{name} are {list(strengths)}: give finite numbers other than 0 (the base), each once")
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """What the loops and the pollution experiment share."""
+
+    data: DataOptions = field(default_factory=DataOptions)
+    repeats: int = 3
+    """Repeats of the whole procedure, each with seeds of its own; intervals come from their spread."""
+    jobs: int = 1
+    """Repeats computed at once, each in a process of its own."""
+    seed: int = 0
+    """Seed of everything; repeat i has seeds of its own."""
+    batch_size: int = 500
+    """Samples computed at once."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    base: BaseOptions = field(default_factory=lambda: BaseOptions(snapshots=()))
+    """Training of every generation's model."""
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    auxiliary: AuxiliarySettings = field(default_factory=lambda: AuxiliarySettings(budgets=(128_000,)))
+    """The network that guided remedies steer away from; one budget."""
+    evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(draws=1))
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "jobs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        if len(self.auxiliary.budgets) != 1:
+            shown = list(self.auxiliary.budgets)
+            raise UserError(f"auxiliary.budgets is {shown}: a loop has one budget for all generations, give one")
+        if self.auxiliary.init == "snapshot" and not self.base.snapshots:
+            raise UserError("auxiliary.init = 'snapshot' needs base.snapshots: give a share, or use base or scratch")
+        if self.data.path == "none":
+            raise UserError("generation 0 is trained on real data: give --data.path")
+
+
+@dataclass(frozen=True)
+class LoopOptions(CommonOptions):
+    """Train generation after generation on earlier generations' samples, with and without a remedy, and compare.
+
+    With no arguments: ten generations of the bundled digits, from the real digits and the last generation's samples.
+    `--data.path gaussian` or `mixture` is the loop of the literature in two dimensions: many replicas at once. Run the
+    same command again to continue after an interruption; a higher --repeats adds to what is there.
+    """
+
+    run: Path = Path("runs/loop")
+    """Directory of the run: everything is kept here."""
+    kind: Kind = "augmentation"
+    """Training sets: fully-synthetic (the last generation's samples), augmentation (and a fixed real set), accumulate (and all earlier generations' samples), fresh (new real samples each time), counts (stated numbers)."""  # noqa: E501
+    generations: int = 10
+    """Generations after generation 0, which is trained on real data alone."""
+    counts: CountOptions = field(default_factory=CountOptions)
+    remedies: tuple[str, ...] = (STANDARD, EQUAL, "sims", "neon")
+    """What is done in every generation: standard, standard-equal (trained on for the compute that sims spends), or methods that need no real data, such as sims and neon."""  # noqa: E501
+    w: tuple[float, ...] = ()
+    """Strengths of the guided remedies, an arm for each; if not given, each remedy's is chosen with a seed of its own."""  # noqa: E501
+    strengths: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
+    """Strengths to choose from, where none is given."""
+    selection_generations: int = 2
+    """Generations after which the strength is chosen (at most --generations)."""
+    passed_on: Literal["improved", "base"] = "improved"
+    """Whose samples the next generation is trained on: the improved model's, or those of the base it was made from."""
+    start: Literal["scratch", "continued"] = "scratch"
+    """How a generation's weights start: drawn anew, or with the last generation's."""
+    affine: bool = False
+    """Gaussian and mixture: an affine denoiser, fitted exactly, in the network's place."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_remedies(self.remedies, self.base)
+        if self.w:
+            _check_strengths("w", self.w)
+        _check_strengths("strengths", self.strengths)
+        if self.selection_generations < 1:
+            raise UserError(f"selection_generations is {self.selection_generations}: at least 1 is needed")
+        resolve(self.kind, self.counts, self.generations)  # numbers that no data set could meet
+        if self.affine and not self.is_toy:
+            raise UserError(f"affine is for the data {' and '.join(TOYS)}, not for {self.data.path}: leave it out")
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether the loop is one of points in two dimensions."""
+        return self.data.path in TOYS
+
+
+@dataclass(frozen=True)
+class PollutionOptions(CommonOptions):
+    """Pollute real data with an earlier model's samples, and see what standard training and SIMS make of it.
+
+    With no arguments: the bundled digits. At every level a model is trained on all real images and on that many
+    samples of a model that was trained on the clean ones; SIMS is then applied over a range of strengths. A strength is
+    also chosen without the clean data, from a few trusted images. Run the same command again to continue.
+    """
+
+    run: Path = Path("runs/pollution")
+    """Directory of the run: everything is kept here."""
+    levels: tuple[float, ...] = (0.0, 25.0, 50.0, 100.0, 200.0)
+    """Numbers of synthetic samples, in percent of the real ones."""
+    remedies: tuple[str, ...] = (STANDARD, EQUAL, "sims")
+    """standard, standard-equal (trained on for the compute that sims spends), and methods that need no real data."""
+    strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+    """Strengths that every guided remedy is measured at."""
+    selection_samples: int = 2_000
+    """Samples at each strength that the choice of a strength is made with."""
+    trusted: str = "100"
+    """What the strength is chosen by without the clean data: a number of real images that are known to be real, or the path of trusted images."""  # noqa: E501
+    trusted_sizes: tuple[int, ...] = (25, 50, 100, 200, 400)
+    """Numbers of trusted images whose reliability is measured."""
+    trusted_draws: int = 50
+    """Random sets of trusted images of each size, for that measurement."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_remedies(self.remedies, self.base)
+        _check_strengths("strengths", self.strengths)
+        levels = list(self.levels)
+        if not levels or levels != sorted({*levels}) or levels[0] < 0 or not math.isfinite(levels[-1]):
+            raise UserError(f"levels are {levels}: give rising percentages from 0, such as 0,25,50,100,200")
+        if not any(is_guided(name) for name in self.remedies):
+            raise UserError(f"remedies are {list(self.remedies)}: name a method to compare with as well, such as sims")
+        if fixed := [n for n in self.remedies if is_guided(n) and isinstance(METHODS[n].strengths, Fixed)]:
+            raise UserError(f"remedy {fixed[0]!r} has a single strength, and strengths are compared here: leave it out")
+        if self.trusted.isdigit() and int(self.trusted) < LEAST_TRUSTED:
+            raise UserError(f"trusted is {self.trusted}: at least {LEAST_TRUSTED} trusted images are needed")
+        if self.trusted_sizes and min(self.trusted_sizes) < LEAST_TRUSTED:
+            shown = list(self.trusted_sizes)
+            raise UserError(f"trusted_sizes are {shown}: at least {LEAST_TRUSTED} trusted images are needed")
+        if self.selection_samples < 2:
+            raise UserError(f"selection_samples is {self.selection_samples}: at least 2 are needed for a covariance")
+        if self.trusted_draws < 1:
+            raise UserError(f"trusted_draws is {self.trusted_draws}: at least 1 is needed")
+        if self.data.path in TOYS:
+            raise UserError(f"the pollution experiment is for images, not for {self.data.path}: use sims loop")
+
+
+LEAST_TRUSTED = 10  # images below which no rule can tell strengths apart
+
+
+def defaults_for(words: Sequence[str]) -> LoopOptions:
+    """What options start from: the loops in two dimensions, asked for by --data.path, have defaults of their own."""
+    asked = {after for before, after in itertools.pairwise(words) if before == "--data.path"}
+    asked |= {word.partition("=")[2] for word in words if word.startswith("--data.path=")}
+    return toy_defaults() if asked & {*TOYS} else LoopOptions()
+
+
+def toy_defaults() -> LoopOptions:
+    """Defaults of the two-dimensional loops: 100 generations, many replicas, small networks.
+
+    Noise levels are those of data with a standard deviation near 1.4. Twelve steps of the sampler leave an error (with
+    the exact denoiser of the Gaussian a 2-Wasserstein distance of 0.155; EDM's 18 steps of Heun: 0.079), the same in
+    every generation, and that is most of what the loop adds up.
+    """
+    train = TrainOptions(batch=256, decay="cosine", p_mean=-0.2, p_std=1.4)
+    return replace(
+        LoopOptions(),
+        run=Path("runs/loop-2d"),
+        data=DataOptions(path="gaussian"),
+        generations=100,
+        counts=CountOptions(real=1_000, synthetic=2_000),
+        remedies=(STANDARD, EQUAL, "sims"),
+        repeats=20,
+        network=NetworkOptions(width=32, blocks=2, embedding=32, sigma_min=0.02, sigma_max=80.0),
+        base=BaseOptions(images=51_200, snapshots=(), train=replace(train, lr=3e-3, warmup=2_560)),
+        # The rate falls to zero: guidance multiplies what noise an auxiliary has.
+        auxiliary=AuxiliarySettings(
+            samples=10_000, budgets=(51_200,), train=replace(train, lr=1e-3, warmup=0, ema_rampup=0.5)
+        ),
+        sampler=SamplerOptions(solver="dpmpp2m", steps=12),
+        evaluation=EvaluationOptions(draws=1, samples=2_000),
+    )

@@ -1,0 +1,182 @@
+"""The pollution experiment from end to end, at a size that takes seconds, and the choice of w by trusted images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import tiny
+import tiny_loop
+from sims.cli import main
+from sims.data.dataset import Dataset
+from sims.data.sources import load
+from sims.experiments.loop.trusted import Candidates, rule_extractor
+from sims.metrics.extractors import ClassifierExtractor, PCAExtractor
+from sims.verbs.evaluate import EvaluationOptions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny experiment, finished; tests must not change it."""
+    folder = tmp_path_factory.mktemp("pollution") / "run"
+    assert main(tiny_loop.pollution_arguments(folder, "--repeats", "2")) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(run: Path) -> dict[str, Any]:
+    return tiny_loop.summary_of(run)
+
+
+ARMS = ["standard", "standard-equal", "sims", "sims-trusted"]
+
+
+def test_the_summary_holds_a_table_over_levels(summary: dict[str, Any]) -> None:
+    assert summary["experiment"] == "pollution" and summary["levels"] == [0, 100] and summary["repeats"] == 2
+    assert [arm["name"] for arm in summary["arms"]] == ARMS
+    for figure in ("fd_train", "fd_test", "precision", "recall"):
+        assert list(summary["table"][figure]) == ARMS
+        assert all(np.asarray(rows).shape == (2, 2) for rows in summary["table"][figure].values())
+    assert [entry["used"] for entry in summary["accounting"]] == [{"real": 150}, {"real": 150, "0": 150}]
+    entries = [e for e in summary["comparisons"] if e["metric"] == "fd_train" and e["a"] == "sims"]
+    assert [e["level"] for e in entries] == [0, 100]
+    for entry in entries:
+        assert entry["difference"]["low"] <= entry["difference"]["mean"] <= entry["difference"]["high"]
+        assert entry["better"] == (entry["difference"]["high"] < 0)
+        assert entry["over_clean"]["mean"] > 0
+    assert "With 100 % synthetic samples" in summary["conclusion"]
+
+
+def test_every_strength_is_measured(summary: dict[str, Any]) -> None:
+    found, table = summary["strengths"]["sims"], summary["table"]["fd_train"]
+    assert found["w"] == [0, 1, 2] and np.asarray(found["figures"]["fd_train"]).shape == (2, 3, 2)
+    for level in range(2):
+        assert found["figures"]["fd_train"][level][0] == table["standard"][level]
+        for repeat, w in enumerate(found["chosen"][level]):
+            index = found["w"].index(w)
+            assert found["figures"]["fd_train"][level][index][repeat] == table["sims"][level][repeat]
+
+
+def test_trusted_images_choose_a_strength(summary: dict[str, Any]) -> None:
+    found, table = summary["trusted"]["sims"], summary["table"]["fd_train"]
+    assert found["size"] == 20 and found["sizes"] == [10, 20] and found["features"] == "pca"
+    for level in range(2):
+        for repeat, (w, ratio) in enumerate(zip(found["w"][level], found["ratio"][level])):
+            assert w in summary["strengths"]["sims"]["w"]
+            trusted, chosen = (table[name][level][repeat] for name in ("sims-trusted", "sims"))
+            assert ratio == pytest.approx(trusted / chosen)
+        for per_size in found["reliability"][level]:
+            for entry in per_size:
+                assert entry["ratio"] <= entry["ratio_90"] or entry["ratio_90"] == pytest.approx(entry["ratio"])
+                assert 0 <= entry["within_10_percent"] <= 1
+
+
+def test_pollution_is_shared_over_the_levels(run: Path) -> None:
+    repeat = run / "repeats/00"
+    assert len(list(repeat.glob("artefacts/passed-on-*"))) == 1
+    assert len(list(repeat.glob("artefacts/base-*"))) == 2, "the clean model is the first level's"
+
+
+def test_the_terminal_pictures_and_a_second_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tiny.snapshot(run)
+    assert main(tiny_loop.pollution_arguments(run, "--repeats", "2")) == 0
+    err = capsys.readouterr().err
+    assert "is finished" in err and "+100 %" in err and "sims" in err
+    assert tiny.snapshot(run) == before
+    grids = np.load(run / "grids.npz")
+    names = [f"{name}@{level}" for name in ARMS[:3] for level in (0, 100)]
+    assert {*grids} == {"real", *names} and all(grids[name].shape == (64, 8, 8, 1) for name in grids)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {(row["arm"], row["level"]) for row in rows} == {(name, level) for name in ARMS for level in (0, 100)}
+
+
+def test_an_interrupted_experiment_ends_the_same(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "summary.json").unlink()
+    (copy / "repeats/01/levels/100.json").unlink()
+    for folder in (copy / "repeats/01/artefacts").glob("scores-*"):
+        shutil.rmtree(folder)
+    assert main(tiny_loop.pollution_arguments(copy, "--repeats", "2")) == 0
+    assert tiny_loop.figures(copy) == tiny_loop.figures(run)
+
+
+def test_trusted_images_of_ones_own_and_classes(tmp_path: Path) -> None:
+    (tmp_path / "trusted").mkdir()
+    for index, pixels in enumerate(load("digits", limit=12).raw):
+        Image.fromarray(pixels[0] * 15).save(tmp_path / "trusted" / f"{index}.png")
+    words = ["--levels", "50", "--trusted", str(tmp_path / "trusted"), "--data.conditional", "--strengths", "1"]
+    words += ["--remedies", "standard,neon", "--repeats", "1"]
+    assert main(tiny_loop.pollution_arguments(tmp_path / "run", *words)) == 0
+    summary = tiny_loop.summary_of(tmp_path / "run")
+    assert summary["trusted"]["neon"]["size"] == 12 and summary["data"]["conditional"]
+    assert [arm["name"] for arm in summary["arms"]] == ["standard", "neon", "neon-trusted"]
+    assert summary["accounting"][0]["used"] == {"real": 150, "0": 75}
+    assert "over_clean" not in summary["comparisons"][0] and "difference" not in summary["comparisons"][0]
+
+
+def candidates(count: int = 400) -> tuple[Candidates, np.ndarray]:
+    """Samples whose spread shrinks with w: at w = 1 they have the truth's; and draws of the truth."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(count, 5)) * [3, 1, 1, 0.3, 0.1]
+    features = {w: noise * (2 - w) for w in (0.0, 0.5, 1.0, 1.5)}
+    return Candidates(features, 1.5 * noise), rng.normal(size=(2_000, 5)) * [3, 1, 1, 0.3, 0.1]
+
+
+def test_the_rule_finds_the_strength_of_the_truth() -> None:
+    found, truth = candidates()
+    choice = found.choose(truth[:100])
+    assert choice.w == 1.0 == min(choice.distances, key=choice.distances.__getitem__)
+    assert sum(choice.shares.values()) == pytest.approx(1) and max(choice.shares, key=choice.shares.__getitem__) == 1.0
+    x, trusted = found.samples[1], truth[:100] / found.scale
+    pairs = np.linalg.norm(x[:, None] - x[None], axis=2)
+    energy = 2 * np.linalg.norm(trusted[:, None] - x[None], axis=2).mean() - pairs.sum() / (len(x) * (len(x) - 1))
+    assert choice.distances[0.5] == pytest.approx(energy)
+
+
+def test_more_trusted_images_are_more_reliable() -> None:
+    found, truth = candidates()
+    scores = {0.0: 40.0, 0.5: 20.0, 1.0: 10.0, 1.5: 20.0}
+    table = found.reliability(truth, [10, 200], 40, scores, 10.0, seed=1)
+    assert table["200"]["ratio"] == 1.0 == table["200"]["within_10_percent"] and table["200"]["w"] == 1.0
+    assert table["10"]["ratio"] > 1.0 >= table["10"]["within_10_percent"]
+
+
+def test_the_rules_features_come_from_the_polluted_data(digits: Dataset, plain: Dataset) -> None:
+    judge, options = PCAExtractor.fit(plain.all()[0][:50]), EvaluationOptions()
+    assert rule_extractor(plain, judge, options).hash == PCAExtractor.fit(plain.all()[0]).hash
+    assert isinstance(rule_extractor(digits, judge, options), ClassifierExtractor)
+    assert rule_extractor(digits, judge, EvaluationOptions(extractor="inception")) is judge
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--levels", "100,50"], "give rising percentages"),
+        (["--levels", "-5,50"], "give rising percentages"),
+        (["--remedies", "standard"], "name a method to compare with"),
+        (["--remedies", "standard,neno"], "did you mean 'neon'?"),
+        (["--remedies", "standard,self-trained"], "has a single strength"),
+        (["--strengths", "1,1"], "each once"),
+        (["--trusted", "5"], "at least 10 trusted images are needed"),
+        (["--trusted", "151"], "there are 150 real images"),
+        (["--trusted", "no/such/folder"], "no data at"),
+        (["--trusted-sizes", "5,50"], "at least 10 trusted images are needed"),
+        (["--trusted-draws", "0"], "trusted_draws is 0"),
+        (["--selection-samples", "1"], "selection_samples is 1"),
+        (["--data.path", "gaussian"], "use sims loop"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(
+    words: list[str], sentence: str, tmp_path: Path, say: tiny.Say
+) -> None:
+    status, out, err = say(*tiny_loop.pollution_arguments(tmp_path / "run", *words))
+    text = " ".join((out + err).replace("│", " ").split())
+    assert status == 2 and sentence in text
+    assert not list(tmp_path.rglob("artefacts")) and not list(tmp_path.rglob("judge.json"))
