@@ -21,7 +21,7 @@ import numpy as np
 from common import save
 from sims.config import override, to_dict
 from sims.experiments.loop.models import Arm
-from sims.experiments.loop.options import LoopOptions, toy_defaults
+from sims.experiments.loop.options import EQUAL, STANDARD, LoopOptions, toy_defaults
 from sims.experiments.loop.piece import Piece, Task
 from sims.experiments.loop.repeats import configuration
 from sims.experiments.loop.replicas import PIECE, run_replicas
@@ -29,7 +29,7 @@ from sims.files import read_json
 from sims.runs import Run
 
 RESULTS = Path(__file__).parent / "results"
-ARMS = (Arm("standard", "standard"), Arm("standard-equal", "standard-equal"), Arm("sims", "sims", 1.0))
+ARMS = (Arm(STANDARD, STANDARD), Arm(EQUAL, EQUAL), Arm("sims", "sims", 1.5))
 KINDS = ("augmentation", "fully-synthetic", "fresh", "accumulate")
 
 
@@ -98,19 +98,23 @@ def main() -> None:
     parser.add_argument("--generations", type=int, default=100)
     parser.add_argument("--replicas", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=1, help="groups of replicas computed at once, in processes")
-    parser.add_argument("--w", type=float, nargs="+", help="default: 1 (main); 0.5 1 1.5 2 (table)")
+    parser.add_argument("--w", type=float, nargs="+", help="default: 1.5 (main); 0.5 1 1.5 2 (table)")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds write results of their own")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds")
     arguments = parser.parse_args()
-    strengths = arguments.w or ([1.0] if arguments.what == "main" else [0.5, 1.0, 1.5, 2.0])
-    base = override(toy_defaults(), {"data": {"path": arguments.data}, "generations": arguments.generations})
-    base = override(base, {"repeats": arguments.replicas, "w": strengths, "jobs": arguments.jobs})
+    strengths = arguments.w or ([1.5] if arguments.what == "main" else [0.5, 1.0, 1.5, 2.0])
+    base = override(toy_defaults(arguments.data), {"generations": arguments.generations})
+    base = override(
+        base, {"repeats": arguments.replicas, "w": strengths, "jobs": arguments.jobs, "seed": arguments.seed}
+    )
     if arguments.what == "speed":
         save(RESULTS / "loops-speed.json", {**speed(arguments, base), "settings": to_dict(base)})
         return
     rows, spent = [], 0.0
     for kind in KINDS if arguments.what == "table" else KINDS[:1]:
-        name = f"{arguments.what}-{arguments.data}-{kind}-{arguments.generations}-{arguments.replicas}"
+        sizes = f"{arguments.generations}-{arguments.replicas}-{arguments.seed}"
+        name = f"{arguments.what}-{arguments.data}-{kind}-{sizes}"
         summary, seconds = summary_of(override(base, {"kind": kind, "run": str(arguments.folder / name)}))
         rows.append({**row_of(summary), "seconds": round(seconds, 1)})
         print(f"{kind}: {summary['conclusion']}")
@@ -119,7 +123,8 @@ def main() -> None:
             break
     settings = to_dict(base)
     settings.pop("run")
-    save(RESULTS / f"loops-{arguments.what}-{arguments.data}.json", {"loops": rows, "settings": settings})
+    suffix = f"-seed{arguments.seed}" if arguments.seed else ""
+    save(RESULTS / f"loops-{arguments.what}-{arguments.data}{suffix}.json", {"loops": rows, "settings": settings})
 
 
 if __name__ == "__main__":

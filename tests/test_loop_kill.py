@@ -11,6 +11,7 @@ from pathlib import Path
 
 import tiny_loop
 from sims.cli import main
+from sims.files import read_json
 
 FEW = ["--repeats", "2", "--remedies", "standard,sims", "--w", "1", "--generations", "2"]
 OFTEN = ["--base.train.checkpoint-seconds", "0.01", "--auxiliary.train.checkpoint-seconds", "0.01"]
@@ -44,4 +45,28 @@ def test_a_loop_killed_with_its_processes_ends_the_same(tmp_path: Path) -> None:
     kill_when([*words, "--jobs", "2"], log, run, files_in(whole) // 2)  # repeats in processes of their own
     assert main(words) == 0
     assert tiny_loop.figures(run) == tiny_loop.figures(whole)
+    assert not list(run.rglob(".*.tmp-*"))
+
+
+def test_a_loop_of_points_killed_with_its_processes_ends_the_same(tmp_path: Path) -> None:
+    few = ["loop", "--data.path", "gaussian", "--generations", "2", "--repeats", "11", "--w", "1", *OFTEN]
+    few += ["--base.images", "2560", "--auxiliary.budgets", "1280", "--auxiliary.samples", "100"]
+    few += [
+        "--remedies",
+        "standard,sims",
+        "--counts.real",
+        "50",
+        "--counts.synthetic",
+        "40",
+        "--evaluation.samples",
+        "60",
+        "--sampler.steps",
+        "4",
+    ]
+    whole, run, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
+    assert main([*few, "--run", str(whole)]) == 0
+    words = [*few, "--run", str(run)]
+    kill_when([*words, "--jobs", "2"], log, run, files_in(whole) // 2)  # groups of replicas in processes of their own
+    assert main(words) == 0
+    assert read_json(run / "summary.json")["curves"] == read_json(whole / "summary.json")["curves"]
     assert not list(run.rglob(".*.tmp-*"))

@@ -14,16 +14,17 @@ import torch
 from sims.config import override
 from sims.errors import UserError
 from sims.experiments.loop.models import Arm
-from sims.experiments.loop.options import LoopOptions, toy_defaults
+from sims.experiments.loop.options import LoopOptions, PollutionOptions, toy_defaults
 from sims.experiments.loop.piece import Piece, Task
 from sims.experiments.loop.points import TOYS, ReplicaNoise, Ruler, gaussian_w2, sampling_noise
 from sims.experiments.loop.repeats import configuration
 from sims.experiments.loop.replicas import run_replicas
+from sims.gaussians import GaussianMixture
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import load, make_network
 from sims.networks import MLP, ReplicaMLP
 from sims.runs import Run
-from sims.sampling import SamplerOptions
+from sims.sampling import SamplerOptions, sample
 from sims.training import loop as training
 
 TINY: dict[str, Any] = {
@@ -183,6 +184,24 @@ def test_equal_compute_trains_longer_on_its_own_chain(tmp_path: Path) -> None:
     assert piece.evaluations(SIMS) == 2 * piece.evaluations(STANDARD) == 8
 
 
+def test_the_control_with_twice_the_steps_is_standard_training_sampled_so(tmp_path: Path) -> None:
+    steps = Arm("standard-steps", "standard-steps")
+    chosen = task(tmp_path / "control", (STANDARD, steps), affine=True)
+    control = figures(chosen)
+    finer = figures(task(tmp_path / "finer", (STANDARD,), affine=True, sampler={"solver": "dpmpp2m", "steps": 8}))
+    for generation, other in zip(control, finer):
+        assert generation["standard-steps"] == other["standard"]
+        assert not alike(generation["standard-steps"], generation["standard"])
+    piece = Piece(chosen)
+    assert piece.evaluations(steps) == 8 and piece.cost(steps) == piece.cost(STANDARD)
+
+
+@pytest.mark.parametrize("made", [LoopOptions, PollutionOptions])
+def test_the_control_with_twice_the_steps_is_for_points(made: Any) -> None:
+    with pytest.raises(UserError, match="'standard-steps' is for"):
+        made(remedies=("standard", "standard-steps", "sims"))
+
+
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
 
@@ -306,6 +325,22 @@ def test_gaussian_distance_is_the_frechet_distance() -> None:
     theirs = frechet_distance(Moments(points.mean(0), np.cov(points.T), 200), Moments(mean, covariance, 200))
     assert ours**2 == pytest.approx(theirs, rel=1e-9)
     assert toy.sigma_data == pytest.approx(2**0.5)
+
+
+def test_the_default_sampler_adds_next_to_nothing_to_the_distance() -> None:
+    """With the exact denoiser it maps noise linearly, so unit vectors along the axes show what variances it makes."""
+    toy, chosen = TOYS["gaussian"](), toy_defaults()
+    axes, variances = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).double() / 2**0.5, torch.tensor([3.0, 1.0])
+    exact = GaussianMixture([1.0], torch.zeros(1, 2), toy.truth.covariances, None, *noise_range(chosen))
+    made = sample(exact, axes, chosen.sampler.sigmas(exact), solver=chosen.sampler.solver)
+    error = float(((made * axes).sum(dim=1).abs() - variances.sqrt()).square().sum().sqrt())
+    floor = Ruler(toy).floor(chosen.evaluation.samples, draws=8)
+    assert (floor**2 + error**2) ** 0.5 - floor < 0.003
+
+
+def noise_range(chosen: LoopOptions) -> tuple[float, float]:
+    assert chosen.network.sigma_min is not None and chosen.network.sigma_max is not None
+    return chosen.network.sigma_min, chosen.network.sigma_max
 
 
 def test_truth_scores_the_floor_and_diverged_samples_do_not_fail() -> None:

@@ -14,6 +14,7 @@ from sims.experiments.loop.pollution_summary import pollution_table
 from sims.experiments.loop.repeats import configuration
 from sims.experiments.loop.summary import loop_table
 from sims.files import read_json
+from sims.report import write_report
 from sims.runs import Run
 
 T = TypeVar("T", bound=CommonOptions)
@@ -42,15 +43,19 @@ def _run(
     """The summary of a finished run, or what ``work`` makes of it."""
     run = Run(options.run, configuration(options))
     try:
-        file = run.path / "summary.json"
+        file, page = run.path / "summary.json", run.path / "report.html"
         summary = read_json(file) if file.is_file() else None
-        if summary is not None and summary["repeats"] == options.repeats:
+        finished = summary is not None and summary["repeats"] == options.repeats
+        if summary is not None and finished:
             run.log(f"{run.path} is finished; delete it, or choose another --run, to start anew")
         else:
             summary = work(options, run)
+        if run.is_main and isinstance(options, LoopOptions) and not (finished and page.is_file()):
+            write_report(run.path)
         run.console.print(table(summary))
         run.console.print(summary["conclusion"], highlight=False)
-        run.console.print(f"figures: {file}", highlight=False)
+        report = f"report: {page}   " if page.is_file() else ""
+        run.console.print(f"{report}figures: {file}", highlight=False)
         return summary
     finally:
         run.close()

@@ -43,8 +43,8 @@ NAMES = {
     "check_fd_test": "FD to the test images, second extractor",
     "precision": "precision",
     "recall": "recall",
-    "memorized": "share suspiciously near a training image",
-    "nearest_ratio": "nearest training image, against held-out images",
+    "memorized": "share suspiciously near a training sample",
+    "nearest_ratio": "distance to the nearest training sample, against held-out ones",
     "coverage": "modes covered",
     "class_distance": "total variation of class proportions",
     "log_det": "log determinant of the covariance",
@@ -59,7 +59,7 @@ def make_loop_hero(record: Record) -> Hero:
     usual = "Self-consuming loop" if summary.get("experiment") == "loop" else "Training on polluted data"
     return Hero(
         title=str(summary.get("title") or usual),
-        data=data_text(record),
+        data=_data_text(record),
         headline=str(summary.get("conclusion") or summary.get("headline") or ""),
         big="",
         big_label="",
@@ -70,6 +70,13 @@ def make_loop_hero(record: Record) -> Hero:
         verified=True,
         warnings=[str(item) for item in record.items("warnings")],
     )
+
+
+def _data_text(record: Record) -> str:
+    data = record.part("data")
+    if data.get("shape") != [2]:
+        return data_text(record)
+    return f"{data.get('name')} · {count(data.get('num_train'))} real points in two dimensions"
 
 
 def loop_methods(record: Record) -> list[str]:
@@ -196,7 +203,7 @@ def _scatter(record: Record, palette: Palette, labels: dict[str, str]) -> Drawin
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
             if index == 0:
                 axes.set_title(_place_text(record, place))
-        row[0].set_ylabel(labels[name])
+        row[0].set_ylabel(labels[name].replace(", ", ",\n"), fontsize="small")
     return figure
 
 
@@ -233,6 +240,8 @@ def _panels(record: Record, palette: Palette, chosen: Sequence[str]) -> Drawing:
     for axes, name in zip(grid.flat, chosen):
         _panel(axes, record, palette, name, places)
         axes.set_xlabel(title)
+        if title == "generation":
+            axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in list(grid.flat)[len(chosen) :]:
         axes.set_axis_off()
     handles, labels = grid.flat[0].get_legend_handles_labels()
@@ -383,7 +392,8 @@ def _cost(record: Record, palette: Palette) -> list[Block]:
             line.append(Cell(duration(value) if "seconds" in key else short_count(value)))
         rows.append(line)
     columns = [Column("arm", False), *(Column(key.replace("_", " ")) for key in keys)]
-    return [Table(columns, rows, "What a generation costs.")]
+    what = "all generations" if record.summary.get("experiment") == "loop" else "a level"
+    return [Table(columns, rows, f"What {what} of one repeat cost; nfe: network evaluations of a sample.")]
 
 
 def _accounting(record: Record, palette: Palette) -> list[Block]:

@@ -24,6 +24,7 @@ KNOWN = {  # method: (light, dark, marker)
     "distilled": ("#6d45c9", "#ab90ff", "D"),
     "standard": ("#5f6a78", "#a1acba", "o"),
     "standard-equal": ("#8c6312", "#dab04a", "P"),
+    "standard-steps": ("#9a4f8e", "#d592ca", "d"),
     "neon": ("#c7530a", "#ff9d52", "^"),
     "autoguidance": ("#217a3c", "#5cc77f", "v"),
     "continued": ("#96690a", "#e3b64b", "P"),

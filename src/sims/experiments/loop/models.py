@@ -11,7 +11,7 @@ import torch
 
 from sims.config import to_dict
 from sims.data.dataset import Dataset
-from sims.experiments.loop.options import EQUAL, STANDARD, CommonOptions
+from sims.experiments.loop.options import EQUAL, STANDARD, STEPS, CommonOptions
 from sims.files import read_json, write_json
 from sims.methods import METHODS, Artefact, Base
 from sims.methods.auxiliary import Settings
@@ -40,7 +40,7 @@ class Arm:
     @property
     def method(self) -> str:
         """The method that it is, as METHODS has it."""
-        return {STANDARD: "base", EQUAL: "continued"}.get(self.remedy, self.remedy)
+        return {STANDARD: "base", STEPS: "base", EQUAL: "continued"}.get(self.remedy, self.remedy)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sims.errors import UserError
 from sims.experiments.loop.affine import AffineReplicas
 from sims.experiments.loop.counts import Counts, schedule
 from sims.experiments.loop.models import Arm, Cost
-from sims.experiments.loop.options import EQUAL, LoopOptions, is_guided
+from sims.experiments.loop.options import EQUAL, STEPS, LoopOptions, is_guided
 from sims.experiments.loop.points import TOYS, ReplicaData, ReplicaNoise, Ruler, sampling_noise
 from sims.files import atomic_path, read_json, write_json
 from sims.methods import METHODS
@@ -32,7 +32,7 @@ from sims.model import Model, load
 from sims.networks import MLP, ReplicaMLP
 from sims.preconditioning import EDMPrecond, Preconditioned
 from sims.runs import derive_seed
-from sims.sampling import nfe, sample
+from sims.sampling import SamplerOptions, nfe, sample
 from sims.training.loop import Trainer, TrainOptions, read_trained
 
 UNCLIPPED = 1e9  # a common gradient norm would tie the slices to each other; Adam needs none
@@ -88,7 +88,11 @@ class Piece:
 
     def evaluations(self, arm: Arm) -> int:
         """Network evaluations of one sample of an arm's model."""
-        return self._nfe() * (2 if arm.remedy == "sims" else 1)
+        return self._nfe(self._sampler(arm)) * (2 if arm.remedy == "sims" else 1)
+
+    def _sampler(self, arm: Arm) -> SamplerOptions:
+        sampler = self.options.sampler
+        return replace(sampler, steps=2 * sampler.steps) if arm.remedy == STEPS else sampler
 
     def _extra(self) -> int:
         """Images that standard training gets for what sims spends: its auxiliary, own samples, and costlier samples."""
@@ -96,9 +100,10 @@ class Piece:
         passed = max((sum(entry.synthetic.values()) for entry in self.plan[:2]), default=0)
         return Cost(options.auxiliary.budgets[0], (options.auxiliary.samples + passed) * self._nfe()).total
 
-    def _nfe(self) -> int:
+    def _nfe(self, sampler: SamplerOptions | None = None) -> int:
         network = self.options.network
-        return nfe(AffineReplicas(torch.zeros(2, 1, 2), network.sigma_min, network.sigma_max), self.options.sampler)
+        anything = AffineReplicas(torch.zeros(2, 1, 2), network.sigma_min, network.sigma_max)
+        return nfe(anything, sampler or self.options.sampler)
 
     # -- one generation ------------------------------------------------------------------------------------------------
 
@@ -139,7 +144,8 @@ class Piece:
             return torch.cat([self._data(generation, arm) for arm in arms], dim=1)
 
         model = self._fit(generation, name, len(arms), start, data, self.options.base.train, images)
-        return {arm.name: self._part(model, [place]) for place, arm in enumerate(arms)}
+        parts = {arm.name: self._part(model, [place]) for place, arm in enumerate(arms)}
+        return {arm.name: replace(parts[arm.name], sampler=self._sampler(arm)) for arm in arms}
 
     def _improved(self, generation: int, bases: dict[str, Model]) -> dict[str, Model]:
         """The models that are measured: a guided arm's base steered away from a fine-tune on its own samples."""
@@ -260,7 +266,7 @@ class Piece:
     def _sample(self, model: Model, purpose: str, generation: int, count: int) -> Tensor:
         """Samples (count, R, 2) on the CPU; other purposes and generations have other noise, arms have the same."""
         noise = sampling_noise(self.task.replicas, count, self.options.seed, purpose, generation)
-        sampler = self.options.sampler
+        sampler = model.sampler
         sigmas = sampler.sigmas(model)
         parts = noise.to(self.task.device).split(self.options.batch_size)
         return torch.cat([sample(model, part, sigmas, solver=sampler.solver).cpu() for part in parts])

@@ -17,7 +17,7 @@ from sims.errors import UserError
 from sims.experiments.loop.counts import schedule
 from sims.experiments.loop.images import arms_of, is_continuous
 from sims.experiments.loop.models import Arm
-from sims.experiments.loop.options import EQUAL, STANDARD, LoopOptions, is_guided
+from sims.experiments.loop.options import EQUAL, STANDARD, STEPS, LoopOptions, is_guided
 from sims.experiments.loop.piece import Piece, Task
 from sims.experiments.loop.points import TOYS, Ruler
 from sims.experiments.loop.repeats import check_jobs, in_processes
@@ -217,6 +217,8 @@ def _conclusion(
     mad = verdicts[STANDARD]["mad"]
     fate = "collapses" if mad and mad["holds"] else "does not significantly collapse"
     text = f"Over {last} generations standard training {fate} (distance to the truth {ends(STANDARD)})."
+    if STEPS in kept:
+        text += f" Sampled with twice the steps: {ends(STEPS)}."
     for arm in arms:
         if not is_guided(arm.remedy) or selection.get(arm.remedy, {}).get("w", arm.w) != arm.w:
             continue

@@ -17,7 +17,7 @@ from sims.config import to_dict, to_toml
 from sims.data.dataset import Dataset
 from sims.experiments.loop import verdicts
 from sims.experiments.loop.counts import Counts
-from sims.experiments.loop.options import EQUAL, STANDARD, CommonOptions, LoopOptions
+from sims.experiments.loop.options import EQUAL, STANDARD, STEPS, CommonOptions, LoopOptions, is_guided
 from sims.files import write_atomic
 from sims.metrics.intervals import paired_interval, t_interval
 from sims.runs import Run, command_line
@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from sims.experiments.loop.models import Arm
 
 Results = list[dict[str, list[dict[str, Any]]]]  # one per repeat: arm -> entry of every generation
-LABELS = {STANDARD: "standard training", EQUAL: "standard training, equal compute"}
+LABELS = {
+    STANDARD: "standard training",
+    EQUAL: "standard training, equal compute",
+    STEPS: "standard training, twice the steps",
+}
 
 
 def label(arm: Arm) -> str:
@@ -153,8 +157,8 @@ def judged(curves: dict[str, list[list[float]]], arms: Sequence[Arm]) -> tuple[d
         curve = array[arm.name]
         entry: dict[str, Any] = {"mad": None, "weak": None, "strong": None}
         if curve.shape[1] > 2:
-            entry["mad"] = _verdict(verdicts.mad(curve), "slope", "rise")
-        if arm.remedy not in (STANDARD, EQUAL):
+            entry["mad"] = _verdict(verdicts.mad(curve), "growth", "rise")
+        if is_guided(arm.remedy):
             weak = _verdict(verdicts.weak_prevention(curve, array[equal]), "difference")
             entry["weak"] = {**weak, "against": equal}
         if arm.remedy != STANDARD:
@@ -179,7 +183,7 @@ def _conclusion(array: dict[str, Any], found: dict[str, Any], arms: Sequence[Arm
     text = f"After {last} generations standard training is {'significantly' if worse else 'not significantly'} worse "
     text += f"than its generation 0 (FD to train {ends(STANDARD)})."
     for arm in arms:
-        if arm.remedy in (STANDARD, EQUAL):
+        if not is_guided(arm.remedy):
             continue
         weak, strong = found[arm.name]["weak"], found[arm.name]["strong"]
         kind = "strong" if strong["holds"] else "weak" if weak["holds"] else "no"

@@ -14,7 +14,7 @@ import numpy as np
 
 from sims.errors import UserError
 from sims.metrics.arrays import Array
-from sims.metrics.intervals import Interval, paired_interval, t_interval
+from sims.metrics.intervals import Interval, paired_interval
 
 ALLOWED = 1.15  # of standard training's generation 0: what strong prevention may cost
 
@@ -23,13 +23,14 @@ ALLOWED = 1.15  # of standard training's generation 0: what strong prevention ma
 class Mad:
     """Model autophagy disorder: the distance to the real distribution increases with t (Alemohammad et al. 2023).
 
-    slope: per generation, the least-squares line through each replica's generations 1 ... T; rise: last generation
-    minus generation 0. It holds where both lie above 0 with their intervals. Generation 0 is left out of the slope: it
-    is trained on real data alone, and a jump from there that then stays is a cost, not a growth.
+    growth: the last quarter of the generations minus generation 1; rise: last generation minus generation 0. It holds
+    where both lie above 0 with their intervals. Generation 0 is trained on real data alone, and a jump from there that
+    then stays is a cost, not a growth. A fixed real set bounds a loop: it grows to a level and stays there, so that a
+    line through all generations would say less the longer one looks.
     """
 
     holds: bool
-    slope: Interval
+    growth: Interval
     rise: Interval
     text: str
 
@@ -46,16 +47,15 @@ class Prevention:
 def mad(curve: Array) -> Mad:
     """Whether an arm's distance grows with the generations; UserError below two replicas or below T = 2."""
     curve = _curve(curve, 3)
-    times = np.arange(1, curve.shape[1]) - curve.shape[1] / 2  # centred: they sum to 0
-    slope = t_interval(curve[:, 1:] @ times / (times @ times))
+    growth = paired_interval(_late(curve), curve[:, 1])
     rise = paired_interval(curve[:, -1], curve[:, 0])
-    holds = slope.low > 0 and rise.low > 0
+    holds = growth.low > 0 and rise.low > 0
     grows = "grows" if holds else "does not significantly grow"
     text = (
-        f"The distance {grows} with the generations: {_shown(slope, 5)} a generation from generation 1 on, and "
+        f"The distance {grows} with the generations: {_shown(growth)} from generation 1 to the last quarter, and "
         f"{_shown(rise)} from generation 0 to {curve.shape[1] - 1}."
     )
-    return Mad(holds, slope, rise, text)
+    return Mad(holds, growth, rise, text)
 
 
 def weak_prevention(curve: Array, equal: Array) -> Prevention:
@@ -99,8 +99,7 @@ def choose_strength(curves: Mapping[float, Array], selection_replicas: Sequence[
     chosen = list(selection_replicas)
 
     def late(curve: Array) -> float:
-        values = _curve(curve, 1)[chosen]
-        mean = float(values[:, -max(1, values.shape[1] // 4) :].mean())
+        mean = float(_late(_curve(curve, 1)[chosen]).mean())
         return mean if np.isfinite(mean) else float("inf")
 
     return min(sorted(curves), key=lambda w: late(curves[w]))
@@ -115,5 +114,10 @@ def _curve(curve: Array, generations: int = 2) -> Array:
     return array
 
 
-def _shown(interval: Interval, digits: int = 4) -> str:
-    return f"{interval.mean:+.{digits}f} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+def _late(curve: Array) -> Array:
+    """The mean of the last quarter of the generations (R,)."""
+    return curve[:, -max(1, curve.shape[1] // 4) :].mean(axis=1)
+
+
+def _shown(interval: Interval) -> str:
+    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
