@@ -180,3 +180,10 @@ def test_bad_input_is_refused_before_anything_runs(
     text = " ".join((out + err).replace("│", " ").split())
     assert status == 2 and sentence in text
     assert not list(tmp_path.rglob("artefacts")) and not list(tmp_path.rglob("judge.json"))
+
+
+def test_the_page_shows_the_experiment(run: Path, summary: dict[str, Any]) -> None:
+    page = (run / "report.html").read_text()
+    for part in ("levels", "strengths", "trusted", "accounting", "samples"):
+        assert f'id="{part}"' in page
+    assert summary["conclusion"][:40] in page

@@ -58,14 +58,29 @@ def pollution_summary() -> dict[str, Any]:
         "repeats": 4,
         "arms": ARMS,
         "table": curves(3),
-        "strengths": {"50": {"0": [30.0, 31.0], "1": [20.0, 21.0]}, "200": {"0": [38.0], "1": [25.0]}},
-        "trusted": {
-            "ratios": {"25": [1.0, 1.2, 1.3], "100": [1.0, 1.05, 1.01]},
-            "text": "The rule of kernel distance.",
+        "strengths": {
+            "sims": {"w": [0.5, 1.0], "figures": {"fd_train": [[[30.0], [20.0]], [[31.0], [21.0]], [[38.0], [25.0]]]}}
         },
-        "differences": [
-            {"level": 50, "figure": "fd_train", "difference": {"mean": -9, "low": -12, "high": -6}, "verdict": "lower"}
+        "trusted": {
+            "sims": {
+                "size": 100,
+                "sizes": [25, 100],
+                "ratio": [[1.02, 1.04]],
+                "reliability": [[[{"ratio": 1.2, "ratio_90": 1.5, "within_10_percent": 0.5}], [{"ratio": 1.01}]]],
+            }
+        },
+        "comparisons": [
+            {
+                "a": "sims@1",
+                "b": "standard",
+                "metric": "fd_train",
+                "level": 50,
+                "difference": {"mean": -9, "low": -12, "high": -6},
+                "better": True,
+                "over_clean": {"mean": 0.9, "low": 0.8, "high": 1.0},
+            }
         ],
+        "accounting": [{"level": 50, "used": {"real": 150, "0": 75}}],
     }
 
 
@@ -96,9 +111,9 @@ def test_loop_page_says_all_of_the_summary(tmp_path: Path) -> None:
 
 def test_pollution_page(tmp_path: Path) -> None:
     html = page(tmp_path, pollution_summary())
-    assert sections(html) == ["setting", "distances", "levels", "figures", "strengths", "trusted", "cost"]
-    assert "3 of 3" in html and "1 of 3" in html  # trusted sizes within 10 %
-    assert "−9.00 ± 3.00" in html
+    assert sections(html) == ["setting", "distances", "levels", "figures", "strengths", "trusted", "cost", "accounting"]
+    for text in ("−9.00 ± 3.00", "0.90 ± 0.10", "1.200", "50 %", "1.030 on average, 1.040 at worst"):
+        assert text in html
 
 
 def test_points_are_drawn(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def _run(
             run.log(f"{run.path} is finished; delete it, or choose another --run, to start anew")
         else:
             summary = work(options, run)
-        if run.is_main and isinstance(options, LoopOptions) and not (finished and page.is_file()):
+        if run.is_main and not (finished and page.is_file()):
             write_report(run.path)
         run.console.print(table(summary))
         run.console.print(summary["conclusion"], highlight=False)

@@ -8,8 +8,8 @@
     verdicts {arm: {verdict: {holds, text}}}
 
 Of a pollution experiment: experiment "pollution", levels, repeats, arms, table {figure: {arm: [[…] per level]}},
-strengths {level: {w: [value per repeat]}}, trusted {sizes, ratios: {size: [value per repeat]}, text}, floor,
-differences [{level, figure, difference, verdict}].
+strengths {arm: {w, figures: {figure: [[[…] per w] per level]}}}, trusted {arm: {size, sizes, ratio, reliability}},
+comparisons [{a, b, metric, level, difference, better, over_clean}], accounting [{level, used}].
 
 `grids.npz`: `arm@place` (place: generation or level), uint8 (n, H, W, C) or points (n, 2).
 """
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from sims.report.blocks import Block, Cell, Column, Details, Fact, Facts, Figure, Images, Prose, Section, Table
 from sims.report.hero import Hero, data_text
 from sims.report.images import make_strip, split_key
-from sims.report.numbers import DASH, count, decimals, duration, fixed, plus_minus, short_count, strength
+from sims.report.numbers import DASH, count, decimals, duration, fixed, percent, plus_minus, short_count, strength
 from sims.report.palette import INK, MUTED, Palette
 from sims.report.record import Interval, Record, interval, number
 from sims.report.sections import reproduce
@@ -317,66 +317,80 @@ def _verdicts(record: Record, palette: Palette) -> list[Block]:
 
 
 def _levels(record: Record, palette: Palette) -> list[Block]:
-    """Pollution: the paired differences at every level."""
-    found = [item for item in record.items("differences") if isinstance(item, dict)]
-    if not found:
+    """Pollution: the paired differences from standard training at every level."""
+    found = [item for item in record.items("comparisons") if isinstance(item, dict) and item.get("difference")]
+    if record.summary.get("experiment") != "pollution" or not found:
         return []
-    values = [interval(item.get("difference")) for item in found]
+    labels = {arm["name"]: _label(arm) for arm in _arms(record)}
+    values = [interval(item["difference"]) for item in found]
     digits = decimals([value.mean for value in values if value])
-    rows = [
-        [
+    rows = []
+    for item, value in zip(found, values):
+        name = str(item.get("a"))
+        clean = interval(item.get("over_clean"))
+        rows.append([
+            Cell(labels.get(name, name), swatch=palette[name].variable),
+            Cell(NAMES.get(str(item.get("metric")), str(item.get("metric")))),
             Cell(f"{number(item.get('level')) or 0:g} %"),
-            Cell(str(NAMES.get(str(item.get("figure")), item.get("figure")))),
             Cell(plus_minus(value, digits)),
-            Cell(str(item.get("verdict") or DASH)),
-        ]
-        for item, value in zip(found, values)
-    ]
-    columns = [Column("pollution"), Column("of", False), Column("difference"), Column("verdict", False)]
-    return [Table(columns, rows, "Paired by repeat; ± is half the 95 % interval.")]
+            Cell("better" if item.get("better") else "not shown"),
+            Cell(plus_minus(clean, 2)),
+        ])  # fmt: skip
+    columns = [Column("arm", False), Column("of", False), Column("pollution"), Column("difference")]
+    columns += [Column("verdict", False), Column("over clean")]
+    caption = "Against standard training, paired by repeat; ± is half the 95 % interval. Over clean: as a multiple of "
+    return [Table(columns, rows, caption + "standard training without synthetic samples.")]
 
 
 def _strengths(record: Record, palette: Palette) -> list[Block]:
-    found = record.part("strengths")
+    """FD against w, a panel for every guided remedy and a line for every level."""
+    found = {name: entry for name, entry in record.part("strengths").items() if isinstance(entry, dict)}
+    found = {name: entry for name, entry in found.items() if (entry.get("figures") or {}).get("fd_train")}
     if not found:
         return []
     figure = new_figure(3.0)
-    axes = figure.subplots()
-    for index, (level, curve) in enumerate(sorted(found.items(), key=lambda item: float(item[0]))):
-        points = sorted((float(w), value) for w, values in curve.items() if (value := band(values)))
-        shade = 0.35 + 0.65 * (index + 1) / len(found)
-        colour = palette["sims"].light
-        axes.plot(
-            [w for w, _ in points], [v.mean for _, v in points], color=colour, alpha=shade, marker="o", markersize=4
-        )
-        if points:
-            axes.annotate(
-                f"{float(level):g} %", (points[-1][0], points[-1][1].mean), xytext=(5, 0), textcoords="offset points"
-            )
-    axes.set(xlabel="w", ylabel="FD to the clean training images")
-    axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
-    axes.grid()
-    axes.tick_params(length=0)
-    caption = "FD against the guidance strength, one line per level of pollution; w = 0 is standard training."
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for axes, (name, entry) in zip(panels, found.items()):
+        curves = entry["figures"]["fd_train"]
+        for index, (level, curve) in enumerate(zip(record.items("levels"), curves)):
+            points = [(w, value.mean) for w, values in zip(entry["w"], curve) if (value := band(values))]
+            if not points:
+                continue
+            shade = 0.35 + 0.65 * (index + 1) / len(curves)
+            axes.plot(*zip(*points), color=palette[name].light, alpha=shade, marker="o", markersize=4)
+            axes.annotate(f"{level:g} %", points[-1], xytext=(5, 0), textcoords="offset points")
+        axes.set(xlabel="w", title=name)
+        axes.grid()
+        axes.tick_params(length=0)
+    panels[0].set_ylabel("FD to the clean training images")
+    panels[0].set_ylim(0, 1.04 * panels[0].get_ylim()[1])
+    caption = "FD against the guidance strength, one line per level of pollution, mean over the repeats."
     return [Figure(to_svg(figure, palette, "FD against w per pollution level.", "strengths"), caption)]
 
 
 def _trusted(record: Record, palette: Palette) -> list[Block]:
-    trusted = record.part("trusted")
-    ratios = trusted.get("ratios") or {}
-    if not ratios:
-        return [Prose(str(trusted["text"]))] if trusted.get("text") else []
-    rows = []
-    for size, values in sorted(ratios.items(), key=lambda item: float(item[0])):
-        kept = [value for value in map(number, values) if value is not None]
-        close = sum(value <= 1.1 for value in kept)
-        middle = sorted(kept)[len(kept) // 2] if kept else None
-        worst = max(kept, default=None)
-        rows.append([Cell(size), Cell(fixed(middle, 3)), Cell(fixed(worst, 3)), Cell(f"{close} of {len(kept)}")])
-    columns = [Column("trusted images"), Column("median"), Column("worst"), Column("within 10 %")]
-    caption = "FD at the strength that the trusted images choose, over FD at the best strength (1 = as good)."
-    blocks: list[Block] = [Prose(str(trusted["text"]))] if trusted.get("text") else []
-    return [*blocks, Table(columns, rows, caption)]
+    """How good the strength is that a few trusted images choose, by their number."""
+    blocks: list[Block] = []
+    for name, entry in record.part("trusted").items():
+        if not isinstance(entry, dict) or not entry.get("sizes"):
+            continue
+        rows = []
+        for place, size in enumerate(entry["sizes"]):
+            cells = [item for level in entry["reliability"] for item in level[place] if isinstance(item, dict)]
+            means = [band([item.get(key) for item in cells]) for key in ("ratio", "ratio_90", "within_10_percent")]
+            ratio, far, near = (None if value is None else value.mean for value in means)
+            rows.append([Cell(str(size)), Cell(fixed(ratio, 3)), Cell(fixed(far, 3)), Cell(percent(near, 0))])
+        columns = [Column("trusted images"), Column("mean"), Column("90th percentile"), Column("within 10 %")]
+        caption = (
+            f"{name}: FD at the strength that random sets of trusted images choose, over FD at the best strength "
+            "(1 = as good), over all levels and repeats."
+        )
+        blocks.append(Table(columns, rows, caption))
+        used = [value for row in entry.get("ratio") or [] for value in map(number, row) if value is not None]
+        if used:
+            text = f"The {entry.get('size')} trusted images of this run: {fixed(sum(used) / len(used), 3)} on average"
+            blocks.append(Prose(f"{text}, {fixed(max(used), 3)} at worst."))
+    return blocks
 
 
 def _cost(record: Record, palette: Palette) -> list[Block]:
@@ -397,9 +411,19 @@ def _cost(record: Record, palette: Palette) -> list[Block]:
 
 
 def _accounting(record: Record, palette: Palette) -> list[Block]:
+    """What every generation, or the model of every level, was trained on."""
     items = [item for item in record.items("accounting") if isinstance(item, dict)]
     if not items:
         return []
+    if record.summary.get("experiment") == "pollution":
+        rows = []
+        for item in items:
+            used = dict(item.get("used") or {})
+            real = used.pop("real", 0)
+            drawn = sum(value for value in map(number, used.values()) if value is not None)
+            rows.append([Cell(f"{number(item.get('level')) or 0:g} %"), Cell(count(real)), Cell(count(drawn))])
+        columns = [Column("pollution"), Column("real"), Column("synthetic")]
+        return [Details("What the model of every level was trained on", [Table(columns, rows)])]
     labels = {arm["name"]: _label(arm) for arm in _arms(record)}
     rows = []
     for item in items:
@@ -407,7 +431,7 @@ def _accounting(record: Record, palette: Palette) -> list[Block]:
         text = ", ".join(f"{count(number(num))} of generation {place}" for place, num in sources.items()) or DASH
         arm = labels.get(str(item.get("arm")), str(item.get("arm") or "all"))
         figures = [Cell(count(item.get(key))) for key in ("real", "fresh", "synthetic")]
-        rows.append([Cell(str(item.get("generation", item.get("level", "")))), Cell(arm), *figures, Cell(text)])
+        rows.append([Cell(str(item.get("generation", ""))), Cell(arm), *figures, Cell(text)])
     columns = [Column("generation"), Column("arm", False), Column("real"), Column("fresh"), Column("synthetic")]
     table = Table([*columns, Column("synthetic from", False)], rows)
     return [Details("What every generation was trained on", [table])]
