@@ -142,7 +142,13 @@ def _conclusion(compared: list[dict[str, Any]], table: dict[str, Any], guided: l
             text += f" ({last['over_clean']['mean']:.2f} times the clean first generation's)"
         if "better" in last:
             better = [f"{e['level']:g}" for e in found if e["better"]]
-            whole = "every level above 0" if len(better) == len(found) else f"levels {', '.join(better) or 'none'} %"
+            whole = (
+                "every level above 0"
+                if len(better) == len(found)
+                else f"{', '.join(better)} %"
+                if better
+                else "no level"
+            )
             text += f"; {name} is significantly better at {whole}"
         lines.append(f"{text}.")
     return " ".join(lines)
