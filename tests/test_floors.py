@@ -20,7 +20,7 @@ ROOT = Path(sims.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "denoiser", "config", "safe_pickle", "processes"),
-    ("networks", "sampling", "guidance", "gaussians", "data", "metrics"),
+    ("networks", "sampling", "guidance", "guidance_gradient", "gaussians", "data", "metrics"),
     ("preconditioning",),
     ("model",),
     ("interop",),

@@ -38,6 +38,7 @@ from sims.commands.options import (
     TrainCommand,
 )
 from sims.commands.sample import sample_images
+from sims.commands.shift import shift
 from sims.commands.synthesize import synthesize_store
 from sims.commands.train import train
 from sims.config import load_recipe, nearest, override
@@ -48,6 +49,7 @@ from sims.experiments.improve import improve
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.memory import is_out_of_memory
 from sims.experiments.options import ImproveOptions
+from sims.experiments.shift.options import ShiftOptions
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "improve": (ImproveOptions, _improve, "improve a model with its own samples, and measure by how much"),
     "loop": (LoopOptions, loop, "train generation after generation on models' samples, and stop the decay"),
     "pollution": (PollutionOptions, pollution, "train on real data polluted by an earlier model's samples"),
+    "shift": (ShiftOptions, shift, "move the proportions that a model generates to a target"),
     "train": (TrainCommand, train, "train a diffusion model"),
     "synthesize": (SynthesizeCommand, synthesize_store, "draw samples into a store"),
     "sample": (SampleCommand, sample_images, "sample images"),

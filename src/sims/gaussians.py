@@ -96,7 +96,7 @@ class GaussianMixture(Stateless):
 
     def _posterior(self, x: Tensor, sigma: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         """Coordinates of x - means_k in component k's eigenbasis (B, K, D); log joint density of x and k (B, K)."""
-        flat = x.detach().to("cpu", torch.float64).reshape(len(x), 1, -1)  # (B, 1, D)
+        flat = x.to("cpu", torch.float64).reshape(len(x), 1, -1)  # (B, 1, D)
         z = torch.einsum("kde,bkd->bke", self._vectors, flat - self.means)
         variances = self._noisy_variances(sigma, len(x))
         log_density = -0.5 * (z.square() / variances + (2 * math.pi * variances).log()).sum(dim=2)

@@ -174,9 +174,9 @@ class ClassifierExtractor:
             classes[start : start + len(batch)] = self.network(self._to(batch)).argmax(dim=1).cpu().numpy()
         return classes
 
-    def save(self, path: Path | str) -> None:
-        """Write one safetensors file with a JSON header."""
-        _write(path, self.network.state_dict(), self._config())
+    def save(self, path: Path | str, about: dict[str, object] | None = None) -> None:
+        """Write one safetensors file with a JSON header, which may say more about it."""
+        _write(path, self.network.state_dict(), self._config() | (about or {}))
 
     @classmethod
     def load(cls, path: Path | str) -> ClassifierExtractor:

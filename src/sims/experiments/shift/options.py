@@ -1,0 +1,173 @@
+"""Options of distribution control; every docstring is its ``--help``."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sims.config import nearest
+from sims.errors import UserError
+from sims.experiments.options import BaseOptions, DataOptions, GuidanceOptions
+from sims.methods.distilled import DistilledOptions
+from sims.sampling import SamplerOptions
+from sims.training.loop import TrainOptions
+from sims.verbs.evaluate import EvaluationOptions
+from sims.verbs.train import NetworkOptions
+
+BASELINES = ("rejection", "classifier", "fine-tuning")
+
+
+@dataclass(frozen=True)
+class SteeringOptions:
+    """The auxiliary that moves the proportions, and the own samples it is trained on."""
+
+    candidates: int = 20_000
+    """Own samples drawn at first; the classifier labels them, and the auxiliary's data are drawn from them."""
+    max_candidates: int = 100_000
+    """Own samples at most; where rejection would need more, the auxiliary gets fewer."""
+    samples: int = 20_000
+    """Own samples that the auxiliary is trained on, where rejection leaves so many."""
+    min_samples: int = 2_000
+    """Fewest of them: a plan that leaves fewer is changed (proportions nearer to the base's, at a higher w)."""
+    images: int = 512_000
+    """Its training length, in images seen."""
+    train: TrainOptions = field(default_factory=lambda: TrainOptions(decay="cosine"))
+    """Its training. The learning rate falls to zero: a constant one leaves noise that moves every proportion."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.min_samples <= self.samples:
+            raise UserError(
+                f"auxiliary.min_samples is {self.min_samples} and auxiliary.samples {self.samples}: "
+                "2 <= min_samples <= samples is needed"
+            )
+        if not self.min_samples <= self.candidates <= self.max_candidates:
+            raise UserError(
+                f"auxiliary.candidates is {self.candidates} and auxiliary.max_candidates {self.max_candidates}: "
+                f"auxiliary.min_samples ({self.min_samples}) <= candidates <= max_candidates is needed"
+            )
+        if self.images < 1:
+            raise UserError(f"auxiliary.images is {self.images}: at least 1 is needed")
+
+
+@dataclass(frozen=True)
+class SolverOptions:
+    """How strength and proportions are chosen and corrected."""
+
+    rounds: int = 4
+    """Auxiliaries trained at most, each corrected by what the last one's samples show."""
+    samples: int = 5_000
+    """Samples that a round is measured with (selection seeds)."""
+    w: float = 2.0
+    """Strength to begin with; it is raised where the auxiliary's proportions alone do not suffice."""
+    max_w: float = 4.0
+    """Highest strength: beyond some strength the samples become worse."""
+    gain: float = 0.67
+    """Expected gain in log-odds, as a share of w (log pi_r - log pi_s); every round measures it anew."""
+    damping: float = 0.8
+    """Share of the remaining difference in log-odds that a round corrects."""
+    deepest: float = 2.0
+    """Farthest that a value's share is lowered in the auxiliary's data, in nats (2 = to a seventh); beyond it w is raised. Lower ones gained nothing on the digits: zeros 4.7 % at 2 nats, 4.9 % at 3 (w = 2)."""  # noqa: E501
+    strengths: int = 3
+    """Strengths at which each auxiliary is measured; only sampling is spent on it."""
+    level: float = 0.95
+    """Confidence that the target lies within the intervals of all values at once."""
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "strengths"):
+            if getattr(self, name) < 1:
+                raise UserError(f"solver.{name} is {getattr(self, name)}: at least 1 is needed")
+        if self.samples < 20:
+            raise UserError(f"solver.samples is {self.samples}: at least 20 are needed to measure proportions")
+        if not 0 < self.w <= self.max_w < math.inf:
+            raise UserError(f"solver.w is {self.w} and solver.max_w {self.max_w}: 0 < w <= max_w is needed")
+        for name, low, high in (("gain", 0.05, 2.0), ("damping", 0.05, 1.0), ("deepest", 0.1, 20.0)):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"solver.{name} is {getattr(self, name)}: it lies between {low} and {high}")
+        if not 0.5 <= self.level < 1:
+            raise UserError(f"solver.level is {self.level}: a confidence lies between 0.5 and 1, such as 0.95")
+
+
+@dataclass(frozen=True)
+class BaselineOptions:
+    """What the steered model is compared with, at the same seeds."""
+
+    methods: tuple[str, ...] = BASELINES
+    """rejection (of the base's samples), classifier (guidance by its gradient), fine-tuning (on own samples in the target's proportions); empty: none."""  # noqa: E501
+    scales: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)
+    """Scales of classifier guidance to choose from, by total variation on the selection seeds."""
+    limit: int = 200_000
+    """Samples of the base that rejection draws at most; it then delivers fewer."""
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            if name not in BASELINES:
+                raise UserError(f"unknown baseline {name!r}{nearest(name, BASELINES)}")
+        if not self.scales or any(not (math.isfinite(scale) and scale > 0) for scale in self.scales):
+            raise UserError(f"baselines.scales are {list(self.scales)}: give positive numbers, at least one")
+        if self.limit < 100:
+            raise UserError(f"baselines.limit is {self.limit}: at least 100 samples are needed")
+
+
+@dataclass(frozen=True)
+class ShiftOptions:
+    """Move the proportions that a model generates to a target, without new real data or retraining the base.
+
+    With --imbalance 0=0.02 and nothing else: trains a small unconditional model on the bundled digits, of which zeros
+    are cut to 2 %, and moves its classes to equal shares. Run the same command again to continue after an interruption.
+    """
+
+    run: Path = Path("runs/shift")
+    """Directory of the run: everything is kept here."""
+    target: str = "uniform"
+    """Wanted proportions: uniform; VALUE=SHARE,VALUE=SHARE,... ("*" = all others, in equal parts); a TOML or JSON file with a table "target"; or like:DATA, those of another labelled data set."""  # noqa: E501
+    attributes: tuple[str, ...] = ("class",)
+    """What the proportions are of: class; NAME:VALUE=CLASS+CLASS/VALUE=CLASS+... made of classes, such as parity:even=0+2/odd=1+3; or the name of a column of --labels. Several are taken jointly (values "even,loop")."""  # noqa: E501
+    labels: Path | None = None
+    """Label file (JSON or CSV) of the training data, where the data itself has no labels, or other ones; it may leave images out."""  # noqa: E501
+    classifier: tuple[str, ...] = ()
+    """What steers: torchscript:FILE, MODULE:FUNCTION or FILE.py:FUNCTION, one for each attribute; otherwise a small classifier is trained on the labels."""  # noqa: E501
+    judge: tuple[str, ...] = ()
+    """What measures the final proportions, given like --classifier; it must not steer."""
+    min_accuracy: float = 0.0
+    """Least share of held-out images that a classifier must get right (mean over values)."""
+    imbalance: str = ""
+    """Plant an imbalance: cut these classes of the base's training data to a share of it, such as 0=0.02. References keep all."""  # noqa: E501
+    data: DataOptions = field(default_factory=DataOptions)
+    model: Path | None = None
+    """A trained model to steer: a model directory, a folder of diffusers, or a .pkl of EDM or EDM2. Otherwise a base is trained first."""  # noqa: E501
+    seed: int = 0
+    """Seed of everything: networks, training, samples."""
+    batch_size: int = 500
+    """Samples computed at once."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    base: BaseOptions = field(default_factory=lambda: BaseOptions(snapshots=()))
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    """Of the base and all that follows; left at its defaults, a given model keeps its own."""
+    auxiliary: SteeringOptions = field(default_factory=SteeringOptions)
+    solver: SolverOptions = field(default_factory=SolverOptions)
+    guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
+    distilled: DistilledOptions = field(default_factory=DistilledOptions)
+    """The steered model in one network; distilled.samples = 0 leaves it out."""
+    baselines: BaselineOptions = field(default_factory=BaselineOptions)
+    evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(draws=2, samples=5_000))
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}: at least 1 is needed")
+        if self.data.path == "none":
+            raise UserError("proportions are measured against labelled real data: give --data.path")
+        if not self.attributes or len({*self.attributes}) != len(self.attributes):
+            raise UserError(f"attributes are {list(self.attributes)}: name at least one, each once")
+        if not 0 <= self.min_accuracy < 1:
+            raise UserError(f"min_accuracy is {self.min_accuracy}: it is a share, at least 0 and below 1")
+        for name in ("classifier", "judge"):
+            given = getattr(self, name)
+            if given and len(given) != len(self.attributes):
+                raise UserError(
+                    f"{len(given)} of --{name} for {len(self.attributes)} attributes: give one for each, or none"
+                )
+        if self.classifier and {*self.classifier} & {*self.judge}:
+            raise UserError("the judge also steers: give --judge another classifier, or none (one is trained then)")
+        if self.imbalance and self.model is not None:
+            raise UserError("an imbalance is planted in the data that a base is trained on: leave --model or it out")

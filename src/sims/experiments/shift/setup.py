@@ -1,0 +1,143 @@
+"""Everything that is read and checked before compute is spent: data, attribute, target, classifiers, model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sims.data.dataset import Dataset
+from sims.data.sources import load as load_data
+from sims.errors import UserError
+from sims.experiments.data import open_judge, read_images, same_data
+from sims.experiments.improve import given_model
+from sims.experiments.options import ImproveOptions
+from sims.experiments.shift.measuring import Meter, check_accuracy
+from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, target_of, together
+from sims.files import digest
+from sims.model import Model
+from sims.runs import Run, derive_seed
+from sims.verbs import attributes, user_classifiers
+from sims.verbs.attributes import Attribute, Classifier, Labelled
+
+Array = np.ndarray
+TORCHSCRIPT = "torchscript:"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be solved: the attribute, its values of the real images, the target, and what the base is trained on.
+
+    ``train_labels`` (n,) and ``test_labels`` (m,) are values of the attribute, -1 = unknown; the latter are None where
+    only the training data are labelled.
+    """
+
+    train: Dataset
+    test: Dataset
+    base_data: Dataset
+    parts: list[Labelled]
+    attribute: Attribute
+    train_labels: Array
+    test_labels: Array | None
+    target: Array
+    model: Model | None
+
+
+def read_problem(run: Run, options: ShiftOptions) -> Problem:
+    """Read and check; UserError, before anything is trained, for whatever does not fit together."""
+    train, test = read_images(run, options.data, options.seed)
+    parts = parts_of(options.attributes, train, options.labels)
+    attribute, labels = together(parts)
+    test_labels = None
+    if test.labels is not None and options.labels is None:
+        test_labels = together(parts_of(options.attributes, test, None))[1]
+
+    def like(path: str) -> Array:
+        other = load_data(path, options=options.data.source)
+        found, values = together(parts_of(options.attributes, other, None))
+        if found.values != attribute.values:
+            raise UserError(
+                f"target like:{path}: its values of {attribute.name} are {', '.join(found.values)}, and those of "
+                f"{options.data.path} {', '.join(attribute.values)}: give data with the same classes"
+            )
+        return shares_of(values, len(attribute.values))
+
+    target = target_of(options.target, attribute, like)
+    check_support(target, labels, attribute, options.data.path)
+    model = given_model(as_improve(options), run.device)
+    _check_model(model, train, options)
+    for part in (options.auxiliary.train, *([options.base.train] if model is None else [])):
+        part.check_parts(run.num_processes)
+    base_data = train
+    if options.imbalance:
+        base_data = cut(train, options.imbalance, derive_seed("imbalance", options.seed))
+    same_data(run, {"train": train.fingerprint, "test": test.fingerprint, "labels": _digest(labels)}, options.data.path)
+    if not (options.data.conditional if model is None else model.num_classes > 0):
+        base_data = base_data.without_labels()
+    return Problem(train, test, base_data, parts, attribute, labels, test_labels, target, model)
+
+
+def _digest(labels: Array) -> str:
+    return digest(np.ascontiguousarray(labels, np.int64).tobytes())[:16]
+
+
+def _check_model(model: Model | None, train: Dataset, options: ShiftOptions) -> None:
+    if model is None:
+        return
+    if model.codec.kind == "latents":
+        raise UserError(
+            f"{options.model} is a latent model, and classifiers of attributes see pixels: give a model of pixels"
+        )
+    if model.data_shape != train.data_shape:
+        raise UserError(
+            f"the model {options.model} makes data of shape {model.data_shape}, {options.data.path} has "
+            f"{train.data_shape}: give the data it was trained on"
+        )
+
+
+def as_improve(options: ShiftOptions) -> ImproveOptions:
+    """What the stages of the main job need to know: base, sampler, guidance, distillation."""
+    return ImproveOptions(
+        run=options.run, data=options.data, model=options.model, methods=("base", "sims", "distilled"),
+        seed=options.seed, batch_size=options.batch_size, network=options.network, base=options.base,
+        sampler=options.sampler, guidance=options.guidance, distilled=options.distilled, evaluation=options.evaluation,
+    )  # fmt: skip
+
+
+def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:
+    """Feature judge, classifiers and references; UserError for a classifier no better than chance."""
+    judge = open_judge(run, problem.train, problem.test, options.evaluation)
+    steering = _classifier(run, options.classifier, problem, "a")
+    check_accuracy(steering, options.min_accuracy, "steering")
+    judging = _classifier(run, options.judge, problem, "b")
+    check_accuracy(judging, options.min_accuracy, "judging")
+    meter = Meter(run, judge, steering, judging, problem.target, options.batch_size)
+    meter.refer_to(problem.train_labels, problem.test_labels)
+    return meter
+
+
+def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: str) -> Classifier:
+    """A user's classifiers (one for each attribute, taken together), or a small one trained on the labels."""
+    labelled = together(problem.parts)
+    if given:
+        found = [_users(text, problem.train, part, run) for text, part in zip(given, problem.parts)]
+        return found[0] if len(found) == 1 else attributes.product(found, problem.train, labelled, run.device)
+    role = {"a": "steering", "b": "judging"}[architecture]
+    file = run.path / "references" / f"{role}.safetensors"
+    if run.is_main and not file.is_file():
+        run.log(f"training the {role} classifier of {problem.attribute.name}")
+        held_out = None if problem.test_labels is None else (problem.test, problem.test_labels)
+        # The two learn from opposite halves.
+        classifier = attributes.trained(problem.train, labelled, 0, architecture, run.device, held_out=held_out)
+        attributes.save(classifier, file)
+    run.barrier()
+    return attributes.load(file, run.device)
+
+
+def _users(text: str, data: Dataset, labelled: Labelled, run: Run) -> Classifier:
+    if text.startswith(TORCHSCRIPT):
+        return user_classifiers.torchscript(Path(text.removeprefix(TORCHSCRIPT)), data, labelled, run.device)
+    return user_classifiers.from_callable(text, data, labelled, run.device)

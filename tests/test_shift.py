@@ -1,0 +1,223 @@
+"""Distribution control from end to end, at a size that takes seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+import tiny_shift
+from sims.cli import main
+from sims.data.sources import load_pair
+from sims.experiments.shift import steering
+from sims.model import load
+from sims.sampling import nfe
+from sims.verbs.attributes import derived, write_labels
+
+LABELS = ["base", "steered", "steered (cached)", "distilled", "classifier guidance", "fine-tuning", "rejection"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny job, finished; tests must not change it."""
+    folder = tmp_path_factory.mktemp("shift") / "run"
+    assert main(tiny_shift.shift_arguments(folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def summary(run: Path) -> dict[str, Any]:
+    return tiny_shift.summary_of(run)
+
+
+def test_every_contender_is_in_one_table(summary: dict[str, Any]) -> None:
+    assert [row["label"] for row in summary["rows"]] == LABELS
+    assert summary["attribute"] == {"name": "zero", "values": ["yes", "no"]} and summary["target"] == [0.1, 0.9]
+    for row in summary["rows"]:
+        shares = row["proportions"]
+        assert sum(shares["values"]) == pytest.approx(1) and sum(shares["raw"]) == pytest.approx(1)
+        assert all(low <= v <= high for low, v, high in zip(shares["low"], shares["values"], shares["high"]))
+        tv = shares["tv"]
+        assert tv["value"] == pytest.approx(abs(shares["values"][0] - 0.1), abs=1e-9)
+        assert tv["low"] <= tv["value"] <= tv["high"]
+        assert row["fd_target"]["mean"] > 0 and row["fd_test_target"]["mean"] > 0
+        assert [group["value"] for group in row["groups"]] == ["yes", "no"]
+        assert row["groups"][1]["fd"] > 0 and 0 <= row["groups"][1]["precision"] <= 1
+    sizes = {group["n"] for row in summary["rows"][:2] for group in row["groups"][:1]}
+    assert len(sizes) == 1, "groups are compared at equal numbers"
+
+
+def test_rejection_has_the_targets_proportions_and_states_its_cost(summary: dict[str, Any]) -> None:
+    base, rejected = summary["rows"][0], summary["rows"][-1]
+    assert rejected["steering"]["values"][0] == pytest.approx(0.1, abs=0.02)
+    assert rejected["nfe"] == pytest.approx(base["nfe"] * rejected["drawn"] / rejected["n"])
+    assert rejected["nfe"] > base["nfe"]
+
+
+def test_costs_are_in_network_evaluations(run: Path, summary: dict[str, Any]) -> None:
+    rows = {row["label"]: row for row in summary["rows"]}
+    base, improved = rows["base"]["nfe"], load(run / "improved")
+    assert rows["steered"]["nfe"] == 2 * base and rows["distilled"]["nfe"] == base == rows["fine-tuning"]["nfe"]
+    assert rows["classifier guidance"]["nfe"] == 3 * base
+    assert rows[summary["improved"]]["nfe"] == nfe(improved, improved.sampler)
+    steered, rounds = rows["steered"]["cost"], summary["solver"]["rounds"]
+    trained = len({entry["round"] for entry in rounds})
+    assert steered["images"] == trained * 12_800
+    candidates = sum(entry["labelled"] for entry in [steered]) - 400 * len(rounds)
+    assert candidates in (600, 1_200) and steered["evaluations"] == candidates * base + 400 * 2 * base * len(rounds)
+    assert steered["total"] == 3 * steered["images"] + steered["evaluations"]
+    for entry in summary["costs"]:
+        for name in ("rejection", "rejection_at_equal_error"):
+            rejection = entry[name]
+            assert rejection["times"] == pytest.approx(rejection["nfe"] / entry["nfe"])
+            if rejection["break_even"] is not None:
+                n = rejection["break_even"]
+                assert entry["cost"] + n * entry["nfe"] <= n * rejection["nfe"] + 1e-6
+                assert entry["cost"] + (n - 1) * entry["nfe"] > (n - 1) * rejection["nfe"]
+        assert entry["rejection_at_equal_error"]["nfe"] <= entry["rejection"]["nfe"]
+
+
+def test_the_solver_tells_what_it_did(summary: dict[str, Any]) -> None:
+    found = summary["solver"]
+    assert [entry["chosen"] for entry in found["rounds"]].count(True) == 1
+    assert found["reason"] and found["met"] == found["reason"].startswith("met")
+    first = found["rounds"][0]
+    assert first["proportions"][0] < found["base"]["values"][0], "the auxiliary sees fewer of what is to become more"
+    assert first["values"][0] > found["base"]["values"][0] * 0.8
+    assert 1 <= first["candidates_per_sample"] < 3 and 200 <= first["samples"] <= 600
+
+
+def test_the_results_are_models_rows_and_pictures(run: Path, summary: dict[str, Any], tmp_path: Path) -> None:
+    assert load(run / "improved").provenance["target"] == {"yes": 0.1, "no": 0.9}
+    assert main(["sample", str(run / "distilled"), "--seeds", "0-3", "--out", str(tmp_path / "samples")]) == 0
+    grids = np.load(run / "grids.npz")
+    assert all(grids[label].shape == (64, 8, 8, 1) for label in LABELS[:-1])
+    assert all(len(grids[f"{label}#1"]) == 8 for label in LABELS[:-1])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["label"] for row in rows} == {*LABELS}
+    metrics = {row["metric"] for row in rows}
+    assert {"fd_target", "fd_test_target", "tv", "kl", "share[yes]"} <= metrics
+    values = [row["value"] for row in rows if row["label"] == "steered" and row["metric"] == "fd_target"]
+    assert summary["rows"][1]["fd_target"]["mean"] == pytest.approx(np.mean(values))
+
+
+def test_an_interrupted_job_ends_the_same(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "summary.json").unlink()
+    for folder in sorted((copy / "draws").iterdir())[::2]:
+        shutil.rmtree(folder)
+    auxiliary = sorted((copy / "artefacts").glob("auxiliary-*"))[0]
+    shutil.rmtree(auxiliary)
+    assert main(tiny_shift.shift_arguments(copy)) == 0
+    assert tiny_shift.figures(copy) == tiny_shift.figures(run)
+
+
+def test_a_finished_job_says_so(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tiny.snapshot(run)
+    assert main(tiny_shift.shift_arguments(run)) == 0
+    err = capsys.readouterr().err
+    assert "is finished" in err and "break-even" in err
+    assert tiny.snapshot(run) == before
+
+
+FAST = [
+    "--distilled.samples",
+    "0",
+    "--baselines.methods",
+    "rejection",
+    "--solver.rounds",
+    "1",
+    "--solver.strengths",
+    "1",
+]
+
+
+def own_classifier(folder: Path) -> str:
+    """A weak classifier of round and open digits: by how dark the middle is."""
+    (folder / "own.py").write_text("def shape(x):\n    return (x[:, :, 3:5, 3:5].mean(dim=(1, 2, 3)) < 0).long()\n")
+    return f"{folder / 'own.py'}:shape"
+
+
+SHAPE = {str(i): "round" if i in (0, 6, 8, 9) else "open" for i in range(10)}
+
+
+def test_a_given_conditional_model_a_label_file_and_a_users_classifier(model: Path, tmp_path: Path) -> None:
+    train, _ = load_pair("digits")
+    attribute, values = derived(train, "shape", SHAPE)
+    some = np.where(np.arange(len(values)) % 3 > 0, values, -1)  # a third is not labelled
+    write_labels(tmp_path / "labels.json", train, [(attribute, some)])
+    words = ["--imbalance", "", "--model", str(model), "--labels", str(tmp_path / "labels.json"), *FAST]
+    words += ["--attributes", "shape", "--target", "uniform", "--classifier", own_classifier(tmp_path)]
+    words += ["--baselines.methods", "rejection,classifier"]
+    assert main(tiny_shift.shift_arguments(tmp_path / "run", *words)) == 0
+    assert "no gradients" in (tmp_path / "run/log").read_text()
+    summary = tiny_shift.summary_of(tmp_path / "run")
+    assert summary["attribute"] == {"name": "shape", "values": ["open", "round"]} and summary["target"] == [0.5, 0.5]
+    assert sum(summary["real"]["counts"]) == (some >= 0).sum()
+    found = summary["classifiers"]
+    assert found["steering"]["accuracy"] < 0.8 < found["judging"]["accuracy"]
+    assert [row["label"] for row in summary["rows"]] == ["base", "steered", "steered (cached)", "rejection"]
+    assert "fd_test_target" not in summary["rows"][0], "the label file says nothing of held-out data"
+    assert load(tmp_path / "run/improved").num_classes == 10
+
+
+def test_a_value_that_is_never_drawn_cannot_be_created(
+    run: Path, tmp_path: Path, say: tiny.Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "summary.json").unlink()
+    shutil.rmtree(copy / "draws")
+    monkeypatch.setattr(steering.Candidates, "values", property(lambda self: np.ones(20_000, np.int64)))
+    status, _, err = say(*tiny_shift.shift_arguments(copy))
+    assert status == 2 and "never draws 'yes' of zero" in err and "cannot be created" in err
+    assert not (copy / "draws").exists()
+
+
+BAD = [
+    (["--target", "yes=0.5,no=0.6"], "sum to 1.1"),
+    (["--target", "maybe=1"], "unknown value 'maybe'"),
+    (["--attributes", "zero:yes=0/no=1"], "no value for the class"),
+    (["--attributes", "colour"], "unknown attribute 'colour'"),
+    (["--target", "like:missing"], "no data at"),
+    (["--labels", "missing.csv"], "no label file"),
+    (["--imbalance", "0=0.9"], "only cut"),
+    (["--model", "missing", "--imbalance", ""], "no model at"),
+]
+
+
+@pytest.mark.parametrize(("words", "needle"), BAD, ids=[needle for _, needle in BAD])
+def test_bad_input_is_one_sentence_before_compute(words: list[str], needle: str, tmp_path: Path, say: tiny.Say) -> None:
+    status, _, err = say(*tiny_shift.shift_arguments(tmp_path / "run", *words))
+    assert status == 2 and needle in err, err
+    assert not (tmp_path / "run/base").exists() and not (tmp_path / "run/artefacts").exists()
+
+
+def test_labels_of_another_data_set_and_values_without_support(tmp_path: Path, say: tiny.Say) -> None:
+    other, _ = load_pair("digits", limit=300)
+    write_labels(tmp_path / "other.json", other, [derived(other, "all", {str(i): "ab"[i % 2] for i in range(10)})])
+    words = ["--attributes", "all", "--labels", str(tmp_path / "other.json"), "--target", "uniform"]
+    status, _, err = say(*tiny_shift.shift_arguments(tmp_path / "run", *words))
+    assert status == 2 and "labels another data set" in err
+    assert not (tmp_path / "run/base").exists()
+
+
+def test_a_classifier_worse_than_chance_is_refused(tmp_path: Path, say: tiny.Say) -> None:
+    words = [
+        "--attributes",
+        "shape:" + "/".join(f"{v}={'+'.join(k for k in SHAPE if SHAPE[k] == v)}" for v in ("open", "round")),
+    ]
+    words += ["--target", "uniform", "--classifier", own_classifier(tmp_path), "--min-accuracy", "0.9"]
+    status, _, err = say(*tiny_shift.shift_arguments(tmp_path / "run", *words))
+    assert status == 2 and "--min-accuracy is 90.0%" in err
+    (tmp_path / "bad.py").write_text("import torch\ndef constant(x):\n    return torch.zeros(len(x)).long()\n")
+    words = ["--classifier", f"{tmp_path / 'bad.py'}:constant"]
+    status, _, err = say(*tiny_shift.shift_arguments(tmp_path / "constant", *words))
+    assert status == 2 and "no better than chance" in err
+    assert not (tmp_path / "run/base").exists()
