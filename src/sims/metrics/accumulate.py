@@ -65,13 +65,6 @@ class MomentAccumulator:
         return Moments(self.mean.cpu().numpy().copy(), (self.scatter / (self.count - 1)).cpu().numpy(), self.count)
 
 
-def moments_of(features: Array | Tensor, device: str | torch.device = "cpu") -> Moments:
-    """The moments of features (N, D), N >= 2, summed on `device` in bounded memory."""
-    accumulator = MomentAccumulator(features.shape[1], device)
-    accumulator.update(features)
-    return accumulator.moments()
-
-
 def sample_keys(seed: int, indices: Array) -> Array:
     """Random numbers (n,) uint64 that depend on the seed and on the sample's index (n,) alone.
 

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.errors import UserError
 from sims.metrics.arrays import BLOCK_ELEMENTS, Array, as_matrix, float64_device, same_width, working_type
 from sims.metrics.intervals import Interval, error_interval
 
@@ -27,16 +26,6 @@ class KernelDistance:
     def interval(self, level: float = 0.95) -> Interval:
         """The normal interval; for equal distributions the estimate is not normal, and it is approximate."""
         return error_interval(self.value, self.standard_error, level)
-
-
-@dataclass(frozen=True)
-class SubsetKernelDistance:
-    """Mean and standard deviation (divided by the number) of squared MMD over random subsets of both sets."""
-
-    mean: float
-    std: float
-    num_subsets: int
-    subset_size: int
 
 
 @dataclass(frozen=True)
@@ -141,34 +130,3 @@ def mmd_squared(a: Array | Tensor, b: Array | Tensor, device: str | torch.device
     """
     x, y = _tensors(a, b, 2, device)
     return _within(x).mean + _within(y).mean - 2 * _across(x, y).mean
-
-
-def subset_kernel_distance(
-    a: Array | Tensor,
-    b: Array | Tensor,
-    num_subsets: int = 100,
-    subset_size: int = 1000,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
-) -> SubsetKernelDistance:
-    """KID as it is usually published: squared MMD of features a (N, D) and b (M, D), averaged over random subsets.
-
-    Subsets are drawn without replacement within themselves, but overlap each other: their standard deviation is that
-    of the distance at subset_size, and not the error of the mean. UserError where N or M < subset_size.
-    """
-    if num_subsets < 1 or subset_size < 2:
-        raise UserError(f"{num_subsets} subsets of {subset_size}; at least 1 subset of at least 2 samples is needed.")
-    if min(len(a), len(b)) < subset_size:
-        raise UserError(
-            f"Subsets of {subset_size} from {len(a)} samples and {len(b)} reference features; "
-            "use more of them or a smaller subset_size."
-        )
-    x, y = _tensors(a, b, 2, device)
-    rng = np.random.default_rng(seed)
-    values = np.empty(num_subsets)
-    for index in range(num_subsets):
-        left, right = (
-            part[torch.from_numpy(rng.choice(len(part), subset_size, replace=False)).to(part.device)] for part in (x, y)
-        )
-        values[index] = _within(left).mean + _within(right).mean - 2 * _across(left, right).mean
-    return SubsetKernelDistance(float(values.mean()), float(values.std()), num_subsets, subset_size)
