@@ -15,14 +15,13 @@ import numpy as np
 
 from sims.data.dataset import Dataset
 from sims.data.mixture import REAL, accounting, chosen, mixture
-from sims.data.sources import load_pair
 from sims.data.store import Store
 from sims.errors import UserError
 from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.loop.counts import Counts, fresh_positions, schedule
 from sims.experiments.loop.models import Arm, Cost, Models
 from sims.experiments.loop.options import LoopOptions, is_guided
-from sims.experiments.loop.repeats import check_jobs, configuration, in_processes
+from sims.experiments.loop.repeats import Opened, check_jobs, configuration, open_again, work_off
 from sims.experiments.loop.summary import summarize
 from sims.files import atomic_path, read_json, write_json
 from sims.methods import METHODS, Continuous
@@ -30,10 +29,9 @@ from sims.model import load
 from sims.processes import agree
 from sims.runs import Run, derive_seed
 from sims.sampling import nfe
-from sims.verbs.evaluate import Judge, load_judge
+from sims.verbs.evaluate import Judge
 
 Plan = tuple[Counts, ...]
-Opened = tuple[Dataset, Judge]
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def run_images(options: LoopOptions, run: Run) -> dict[str, Any]:
         Task(options, f"repeats/{index:02d}", derive_seed("repeat", options.seed, index), arms, options.generations)
         for index in range(options.repeats)
     ]
-    _work_off(tasks, options.jobs, opened)
+    work_off(repeat, tasks, options.jobs, opened)
     results = [task.results() for task in tasks]
     summary = summarize(run, options, judge, arms, plan, results, selection, (train, test))
     if run.is_main:
@@ -91,32 +89,17 @@ def run_images(options: LoopOptions, run: Run) -> dict[str, Any]:
     return summary
 
 
-def _work_off(tasks: list[Task], jobs: int, opened: Opened) -> None:
-    rest = agree([task for task in tasks if not task.finished])
-    if jobs > 1 and len(rest) > 1:
-        return in_processes(repeat, rest, min(jobs, len(rest)))
-    for task in rest:
-        repeat(task, opened)
-    return None
-
-
 def repeat(task: Task, opened: Opened | None = None) -> None:
     """One repeat, run or continued; ``opened`` are the data and the judge, where this process has them."""
     options = task.options
     run = Run(task.path, configuration(options, task=[task.seed, [vars(arm) for arm in task.arms]]))
     try:
-        train, judge = opened or _open(options, run)
+        train, judge = opened or open_again(options, options.run / "references", run.device)
         plan = schedule(options.kind, options.counts, options.generations, len(train))[: task.generations + 1]
         real = train if options.data.conditional else train.without_labels()
         Chains(Models(run, options, judge, task.seed), task, plan, real).run()
     finally:
         run.close()
-
-
-def _open(options: LoopOptions, run: Run) -> Opened:
-    data = options.data
-    both = load_pair(data.path, data.test, data.test_fraction, options.seed, options=data.source, limit=data.limit)
-    return both[0], load_judge(options.run / "references", *both, options.evaluation, run.device)
 
 
 class Chains:
@@ -259,7 +242,7 @@ def _selection(options: LoopOptions, run: Run, remedies: list[str], opened: Open
         edge = {name: w == max(options.strengths) for name, w in best.items()}
         return {"chosen": best, "fd_train": table, "generations": generations, "at_edge": edge}
 
-    _work_off([task], 1, opened)
+    work_off(repeat, [task], 1, opened)
     found: dict[str, Any] = run.once(run.path / "selection.json", choose)
     for name, w in found["chosen"].items():
         run.log(f"{name}: w = {w:g}, chosen after {generations} generations of a repeat that judges nothing")

@@ -17,14 +17,14 @@ import numpy as np
 
 from sims.data.dataset import Dataset
 from sims.data.mixture import REAL, accounting, chosen, mixture
-from sims.data.sources import load, load_pair
+from sims.data.sources import load
 from sims.data.store import Store
 from sims.errors import UserError
 from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.loop.models import Arm, Models
 from sims.experiments.loop.options import LEAST_TRUSTED, PollutionOptions, is_guided
 from sims.experiments.loop.pollution_summary import pollution_summary
-from sims.experiments.loop.repeats import check_jobs, configuration, in_processes
+from sims.experiments.loop.repeats import Opened, check_jobs, configuration, open_again, work_off
 from sims.experiments.loop.trusted import Candidates, rule_extractor
 from sims.files import atomic_path, read_json, write_json
 from sims.methods import Artefact, Base
@@ -32,11 +32,9 @@ from sims.metrics.extractors import Extractor, extract
 from sims.model import Model
 from sims.processes import agree
 from sims.runs import Run, derive_seed
-from sims.verbs.evaluate import Judge, load_judge
 from sims.verbs.seeds import seed_range
 
 POOL = 5_000  # real images at most that sets of trusted ones are drawn from, to measure the rule
-Opened = tuple[Dataset, Judge]
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,10 @@ class Task:
     @property
     def path(self) -> Path:
         return self.options.run / self.folder
+
+    @property
+    def finished(self) -> bool:
+        return all(self.file(level).is_file() for level in self.options.levels)
 
     def file(self, level: float) -> Path:
         """What a finished level leaves."""
@@ -71,12 +73,7 @@ def run_pollution(options: PollutionOptions, run: Run) -> dict[str, Any]:
         Task(options, f"repeats/{index:02d}", derive_seed("repeat", options.seed, index))
         for index in range(options.repeats)
     ]
-    rest = agree([task for task in tasks if not all(task.file(level).is_file() for level in options.levels)])
-    if options.jobs > 1 and len(rest) > 1:
-        in_processes(repeat, rest, min(options.jobs, len(rest)))
-    else:
-        for task in rest:
-            repeat(task, (train, judge))
+    work_off(repeat, tasks, options.jobs, (train, judge))
     summary = pollution_summary(run, options, judge, [task.results() for task in tasks], (train, test))
     if run.is_main:
         _grids(run, tasks[0], train)
@@ -90,16 +87,10 @@ def repeat(task: Task, opened: Opened | None = None) -> None:
     options = task.options
     run = Run(task.path, configuration(options, task=task.seed))
     try:
-        train, judge = opened or _open(options, run)
+        train, judge = opened or open_again(options, options.run / "references", run.device)
         Levels(Models(run, options, judge, task.seed), task, train).run()
     finally:
         run.close()
-
-
-def _open(options: PollutionOptions, run: Run) -> Opened:
-    data = options.data
-    both = load_pair(data.path, data.test, data.test_fraction, options.seed, options=data.source, limit=data.limit)
-    return both[0], load_judge(options.run / "references", *both, options.evaluation, run.device)
 
 
 def _trusted_images(options: PollutionOptions, train: Dataset, seed: int) -> Dataset:

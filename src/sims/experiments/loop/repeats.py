@@ -8,21 +8,53 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from sims.config import to_dict
+from sims.data.dataset import Dataset
+from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.loop.options import CommonOptions
+from sims.processes import agree
+from sims.verbs.evaluate import Judge, load_judge
+
+
+class Unit(Protocol):
+    """What is done in one go: a repeat, or a part of one."""
+
+    @property
+    def finished(self) -> bool: ...
+
 
 T = TypeVar("T")
+U = TypeVar("U", bound=Unit)
+Opened = tuple[Dataset, Judge]
 UNBOUND = ("run", "repeats", "jobs")  # options that may change when a run is continued
 
 
 def configuration(options: CommonOptions, **more: Any) -> dict[str, Any]:
     """What a run directory is bound to."""
     return {key: value for key, value in to_dict(options).items() if key not in UNBOUND} | more
+
+
+def open_again(options: CommonOptions, references: Path, device: Any) -> Opened:
+    """The training data and the judge of a run whose references are there, for a process of its own."""
+    data = options.data
+    both = load_pair(data.path, data.test, data.test_fraction, options.seed, options=data.source, limit=data.limit)
+    return both[0], load_judge(references, *both, options.evaluation, device)
+
+
+def work_off(work: Callable[..., None], tasks: Sequence[U], jobs: int, opened: Opened) -> None:
+    """Do what is not finished yet: here, with the data and the judge as they are, or in ``jobs`` processes."""
+    rest = agree([task for task in tasks if not task.finished])
+    if jobs > 1 and len(rest) > 1:
+        return in_processes(work, rest, min(jobs, len(rest)))
+    for task in rest:
+        work(task, opened)
+    return None
 
 
 def in_processes(work: Callable[[T], None], tasks: Sequence[T], jobs: int) -> None:
