@@ -88,7 +88,7 @@ def probe(
 
 def _alike(one: Training, other: Training) -> bool:
     """Whether two trainings cost the same: the learning rate and such change nothing."""
-    names = ("batch", "accumulate", "xflip", "augment", "augment_transforms", "precision", "ema", "ema_rel")
+    names = ("batch", "accumulate", "xflip", "augment", "augment_transforms", "precision", "ema", "ema_rel", "shard")
     return one.taught == other.taught and all(getattr(one.options, n) == getattr(other.options, n) for n in names)
 
 
@@ -121,11 +121,15 @@ class _Alone:
 def _training(
     model: Model, data: Dataset, training: Training, processes: int, seconds: float, device: torch.device
 ) -> Rate:
-    """Steps of the real loop; ``NOTHING`` where not even the weights, their moments and averages fit."""
+    """Steps of the real loop; ``NOTHING`` where not even the weights, their moments and averages fit.
+
+    The network is in one piece. Of one that is to be split, what the other processes hold is taken off at the end.
+    """
     options = replace(training.options, accumulate=1, compile=False)
     deadline = time.monotonic() + seconds
     weights = sum(p.numel() * p.element_size() for p in cast(nn.Module, model.denoiser).parameters())
-    if (5 + len(options.ema_rel)) * weights > free_memory(device):
+    held = (4 + (len(options.ema_rel) if options.ema == "power" else 1)) * weights  # gradient, moments, averages too
+    if held + weights > free_memory(device):
         return NOTHING
     teacher = cast(Denoiser, Extrapolate(model.denoiser, model.denoiser, 1.0)) if training.taught else None
     trainer = Trainer(
@@ -145,7 +149,8 @@ def _training(
         trainer.build()
         step(1)
     rate = _rate(step, share_of(training.options, processes), deadline, device)
-    return replace(rate, fixed=built.bytes + max(0.0, rate.fixed - rate.item))
+    others = held * (1 - 1 / processes) if options.shard else 0.0
+    return replace(rate, fixed=max(0.0, built.bytes - others) + max(0.0, rate.fixed - rate.item))
 
 
 # -- sampling ----------------------------------------------------------------------------------------------------------

@@ -84,13 +84,19 @@ class MPConv(nn.Module):
     def __init__(self, cin: int, cout: int, kernel: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(cout, cin, *([kernel, kernel] if kernel else [])))
+        self.forced = True
+        """Whether training normalizes the stored weights here, or whoever holds them elsewhere."""
+
+    @staticmethod
+    def normalized(weight: Tensor) -> Tensor:
+        """Weights (rows, ...) with every row of unit root mean square."""
+        return normalize(weight, tuple(range(1, weight.ndim)))
 
     def forward(self, x: Tensor, gain: Tensor | float = 1.0) -> Tensor:
-        others = tuple(range(1, self.weight.ndim))
-        if self.training:
+        if self.training and self.forced:
             with torch.no_grad():
-                self.weight.copy_(normalize(self.weight, others))
-        weight = normalize(self.weight, others) * (gain / math.sqrt(self.weight[0].numel()))
+                self.weight.copy_(self.normalized(self.weight))
+        weight = self.normalized(self.weight) * (gain / math.sqrt(self.weight[0].numel()))
         weight = weight.to(x.dtype)
         if weight.ndim == 2:
             return F.linear(x, weight)  # (B, cout)

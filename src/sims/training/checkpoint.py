@@ -14,18 +14,33 @@ from torch import Tensor, nn
 from sims.errors import UserError
 from sims.files import atomic_path
 from sims.training.ema import EMA, PowerEMA
+from sims.training.sharding import alike, local, whole
 
 
 def save_state(
-    file: Path, network: nn.Module, ema: EMA | PowerEMA, optimizer: torch.optim.Optimizer, position: dict[str, Any]
+    file: Path,
+    network: nn.Module,
+    ema: EMA | PowerEMA,
+    optimizer: torch.optim.Optimizer,
+    position: dict[str, Any],
+    main: bool = True,
 ) -> None:
-    """Write everything in one file, atomically; ``position`` is small, JSON-able, and travels in the header."""
+    """Write everything in one file, atomically; ``position`` is small, JSON-able, and travels in the header.
+
+    Where the network is split over processes all of them take part, and only the ``main`` one writes.
+    """
     tensors: dict[str, Tensor] = {f"network.{k}": v.detach() for k, v in network.state_dict().items()}
     for prefix, average in _averages(ema):
         tensors |= {f"{prefix}{k}": v for k, v in average.state_dict().items()}
     for index, entry in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
-    contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
+    contiguous: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        value = whole(value)
+        if main:
+            contiguous[name] = value.contiguous().cpu()
+    if not main:
+        return
     with atomic_path(file) as temporary:
         save_file(contiguous, temporary, metadata={"position": json.dumps(position | ema.position())})
 
@@ -48,20 +63,29 @@ def load_state(
             f"the training state {file} cannot be read ({error}): delete it to train from the start"
         ) from None
     ema.restore(position)
-    network.load_state_dict(_part(tensors, "network."))
+    _restore(network, _part(tensors, "network."))
     for prefix, average in _averages(ema):
-        average.load_state_dict(_part(tensors, prefix))
+        _restore(average, _part(tensors, prefix))
     entries: dict[int, dict[str, Tensor]] = {}
     parameters = list(network.parameters())
     for name, value in _part(tensors, "optimizer.").items():
         index, field = name.split(".", 1)
         parameter = parameters[int(index)]
-        if value.shape == parameter.shape:  # the file has lost how weights lie in memory, and moments must lie alike
-            value = torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
+        if field != "step":  # the file has lost how weights lie in memory, and moments must lie alike
+            value = alike(value, parameter)
         entries.setdefault(int(index), {})[field] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
     return position
+
+
+@torch.no_grad()
+def _restore(network: nn.Module, tensors: dict[str, Tensor]) -> None:
+    here = network.state_dict()
+    if tensors.keys() != here.keys():
+        network.load_state_dict(tensors)  # says what is missing
+    for name, value in here.items():
+        local(value).copy_(local(alike(tensors[name], value)))
 
 
 def _averages(ema: EMA | PowerEMA) -> list[tuple[str, nn.Module]]:

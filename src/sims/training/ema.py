@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sims.errors import UserError
+from sims.training.sharding import local
 
 WIDEST = 12**-0.5  # sigma_rel of the plain average of all weights, gamma = 0
 
@@ -53,10 +54,13 @@ def power_decay(before: float, seen: float, gamma: float) -> float:
 
 
 class EMA:
-    """A running average beside the network; ``average`` is a module of its own, in evaluation mode."""
+    """A running average beside the network; ``average`` is a module of its own, in evaluation mode.
 
-    def __init__(self, network: nn.Module) -> None:
-        self.average = copy.deepcopy(network).eval().requires_grad_(False)
+    ``copied`` makes it from the network.
+    """
+
+    def __init__(self, network: nn.Module, copied: Callable[[nn.Module], nn.Module] = copy.deepcopy) -> None:
+        self.average = copied(network).eval().requires_grad_(False)
         self._ours: list[torch.Tensor] = list(self.average.parameters())
         self._theirs = list(network.parameters())
         self._buffers = list(zip(self.average.buffers(), network.buffers()))
@@ -69,7 +73,7 @@ class EMA:
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """average <- decay * average + (1 - decay) * network; buffers are copied."""
-        torch._foreach_lerp_(self._ours, [p.detach() for p in self._theirs], 1 - decay)
+        torch._foreach_lerp_([local(p) for p in self._ours], [local(p.detach()) for p in self._theirs], 1 - decay)
         for ours, theirs in self._buffers:
             ours.copy_(theirs)
 
@@ -92,11 +96,16 @@ class PowerEMA:
     ``average`` is the first of them. ``seen`` is the time of the last update, in images.
     """
 
-    def __init__(self, network: nn.Module, sigma_rel: Sequence[float]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma_rel: Sequence[float],
+        copied: Callable[[nn.Module], nn.Module] = copy.deepcopy,
+    ) -> None:
         self.sigma_rel = tuple(sigma_rel)
         self.gammas = [power_exponent(width) for width in self.sigma_rel]
         self.seen = 0
-        self._parts = [EMA(network) for _ in self.sigma_rel]
+        self._parts = [EMA(network, copied) for _ in self.sigma_rel]
 
     @property
     def average(self) -> nn.Module:

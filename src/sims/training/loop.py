@@ -29,6 +29,7 @@ from sims.training.loss import denoising_loss
 from sims.training.noise import DataOrder, TrainingNoise
 from sims.training.options import TrainOptions
 from sims.training.posthoc import begin, store
+from sims.training.sharding import force_weights, put_together, split, whole
 
 
 class TrainingData(Protocol):
@@ -101,6 +102,7 @@ class Trainer:
         self.order = DataOrder(seed, len(self.data))
         self.seed = seed
         self.steps = math.ceil(images / options.batch)
+        self.split = options.shard and self.accelerator.num_processes > 1
         self._check()
 
     def _check(self) -> None:
@@ -142,20 +144,26 @@ class Trainer:
     def build(self) -> None:
         """Network, averages and optimizer as the run begins with them; reads and writes no file."""
         device = self.accelerator.device
-        self.network: nn.Module = copy.deepcopy(self.start.denoiser).to(device).train().requires_grad_(True)  # type: ignore[attr-defined]
+        self.network = self._copy().train().requires_grad_(True)
         power = self.options.ema == "power"
-        self.ema = PowerEMA(self.network, self.options.ema_rel) if power else EMA(self.network)
+        copied = (lambda network: self._copy()) if self.split else copy.deepcopy
+        self.ema = PowerEMA(self.network, self.options.ema_rel, copied) if power else EMA(self.network, copied)
         self.parameters = list(self.network.parameters())
         betas = (0.9, self.options.beta2)
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.lr, betas=betas, fused=True)
         self.step, self.nonfinite, self.partial = 0, 0, [0.0, 0]
         self.losses: list[tuple[int, float]] = []
-        self.wrapped = self.accelerator.prepare(self.network)
+        self.wrapped = self.network if self.split else self.accelerator.prepare(self.network)
         if self.options.compile:
             compile_networks(self.network)
         self.dtype = autocast_dtype(self.options.precision, device)
         self.scaler = loss_scaler(self.dtype, device)
         self.feed = Feed(self._batch, ahead=device.type == "cuda")
+
+    def _copy(self) -> nn.Module:
+        """The network that the run begins with, on the device; split over the processes where that was asked for."""
+        network: nn.Module = copy.deepcopy(self.start.denoiser).to(self.accelerator.device)  # type: ignore[attr-defined]
+        return split(network, self.accelerator) if self.split else network
 
     def _prepare(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -200,8 +208,9 @@ class Trainer:
                 saved = time.monotonic()
 
     def _due(self, saved: float) -> bool:
-        """Whether to save now; only the main process saves, so only its clock counts."""
-        return self.accelerator.is_main_process and time.monotonic() - saved > self.options.checkpoint_seconds
+        """Whether to save now; only the main process writes, so only its clock counts."""
+        due = self.accelerator.is_main_process and time.monotonic() - saved > self.options.checkpoint_seconds
+        return agree(due) if self.split else due
 
     def update(self) -> tuple[float, bool]:
         """One optimizer step; returns the loss and whether the gradient was finite (else nothing changed)."""
@@ -224,7 +233,7 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = accelerator.clip_grad_norm_(self.parameters, options.clip)
-        good = bool(torch.isfinite(norm))
+        good = bool(torch.isfinite(whole(norm)))
         if good:
             self.optimizer.step()
             self._average(seen + options.batch)
@@ -256,6 +265,8 @@ class Trainer:
         return batch
 
     def _loss(self, number: int) -> Tensor:
+        if self.split:
+            force_weights(self.network)
         device, (first, count) = self.accelerator.device, self._part(number)
         last = number + 1 == self.steps * self.options.accumulate
         clean, labels, noise, normal = self.feed.take((first, count), None if last else self._part(number + 1))
@@ -287,17 +298,26 @@ class Trainer:
     def _snapshots(self) -> None:
         seen = self.step * self.options.batch
         for budget in self.budgets:
-            if seen - self.options.batch < budget <= seen and self.accelerator.is_main_process:
-                snapshot = self.start.with_denoiser(cast(Denoiser, self.ema.average), images=budget)
+            if seen - self.options.batch < budget <= seen and (found := self._whole([self.ema.average])):
+                snapshot = self.start.with_denoiser(cast(Denoiser, found[0]), images=budget)
                 snapshot.save(snapshot_path(self.folder, budget))
-        if isinstance(self.ema, PowerEMA) and self.ema.seen and self.accelerator.is_main_process:
+        if isinstance(self.ema, PowerEMA) and self.ema.seen:
             every = self.options.ema_every or max(1, self.images // 32)
-            if self.step == self.steps or seen // every > (seen - self.options.batch) // every:
-                store(self.folder, self.ema)
+            due = self.step == self.steps or seen // every > (seen - self.options.batch) // every
+            if due and (found := self._whole(self.ema.averages)):
+                store(self.folder, self.ema, found)
+
+    def _whole(self, networks: list[nn.Module]) -> list[nn.Module]:
+        """The networks in the main process, put together where they are split; nothing in the others."""
+        if self.split:
+            plain = cast(nn.Module, self.start.denoiser)
+            networks = [put_together(network, plain, self.accelerator.is_main_process) for network in networks]
+        return networks if self.accelerator.is_main_process else []
 
     def _save(self) -> None:
-        if self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        if main or self.split:
             position = {"step": self.step, "nonfinite": self.nonfinite, "losses": self.losses, "partial": self.partial}
             if self.scaler.is_enabled():
                 position["scaler"] = self.scaler.state_dict()
-            save_state(self.folder / "state.safetensors", self.network, self.ema, self.optimizer, position)
+            save_state(self.folder / "state.safetensors", self.network, self.ema, self.optimizer, position, main=main)

@@ -54,6 +54,8 @@ class TrainOptions:
     """Arithmetic of the network in training; auto is bf16 where the device has it natively, else fp32. fp16: GPUs."""
     compile: bool = False
     """Let torch compile the network: minutes before the first step, for fewer and larger kernels after it (GPUs)."""
+    shard: bool = False
+    """Split weights, averages and the optimizer's state over the processes of torchrun (FSDP): for networks that do not fit on one GPU."""  # noqa: E501
     accumulate: int = 1
     """Gradient accumulation: the batch is split into this many parts to save memory."""
     max_nonfinite: int = 20
@@ -71,6 +73,9 @@ class TrainOptions:
         if not 0 <= self.beta2 < 1:
             raise UserError(f"beta2 is {self.beta2}: it is a decay, choose one from 0 up to, but not including, 1")
         self._check_ema()
+        if self.shard and (self.compile or self.precision == "fp16"):
+            chosen = "compile" if self.compile else "precision fp16"
+            raise UserError(f"shard with {chosen} is not supported: leave one of them out (bf16 needs no scaling)")
         batches = self.decay_batches
         if (batches is None) == (self.decay == "sqrt") or (batches is not None and batches < 1):
             raise UserError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -48,11 +49,11 @@ def begin(folder: Path, earlier: Path | None) -> None:
             shutil.copyfile(file, copy)
 
 
-def store(folder: Path, ema: PowerEMA) -> None:
-    """Write the averages as they are now to ``folder/averages``, named by the images seen."""
+def store(folder: Path, ema: PowerEMA, averages: Sequence[nn.Module]) -> None:
+    """Write the averages of ``ema`` as they are now to ``folder/averages``, named by the images seen."""
     tensors = {
         f"{index}.{name}": parameter.detach().cpu().contiguous()
-        for index, average in enumerate(ema.averages)
+        for index, average in enumerate(averages)
         for name, parameter in average.named_parameters()
     }
     about = {"seen": ema.seen, "sigma_rel": list(ema.sigma_rel)}
