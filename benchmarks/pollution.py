@@ -23,7 +23,7 @@ from typing import Any
 from common import save
 
 BEDS = {
-    "digits": "--auxiliary.budgets 128000 --strengths 0.5,1,1.5,2,3,4,5,6",
+    "digits": "--auxiliary.budgets 128000 --strengths 0.5,1,1.5,2,2.5,3,4,5",
     "cifar10-8x8": "--data.source.grayscale --data.source.size 8 --base.images 1536000 --evaluation.samples 10000 "
     "--auxiliary.samples 20000 --auxiliary.budgets 512000 --strengths 0.5,1,1.5,2,2.5,3,4",
 }

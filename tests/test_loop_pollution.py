@@ -14,11 +14,8 @@ from PIL import Image
 import tiny
 import tiny_loop
 from sims.cli import main
-from sims.data.dataset import Dataset
 from sims.data.sources import load
-from sims.experiments.loop.trusted import Candidates, rule_extractor
-from sims.metrics.extractors import ClassifierExtractor, PCAExtractor
-from sims.verbs.evaluate import EvaluationOptions
+from sims.experiments.loop.trusted import Candidates
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +118,20 @@ def test_trusted_images_of_ones_own_and_classes(tmp_path: Path) -> None:
     assert "over_clean" not in summary["comparisons"][0] and "difference" not in summary["comparisons"][0]
 
 
-def candidates(count: int = 400) -> tuple[Candidates, np.ndarray]:
-    """Samples whose spread shrinks with w: at w = 1 they have the truth's; and draws of the truth."""
+SPREAD = np.array([3, 1, 1, 0.3, 0.1])
+
+
+def candidates(count: int = 400, side: float = 0.0) -> tuple[Candidates, np.ndarray]:
+    """Samples whose spread shrinks with w: at w = 1 they have the truth's; and draws of the truth.
+
+    Half of the polluted set is real, half has the spread of w = 0.5. Two kinds lie at -``side`` and ``side``.
+    """
     rng = np.random.default_rng(0)
-    noise = rng.normal(size=(count, 5)) * [3, 1, 1, 0.3, 0.1]
-    features = {w: noise * (2 - w) for w in (0.0, 0.5, 1.0, 1.5)}
-    return Candidates(features, 1.5 * noise), rng.normal(size=(2_000, 5)) * [3, 1, 1, 0.3, 0.1]
+    noise = rng.normal(size=(count, 5)) * SPREAD
+    place = np.where(np.arange(count) % 2, side, -side)[:, None] * np.eye(5)[0]
+    features = {w: noise * (2 - w) + place for w in (0.0, 0.5, 1.0, 1.5)}
+    truth = rng.normal(size=(2_000, 5)) * SPREAD + np.where(np.arange(2_000) % 2, side, -side)[:, None] * np.eye(5)[0]
+    return Candidates(features, np.concatenate([truth[-count:], features[0.5]])), truth
 
 
 def test_the_rule_finds_the_strength_of_the_truth() -> None:
@@ -134,10 +139,23 @@ def test_the_rule_finds_the_strength_of_the_truth() -> None:
     choice = found.choose(truth[:100])
     assert choice.w == 1.0 == min(choice.distances, key=choice.distances.__getitem__)
     assert sum(choice.shares.values()) == pytest.approx(1) and max(choice.shares, key=choice.shares.__getitem__) == 1.0
-    x, trusted = found.samples[1], truth[:100] / found.scale
-    pairs = np.linalg.norm(x[:, None] - x[None], axis=2)
-    energy = 2 * np.linalg.norm(trusted[:, None] - x[None], axis=2).mean() - pairs.sum() / (len(x) * (len(x) - 1))
-    assert choice.distances[0.5] == pytest.approx(energy)
+    distances = np.linalg.norm(truth[:100, None] - found.samples[1][None], axis=2).mean(axis=1)
+    np.testing.assert_allclose(found.distances(truth[:100])[1], distances)
+
+
+def test_chance_among_the_kinds_does_not_count() -> None:
+    """What trusted images say of two strengths varies less from one set of them to the next than without kinds."""
+    found, truth = candidates(side=5.0)
+    with_kinds, without = (of(truth)[3] - of(truth)[1] for of in (found.across, found.distances))
+    assert with_kinds.std() < 0.5 * without.std()
+    assert with_kinds.mean() == pytest.approx(without.mean(), rel=0.1)
+
+
+def test_kinds_of_few_images() -> None:
+    features = {0.0: np.eye(4), 1.0: 2 * np.eye(4)}
+    for count in (2, 5, 30):
+        found = Candidates(features, np.tile(np.eye(4)[:1], (count, 1)) + 1e-3 * np.arange(count)[:, None])
+        assert found.choose(np.eye(4)).w in (0.0, 1.0) and found.shares.sum() == pytest.approx(1)
 
 
 def test_more_trusted_images_are_more_reliable() -> None:
@@ -146,13 +164,6 @@ def test_more_trusted_images_are_more_reliable() -> None:
     table = found.reliability(truth, [10, 200], 40, scores, 10.0, seed=1)
     assert table["200"]["ratio"] == 1.0 == table["200"]["within_10_percent"] and table["200"]["w"] == 1.0
     assert table["10"]["ratio"] > 1.0 >= table["10"]["within_10_percent"]
-
-
-def test_the_rules_features_come_from_the_polluted_data(digits: Dataset, plain: Dataset) -> None:
-    judge, options = PCAExtractor.fit(plain.all()[0][:50]), EvaluationOptions()
-    assert rule_extractor(plain, judge, options).hash == PCAExtractor.fit(plain.all()[0]).hash
-    assert isinstance(rule_extractor(digits, judge, options), ClassifierExtractor)
-    assert rule_extractor(digits, judge, EvaluationOptions(extractor="inception")) is judge
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift import run_shift
 from sims.experiments.shift.summary import shift_table
 from sims.files import read_json
+from sims.report import write_report
 from sims.runs import Run
 
 
@@ -16,17 +17,21 @@ def shift(options: ShiftOptions) -> int:
     """Run or continue distribution control; prints its closing table."""
     run = Run(options.run, {key: value for key, value in to_dict(options).items() if key != "run"})
     try:
-        file = run.path / "summary.json"
-        if file.is_file():
+        file, page = run.path / "summary.json", run.path / "report.html"
+        finished = file.is_file()
+        if finished:
             run.log(f"{run.path} is finished; delete it, or choose another --run, to start anew")
             summary = read_json(file)
         else:
             summary = run_shift(options, run)
+        if run.is_main and not (finished and page.is_file()):
+            write_report(run.path)
         run.console.print(shift_table(summary))
         run.console.print(summary["headline"], highlight=False)
         for warning in summary["warnings"]:
             run.console.print(f"note: {warning}", highlight=False)
-        run.console.print(f"figures: {file}   model: {run.path / 'improved'}", highlight=False)
+        report = f"report: {page}   " if page.is_file() else ""
+        run.console.print(f"{report}figures: {file}   model: {run.path / 'improved'}", highlight=False)
         return 0
     except Exception as error:
         if not is_out_of_memory(error):

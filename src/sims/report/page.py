@@ -27,9 +27,13 @@ def render(record: Record) -> str:
     from sims.report.hero import make_hero
     from sims.report.loops import loop_methods, make_loop_hero, make_loop_sections
     from sims.report.sections import make_sections
+    from sims.report.shift import make_shift_hero, make_shift_sections, shift_methods
 
-    loop = record.summary.get("experiment") in ("loop", "pollution")
-    palette = Palette(loop_methods(record) if loop else (look(row) for row in [*record.rows, *_others(record)]))
+    loop = loop_methods, make_loop_hero, make_loop_sections
+    shift = shift_methods, make_shift_hero, make_shift_sections
+    pages = {"loop": loop, "pollution": loop, "shift": shift}
+    methods, hero, sections = pages.get(str(record.summary.get("experiment")), (_methods, make_hero, make_sections))
+    palette = Palette(methods(record))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -38,18 +42,19 @@ def render(record: Record) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
-        hero=make_loop_hero(record) if loop else make_hero(record),
-        sections=make_loop_sections(record, palette) if loop else make_sections(record, palette),
+        hero=hero(record),
+        sections=sections(record, palette),
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         light=palette.variables(dark=False),
         dark=palette.variables(dark=True),
     )
 
 
-def _others(record: Record) -> list[dict[str, object]]:
+def _methods(record: Record) -> list[str]:
     """Methods that are named in the search, the rounds or the grids alone still get a colour of their own."""
     from sims.report.images import split_key
 
     cells = [cell for cell in record.part("search").get("cells") or [] if isinstance(cell, dict)]
     rounds = [row for item in record.items("rounds") for row in item.get("rows") or []]
-    return [*cells, *rounds, *({"method": split_key(key)[0]} for key in record.grids)]
+    grids = ({"method": split_key(key)[0]} for key in record.grids)
+    return [look(row) for row in (*record.rows, *cells, *rounds, *grids)]

@@ -65,7 +65,7 @@ def _results(context: Context) -> list[Block]:
         caption += f" The dotted line ({fixed(floor['fd'])}) is the training set itself against the test set."
     blocks: list[Block] = [table]
     blocks += context.figure("dots", plots.fd_dots(context.record, context.palette), alt, caption)
-    blocks += [Prose(text) for text in (_floor_text(floor), _extractor_text(context.record)) if text]
+    blocks += [Prose(text) for text in (_floor_text(floor), extractor_text(context.record)) if text]
     comparisons = tables.comparison_table(context.record)
     return [*blocks, comparisons] if comparisons else blocks
 
@@ -76,7 +76,8 @@ def _floor_text(floor: dict[str, Any]) -> str:
     return text if fd is None else f"Floor: FD {fixed(fd)}. {text}"
 
 
-def _extractor_text(record: Record) -> str:
+def extractor_text(record: Record) -> str:
+    """Which features the distances were measured in; empty where the run does not say."""
     extractor = record.part("extractor")
     if not extractor:
         return ""

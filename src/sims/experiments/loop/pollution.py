@@ -25,16 +25,15 @@ from sims.experiments.loop.models import Arm, Models
 from sims.experiments.loop.options import LEAST_TRUSTED, PollutionOptions, is_guided
 from sims.experiments.loop.pollution_summary import pollution_summary
 from sims.experiments.loop.repeats import Opened, check_jobs, configuration, open_again, work_off
-from sims.experiments.loop.trusted import Candidates, rule_extractor
+from sims.experiments.loop.trusted import Candidates
 from sims.files import atomic_path, read_json, write_json
 from sims.methods import Artefact, Base
-from sims.metrics.extractors import Extractor, extract
 from sims.model import Model
 from sims.processes import agree
 from sims.runs import Run, derive_seed
 from sims.verbs.seeds import seed_range
 
-POOL = 5_000  # real images at most that sets of trusted ones are drawn from, to measure the rule
+MOST = 5_000  # images at most of the polluted set that the rule looks at, and that its trusted ones are drawn from
 
 
 @dataclass(frozen=True)
@@ -168,18 +167,17 @@ class Levels:
     def _guided(self, name: str, level: float, data: Dataset, base: Base, artefact: Artefact) -> dict[str, Any]:
         """A remedy at every strength (0 is the base), and the strengths that the two ways of choosing take."""
         models, options, judge = self.models, self.options, self.models.judge
-        extractor = rule_extractor(data, judge.extractor, options.evaluation)
         curve, features, clean = {}, {}, {}
         for w in (0.0, *sorted(options.strengths)):
             model = self._model(name, base, artefact, w)
             curve[f"{w:g}"] = models.measure(model, 0, f"{name}, w = {w:g}, +{level:g} %")
-            clean[w], features[w] = self._selection(model, extractor)
+            clean[w], features[w] = self._selection(model)
         best = min(clean, key=lambda w: clean[w])
-        candidates = Candidates(features, extract(extractor, data.all()[0]))
+        candidates = Candidates(features, self._features(data, MOST))
         images = _trusted_images(options, self.train, self.seed)
-        choice = candidates.choose(extract(extractor, images.all()[0]))
+        choice = candidates.choose(self._features(images))
         scores = {w: curve[f"{w:g}"]["figures"]["fd_train"] for w in clean}
-        pool = extract(extractor, chosen(self.real, min(POOL, len(self.real)), self.seed).all()[0])
+        pool = self._features(self.real, MOST)
         sizes = [size for size in options.trusted_sizes if size <= len(pool)]
         reliability = candidates.reliability(pool, sizes, options.trusted_draws, scores, scores[best], self.seed)
         return {
@@ -188,21 +186,25 @@ class Levels:
             "fd_selection": {f"{w:g}": fd for w, fd in clean.items()},
             "trusted": {**choice.to_json(), "size": len(images), "ratio": scores[choice.w] / scores[best]},
             "reliability": reliability,
-            "rule_features": extractor.name,
+            "rule_features": judge.extractor.name,
         }
 
-    def _selection(self, model: Model, extractor: Extractor) -> tuple[float, np.ndarray]:
-        """FD to the clean training images, and the rule's features, of samples that judge nothing."""
+    def _features(self, data: Dataset, most: int | None = None) -> np.ndarray:
+        """Features (n, D) of images, of at most so many."""
+        some = data if most is None else chosen(data, min(most, len(data)), self.seed)
+        return self.models.judge.features(some.all()[0])
+
+    def _selection(self, model: Model) -> tuple[float, np.ndarray]:
+        """FD to the clean training images, and features, of samples that judge nothing."""
         models, judge, count = self.models, self.models.judge, self.options.selection_samples
         seeds = seed_range("selection", self.seed, count)
-        key = [model.hash, model.sampler.__dict__, judge.key, extractor.hash, count, self.options.batch_size]
+        key = [model.hash, model.sampler.__dict__, judge.key, count, self.options.batch_size]
         file = self.models.run.artefact("selection", *key) / "features.npz"
 
         def work(item: Path) -> None:
-            x, _ = models.samples(model, seeds)
-            fd = judge.frechet(judge.features(x))
+            features = judge.features(models.samples(model, seeds)[0])
             with atomic_path(item) as temporary, open(temporary, "wb") as opened:
-                np.savez(opened, fd=fd, features=extract(extractor, x))
+                np.savez(opened, fd=judge.frechet(features), features=features)
 
         self.models.run.spread([file], lambda item: item, work)
         with np.load(file) as archive:
