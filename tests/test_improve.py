@@ -207,6 +207,26 @@ def test_statistics_of_real_data_are_enough_to_choose(finished: Path, tmp_path: 
     assert ours["sims"]["fd_train"] == theirs["sims"]["fd_train"]
 
 
+def test_trusted_images_choose_the_strength(tmp_path: Path, say: tiny.Say) -> None:
+    (tmp_path / "trusted").mkdir()
+    for index, pixels in enumerate(load("digits", limit=30).raw):
+        Image.fromarray(pixels[0] * 15).save(tmp_path / "trusted" / f"{index}.png")
+    words = [*tiny.PCA, "--methods", "base,sims", "--guidance.cache-cost", "0", "--search.budget", "2560"]
+    words = tiny.improve_arguments(tmp_path / "run", *words, "--trusted", str(tmp_path / "trusted"))
+    assert main(words) == 0
+    search = json.loads((tmp_path / "run" / "summary.json").read_text())["search"]
+    found, w = search["trusted"]["sims"], search["chosen"]["sims"]["w"]
+    assert found["size"] == 30 and f"{w:g}" in found["distances"] and sum(found["shares"].values()) == pytest.approx(1)
+    assert f"w = {w:g}" in (tmp_path / "run" / "log").read_text()
+    assert f"by 30 trusted images; by the training data {found['by_data']:g}" in (tmp_path / "run" / "log").read_text()
+    (tmp_path / "few").mkdir()
+    for wrong, sentence in (("no/such", "no data at"), (str(tmp_path / "few"), "few")):
+        status, _, err = say(*tiny.improve_arguments(tmp_path / "other", "--trusted", wrong))
+        assert status == 2 and sentence in err and not (tmp_path / "other" / "base").exists()
+    status, _, err = say(*tiny.improve_arguments(tmp_path / "other", "--trusted", "few", "--search.w", "1"))
+    assert status == 2 and "leave out --trusted, or a fixed --search.w" in " ".join(err.split())
+
+
 def test_a_fixed_budget_is_the_auxiliarys_not_autoguidances(tmp_path: Path) -> None:
     run, fixed = tmp_path / "run", ["--search.budget", "2560", "--search.w", "1"]
     assert main(tiny.improve_arguments(run, *tiny.PCA, *FEW, "--methods", "base,autoguidance,sims", *fixed)) == 0

@@ -15,7 +15,7 @@ import tiny
 import tiny_loop
 from sims.cli import main
 from sims.data.sources import load
-from sims.experiments.loop.trusted import Candidates
+from sims.experiments.trusted import Candidates
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,14 @@ from sims.experiments.outputs import write_outputs
 from sims.experiments.search import Found
 from sims.experiments.stages import Choice, Selection, Stages, figures
 from sims.experiments.summary import summarize
+from sims.experiments.trusted import read_trusted
 from sims.files import read_json
 from sims.guidance import Extrapolate
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.latents import Autoencoder
 from sims.interop.nvidia import import_model
 from sims.methods import METHODS, Base
+from sims.metrics.extractors import extract
 from sims.model import Model, load
 from sims.processes import agree, join
 from sims.report import closing_table, write_report
@@ -91,12 +93,18 @@ def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
     options = fitted(run, options, model)
     space = latent_space(options, model)
     real, test, pictures = _data(run, options, model, space)
+    trusted = None
+    if options.trusted is not None and real is not None:
+        trusted = read_trusted(str(options.trusted), pictures[0] if pictures else real, options.data.source)
     if model is not None and real is not None and model.codec.kind == real.codec.kind == "pixels":
         model = replace(model, codec=real.codec)  # its samples are rounded to the values that the data can have
     conditional = options.data.conditional if model is None else model.num_classes > 0
     stages = Stages(run, options, real if real is None or conditional else real.without_labels())
     with stages.timed("references"):
         stages.judge = _judge(run, options, (real, test), pictures, decoder_of(space, run))
+        if trusted is not None:
+            assert stages.judge is not None
+            stages.trusted = extract(stages.judge.extractor, trusted.all()[0].to(run.device))
     with stages.timed("train base"):
         base = stages.base(model)
     rounds: list[dict[str, Any]] = []
@@ -206,8 +214,11 @@ def _round(
         choices.append(choice)
         if found is not None:
             searches[name] = found
+            by = ""
+            if found.trusted is not None:
+                by = f", by {found.trusted['size']:,} trusted images; by the training data {found.trusted['by_data']:g}"
             stages.run.log(
-                f"{name}: budget {found.budget:,} images, w = {found.w:g} ({found.samples:,} samples searched)"
+                f"{name}: budget {found.budget:,} images, w = {found.w:g} ({found.samples:,} samples searched){by}"
             )
         if name == "sims":
             sims = choice

@@ -109,6 +109,8 @@ class ImproveOptions:
     """Folder of the autoencoder (AutoencoderKL of diffusers) of a latent model: pictures are encoded with it, and samples decoded to measure and show them."""  # noqa: E501
     reference: Path | None = None
     """Statistics of real data (the `references` folder of a run) to choose by, where the data itself is not at hand."""
+    trusted: Path | None = None
+    """Images that are known to be real (a hundred do), where synthetic ones may be among the training data: they choose w."""  # noqa: E501
     methods: tuple[str, ...] = ALL_METHODS
     """Methods and controls to run, in the order of the table."""
     rounds: int = 1
@@ -150,5 +152,8 @@ class ImproveOptions:
                 "auxiliary.init = 'snapshot' needs base.snapshots of a base trained here, in every round: "
                 "use base or scratch"
             )
+        if self.trusted is not None and (self.data.path == "none" or self.search.w is not None):
+            other = "a fixed --search.w" if self.search.w is not None else "--data.path none"
+            raise UserError(f"trusted images choose a strength for models of the data: leave out --trusted, or {other}")
         if self.data.path == "none" and self.model is None:
             raise UserError("without real data (--data.path none) a trained model is needed: give --model")

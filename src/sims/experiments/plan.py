@@ -10,6 +10,7 @@ from typing import Any
 from sims.experiments.bounds import cheapest_bound, cheapest_expected, search_bound, search_expected
 from sims.experiments.options import ImproveOptions
 from sims.experiments.outputs import GRID
+from sims.experiments.search import around
 from sims.methods import METHODS, Continuous
 from sims.sampling import SamplerOptions
 from sims.training.loop import TrainOptions
@@ -116,14 +117,14 @@ def _search(options: ImproveOptions, name: str, sampling: Sampling, mark: str) -
     settings, budgets = replace(options.search, budget=None), budgets_of(options, name)
     cost = sampling.guided if name in GUIDED else sampling.nfe
     samples, cells = search_expected(settings, budgets, strengths.start, name)
+    most = search_bound(settings, budgets, strengths.start)
+    if options.trusted is not None:
+        more = max(settings.rungs) * len(around(1.0, settings.max_w))
+        samples, most = samples + more, most + more
     return Work(
-        f"search {name}{mark}",
-        evaluations=samples * cost,
-        samples=samples,
-        searched=samples,
-        cells=cells,
-        most=search_bound(settings, budgets, strengths.start) * cost,
-    )
+        f"search {name}{mark}", evaluations=samples * cost, samples=samples, searched=samples, cells=cells,
+        most=most * cost,
+    )  # fmt: skip
 
 
 def _judging(options: ImproveOptions, methods: Sequence[str], sampling: Sampling, mark: str, first: bool) -> list[Work]:

@@ -70,6 +70,8 @@ class Found:
     extended: bool
     evaluations: int = 0
     cells: list[Cell] = field(default_factory=list)
+    trusted: dict[str, Any] | None = None
+    """Where trusted images chose the strength: what they said, and ``by_data``, the strength that the data chose."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,6 +79,11 @@ class Found:
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Found:
         return cls(**{**entry, "cells": [Cell(**cell) for cell in entry["cells"]]})
+
+
+def around(w: float, most: float) -> list[float]:
+    """Strengths from half of w to three times as much, up to ``most``."""
+    return sorted({x for x in _FINE if w / 2 <= x <= min(3 * w, most)} | {w})
 
 
 def half_width(features: Sequence[Array], statistic: Callable[..., float], parts: int = 10) -> float | None:

@@ -16,7 +16,8 @@ from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.experiments.options import ImproveOptions
-from sims.experiments.search import Found, Search, half_width
+from sims.experiments.search import Features, Found, Search, around, half_width
+from sims.experiments.trusted import MOST, Candidates
 from sims.files import digest, read_json, write_json
 from sims.guidance import CacheRule, Extrapolate, Recorder
 from sims.methods import METHODS, Artefact, Base, Continuous
@@ -62,6 +63,7 @@ class Stages:
     def __init__(self, run: Run, options: ImproveOptions, real: Dataset | None) -> None:
         self.run, self.options, self.real = run, options, real
         self.judge: Judge | None = None
+        self.trusted: np.ndarray | None = None  # features of images that are known to be real
         file = run.path / "seconds.json"
         self.seconds: dict[str, float] = read_json(file) if file.is_file() else {}
 
@@ -118,6 +120,7 @@ class Stages:
         key += [judge.extractor.hash, judge.train.hash, to_dict(base.model.sampler)]
         key += [[seeds.start, seeds.stop], self.options.batch_size]
         key += [judge.decoder.hash] if judge.decoder else []
+        key += [] if self.trusted is None else [np.ascontiguousarray(self.trusted).tobytes()]
         folder = run.path / "search" / f"{name}-{digest(*key, self._interval)[:12]}"
         evaluations = [0]
 
@@ -135,11 +138,25 @@ class Stages:
                 options = replace(options, budget=None)
             # Every process must see the same distances to the last bit, or their ways would part.
             found = Search(features, lambda x: agree(judge.frechet(x)), budgets, strengths.start, options).run()
+            if self.trusted is not None:
+                self._trust(found, features, len(seeds))
             found.evaluations = evaluations[0]
             return found.to_json()
 
         with run.progress(f"choose budget and w ({name})", 8 * sum(self.options.search.rungs)) as bar:
             return Found.from_json(run.once(folder / "found.json", choose, together=True))
+
+    def _trust(self, found: Found, features: Features, count: int) -> None:
+        """Choose the strength anew, by the trusted images; the budget stays."""
+        judge, options = self.judge, self.options.search
+        assert judge is not None and self.trusted is not None
+        samples = {w: features(found.budget, w, 0, count) for w in around(found.w, options.max_w)}
+        polluted = judge.train.require_features()
+        some = np.sort(np.random.default_rng(self.options.seed).permutation(len(polluted))[:MOST])
+        choice = Candidates(samples, polluted[some]).choose(self.trusted)
+        found.trusted = {**choice.to_json(), "size": len(self.trusted), "by_data": found.w}
+        found.w, found.fd = agree((choice.w, judge.frechet(samples[choice.w])))
+        found.samples += count * len(samples)
 
     @property
     def _interval(self) -> list[str]:

@@ -154,6 +154,7 @@ def _search_summary(
         "extended": any(found.extended for found in searches.values()),
         "chosen": {name: {"budget": found.budget, "w": found.w} for name, found in searches.items()},
         "cells": cells,
+        "trusted": {name: found.trusted for name, found in searches.items() if found.trusted is not None},
     }
 
 

@@ -13,6 +13,7 @@ from sims.config import nearest
 from sims.errors import UserError
 from sims.experiments.loop.counts import CountOptions, Kind, resolve
 from sims.experiments.options import BaseOptions, DataOptions
+from sims.experiments.trusted import LEAST
 from sims.methods import METHODS, Fixed
 from sims.methods.auxiliary import AuxiliarySettings
 from sims.sampling import SamplerOptions
@@ -179,20 +180,17 @@ class PollutionOptions(CommonOptions):
             raise UserError(f"remedies are {list(self.remedies)}: name a method to compare with as well, such as sims")
         if fixed := [n for n in self.remedies if is_guided(n) and isinstance(METHODS[n].strengths, Fixed)]:
             raise UserError(f"remedy {fixed[0]!r} has a single strength, and strengths are compared here: leave it out")
-        if self.trusted.isdigit() and int(self.trusted) < LEAST_TRUSTED:
-            raise UserError(f"trusted is {self.trusted}: at least {LEAST_TRUSTED} trusted images are needed")
-        if self.trusted_sizes and min(self.trusted_sizes) < LEAST_TRUSTED:
+        if self.trusted.isdigit() and int(self.trusted) < LEAST:
+            raise UserError(f"trusted is {self.trusted}: at least {LEAST} trusted images are needed")
+        if self.trusted_sizes and min(self.trusted_sizes) < LEAST:
             shown = list(self.trusted_sizes)
-            raise UserError(f"trusted_sizes are {shown}: at least {LEAST_TRUSTED} trusted images are needed")
+            raise UserError(f"trusted_sizes are {shown}: at least {LEAST} trusted images are needed")
         if self.selection_samples < 2:
             raise UserError(f"selection_samples is {self.selection_samples}: at least 2 are needed for a covariance")
         if self.trusted_draws < 1:
             raise UserError(f"trusted_draws is {self.trusted_draws}: at least 1 is needed")
         if self.data.path in TOYS:
             raise UserError(f"the pollution experiment is for images, not for {self.data.path}: use sims loop")
-
-
-LEAST_TRUSTED = 10  # images below which no rule can tell strengths apart
 
 
 def defaults_for(words: Sequence[str]) -> LoopOptions:

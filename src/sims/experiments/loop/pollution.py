@@ -17,23 +17,20 @@ import numpy as np
 
 from sims.data.dataset import Dataset
 from sims.data.mixture import REAL, accounting, chosen, mixture
-from sims.data.sources import load
 from sims.data.store import Store
 from sims.errors import UserError
 from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.loop.models import Arm, Models
-from sims.experiments.loop.options import LEAST_TRUSTED, PollutionOptions, is_guided
+from sims.experiments.loop.options import PollutionOptions, is_guided
 from sims.experiments.loop.pollution_summary import pollution_summary
 from sims.experiments.loop.repeats import Opened, check_jobs, configuration, open_again, work_off
-from sims.experiments.loop.trusted import Candidates
+from sims.experiments.trusted import MOST, Candidates, read_trusted
 from sims.files import atomic_path, read_json, write_json
 from sims.methods import Artefact, Base
 from sims.model import Model
 from sims.processes import agree
 from sims.runs import Run, derive_seed
 from sims.verbs.seeds import seed_range
-
-MOST = 5_000  # images at most of the polluted set that the rule looks at, and that its trusted ones are drawn from
 
 
 @dataclass(frozen=True)
@@ -99,13 +96,7 @@ def _trusted_images(options: PollutionOptions, train: Dataset, seed: int) -> Dat
         if count > len(train):
             raise UserError(f"trusted is {count:,}, and there are {len(train):,} real images: give fewer")
         return chosen(train, count, derive_seed("trusted", seed))
-    found = load(options.trusted, options=options.data.source)
-    if found.data_shape != train.data_shape or len(found) < LEAST_TRUSTED:
-        raise UserError(
-            f"the trusted images {options.trusted} are {len(found):,} of shape {found.data_shape}: give at least "
-            f"{LEAST_TRUSTED} of shape {train.data_shape}, as {options.data.path} has them"
-        )
-    return found
+    return read_trusted(options.trusted, train, options.data.source)
 
 
 class Levels:

@@ -33,12 +33,27 @@ import numpy as np
 import torch
 from scipy.cluster.vq import kmeans2, vq
 
+from sims.data.dataset import Dataset
+from sims.data.sources import SourceOptions, load
 from sims.errors import UserError
 from sims.metrics.arrays import Array, as_matrix, distance_blocks
 
+LEAST = 10  # trusted images below which no rule can tell strengths apart
+MOST = 5_000  # images of the polluted set that are looked at
 KINDS = 30
 PER_KIND = 10  # images of the polluted set, on average at least
 RESAMPLES = 200
+
+
+def read_trusted(path: str, like: Dataset, source: SourceOptions) -> Dataset:
+    """The images of a path, which are known to be real. UserError for too few, or of another shape than the data's."""
+    found = load(path, options=source)
+    if len(found) < LEAST or (like.codec.kind == "pixels" and found.data_shape != like.data_shape):
+        raise UserError(
+            f"the trusted images {path} are {len(found):,} of shape {found.data_shape}: give at least {LEAST} of shape "
+            f"{like.data_shape}, as {like.name} has them"
+        )
+    return found
 
 
 @dataclass(frozen=True)
