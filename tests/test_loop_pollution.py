@@ -146,9 +146,21 @@ def test_the_rule_finds_the_strength_of_the_truth() -> None:
 def test_chance_among_the_kinds_does_not_count() -> None:
     """What trusted images say of two strengths varies less from one set of them to the next than without kinds."""
     found, truth = candidates(side=5.0)
-    with_kinds, without = (of(truth)[3] - of(truth)[1] for of in (found.across, found.distances))
-    assert with_kinds.std() < 0.5 * without.std()
+    sets = list(np.random.default_rng(0).permutation(len(truth)).reshape(-1, 100))
+    plain = [found.distances(truth[rows]).mean(axis=1) for rows in sets]
+    freed = [found.corrected(found.distances(truth[rows]), found.kinds(truth[rows])).mean(axis=1) for rows in sets]
+    without, with_kinds = (np.array([x[3] - x[1] for x in part]) for part in (plain, freed))
+    assert with_kinds.std() < 0.7 * without.std()
     assert with_kinds.mean() == pytest.approx(without.mean(), rel=0.1)
+
+
+def test_where_nothing_is_polluted_the_data_choose() -> None:
+    rng = np.random.default_rng(1)
+    real, noise = rng.normal(size=(2, 3_000, 5)) * SPREAD
+    found = Candidates({w: noise[:1_000] * (1.6 - w) for w in (0.0, 0.25, 0.5, 0.75, 1.0)}, real)
+    assert found.by_data == pytest.approx(0.6, abs=0.1)
+    for rows in np.arange(600).reshape(6, 100):
+        assert found.choose(real[rows]).w in (0.5, 0.75)
 
 
 def test_kinds_of_few_images() -> None:
