@@ -67,7 +67,7 @@ def test_costs_are_in_network_evaluations(run: Path, summary: dict[str, Any]) ->
     assert rows[summary["improved"]]["nfe"] == nfe(improved, improved.sampler)
     steered, rounds = rows["steered"]["cost"], summary["solver"]["rounds"]
     trained = len({entry["round"] for entry in rounds})
-    assert steered["images"] == trained * 12_800
+    assert steered["images"] == 12_800 + (trained - 1) * 6_400
     candidates = sum(entry["labelled"] for entry in [steered]) - 400 * len(rounds)
     assert candidates in (600, 1_200) and steered["evaluations"] == candidates * base + 400 * 2 * base * len(rounds)
     assert steered["total"] == 3 * steered["images"] + steered["evaluations"]

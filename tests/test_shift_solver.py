@@ -32,11 +32,15 @@ def observed(plan: Plan, counts: Array, target: Array, round_: int) -> Observed:
 
 
 def simulated(base: Array, gain: Array, rng: np.random.Generator, noise: float = 0.0):  # type: ignore[no-untyped-def]
-    """Guided counts of a world in which each value's log-odds move by its own gain; training adds noise."""
+    """Guided counts of a world in which each value's log-odds move by its own gain.
+
+    Training adds noise: the first one's stays, since later rounds go on from its weights, which adds a fifth as much.
+    """
+    stays = noise * rng.standard_normal(len(base))
 
     def world(plan: Plan) -> Array:
         push = plan.w * (np.log(base) - np.log(np.maximum(plan.proportions, 1e-9)))
-        moved = np.log(base) + gain * push + noise * rng.standard_normal(len(base))
+        moved = np.log(base) + gain * push + stays + 0.2 * noise * rng.standard_normal(len(base))
         return rng.multinomial(N, special.softmax(moved))
 
     return world
@@ -129,16 +133,21 @@ def test_when_to_stop() -> None:
     plan = Plan(2.0, np.array([0.2, 0.8]))
     met = observed(plan, np.array([2_490, 2_510]), target, 0)
     missed = observed(plan, np.array([2_000, 3_000]), target, 0)
-    later = observed(plan, np.array([2_001, 2_999]), target, 1)
+    later = [observed(plan, np.array([2_000 - round_, 3_000 + round_]), target, round_) for round_ in (1, 2)]
     limited = Plan(4.0, plan.proportions, limited=True)
     assert "met" in (solver.stopped([missed, met], target, plan, 4) or "")
     assert solver.stopped([missed], target, plan, 4) is None
     assert "rounds" in (solver.stopped([missed], target, plan, 1) or "")
-    assert "best reachable" in (solver.stopped([missed, later], target, limited, 4) or "")
-    assert solver.stopped([missed, later], target, plan, 4) is None
-    good = Observed(plan, met.values, met.low, met.high, N, met.tv, fd=10.0)
+    assert solver.stopped([missed, later[0]], target, plan, 4) is None
+    assert "a higher w than 4" in (solver.stopped([missed, *later], target, limited, 4) or "")
+    stuck = solver.stopped([missed, *later], target, plan, 4) or ""
+    assert "best reachable" in stuck and "a higher w" not in stuck
     assert not solver.within(Observed(plan, met.values, met.low, met.high, N, 0.1, 0.05), target)
-    assert solver.best([Observed(plan, target, met.low, met.high, N, 0.0, fd=20.0), good], target) is good
+    farther = Observed(plan, met.values, met.low, met.high, N, 2 * met.tv)
+    assert solver.best([missed, farther, met], target) is met
+    nearly = observed(plan, np.array([2_540, 2_460]), target, 0)  # within its intervals, but not close
+    assert solver.within(nearly, target) and solver.stopped([nearly], target, plan, 4) is None
+    assert "met" in (solver.stopped([nearly], target, plan, 1) or "")
 
 
 def test_another_strength_of_the_same_auxiliary() -> None:

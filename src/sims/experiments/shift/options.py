@@ -32,7 +32,11 @@ class SteeringOptions:
     """Fewest of them: a plan that leaves fewer is changed (proportions nearer to the base's, at a higher w)."""
     images: int = 512_000
     """Its training length, in images seen."""
-    train: TrainOptions = field(default_factory=lambda: TrainOptions(decay="cosine"))
+    refine: int = 128_000
+    """Training length of each further round, in images seen: it goes on from the last round's weights."""
+    refine_lr: float = 0.3
+    """Learning rate of further rounds, as a share of train.lr."""
+    train: TrainOptions = field(default_factory=lambda: TrainOptions(decay="cosine", ema_rampup=0.5))
     """Its training. The learning rate falls to zero: a constant one leaves noise that moves every proportion."""
 
     def __post_init__(self) -> None:
@@ -46,17 +50,20 @@ class SteeringOptions:
                 f"auxiliary.candidates is {self.candidates} and auxiliary.max_candidates {self.max_candidates}: "
                 f"auxiliary.min_samples ({self.min_samples}) <= candidates <= max_candidates is needed"
             )
-        if self.images < 1:
-            raise UserError(f"auxiliary.images is {self.images}: at least 1 is needed")
+        for name in ("images", "refine"):
+            if getattr(self, name) < 1:
+                raise UserError(f"auxiliary.{name} is {getattr(self, name)}: at least 1 is needed")
+        if not 0 < self.refine_lr <= 1:
+            raise UserError(f"auxiliary.refine_lr is {self.refine_lr}: it is a share, above 0 and at most 1")
 
 
 @dataclass(frozen=True)
 class SolverOptions:
     """How strength and proportions are chosen and corrected."""
 
-    rounds: int = 4
-    """Auxiliaries trained at most, each corrected by what the last one's samples show."""
-    samples: int = 5_000
+    rounds: int = 8
+    """Rounds at most: an auxiliary is trained, and then trained on, each time corrected by what its samples show."""
+    samples: int = 10_000
     """Samples that a round is measured with (selection seeds)."""
     w: float = 2.0
     """Strength to begin with; it is raised where the auxiliary's proportions alone do not suffice."""
@@ -69,7 +76,7 @@ class SolverOptions:
     deepest: float = 2.0
     """Farthest that a value's share is lowered in the auxiliary's data, in nats (2 = to a seventh); then w rises."""
     strengths: int = 3
-    """Strengths at which each auxiliary is measured; only sampling is spent on it."""
+    """Strengths at which the first round's auxiliary is measured; only sampling is spent on it."""
     level: float = 0.95
     """Confidence that the target lies within the intervals of all values at once."""
 

@@ -143,7 +143,8 @@ class Solver:
                 break
         chosen = solver.best(observed, target)
         self.run.log(f"solver: {reason}")
-        cost = self.candidates.cost + self.measured + Cost(images=len(self.samples) * settings.images)
+        trained = settings.images + (len(self.samples) - 1) * settings.refine
+        cost = self.candidates.cost + self.measured + Cost(images=trained)
         model = self._guided(chosen.plan.w, chosen.round)
         return Solved(before, reached, observed, chosen, model, reason, cost, self.samples)
 
@@ -168,10 +169,13 @@ class Solver:
         return found
 
     def _round(self, plan: Plan, round_: int, before: dict[str, Any]) -> list[Observed]:
-        """One auxiliary, measured at the planned strength and at those where it should come nearer."""
+        """One auxiliary, or the last one trained on, measured at the planned strength.
+
+        The first one also at those where it should come nearer.
+        """
         options, target = self.options.solver, self.problem.target
         shares, available = np.asarray(before["values"]), np.asarray(before["raw"])
-        network, _, count = self.candidates.network(plan.proportions, "auxiliary")
+        network, _, count = self.candidates.network(plan.proportions, "auxiliary", self.trained.get(round_ - 1))
         self.trained[round_] = network
         self.samples.append(count)
         ratio = solver.rejection_ratio(plan.proportions, available)
@@ -181,7 +185,7 @@ class Solver:
             f"each){limited}"
         )
         found = [self._observed(plan, round_)]
-        for _ in range(options.strengths - 1):
+        for _ in range(options.strengths - 1 if round_ == 0 else 0):
             w = agree(solver.next_strength(shares, target, found, options.max_w))
             if w is None or solver.within(found[-1], target):
                 break

@@ -18,6 +18,8 @@ from scipy import special
 Array = np.ndarray
 FLOOR = 1e-4  # shares below count as this much in log-odds: a target of 0 means next to none
 GAIN_SPREAD = 0.2  # standard deviation of the gain around what is expected, before anything is measured
+CLOSE = 1.25  # times the total variation of the target's own samples: no round is spent on less
+PATIENCE = 2  # rounds that may pass without one that comes nearer
 BIAS_SPREAD = 0.1  # standard deviation, per unit of w, of what the auxiliary does to a log-odds besides
 TRAINING_NOISE = 0.07  # standard deviation, per unit of w, of a log-odds between two auxiliaries trained alike
 FORGOTTEN = 0.8  # nats by which an auxiliary's log-odds of a value fell whose samples it never saw (digits, 1000 steps)
@@ -198,10 +200,12 @@ def next_plan(
 ) -> Plan:
     """The next plan: every observation says which push it takes, push + damping (log pi* - log m) / g; their mean.
 
-    The mean is weighted by how certain each is: by its counts, and by how far it lies from the target, since the
-    correction is about as uncertain as the gain. So noise of one auxiliary is not chased by the next.
+    Only the last round's observations count. The next round goes on from its weights, so that what this auxiliary does
+    besides the push, it will do again. At several strengths, the mean is weighted by how certain each is: by its
+    counts, and by how far it lies from the target, since the correction is about as uncertain as the gain.
     """
     own = gains(base, base_n, target, observed, gain)
+    observed = [entry for entry in observed if entry.round == observed[-1].round]
     total, weights = np.zeros(len(base)), np.zeros(len(base))
     for entry in observed:
         missing = _centred(log_shares(target) - log_shares(entry.values), target)
@@ -234,10 +238,8 @@ def within(entry: Observed, target: Array) -> bool:
 
 
 def best(observed: Sequence[Observed], target: Array) -> Observed:
-    """Of what meets the target, the best quality; where nothing does, the least total variation."""
+    """The least total variation, of what meets the target where anything does."""
     met = [entry for entry in observed if within(entry, target)]
-    if met and all(entry.fd is not None for entry in met):
-        return min(met, key=lambda entry: entry.fd or 0.0)
     return min(met or observed, key=lambda entry: entry.tv)
 
 
@@ -250,17 +252,18 @@ def stopped(observed: Sequence[Observed], target: Array, following: Plan | None,
     """Why to stop, in words; None to go on. ``following`` is the plan that would be next."""
     done = 1 + max(entry.round for entry in observed)
     found = best(observed, target)
-    if within(found, target):
+    stale = done - 1 - found.round >= PATIENCE
+    if within(found, target) and (stale or done >= rounds or found.tv <= CLOSE * noise_of(target, found.n)):
         return f"met: the target lies within the intervals of all values at w = {found.plan.w:.3g}"
     nearest = f"total variation {found.tv:.3f}"
     if done >= rounds:
         return f"{rounds} rounds are done; the nearest has {nearest}: raise --solver.rounds to go on"
-    earlier = [entry.tv for entry in observed if entry.round < done - 1]
-    latest = min(entry.tv for entry in observed if entry.round == done - 1)
-    if earlier and following is not None and following.limited and latest > min(earlier) - noise_of(target, found.n):
-        return (
-            f"best reachable: {nearest}, and neither a higher w (the limit is {following.w:g}) nor other proportions "
-            "are allowed: raise --solver.max-w, train the auxiliary longer (--auxiliary.images), or start from the "
-            "distilled model"
-        )
-    return None
+    if not stale:
+        return None
+    limits = ":"
+    if following is not None and following.limited:
+        limits = f"; neither a higher w than {following.w:g} nor other proportions are allowed: raise --solver.max-w,"
+    return (
+        f"best reachable: {nearest}, and {PATIENCE} more rounds came no nearer{limits} train the auxiliary longer "
+        "(--auxiliary.images), or start from the distilled model"
+    )

@@ -132,25 +132,28 @@ class Candidates:
             labels = np.concatenate([data.labels for data, _ in self.pools if data.labels is not None])[positions]
         return replace(first, raw=raw, labels=labels, columns={}), positions
 
-    def network(self, proportions: Array, purpose: str) -> tuple[Model, str, int]:
+    def network(self, proportions: Array, purpose: str, start: Model | None = None) -> tuple[Model, str, int]:
         """The base fine-tuned on candidates in these proportions: the model, its key, and how many samples it saw.
 
-        The same proportions give the same samples and the same network.
+        ``start`` is a network to go on from, more gently and for a shorter time. The same proportions and start give
+        the same samples and the same network.
         """
         run, base, settings = self.run, self.base, self.options.auxiliary
         seed = derive_seed("auxiliary", self.options.seed)  # one for all: networks then differ by their data alone
         data, positions = self.chosen(proportions)
         chosen = digest(np.ascontiguousarray(positions).tobytes())
+        train, images = settings.train, settings.images
+        if start is not None:
+            train, images = replace(train, lr=train.lr * settings.refine_lr), settings.refine
         folder = run.artefact(
             purpose, base.key, [len(self.pools), settings.candidates], self.steering.hash, chosen,
-            to_dict(settings.train), settings.images, seed,
+            to_dict(train), images, seed, start and start.hash,
         )  # fmt: skip
         trained = read_trained(folder)
         if trained is None:
             trainer = Trainer(
-                base.model, data, settings.train, folder,
-                images=settings.images, seed=seed, accelerator=run.accelerator,
+                start or base.model, data, train, folder, images=images, seed=seed, accelerator=run.accelerator,
             )  # fmt: skip
-            with run.progress(f"train the {purpose}", settings.images) as advance:
+            with run.progress(f"train the {purpose}", images) as advance:
                 trained = trainer.run(advance, run.log)
         return load(trained.last, run.device), folder.name, len(data)
