@@ -9,11 +9,14 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+
+from sims.metrics.intervals import t_interval
 
 
 def machine() -> str:
@@ -50,3 +53,21 @@ def interleaved(rivals: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+Curves = Mapping[str, Sequence[Sequence[float]]]  # name -> values of every repeat, at every place
+COLOURS = ("#555555", "#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
+
+
+def figure(file: Path, panels: Mapping[str, Curves], places: Sequence[float], what: str) -> None:
+    """A panel of curves each: the mean over repeats with its 95 % t-interval, against ``places`` (``what``). SVG."""
+    fig = Figure(figsize=(4.5 * len(panels), 3.6), layout="constrained")
+    for axis, (title, curves) in zip(fig.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for colour, (name, curve) in zip(COLOURS, curves.items()):
+            found = [t_interval(values) for values in curve]
+            axis.plot(places, [f.mean for f in found], color=colour, label=name)
+            axis.fill_between(places, [f.low for f in found], [f.high for f in found], color=colour, alpha=0.15)
+        axis.set(xlabel=what, ylabel=title, ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axis.legend()
+    fig.savefig(file, metadata={"Date": None})

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import save
+from common import figure, save
 
 BEDS = {
     "digits": "--auxiliary.budgets 128000 --strengths 0.5,1,1.5,2,2.5,3,4,5",
@@ -71,8 +71,8 @@ def table(summary: dict[str, Any]) -> str:
         cells = []
         for name in names:
             parts = []
-            for figure in ("fd_train", "fd_test"):
-                values = summary["table"][figure][name][level]
+            for metric in ("fd_train", "fd_test"):
+                values = summary["table"][metric][name][level]
                 parts.append(f"{sum(values) / len(values):.2f} ({min(values):.2f}–{max(values):.2f})")
             cells.append(" / ".join(parts))
         lines.append(f"| +{percent:g} % | " + " | ".join(cells) + " |")
@@ -112,6 +112,9 @@ def main() -> None:
     title = f"# {options.bed}, polluted: {summary['repeats']} repeats of the whole procedure"
     parts = [title, "\n".join(f"- {line}" for line in lines), table(summary), reliability(summary)]
     options.out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
+    names = {"FD to the clean training images": "fd_train", "FD to the test images": "fd_test"}
+    panels = {title: summary["table"][name] for title, name in names.items()}
+    figure(options.out.with_suffix(".svg"), panels, summary["levels"], "synthetic samples, % of the real images")
     print("\n\n".join(parts[1:]))
 
 
