@@ -393,6 +393,15 @@ def test_inspect_an_improvement(tmp_path: Path, say: Say) -> None:
     assert "FD 20 -> 10" in out and "yes" in out and "seed = 3" in out
 
 
+@pytest.mark.parametrize(("option", "command"), [("levels", "pollution"), ("generations", "loop"), ("target", "shift")])
+def test_inspect_an_experiment(option: str, command: str, tmp_path: Path, say: Say) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({option: 1}))
+    assert "no: run the same command again" in say("inspect", tmp_path)[1]
+    (tmp_path / "summary.json").write_text('{"conclusion": "It collapses."}')
+    _, out, _ = say("inspect", tmp_path)
+    assert f"({command})" in out and "It collapses." in out and "report.html" in out
+
+
 def test_inspect_something_else(tmp_path: Path, say: Say) -> None:
     for path, said in ((tmp_path, "is no model, store or run"), (tmp_path / "x", "does not exist")):
         status, out, err = say("inspect", path)

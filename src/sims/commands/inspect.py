@@ -23,6 +23,7 @@ from sims.model import Model, load
 from sims.sampling import SamplerOptions, nfe
 
 Line = tuple[str, Any]
+COMMANDS = {"methods": "improve", "levels": "pollution", "generations": "loop", "target": "shift"}  # by an option
 NAMES = 20  # classes that are listed one by one
 
 
@@ -165,10 +166,12 @@ def store_lines(path: Path) -> list[Line]:
 def run_lines(path: Path) -> list[Line]:
     """A run: what it was asked for, what is finished, and what came out."""
     config = read_json(path / "config.json")
-    improving = isinstance(config, dict) and "methods" in config
-    final = path / ("summary.json" if improving else "model/model.json")
+    command = next(
+        (name for option, name in COMMANDS.items() if isinstance(config, dict) and option in config), "train"
+    )
+    final = path / ("model/model.json" if command == "train" else "summary.json")
     lines: list[Line] = [
-        ("run", f"{path} ({'improve' if improving else 'train'})"),
+        ("run", f"{path} ({command})"),
         ("finished", "yes" if final.is_file() else "no: run the same command again to continue"),
     ]
     models = sorted(found.parent for found in path.glob("*/model.json"))
@@ -185,9 +188,9 @@ def run_lines(path: Path) -> list[Line]:
     if (path / "seconds.json").is_file():
         seconds = read_json(path / "seconds.json")
         lines.append(("stages", "\n".join(f"{name}: {value:.1f} s" for name, value in seconds.items())))
-    if improving and final.is_file():
+    if command != "train" and final.is_file():
         summary = read_json(final)
-        lines += [("headline", summary["headline"]), ("report", path / "report.html")]
+        lines += [("headline", summary.get("headline") or summary["conclusion"]), ("report", path / "report.html")]
     return [*lines, ("config", to_toml(config).strip())]
 
 
