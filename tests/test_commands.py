@@ -395,7 +395,7 @@ def test_inspect_an_improvement(tmp_path: Path, say: Say) -> None:
 
 @pytest.mark.parametrize(("option", "command"), [("levels", "pollution"), ("generations", "loop"), ("target", "shift")])
 def test_inspect_an_experiment(option: str, command: str, tmp_path: Path, say: Say) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({option: 1}))
+    (tmp_path / "config.json").write_text(f'{{"{option}": 1}}')
     assert "no: run the same command again" in say("inspect", tmp_path)[1]
     (tmp_path / "summary.json").write_text('{"conclusion": "It collapses."}')
     _, out, _ = say("inspect", tmp_path)

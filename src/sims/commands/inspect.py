@@ -166,9 +166,8 @@ def store_lines(path: Path) -> list[Line]:
 def run_lines(path: Path) -> list[Line]:
     """A run: what it was asked for, what is finished, and what came out."""
     config = read_json(path / "config.json")
-    command = next(
-        (name for option, name in COMMANDS.items() if isinstance(config, dict) and option in config), "train"
-    )
+    known = config if isinstance(config, dict) else {}
+    command = next((name for option, name in COMMANDS.items() if option in known), "train")
     final = path / ("model/model.json" if command == "train" else "summary.json")
     lines: list[Line] = [
         ("run", f"{path} ({command})"),
