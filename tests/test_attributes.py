@@ -132,8 +132,7 @@ def test_broken_label_files_are_one_sentence(content: str, words: str, digits: D
 def test_classifier_and_judge_share_nothing(steering: Classifier, judge: Classifier, pair: tuple) -> None:
     """Architecture, training half and seeds differ; each is tested on what it has not seen."""
     train, test = pair
-    assert steering.trained is not None and judge.trained is not None
-    assert steering.trained.network.variant == "a" and judge.trained.network.variant == "b"
+    assert [each.network.variant for each in (*steering.trained, *judge.trained)] == ["a", "b"]
     assert steering.hash != judge.hash
     assert steering.confusion.sum() + judge.confusion.sum() == len(train) + len(test)
     assert steering.accuracy > 0.93 and judge.accuracy > 0.9
@@ -175,14 +174,31 @@ def test_gradients_and_batches(steering: Classifier, pair: tuple) -> None:
 
 
 def test_a_classifier_is_kept_in_a_file(steering: Classifier, pair: tuple, tmp_path: Path) -> None:
-    save(steering, tmp_path / "steering.safetensors")
-    again, x = load(tmp_path / "steering.safetensors"), pair[1].all()[0]
+    save(steering, tmp_path / "steering")
+    again, x = load(tmp_path / "steering"), pair[1].all()[0]
     assert (again.hash, again.attribute, again.accuracy) == (steering.hash, steering.attribute, steering.accuracy)
     assert (again(x) == steering(x)).all() and (again.confusion == steering.confusion).all()
-    assert steering.trained is not None
-    steering.trained.save(tmp_path / "features.safetensors")
+    (tmp_path / "features").mkdir()
+    steering.trained[0].save(tmp_path / "features/0.safetensors")
     with pytest.raises(UserError, match="none of an attribute"):
-        load(tmp_path / "features.safetensors")
+        load(tmp_path / "features")
+
+
+def test_several_networks_are_one_classifier(digits: Dataset, tmp_path: Path) -> None:
+    labelled = derived(digits, "parity", PARITY)
+    one, two = (trained(digits, labelled, steps=40, members=members) for members in (1, 2))
+    assert one.hash != two.hash and one.trained[0].hash == two.trained[0].hash != two.trained[1].hash
+    x = digits.all()[0][:20]
+    each = [torch.softmax(network.network(x), dim=1) for network in two.trained]
+    found = two.log_probs(x)
+    assert found is not None
+    torch.testing.assert_close(found.exp(), sum(each) / 2)
+    save(two, tmp_path / "two")
+    again = load(tmp_path / "two")
+    assert again.hash == two.hash and (again(x) == two(x)).all()
+    (tmp_path / "two/1.safetensors").unlink()
+    with pytest.raises(UserError):
+        load(tmp_path / "two")
 
 
 def test_training_is_repeatable_and_takes_a_labelled_subset(digits: Dataset) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ARGUMENTS = shlex.split(
-    "--imbalance 0=0.06 --network.width 64 --network.blocks 1 --network.embedding 32 --sampler.steps 6 --batch-size "
-    "200 --base.images 51200 --base.train.batch 128 --attributes zero:yes=0/no=1+2+3+4+5+6+7+8+9 --target "
+    "--members 1 --imbalance 0=0.06 --network.width 64 --network.blocks 1 --network.embedding 32 --sampler.steps 6 "
+    "--batch-size 200 --base.images 51200 --base.train.batch 128 --attributes zero:yes=0/no=1+2+3+4+5+6+7+8+9 --target "
     "yes=0.1,no=0.9 --auxiliary.candidates 600 --auxiliary.max-candidates 1200 --auxiliary.samples 600 "
     "--auxiliary.min-samples 200 --auxiliary.images 12800 --auxiliary.refine 6400 --auxiliary.train.batch 128 "
     "--solver.rounds 2 --solver.samples 400 --solver.strengths 2 --guidance.pilot 32 --distilled.samples 200 "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,14 +62,14 @@ class Classifier:
     """Tells an attribute's values apart; ``confusion`` (K, K) are counts on data that it was not trained on.
 
     outputs  images (B, C, H, W) in model space -> (B, K) log-probabilities, or (B,) values where it gives no more
-    trained  the network, where it is one of this package
+    trained  the networks whose mean it is, where they are of this package
     """
 
     attribute: Attribute
     hash: str
     confusion: Array
     outputs: Callable[[Tensor], Tensor]
-    trained: ClassifierExtractor | None = None
+    trained: tuple[ClassifierExtractor, ...] = ()
 
     @property
     def accuracy(self) -> float:
@@ -208,9 +209,11 @@ def trained(
     device: torch.device | str = "cpu",
     steps: int | None = None,
     held_out: tuple[Dataset, Array] | None = None,
+    members: int = 1,
 ) -> Classifier:
     """A small classifier that learns from one half of the labelled samples, tested on the other half.
 
+    It is the mean of ``members`` networks of different seeds, which waver less over what lies between two values.
     Of any seeds, "a" and "b" learn from opposite halves. ``held_out``: further data with values (m,) to test with, on
     which no classifier of this attribute may have learned; the more there are, the narrower are corrected intervals.
     UserError where a value has too few labelled samples or cannot be told from another.
@@ -228,24 +231,27 @@ def trained(
     order = np.random.default_rng(derive_seed("attribute order", seed)).permutation(len(mine))[:_MOST_TRAINED]
     mine = np.sort(mine[order])
     sample = other[:: -(-len(other) // 1000)]  # train_classifier wants a test set, and measures less with it
-    network, _ = train_classifier(
-        data.batch(mine)[0],
-        labels[mine],
-        data.batch(sample)[0],
-        labels[sample],
-        num_classes=len(attribute.values),
-        seed=derive_seed("attribute classifier", seed, architecture),
-        steps=steps,
-        variant=architecture,
-        device=device,
+    networks = tuple(
+        train_classifier(
+            data.batch(mine)[0],
+            labels[mine],
+            data.batch(sample)[0],
+            labels[sample],
+            num_classes=len(attribute.values),
+            seed=derive_seed("attribute classifier", seed, architecture, *([member] if member else [])),
+            steps=steps,
+            variant=architecture,
+            device=device,
+        )[0]
+        for member in range(members)
     )
-    outputs = _of_network(network)
+    outputs = _of_networks(networks)
     tests = [(data, other, labels)]
     if held_out is not None:
         tests.append((held_out[0], np.flatnonzero(held_out[1] >= 0), held_out[1]))
     found = np.sum([measured_confusion(outputs, attribute, *test, device) for test in tests], axis=0)
     check_confusion(found, attribute.values)
-    return Classifier(attribute, digest(network.hash, identity(attribute))[:16], found, outputs, network)
+    return Classifier(attribute, _key(networks, attribute), found, outputs, networks)
 
 
 def product(
@@ -274,22 +280,31 @@ def product(
     return Classifier(attribute, digest("product", *[part.hash for part in parts])[:16], found, outputs)
 
 
-def save(classifier: Classifier, file: Path) -> None:
-    """Write a classifier that ``trained`` made to one safetensors file."""
-    assert classifier.trained is not None, "only a classifier that was trained here can be saved"
+def save(classifier: Classifier, folder: Path) -> None:
+    """Write a classifier that ``trained`` made: a safetensors file for each network, the first one last."""
+    assert classifier.trained, "only a classifier that was trained here can be saved"
     about = {"attribute": identity(classifier.attribute), "confusion": classifier.confusion.tolist()}
-    classifier.trained.save(file, about)
+    about["members"] = len(classifier.trained)
+    folder.mkdir(parents=True, exist_ok=True)
+    for member, network in reversed(list(enumerate(classifier.trained))):
+        network.save(folder / f"{member}.safetensors", about)
 
 
-def load(file: Path, device: torch.device | str = "cpu") -> Classifier:
-    """Read what ``save`` wrote; UserError where the file is missing, damaged, or something else."""
-    network, about = ClassifierExtractor.load(file), read_tensors(file)[1]
+def load(folder: Path, device: torch.device | str = "cpu") -> Classifier:
+    """Read what ``save`` wrote; UserError where a file is missing, damaged, or something else."""
+    about = read_tensors(folder / "0.safetensors")[1]
     if "confusion" not in about:
-        raise UserError(f"{file} holds a classifier for features and none of an attribute: give the right file")
+        raise UserError(f"{folder} holds a classifier for features and none of an attribute: give the right folder")
+    networks = tuple(ClassifierExtractor.load(folder / f"{member}.safetensors") for member in range(about["members"]))
     attribute = Attribute(about["attribute"]["name"], tuple(about["attribute"]["values"]))
-    network.network.to(device)
-    key = digest(network.hash, identity(attribute))[:16]
-    return Classifier(attribute, key, np.array(about["confusion"]), _of_network(network), network)
+    for network in networks:
+        network.network.to(device)
+    confusion = np.array(about["confusion"])
+    return Classifier(attribute, _key(networks, attribute), confusion, _of_networks(networks), networks)
+
+
+def _key(networks: Sequence[ClassifierExtractor], attribute: Attribute) -> str:
+    return digest(*[network.hash for network in networks], identity(attribute))[:16]
 
 
 def identity(attribute: Attribute) -> dict[str, Any]:
@@ -297,13 +312,15 @@ def identity(attribute: Attribute) -> dict[str, Any]:
     return {"name": attribute.name, "values": list(attribute.values)}
 
 
-def _of_network(extractor: ClassifierExtractor) -> Callable[[Tensor], Tensor]:
-    network = extractor.network.eval().requires_grad_(False)
+def _of_networks(extractors: Sequence[ClassifierExtractor]) -> Callable[[Tensor], Tensor]:
+    networks = [extractor.network.eval().requires_grad_(False) for extractor in extractors]
 
     def outputs(x: Tensor) -> Tensor:
-        if next(network.parameters()).device != x.device:
-            network.to(x.device)
-        return functional.log_softmax(network(x.float()), dim=1)
+        for network in networks:
+            if next(network.parameters()).device != x.device:
+                network.to(x.device)
+        each = torch.stack([functional.log_softmax(network(x.float()), dim=1) for network in networks])
+        return each.logsumexp(dim=0) - math.log(len(networks))
 
     return outputs
 

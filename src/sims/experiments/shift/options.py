@@ -136,6 +136,8 @@ class ShiftOptions:
     """What steers: torchscript:FILE, MODULE:FUNCTION or FILE.py:FUNCTION, one for each attribute; otherwise a small classifier is trained on the labels."""  # noqa: E501
     judge: tuple[str, ...] = ()
     """What measures the final proportions, given like --classifier; it must not steer."""
+    members: int = 4
+    """Networks that each classifier trained here is the mean of."""
     min_accuracy: float = 0.0
     """Least share of held-out images that a classifier must get right (mean over values)."""
     imbalance: str = ""
@@ -160,8 +162,9 @@ class ShiftOptions:
     evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(draws=2, samples=5_000))
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}: at least 1 is needed")
+        for name in ("batch_size", "members"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: at least 1 is needed")
         if self.data.path == "none":
             raise UserError("proportions are measured against labelled real data: give --data.path")
         if not self.attributes or len({*self.attributes}) != len(self.attributes):

@@ -110,31 +110,33 @@ def as_improve(options: ShiftOptions) -> ImproveOptions:
 def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:
     """Feature judge, classifiers and references; UserError for a classifier no better than chance."""
     judge = open_judge(run, problem.train, problem.test, options.evaluation)
-    steering = _classifier(run, options.classifier, problem, "a")
+    steering = _classifier(run, options.classifier, problem, "a", options.members)
     check_accuracy(steering, options.min_accuracy, "steering")
-    judging = _classifier(run, options.judge, problem, "b")
+    judging = _classifier(run, options.judge, problem, "b", options.members)
     check_accuracy(judging, options.min_accuracy, "judging")
     meter = Meter(run, judge, steering, judging, problem.target, options.batch_size)
     meter.refer_to(problem.train_labels, problem.test_labels)
     return meter
 
 
-def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: str) -> Classifier:
+def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: str, members: int) -> Classifier:
     """A user's classifiers (one for each attribute, taken together), or a small one trained on the labels."""
     labelled = together(problem.parts)
     if given:
         found = [_users(text, problem.train, part, run) for text, part in zip(given, problem.parts)]
         return found[0] if len(found) == 1 else attributes.product(found, problem.train, labelled, run.device)
     role = {"a": "steering", "b": "judging"}[architecture]
-    file = run.path / "references" / f"{role}.safetensors"
-    if run.is_main and not file.is_file():
+    folder = run.path / "references" / role
+    if run.is_main and not (folder / "0.safetensors").is_file():
         run.log(f"training the {role} classifier of {problem.attribute.name}")
         held_out = None if problem.test_labels is None else (problem.test, problem.test_labels)
         # The two learn from opposite halves.
-        classifier = attributes.trained(problem.train, labelled, 0, architecture, run.device, held_out=held_out)
-        attributes.save(classifier, file)
+        classifier = attributes.trained(
+            problem.train, labelled, 0, architecture, run.device, held_out=held_out, members=members
+        )
+        attributes.save(classifier, folder)
     run.barrier()
-    return attributes.load(file, run.device)
+    return attributes.load(folder, run.device)
 
 
 def _users(text: str, data: Dataset, labelled: Labelled, run: Run) -> Classifier:
