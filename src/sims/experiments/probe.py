@@ -176,8 +176,9 @@ def _sampling(model: Model, batch_size: int, seconds: float, device: torch.devic
     whole = brief * many / few
     if many > few and count == batch_size and time.monotonic() + whole * count < deadline:
         whole = _repeated(lambda: draw(count, model.sampler.steps), deadline, device) / count
-        each = max((whole - brief) / (many - few), 0.0)
-        return replace(rate, image=each, step=0.0), max(whole - many * each, 0.0)
+        each = (whole - brief) / (many - few)
+        if each > 0:  # else the machine was too busy to tell the two apart
+            return replace(rate, image=each, step=0.0), max(whole - many * each, 0.0)
     return replace(rate, image=brief / few, step=0.0), 0.0
 
 
