@@ -474,8 +474,8 @@ def _solver(record: Record, palette: Palette) -> list[Block]:
     columns = [Column(name) for name in ("round", "w", "TV", "FD", "measured on", "trained on", "candidates for each")]
     strong = frozenset(index for index, item in enumerate(rounds) if item.get("chosen"))
     caption = (
-        "The first round trains an auxiliary on own samples of the base; each further one trains it on. Measured by the "
-        "steering classifier, on selection seeds, which are not those of the results above."
+        "The first round trains an auxiliary on own samples of the base; each further one trains it on. Measured by "
+        "the steering classifier, on selection seeds, which are not those of the results above."
     )
     blocks.append(Table([*columns, Column("", False)], lines, caption, strong=strong))
     if not names:
