@@ -105,15 +105,7 @@ def summarize(
         "cache": _cache(result, rows),
         "rounds": rounds if len(rounds) > 1 or options.rounds > 1 else [],
         "comparisons": comparisons,
-        "commands": [command_line(), f"sims sample {run.path / 'improved'} --seeds 0-63 --out samples"],
-        "config_toml": to_toml(to_dict(options)),
-        "versions": {
-            "sims": version("sims-diffusion"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "seconds": round(sum(stages.seconds.values()), 1),
-        "stages": [{"name": name, "seconds": round(value, 2)} for name, value in stages.seconds.items()],
+        **reproduction(run, options, stages.seconds),
     }
 
 
@@ -122,6 +114,21 @@ def _floor(judge: Judge | None, real: Dataset | None, test: Dataset | None) -> d
         return None
     text = f"real against real: {len(real):,} training images against {len(test):,} held-out ones"
     return {"fd": judge.floor, "n_train": len(real), "n_test": len(test), "text": text}
+
+
+def reproduction(run: Run, options: Any, seconds: dict[str, float]) -> dict[str, Any]:
+    """What a page needs to say how a run with an improved model is repeated, and where its time went."""
+    return {
+        "commands": [command_line(), f"sims sample {run.path / 'improved'} --seeds 0-63 --out samples"],
+        "config_toml": to_toml(to_dict(options)),
+        "versions": {
+            "sims": version("sims-diffusion"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "seconds": round(sum(seconds.values()), 1),
+        "stages": [{"name": name, "seconds": round(value, 2)} for name, value in seconds.items()],
+    }
 
 
 def _search_summary(

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 
-from sims.config import to_dict, to_toml
 from sims.experiments.shift.baselines import Contender, ratio_within
 from sims.experiments.shift.measuring import Meter, Seen
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.setup import Problem
 from sims.experiments.shift.steering import Cost
+from sims.experiments.summary import reproduction
 from sims.files import atomic_path, digest, write_atomic
 from sims.metrics.comparison import ScoreRow
 from sims.model import Model
-from sims.runs import Run, command_line
+from sims.runs import Run
 from sims.verbs.evaluate import interval
 from sims.verbs.seeds import seed_range
 
@@ -199,15 +196,7 @@ def summarize(
         "rows": table,
         "costs": costs_of(table, base_shares, meter.target),
         "scales": tried,
-        "commands": [command_line(), f"sims sample {run.path / 'improved'} --seeds 0-63 --out samples"],
-        "config_toml": to_toml(to_dict(options)),
-        "versions": {
-            "sims": version("sims-diffusion"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        "seconds": round(sum(seconds.values()), 1),
-        "stages": [{"name": name, "seconds": round(value, 2)} for name, value in seconds.items()],
+        **reproduction(run, options, seconds),
     }
 
 
