@@ -33,6 +33,7 @@ from sims.training.classifier import train_classifier
 Array = np.ndarray
 Labelled = tuple["Attribute", Array]  # the attribute and its value (n,) int64 of every sample, -1 = unknown
 LEAST = 4  # labelled samples of each value: two to learn from, two to test with
+EPOCHS = 300.0  # of training where labels are few: proportions are no more exact than classifiers agree
 _MOST_TRAINED = 50_000  # images that a classifier learns from
 
 
@@ -239,6 +240,7 @@ def trained(
             labels[sample],
             num_classes=len(attribute.values),
             seed=derive_seed("attribute classifier", seed, architecture, *([member] if member else [])),
+            epochs=EPOCHS,
             steps=steps,
             variant=architecture,
             device=device,
