@@ -2,10 +2,10 @@
 
     python benchmarks/shift.py --repeats 3 --out benchmarks/results/shift-digits.json
 
-Targets: uniform (zeros cut to 2 % of the base's training data), thirty (one class at 30 %), joint (parity x loop), rare
-(from 2 % zeros to 30 %, in two steps: the distilled model of `uniform`, which draws 10 %, is the next base, beside which
-no baselines stand). The experiment is `sims shift`, a run directory for each target and repeat: an interrupted benchmark
-continues, and a higher --repeats adds to what is there. Further options go to the experiment.
+Targets: uniform (zeros cut to 2 % of the base's training data), thirty (one class at 30 %), joint (parity x loop),
+rare (from 2 % zeros to 30 %, in two steps: the distilled model of `uniform`, which draws 10 %, is the next base, beside
+which no baselines stand). The experiment is `sims shift`, a run directory for each target and repeat: an interrupted
+benchmark continues, and a higher --repeats adds to what is there. Further options go to the experiment.
 What has to hold, by the judge at n = 20,000, in every repeat of the first three: total variation to the target at most
 0.035, its upper bound at most 0.045, and a lower FD to the reweighted real data than the base's. In the mean over
 repeats, with cached or distilled guidance: at least 3 times fewer evaluations per delivered sample than rejection from
