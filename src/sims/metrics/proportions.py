@@ -98,8 +98,9 @@ def tv_interval(
     """Total variation of the corrected shares to a target (K,): value, low, high, as ``proportions`` draws them.
 
     A distance of noisy shares is too large on average, and that of redrawn shares too large twice over. So the upper
-    limit is that of the basic bootstrap, 2 value - quantile (Davison and Hinkley 1997, eq. 5.6), which subtracts this.
-    The lower limit is the value minus what the shares' errors can make up, hence 0 where they can make up all of it.
+    limit is that of the basic bootstrap, 2 value - quantile (Davison and Hinkley 1997, eq. 5.6), which subtracts this;
+    but a value that is small by luck says no more than that the distance is within the shares' errors, so it is never
+    less than what these make up. The lower limit is the value minus that, hence 0 where they can make up all of it.
     """
     return _distance_interval(_total_variation, predicted, confusion, target, level, seed, names, draws)
 
@@ -183,7 +184,7 @@ def _distance_interval(
     noise = float(np.quantile(_total_variation(errors, np.zeros(len(target))), level))
     apart = total_variation(estimate, target) - noise  # at least so far from the target: the triangle inequality
     if distance is _total_variation:
-        return value, max(0.0, apart), max(value, 2 * value - below)
+        return value, max(0.0, apart), max(value, 2 * value - below, noise)
     low = min(value, below, 2 * value - above) if apart > 0 else 0.0
     return value, max(0.0, low), max(value, above, 2 * value - below)
 
