@@ -69,3 +69,14 @@ def test_improve_takes_tables_as_a_recipe_does(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(UserError, match="did you mean"):
             sims.improve(**wrong)
     assert len(given) == 2
+
+
+def test_shift_takes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("sims.api.run_shift", lambda options, quiet: given.append(options) or {"quiet": quiet})
+    target = "even=0.3,odd=0.7"
+    assert sims.shift(run="runs/mine", data=tmp_path, target=target, attributes=["parity:even=0/odd=1"], quiet=True)
+    assert (given[0].run, given[0].data.path, given[0].target) == (Path("runs/mine"), str(tmp_path), target)
+    assert given[0].attributes == ("parity:even=0/odd=1",)
+    with pytest.raises(UserError, match="did you mean 'target'"):
+        sims.shift(traget="uniform")

@@ -307,7 +307,7 @@ def test_the_command_writes_the_page_at_its_end_and_where_a_finished_run_has_non
         (run.path / "summary.json").write_text(json.dumps(summary()))
         return summary()
 
-    monkeypatch.setattr("sims.commands.shift.run_shift", finish)
+    monkeypatch.setattr("sims.experiments.shift.command.run_shift", finish)
     file = tmp_path / "run" / "report.html"
     for _ in range(2):
         assert main(["shift", "--run", str(tmp_path / "run")]) == 0

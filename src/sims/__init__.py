@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sims.api import compare, evaluate, improve, load_data, synthesize, train
+    from sims.api import compare, evaluate, improve, load_data, shift, synthesize, train
     from sims.errors import UserError
     from sims.experiments.options import ImproveOptions
     from sims.model import Model, load
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "load_data",
     "reconstruct",
+    "shift",
     "synthesize",
     "train",
 ]
@@ -49,6 +50,7 @@ _HOMES = {
     "load": "sims.model",
     "load_data": "sims.api",
     "reconstruct": "sims.training.posthoc",
+    "shift": "sims.api",
     "synthesize": "sims.api",
     "train": "sims.api",
 }

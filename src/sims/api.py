@@ -21,6 +21,8 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.improve import improve as run_improve
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
+from sims.experiments.shift.command import shift as run_shift
+from sims.experiments.shift.options import ShiftOptions
 from sims.guidance import Extrapolate
 from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
@@ -61,9 +63,23 @@ def improve(
     settings = options or ImproveOptions()
     if recipe is not None:
         settings = override(settings, load_recipe(recipe))
+    return run_improve(_overridden(settings, overrides), quiet=quiet)
+
+
+def shift(options: ShiftOptions | None = None, *, quiet: bool = False, **overrides: Any) -> dict[str, Any]:
+    """Move the proportions that a model generates to a target; returns what ``summary.json`` holds.
+
+    ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them; ``data`` may also be the path
+    alone. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of another
+    configuration.
+    """
+    return run_shift(_overridden(options or ShiftOptions(), overrides), quiet=quiet)
+
+
+def _overridden(settings: T, overrides: Table) -> T:
     if isinstance(overrides.get("data"), str | Path):
         overrides["data"] = {"path": overrides["data"]}
-    return run_improve(override(settings, _plain(overrides)), quiet=quiet)
+    return override(settings, _plain(overrides))
 
 
 def train(

@@ -38,7 +38,6 @@ from sims.commands.options import (
     TrainCommand,
 )
 from sims.commands.sample import sample_images
-from sims.commands.shift import shift
 from sims.commands.synthesize import synthesize_store
 from sims.commands.train import train
 from sims.config import load_recipe, nearest, override
@@ -49,6 +48,7 @@ from sims.experiments.improve import improve
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.memory import is_out_of_memory
 from sims.experiments.options import ImproveOptions
+from sims.experiments.shift.command import shift
 from sims.experiments.shift.options import ShiftOptions
 
 
@@ -73,6 +73,11 @@ def _improve(options: ImproveOptions) -> int:
     return 0
 
 
+def _shift(options: ShiftOptions) -> int:
+    shift(options)
+    return 0
+
+
 def _data(options: DataCommand) -> int:
     report = check(options.path, SourceOptions(options.grayscale, options.size))
     print(json.dumps(report.to_json(), indent=2) if options.json else "\n".join(report.lines()))
@@ -83,7 +88,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "improve": (ImproveOptions, _improve, "improve a model with its own samples, and measure by how much"),
     "loop": (LoopOptions, loop, "train generation after generation on models' samples, and stop the decay"),
     "pollution": (PollutionOptions, pollution, "train on real data polluted by an earlier model's samples"),
-    "shift": (ShiftOptions, shift, "move the proportions that a model generates to a target"),
+    "shift": (ShiftOptions, _shift, "move the proportions that a model generates to a target"),
     "train": (TrainCommand, train, "train a diffusion model"),
     "synthesize": (SynthesizeCommand, synthesize_store, "draw samples into a store"),
     "sample": (SampleCommand, sample_images, "sample images"),

@@ -1,6 +1,8 @@
-"""``sims shift``: generate the proportions that were asked for."""
+"""Distribution control as a whole: a run directory, the experiment in it, its report and closing table."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from sims.config import to_dict
 from sims.errors import UserError
@@ -13,9 +15,13 @@ from sims.report import write_report
 from sims.runs import Run
 
 
-def shift(options: ShiftOptions) -> int:
-    """Run or continue distribution control; prints its closing table."""
-    run = Run(options.run, {key: value for key, value in to_dict(options).items() if key != "run"})
+def shift(options: ShiftOptions, *, quiet: bool = False) -> dict[str, Any]:
+    """Run or continue distribution control in ``options.run``; returns the summary that ``summary.json`` holds.
+
+    Errors: UserError for bad options, data, targets or classifiers, or a run directory of another configuration or in
+    use.
+    """
+    run = Run(options.run, {key: value for key, value in to_dict(options).items() if key != "run"}, quiet=quiet)
     try:
         file, page = run.path / "summary.json", run.path / "report.html"
         finished = file.is_file()
@@ -32,7 +38,7 @@ def shift(options: ShiftOptions) -> int:
             run.console.print(f"note: {warning}", highlight=False)
         report = f"report: {page}   " if page.is_file() else ""
         run.console.print(f"{report}figures: {file}   model: {run.path / 'improved'}", highlight=False)
-        return 0
+        return summary
     except Exception as error:
         if not is_out_of_memory(error):
             raise
