@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 import tiny
+import tiny_shift
 from sims import cli, processes  # noqa: F401 (cli: for the worker)
 from sims.cli import main
 from sims.data.dataset import Dataset
@@ -54,11 +55,18 @@ def training(out: Path) -> list[str]:
     return ["train", "--out", str(out), *tiny.TRAIN, "--data.path", str(out.parent / "digits.npz"), *words]
 
 
+def steering(run: Path) -> list[str]:
+    """Distribution control without a distilled model and what gradients guide, which magnify the last digits."""
+    words = "--target yes=0.3,no=0.7 --base.images 25600 --baselines.methods rejection --distilled.samples 0".split()
+    return tiny_shift.shift_arguments(run, "--imbalance", "", *words, "--data.path", str(run.parent / "digits.npz"))
+
+
 def commands(out: Path) -> list[list[str]]:
     """All commands that share their work out, one after the other."""
     model, store = out / "train" / "model", out / "store"
     return [
         job(out / "run"),
+        steering(out / "shift"),
         training(out / "train"),
         ["sample", str(model), "--out", str(out / "samples"), "--seeds", "0-9", "--batch-size", "3"],
         ["synthesize", str(model), "--out", str(store), "--count", "100", "--batch-size", "2"],
@@ -205,6 +213,18 @@ def test_one_continues_what_two_began(both: Both) -> None:
     same_rows(both.one / "run", run)
 
 
+def test_distribution_control(both: Both) -> None:
+    one, two = (tiny_shift.summary_of(path / "shift") for path in (both.one, both.two))
+    assert [entry["round"] for entry in one["solver"]["rounds"]] == [
+        entry["round"] for entry in two["solver"]["rounds"]
+    ]
+    for first, second in zip(one["rows"], two["rows"], strict=True):
+        assert first["label"] == second["label"] and first["nfe"] == pytest.approx(second["nfe"], rel=0.05)
+        shares = [row["proportions"]["values"][0] for row in (first, second)]
+        assert shares[0] == pytest.approx(shares[1], abs=0.02)
+        assert first["fd_target"]["mean"] == pytest.approx(second["fd_target"]["mean"], rel=0.05)
+
+
 def test_training(both: Both) -> None:
     for folder, start in (("train/training", None), ("trained", tiny.model)):
         one, two = (read_trained(path / folder) for path in (both.one, both.two))
@@ -232,9 +252,10 @@ def test_scores(both: Both) -> None:
 
 
 def test_only_the_main_process_speaks(both: Both) -> None:
-    assert [(both.two / f"{name}-1.txt").read_text() for name in ("improve", "sample", "evaluate")] == [""] * 3
-    for said in (both.errors, (both.two / "run" / "log").read_text()):
-        assert said.count("measuring the real data") == 1
+    assert [(both.two / f"{name}-1.txt").read_text() for name in ("improve", "shift", "sample", "evaluate")] == [""] * 4
+    for run in ("run", "shift"):
+        assert (both.two / run / "log").read_text().count("measuring the real data") == 1
+    assert both.errors.count("measuring the real data") == 2
 
 
 def test_an_error_in_one_process_ends_both_with_one_sentence(both: Both) -> None:
