@@ -20,6 +20,7 @@ import pytest
 import sims
 from sims import cli
 from sims.cli import COMMANDS, main, parse
+from sims.config import to_dict, to_toml
 from sims.experiments.options import ImproveOptions
 from sims.sampling import SamplerOptions
 
@@ -51,6 +52,22 @@ def test_flags_override_the_recipe_which_overrides_the_defaults(recipe: str, for
 def test_train_takes_the_part_of_a_recipe_that_concerns_it(recipe: str) -> None:
     options = parse("train", ["--recipe", recipe])
     assert (options.seed, options.sampler.steps, options.out) == (3, 7, Path("runs/train"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "improve --seed 5 --methods base,sims",
+        "loop --generations 4 --data.path mixture",
+        "pollution --repeats 2 --data.path folder",
+        "shift --target 0=0.3,*=0.7 --solver.rounds 5 --auxiliary.train.lr 1e-4",
+    ],
+)
+def test_the_configuration_that_a_run_reports_is_a_recipe(words: str, tmp_path: Path) -> None:
+    name, *rest = words.split()
+    options = parse(name, rest)
+    (tmp_path / "again.toml").write_text(to_toml(to_dict(options)))
+    assert parse(name, ["--recipe", str(tmp_path / "again.toml")]) == options
 
 
 @pytest.mark.parametrize(

@@ -57,8 +57,9 @@ def training(out: Path) -> list[str]:
 
 def steering(run: Path) -> list[str]:
     """Distribution control without a distilled model and what gradients guide, which magnify the last digits."""
-    words = "--target yes=0.3,no=0.7 --base.images 25600 --baselines.methods rejection --distilled.samples 0".split()
-    return tiny_shift.shift_arguments(run, "--imbalance", "", *words, "--data.path", str(run.parent / "digits.npz"))
+    words = ["--imbalance", "", "--target", "yes=0.3,no=0.7", "--data.path", str(run.parent / "digits.npz")]
+    words += ["--base.images", "25600", "--baselines.methods", "rejection", "--distilled.samples", "0"]
+    return tiny_shift.shift_arguments(run, *words)
 
 
 def commands(out: Path) -> list[list[str]]:

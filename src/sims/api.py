@@ -60,26 +60,27 @@ def improve(
     overrides ``options``. Errors: UserError for unknown or bad options, bad data, or a run directory of another
     configuration.
     """
-    settings = options or ImproveOptions()
-    if recipe is not None:
-        settings = override(settings, load_recipe(recipe))
-    return run_improve(_overridden(settings, overrides), quiet=quiet)
+    return run_improve(_settings(options or ImproveOptions(), recipe, overrides), quiet=quiet)
 
 
-def shift(options: ShiftOptions | None = None, *, quiet: bool = False, **overrides: Any) -> dict[str, Any]:
+def shift(
+    options: ShiftOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> dict[str, Any]:
     """Move the proportions that a model generates to a target; returns what ``summary.json`` holds.
 
-    ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them; ``data`` may also be the path
-    alone. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of another
-    configuration.
+    ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them, and otherwise as for
+    ``improve``. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of
+    another configuration.
     """
-    return run_shift(_overridden(options or ShiftOptions(), overrides), quiet=quiet)
+    return run_shift(_settings(options or ShiftOptions(), recipe, overrides), quiet=quiet)
 
 
-def _overridden(settings: T, overrides: Table) -> T:
+def _settings(options: T, recipe: str | None, overrides: Table) -> T:
+    if recipe is not None:
+        options = override(options, load_recipe(recipe))
     if isinstance(overrides.get("data"), str | Path):
         overrides["data"] = {"path": overrides["data"]}
-    return override(settings, _plain(overrides))
+    return override(options, _plain(overrides))
 
 
 def train(

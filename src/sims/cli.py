@@ -99,6 +99,9 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "export": (ExportCommand, export, "write a model back to where it came from"),
 }
 
+#: Commands whose options can be in a file.
+RECIPES = ("improve", "train", "loop", "pollution", "shift")
+
 #: What one process does; the others that a launcher started have nothing to do.
 ALONE = ("data", "inspect", "import", "export")
 
@@ -146,18 +149,20 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     kind, _, _ = COMMANDS[name]
     recipe, rest = _recipe_of(list(arguments))
     settings: dict[str, Any] = {}
-    takes_recipe = name in ("improve", "train")
+    takes_recipe = name in RECIPES
+    if recipe is not None and not takes_recipe:
+        raise UserError(f"sims {name} takes no recipe: {', '.join(RECIPES[:-1])} and {RECIPES[-1]} do")
     if takes_recipe:
         others = any(word.split("=")[0] in ("--data.path", "--model") for word in rest)
-        if recipe is None and not others:
+        if recipe is None and not others and name in ("improve", "train"):
             recipe = "digits"
-        foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
         values = {} if recipe is None else load_recipe(recipe)
-        settings["default"] = override(kind(), {key: value for key, value in values.items() if key not in foreign})
-    elif name == "loop":
-        settings["default"] = defaults_for(rest)
-    if recipe is not None and not takes_recipe:
-        raise UserError(f"sims {name} takes no recipe: improve and train do")
+        if name == "train":  # the part of the main job's recipes that concerns it
+            foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
+            values = {key: value for key, value in values.items() if key not in foreign}
+        data = values.get("data", {}) if name == "loop" else {}
+        named = ["--data.path", str(data["path"])] if isinstance(data, dict) and "path" in data else []
+        settings["default"] = override(defaults_for([*named, *rest]) if name == "loop" else kind(), values)
     about = (getdoc(kind) or "") + (
         "\n\n--recipe NAME|FILE.toml sets any option; flags override it." if takes_recipe else ""
     )
