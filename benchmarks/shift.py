@@ -1,12 +1,14 @@
-"""Distribution control on the digits: every target, several repeats of the whole procedure, the bounds that must hold.
+"""Distribution control: every target, several repeats of the whole procedure, the bounds that must hold.
 
-    python benchmarks/shift.py --repeats 3 --out benchmarks/results/shift-digits.json
+    python benchmarks/shift.py --bed digits --repeats 3 --out benchmarks/results/shift-digits.json
 
-Targets: uniform (zeros cut to 2 % of the base's training data), thirty (one class at 30 %), joint (parity x loop),
-rare (from 2 % zeros to 30 %, in two steps: the distilled model of `uniform`, which draws 10 %, is the next base, beside
-which no baselines stand). The experiment is `sims shift`, a run directory for each target and repeat: an interrupted
-benchmark continues, and a higher --repeats adds to what is there. Further options go to the experiment.
-What has to hold, by the judge at n = 20,000, in every repeat of the first three: total variation to the target at most
+Bed digits (bundled): uniform (zeros cut to 2 % of the base's training data), thirty (one class at 30 %), joint (parity
+x loop), rare (from 2 % zeros to 30 %, in two steps: the distilled model of `uniform`, which draws 10 %, is the next
+base, beside which no baselines stand). Bed cifar10-8x8 (--data FOLDER with train and test parquet files): half
+(animals, 60 % of the training data, to 50 %), third (to 30 %).
+The experiment is `sims shift`, a run directory for each target and repeat: an interrupted benchmark continues, and a
+higher --repeats adds to what is there. Further options go to the experiment.
+What has to hold, by the judge at n = 20,000, in every repeat of all but rare: total variation to the target at most
 0.035, its upper bound at most 0.045, and a lower FD to the reweighted real data than the base's. In the mean over
 repeats, with cached or distilled guidance: at least 3 times fewer evaluations per delivered sample than rejection from
 the first base at equal error for 2 % -> 10 %, at least 10 times fewer for 2 % -> 30 %.
@@ -32,12 +34,20 @@ from sims.experiments.shift.baselines import ratio_within
 
 PARITY = "parity:even=0+2+4+6+8/odd=1+3+5+7+9"
 LOOP = "loop:loop=0+6+8+9/open=1+2+3+4+5+7"
+KIND = "--attributes kind:animal=2+3+4+5+6+7/machine=0+1+8+9"
 TARGETS = {
-    "uniform": "--imbalance 0=0.02 --target uniform",
-    "thirty": "--target 0=0.3,*=0.7",
-    "joint": f"--attributes {PARITY},{LOOP} --target even,loop=0.4,even,open=0.1,odd,loop=0.2,odd,open=0.3",
-    "rare": "--target 0=0.3,*=0.7 --baselines.methods ''",
+    "digits": {
+        "uniform": "--imbalance 0=0.02 --target uniform",
+        "thirty": "--target 0=0.3,*=0.7",
+        "joint": f"--attributes {PARITY},{LOOP} --target even,loop=0.4,even,open=0.1,odd,loop=0.2,odd,open=0.3",
+        "rare": "--target 0=0.3,*=0.7 --baselines.methods ''",
+    },
+    "cifar10-8x8": {
+        "half": f"{KIND} --target animal=0.5,machine=0.5",
+        "third": f"{KIND} --target animal=0.3,machine=0.7",
+    },
 }
+BEDS = {"digits": "", "cifar10-8x8": "--data.source.grayscale --data.source.size 8 --base.images 1536000"}
 FIRST = {"rare": "uniform"}  # whose distilled model is the base
 BOUND, UPPER = 0.035, 0.045
 TIMES = {"uniform": 3.0, "rare": 10.0}
@@ -49,7 +59,10 @@ def command(options: argparse.Namespace, target: str, repeat: int, extra: list[s
     words = [sys.executable, "-m", "sims", "shift", "--run", str(folder), "--seed", str(seed)]
     if target in FIRST:
         words += ["--model", str(options.run / FIRST[target] / f"{repeat:02d}" / "distilled")]
-    return [*words, "--evaluation.samples", "10000", *shlex.split(TARGETS[target]), *extra]
+    if options.data:
+        words += ["--data.path", options.data]
+    words += ["--evaluation.samples", "10000", *shlex.split(BEDS[options.bed])]
+    return [*words, *shlex.split(TARGETS[options.bed][target]), *extra]
 
 
 def cheaper(summary: dict[str, Any], first: dict[str, Any] | None, label: str) -> tuple[float, int | None] | None:
@@ -123,16 +136,19 @@ def table(target: str, summaries: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", default=",".join(TARGETS), help="which targets, with commas")
+    parser.add_argument("--bed", choices=[*TARGETS], default="digits")
+    parser.add_argument("--data", help="folder of CIFAR-10's parquet files")
+    parser.add_argument("--targets", help="which targets, with commas (default: all of the bed)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--run", type=Path, default=Path("runs/shift-digits"), help="run directories lie here")
+    parser.add_argument("--run", type=Path, help="run directories lie here (default: runs/shift-BED)")
     parser.add_argument("--out", type=Path, required=True)
     options, extra = parser.parse_known_args()
+    options.run = options.run or Path(f"runs/shift-{options.bed}")
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     lines: list[str] = []
     tables, results = [], {}
-    for target in options.targets.split(","):
+    for target in options.targets.split(",") if options.targets else TARGETS[options.bed]:
         found = []
         for repeat in range(options.repeats):
             words = command(options, target, repeat, extra)
@@ -142,8 +158,8 @@ def main() -> None:
         tables.append(table(target, found))
         results[target] = found
         # After every target: what is finished is kept where a later one fails.
-        save(options.out, {"benchmark": "shift", "verdict": lines, "targets": results})
-        title = f"# Distribution control on the digits: {options.repeats} repeats of the whole procedure"
+        save(options.out, {"benchmark": "shift", "bed": options.bed, "verdict": lines, "targets": results})
+        title = f"# Distribution control, {options.bed}: {options.repeats} repeats of the whole procedure"
         parts = [title, "\n".join(f"- {line}" for line in lines), *tables]
         options.out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
     print("\n\n".join(["\n".join(lines), *tables]))
