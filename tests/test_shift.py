@@ -15,6 +15,7 @@ import tiny_shift
 from sims.cli import main
 from sims.data.sources import load_pair
 from sims.experiments.shift import steering
+from sims.experiments.shift.summary import worse_groups
 from sims.model import load
 from sims.sampling import nfe
 from sims.verbs.attributes import derived, write_labels
@@ -90,6 +91,21 @@ def test_the_solver_tells_what_it_did(summary: dict[str, Any]) -> None:
     assert first["proportions"][0] < found["base"]["values"][0], "the auxiliary sees fewer of what is to become more"
     assert first["values"][0] > found["base"]["values"][0] * 0.8
     assert 1 <= first["candidates_per_sample"] < 3 and 200 <= first["samples"] <= 600
+
+
+def test_groups_that_became_worse_are_named() -> None:
+    def group(fd: float, precision: float, recall: float | None) -> dict[str, Any]:
+        return {"value": "0", "n": 400, "real": 100, "fd": fd, "precision": precision, "recall": recall}
+
+    base = group(9.0, 0.8, 0.9)
+    for after, said in (
+        (group(8.0, 0.79, 0.85), []),  # within what so few can show
+        (group(8.0, 0.7, 0.85), ["'0': precision 0.80 -> 0.70 (400 samples each, 100 real images)"]),
+        (group(9.5, 0.8, 0.7), ["'0': FD 9.00 -> 9.50, recall 0.90 -> 0.70 (400 samples each, 100 real images)"]),
+        (group(8.0, 0.8, None), []),
+    ):
+        assert worse_groups({"base": [base], "steered": [after]}, 1000) == said
+    assert worse_groups({"base": [base], "steered": [group(8.0, 0.7, 0.9)]}, 50) == []
 
 
 def test_the_results_are_models_rows_and_pictures(run: Path, summary: dict[str, Any], tmp_path: Path) -> None:

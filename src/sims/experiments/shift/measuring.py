@@ -165,7 +165,8 @@ class Meter:
         if min(len(ours), len(real)) > NEIGHBOURS:
             pair = manifolds(some(real, self.judge.manifold_samples), some(ours, self.judge.manifold_samples))
             precision, recall = pair[NEIGHBOURS].precision, pair[NEIGHBOURS].recall
-        return {"value": self.names[value], "n": len(ours), "fd": fd, "precision": precision, "recall": recall}
+        counts = {"n": len(ours), "real": len(real)}
+        return {"value": self.names[value], **counts, "fd": fd, "precision": precision, "recall": recall}
 
 
 def check_accuracy(classifier: Classifier, least: float, role: str) -> None:

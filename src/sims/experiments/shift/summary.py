@@ -109,14 +109,24 @@ def costs_of(rows: Sequence[dict[str, Any]], base_shares: np.ndarray, target: np
     return found
 
 
-def worse_groups(groups: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """Groups in which the steered model's quality is below the base's, in words."""
+def worse_groups(groups: dict[str, list[dict[str, Any]]], most: int) -> list[str]:
+    """Groups in which the steered model's quality is below the base's, in words.
+
+    Precision and recall are shares, of ``most`` samples and real images at most: a fall counts from two standard errors
+    on.
+    """
     texts = []
     for before, after in zip(groups["base"], groups["steered"]):
+        parts = []
         if before["fd"] is not None and after["fd"] is not None and after["fd"] > before["fd"]:
-            texts.append(
-                f"{before['value']!r}: FD {before['fd']:.2f} -> {after['fd']:.2f} ({before['n']:,} samples each)"
-            )
+            parts.append(f"FD {before['fd']:.2f} -> {after['fd']:.2f}")
+        for name, count in (("precision", "n"), ("recall", "real")):
+            p, q, n = before[name], after[name], min(before[count], most)
+            if p is not None and q is not None and p - q > 2 * math.sqrt((p * (1 - p) + q * (1 - q)) / n):
+                parts.append(f"{name} {p:.2f} -> {q:.2f}")
+        if parts:
+            counts = f"{before['n']:,} samples each, {before['real']:,} real images"
+            texts.append(f"{before['value']!r}: {', '.join(parts)} ({counts})")
     return texts
 
 
@@ -164,7 +174,7 @@ def summarize(
     groups = groups_of(meter, rows)
     for entry in table:
         entry["groups"] = groups[entry["label"]]
-    warnings = [f"worse than the base within {text}" for text in worse_groups(groups)]
+    warnings = [f"worse than the base within {text}" for text in worse_groups(groups, meter.judge.manifold_samples)]
     warnings += disagreement(table, meter.names)
     if not solver["met"]:
         warnings.insert(0, f"the target was not met: {solver['reason']}")
