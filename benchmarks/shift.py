@@ -113,6 +113,13 @@ def verdict(target: str, summaries: list[dict[str, Any]], first: list[dict[str, 
     return lines
 
 
+def spread(values: list[float], digits: int) -> str:
+    """Mean and range."""
+    if not values:
+        return "–"
+    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
 def table(target: str, summaries: list[dict[str, Any]]) -> str:
     """Every contender: mean over repeats, with the range."""
     lines = ["| " + target + " | TV to target | FD to reweighted train / test | evaluations per sample | making it |"]
@@ -127,8 +134,7 @@ def table(target: str, summaries: list[dict[str, Any]]) -> str:
             [row["nfe"] for row in rows],
         ):
             digits = 3 if not parts else 2
-            text = f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
-            parts.append(text if values else "–")
+            parts.append(spread(values, digits))
         made = statistics.mean(row["cost"]["total"] for row in rows)
         lines.append(f"| {label} | {parts[0]} | {parts[1]} / {parts[2]} | {parts[3]} | {made:,.0f} |")
     return "\n".join(lines)

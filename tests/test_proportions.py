@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from sims.errors import UserError
 from sims.metrics.frechet import Moments
 from sims.metrics.proportions import (
+    called_shares,
     check_confusion,
     confusion,
     kl,
@@ -171,6 +172,25 @@ def test_confusion_counts_leave_unknown_values_out() -> None:
 
 
 # ---- reweighted references
+
+
+@given(
+    st.lists(st.floats(0.05, 1.0), min_size=2, max_size=6),
+    st.lists(st.floats(0.05, 1.0), min_size=6, max_size=6),
+    st.floats(0.9, 1.0),
+)
+def test_samples_accepted_by_a_fallible_classifier_have_the_target(
+    a: list[float], b: list[float], right: float
+) -> None:
+    target, shares = np.array(a) / np.sum(a), np.array(b[: len(a)]) / np.sum(b[: len(a)])
+    counts = 1000 * rates(len(a), right)
+    called = called_shares(target, shares, counts)
+    assert called.sum() == pytest.approx(1) and (called >= 0).all()
+    joint = shares[:, None] * counts / 1000  # true i, called j
+    delivered = joint @ (called / joint.sum(axis=0))
+    if (called > 0).all():
+        assert delivered == pytest.approx(target, abs=1e-9)
+    assert np.abs(delivered - target).sum() <= np.abs(joint @ (target / joint.sum(axis=0)) - target).sum() + 1e-9
 
 
 def test_weights_give_the_target() -> None:

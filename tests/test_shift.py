@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import tiny
 import tiny_shift
-from sims.cli import main
+from sims.cli import main, parse
 from sims.data.sources import load_pair
 from sims.experiments.shift import steering
+from sims.experiments.shift.baselines import has_gradient
+from sims.experiments.shift.command import shift
 from sims.experiments.shift.summary import worse_groups
+from sims.metrics.custom import to_8_bit
 from sims.model import load
 from sims.sampling import nfe
-from sims.verbs.attributes import derived, write_labels
+from sims.verbs.attributes import Classifier, derived, write_labels
 
 LABELS = ["base", "steered", "steered (cached)", "distilled", "classifier guidance", "fine-tuning", "rejection"]
 
@@ -122,6 +127,30 @@ def test_the_results_are_models_rows_and_pictures(run: Path, summary: dict[str, 
     assert summary["rows"][1]["fd_target"]["mean"] == pytest.approx(np.mean(values))
 
 
+def test_a_dry_run_says_what_the_job_then_took(
+    run: Path, summary: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tiny.snapshot(run)
+    planned = shift(parse("shift", tiny_shift.shift_arguments(run, "--dry-run")[1:]))
+    assert capsys.readouterr().out.startswith("dry run: nothing was run or written")
+    assert tiny.snapshot(run) == before
+    work = {entry["stage"]: entry for entry in planned["work"]}
+    rows = {row["label"]: row for row in summary["rows"]}
+    steered, distilled = rows["steered"]["cost"], rows["distilled"]["cost"]
+    trained = [work[stage]["images"] for stage in ("train the auxiliary", "further rounds: train on")]
+    assert steered["images"] in (trained[0], sum(trained))
+    most = sum(work[stage]["evaluations"] for stage in ("measure it", "further rounds: measure"))
+    assert steered["evaluations"] <= most + work["own samples"]["most"]
+    assert work["distil"]["images"] == distilled["images"] - steered["images"]
+    taught = 2 * work["distil"]["images"]  # the teacher's two networks, in the time of a training step
+    assert work["distil"]["evaluations"] + taught == distilled["evaluations"] - steered["evaluations"]
+    sampled = sum(row["nfe"] * row["n"] for row in rows.values() if row["label"] != "rejection")
+    assert work["judge"]["evaluations"] == pytest.approx(sampled, rel=0.05)
+    assert all(entry["seconds"] >= 0 for entry in work.values()) and planned["seconds"] > 0
+    disk = sum(file.stat().st_size for file in run.rglob("*") if file.suffix == ".safetensors")
+    assert 0.4 < disk / sum(count for _, count in planned["disk"]) < 1.3
+
+
 def test_an_interrupted_job_ends_the_same(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -161,6 +190,7 @@ def own_classifier(folder: Path) -> str:
 
 
 SHAPE = {str(i): "round" if i in (0, 6, 8, 9) else "open" for i in range(10)}
+SHAPES = "shape:" + "/".join(f"{v}={'+'.join(k for k in SHAPE if SHAPE[k] == v)}" for v in ("open", "round"))
 
 
 def test_a_given_conditional_model_a_label_file_and_a_users_classifier(model: Path, tmp_path: Path) -> None:
@@ -181,6 +211,43 @@ def test_a_given_conditional_model_a_label_file_and_a_users_classifier(model: Pa
     assert [row["label"] for row in summary["rows"]] == ["base", "steered", "steered (cached)", "rejection"]
     assert "fd_test_target" not in summary["rows"][0], "the label file says nothing of held-out data"
     assert load(tmp_path / "run/improved").num_classes == 10
+
+
+def numbers(x: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(np.stack([-x.numpy().mean((1, 2, 3)), x.numpy().mean((1, 2, 3))], 1))
+
+
+class Bytes(torch.nn.Module):
+    """Sees pixels as whole numbers, which have no gradient, but has weights, which do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.float().mean(dim=(1, 2, 3))[:, None])
+
+
+@pytest.mark.parametrize("name", ["numbers", "bytes", "trained"])
+def test_a_classifier_without_gradients_is_no_baseline(name: str, tmp_path: Path) -> None:
+    train, _ = load_pair("digits", limit=400)
+    labelled = derived(train, "shape", SHAPE)
+
+    def outputs(x: torch.Tensor) -> torch.Tensor:
+        return numbers(x) if name == "numbers" else Bytes()(to_8_bit(x) if name == "bytes" else x)
+
+    classifier = Classifier(labelled[0], name, np.eye(2), outputs)
+    meter = SimpleNamespace(steering=classifier, run=SimpleNamespace(device="cpu"))
+    assert has_gradient(meter, train.data_shape) == (name == "trained")
+
+
+def test_what_steers_must_not_judge(tmp_path: Path, say: tiny.Say) -> None:
+    one = own_classifier(tmp_path)
+    other = one.replace(str(tmp_path), f"{tmp_path}/.")
+    words = ["--attributes", SHAPES, "--target", "uniform", "--classifier", one, "--judge", other]
+    status, _, err = say(*tiny_shift.shift_arguments(tmp_path / "run", *words))
+    assert status == 2 and "what steers must not judge" in err
+    assert not (tmp_path / "run/base").exists()
 
 
 def test_a_value_that_is_never_drawn_cannot_be_created(
@@ -205,6 +272,9 @@ BAD = [
     (["--labels", "missing.csv"], "no label file"),
     (["--imbalance", "0=0.9"], "only cut"),
     (["--model", "missing", "--imbalance", ""], "no model at"),
+    (["--data.conditional"], "zero follows from them"),
+    (["--imbalance", "0:0.02"], "write CLASS=SHARE"),
+    (["--distilled.samples", "1"], "from at least 2"),
 ]
 
 
@@ -225,10 +295,7 @@ def test_labels_of_another_data_set_and_values_without_support(tmp_path: Path, s
 
 
 def test_a_classifier_worse_than_chance_is_refused(tmp_path: Path, say: tiny.Say) -> None:
-    words = [
-        "--attributes",
-        "shape:" + "/".join(f"{v}={'+'.join(k for k in SHAPE if SHAPE[k] == v)}" for v in ("open", "round")),
-    ]
+    words = ["--attributes", SHAPES]
     words += ["--target", "uniform", "--classifier", own_classifier(tmp_path), "--min-accuracy", "0.9"]
     status, _, err = say(*tiny_shift.shift_arguments(tmp_path / "run", *words))
     assert status == 2 and "--min-accuracy is 90.0%" in err

@@ -122,6 +122,15 @@ def test_rejection_bounds_the_plan() -> None:
     assert plan.limited and tight.yields(plan.proportions) >= 19_000
 
 
+def test_a_value_that_is_never_drawn_and_not_wanted_bounds_nothing() -> None:
+    base, target = np.array([0.0, 0.5, 0.5]), np.array([0.0, 0.4, 0.6])
+    limits = Limits(base, 20_000, 2_000, max_w=4.0, deepest=2.0)
+    found = solver.first_guess(base, target, limits, w=2.0, gain=0.67)
+    without = solver.first_guess(base[1:], target[1:], Limits(base[1:], 20_000, 2_000, 4.0, 2.0), w=2.0, gain=0.67)
+    assert (found.w, found.limited) == (without.w, without.limited) == (2.0, False)
+    assert found.proportions[0] == 0 and found.proportions[1:] == pytest.approx(without.proportions, abs=1e-3)
+
+
 def test_what_the_base_never_draws_is_absent() -> None:
     base, target = np.array([0.0, 0.5, 0.5]), np.array([0.2, 0.4, 0.4])
     assert solver.reach(base, np.array([2e-4, 0.52, 0.52]), 20_000, target, 4.0, 0.67).absent == (0,)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from sims.data.dataset import Dataset
+from sims.data.sources import load, load_pair
 from sims.errors import UserError
 from sims.experiments.shift.baselines import ratio_within
 from sims.experiments.shift.options import ShiftOptions, SolverOptions, SteeringOptions
 from sims.experiments.shift.solver import rejection_ratio
 from sims.experiments.shift.steering import accepted, allotted
-from sims.experiments.shift.target import check_support, cut, mapping_of, target_of
+from sims.experiments.shift.target import check_support, cut, mapping_of, split_parts, target_of
 from sims.verbs.attributes import Attribute
 
 DIGITS = Attribute("class", tuple("0123456789"))
@@ -88,6 +89,28 @@ def test_support_is_checked() -> None:
     check_support(np.array([0.5, 0.0, 0.5]), labels, attribute, "the data")
 
 
+@pytest.mark.parametrize("limit", [None, 40])
+def test_a_label_file_has_a_row_for_each_image_of_the_source(tmp_path: Path, limit: int | None) -> None:
+    images = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8), np.uint8)  # each says its row
+    np.savez(tmp_path / "data.npz", images=images[:, 0])
+    rows = ["id,split,shade", *(f"{i}.png,all,{'dark' if i < 30 else 'bright'}" for i in range(60))]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    path, file = str(tmp_path / "data.npz"), tmp_path / "labels.csv"
+    train, test = load_pair(path, limit=limit)
+    parts, test_parts = split_parts(("shade",), train, test, file, lambda: load(path))
+    assert test_parts is not None
+    for data, ((attribute, values), *_) in ((train, parts), (test, test_parts)):
+        assert attribute == Attribute("shade", ("bright", "dark"))
+        assert (values == (data.raw[:, 0, 0, 0] < 30)).all()
+    (tmp_path / "short.csv").write_text("\n".join(rows[:-1]))
+    with pytest.raises(UserError, match="has 59 values of 'shade', and .* has 60 samples"):
+        split_parts(("shade",), train, test, tmp_path / "short.csv", lambda: load(path))
+    with pytest.raises(UserError, match="no column 'shades'; did you mean 'shade'"):
+        split_parts(("shades",), train, test, file, lambda: load(path))
+    with pytest.raises(UserError, match=r"has the values \['all'\]"):
+        split_parts(("split",), train, test, file, lambda: load(path))
+
+
 def test_an_imbalance_is_planted(digits: Dataset) -> None:
     found = cut(digits, "0=0.02,1=0.05", seed=0)
     assert found.labels is not None and digits.labels is not None
@@ -125,6 +148,7 @@ def test_the_cost_of_rejection_at_an_allowed_error() -> None:
     assert ratio_within(target, shares, 0.04) == pytest.approx(3), "zeros at 6 % are enough"
     assert ratio_within(target, shares, 0.5) == 1
     assert ratio_within(np.array([0.5, 0.5]), np.array([0.0, 1.0]), 0.1) == float("inf")
+    assert ratio_within(np.array([0.05, 0.95]), np.array([0.0, 1.0]), 0.05) == 1, "what is allowed makes up for it"
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,8 @@ class GradientGuide:
         with torch.enable_grad():
             given = x.detach().requires_grad_()
             denoised = evaluate(x if self.noisy else given, sigma, classes)
-            log_probs = self.log_probs(given, sigma) if self.noisy else self.log_probs(denoised)
+            finite = denoised.nan_to_num(0.0, 1e3, -1e3)  # a classifier need not take what has diverged
+            log_probs = self.log_probs(given, sigma) if self.noisy else self.log_probs(finite)
             if log_probs is None or not log_probs.requires_grad:
                 raise UserError(
                     "the classifier has no gradient with respect to the image: classifier guidance needs one that "

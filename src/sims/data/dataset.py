@@ -19,6 +19,7 @@ from sims.files import canonical_json
 
 _CHUNK = 4096  # samples handled at once when a whole data set is walked through
 _AT_ONCE = 1 << 28  # values looked at together: 1 GiB
+ROW = "row"  # column of a part of a source: where in the whole each sample stood
 
 Indices = Sequence[int] | np.ndarray | Tensor | slice
 
@@ -91,6 +92,10 @@ class Dataset:
         labels = None if self.labels is None else self.labels[index]
         columns = {key: values[index] for key, values in self.columns.items()}
         return replace(self, raw=raw, labels=labels, columns=columns)
+
+    def numbered(self) -> Dataset:
+        """The same samples, with their row in a column that parts of them keep; as it is where they have one."""
+        return self if ROW in self.columns else replace(self, columns={**self.columns, ROW: np.arange(len(self))})
 
     def split(self, test_fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """Disjoint train and test parts, the same for the same seed, in the original order.

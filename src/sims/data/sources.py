@@ -14,7 +14,7 @@ import numpy as np
 
 from sims.data import hub, mapped
 from sims.data.codec import EDM2_LATENTS, Codec
-from sims.data.dataset import Dataset, check_labels
+from sims.data.dataset import ROW, Dataset, check_labels
 from sims.data.images import NUMPY, SourceOptions, Unreadable, decode_image, transform
 from sims.data.mapped import Rows, content
 from sims.data.readers import Arrays, Pictures, find_parts, open_paths
@@ -68,7 +68,7 @@ def load_pair(
     if test is not None:
         return _matched(load(source, options=options, limit=limit), load(test, options=options))
     if str(source) == "digits":
-        train, held_out = load(source, options=options).split(_DIGITS_TEST / 1797, seed=0)
+        train, held_out = load(source, options=options).numbered().split(_DIGITS_TEST / 1797, seed=0)
         return _limited(train, limit), held_out
     if str(source) not in BUILT_IN:
         path = resolve(source, options)
@@ -76,7 +76,7 @@ def load_pair(
         if "train" in parts and "test" in parts:
             held_out = dataset_of(open_paths(parts["test"]), options)
             return _matched(dataset_of(open_paths(parts["train"]), options, limit), held_out)
-    train, held_out = load(source, options=options).split(test_fraction, seed)
+    train, held_out = load(source, options=options).numbered().split(test_fraction, seed)
     return _limited(train, limit), held_out
 
 
@@ -115,7 +115,7 @@ def dataset_of(found: Pictures | Arrays, options: SourceOptions = _NONE, limit: 
         labels = labels[index]
     decoded, latents = _decode(found, index, options)
     raw, codec = (decoded, latents) if latents else coded(decoded, found.name)
-    return Dataset(raw, labels, codec, class_names, found.name)
+    return Dataset(raw, labels, codec, class_names, found.name, {} if limit is None else {ROW: np.asarray(index)})
 
 
 def read_picture(found: Pictures, i: int, options: SourceOptions = _NONE) -> np.ndarray:
@@ -243,7 +243,7 @@ def _drawn(count: int, limit: int | None) -> np.ndarray:
 
 
 def _limited(data: Dataset, limit: int | None) -> Dataset:
-    return data if limit is None or limit >= len(data) else data.subset(_drawn(len(data), limit))
+    return data if limit is None or limit >= len(data) else data.numbered().subset(_drawn(len(data), limit))
 
 
 def _matched(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:

@@ -20,7 +20,7 @@ def _averages(train: TrainOptions) -> int:
     return len(train.ema_rel) if train.ema == "power" else 1
 
 
-def _folder(train: TrainOptions, images: int, snapshots: int, weights: int) -> int:
+def training_folder(train: TrainOptions, images: int, snapshots: int, weights: int) -> int:
     """Bytes of a training folder: snapshots, state to resume from, stored averages."""
     stored = 0
     if train.ema == "power":
@@ -38,8 +38,8 @@ def disk_of(options: ImproveOptions, known: Known, weights: int, work: Sequence[
     parts = []
     if options.model is None:
         base = options.base
-        parts.append(("base", _folder(base.train, base.images, len({*base.snapshots}) + 1, weights)))
-    trained = _folder(aux.train, longest, budgets, weights)
+        parts.append(("base", training_folder(base.train, base.images, len({*base.snapshots}) + 1, weights)))
+    trained = training_folder(aux.train, longest, budgets, weights)
     if set(methods) & set(SHARED):
         parts.append(("own samples, before compression", rounds * aux.samples * image))
         parts.append(("auxiliary", rounds * trained))
@@ -47,11 +47,11 @@ def disk_of(options: ImproveOptions, known: Known, weights: int, work: Sequence[
         parts.append(("placebo", trained))
     if "continued" in methods:
         images = next(entry.images for entry in work if entry.stage.startswith("continue"))
-        parts.append(("continued", _folder(options.base.train, images, 1, weights)))
+        parts.append(("continued", training_folder(options.base.train, images, 1, weights)))
     if "distilled" in methods:
         own = options.distilled
         parts.append(("guided samples, before compression", rounds * own.samples * image))
-        parts.append(("distilled", rounds * _folder(own.train, own.images, 1, weights)))
+        parts.append(("distilled", rounds * training_folder(own.train, own.images, 1, weights)))
     parts.append(("results", (2 if "sims" in methods else 0) * weights + ("distilled" in methods) * weights))
     features = 4 * FEATURES.get(options.evaluation.extractor.partition(":")[0], 64)
     parts.append(("features of samples", features * _judged_samples(options, methods)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from sims.guidance import Extrapolate
 from sims.metrics.pretrained import NAMES
 from sims.model import Model, make_network
 from sims.preconditioning import Preconditioned
+from sims.processes import rank
 from sims.sampling import nfe
 from sims.training.augment import augment_dim
 from sims.verbs.references import FIT_VALUES
@@ -75,6 +77,12 @@ class Estimate:
         """The table that ``--dry-run`` prints."""
         return "\n".join(lines(self))
 
+    def told(self, quiet: bool) -> dict[str, Any]:
+        """Plain values; the main process also prints the table."""
+        if rank() == 0 and not quiet:
+            print(self.text())
+        return self.to_json()
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the seconds of each stage."""
         work = [{**asdict(entry), "seconds": self.seconds(entry)} for entry in self.work]
@@ -91,11 +99,19 @@ class Pilot:
     weights: int
 
 
-def estimate(options: ImproveOptions, model: Model | None, device: torch.device, processes: int = 1) -> Estimate:
+def estimate(
+    options: ImproveOptions,
+    model: Model | None,
+    device: torch.device,
+    processes: int = 1,
+    *,
+    plan: Callable[[ImproveOptions, Sampling], list[Work]] = work_of,
+    disk: Callable[[ImproveOptions, Known, int, list[Work]], list[tuple[str, int]]] = disk_of,
+) -> Estimate:
     """What the job of ``options`` would cost on this device; ``model`` is the one to improve, where one is given.
 
-    Runs pieces of the real job for about half a minute; writes nothing. UserError where neither the data nor its shape
-    is known.
+    Runs pieces of the real job for about half a minute; writes nothing. ``plan`` and ``disk`` say what the job does
+    after its references, and what it leaves. UserError where neither the data nor its shape is known.
     """
     begun = resident()
     known = known_data(options, model)
@@ -106,7 +122,7 @@ def estimate(options: ImproveOptions, model: Model | None, device: torch.device,
     sampler, denoiser = pilot.sampling.options, pilot.sampling.denoiser
     references = Work("references", seconds=judge.references) if is_judged(options) else None
     work = [Work("start", seconds=STARTED), Work("read the data", seconds=known.seconds)]
-    work += ([references] if references else []) + work_of(options, pilot.sampling)
+    work += ([references] if references else []) + plan(options, pilot.sampling)
     work[-1] = replace(work[-1], seconds=REPORT)
     parameters = sum(p.numel() for p in denoiser.parameters())
     share = share_of(options.base.train if model is None else options.auxiliary.train, processes)
@@ -118,7 +134,7 @@ def estimate(options: ImproveOptions, model: Model | None, device: torch.device,
         pilot.sampling.nfe,
         pilot.sampling.guided,
         work,
-        disk_of(options, known, pilot.weights, work),
+        disk(options, known, pilot.weights, work),
         _memory(options, known, pilot, judge, begun + held, processes, device),
         pilot.cost,
         judge,

@@ -81,10 +81,8 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
 
 def _dry_run(options: ImproveOptions, quiet: bool) -> dict[str, Any]:
     accelerator = join()
-    found = estimate(options, given_model(options, accelerator.device), accelerator.device, accelerator.num_processes)
-    if accelerator.is_main_process and not quiet:
-        print(found.text())
-    return found.to_json()
+    model = given_model(options, accelerator.device)
+    return estimate(options, model, accelerator.device, accelerator.num_processes).told(quiet)
 
 
 def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
     """The stages of a job after its references, in order."""
     work = []
     if options.model is None:
-        work.append(_training("train the base", "base", options.base.images, options.base.train))
+        work.append(training_work("train the base", "base", options.base.images, options.base.train))
     for round_ in range(options.rounds):
         methods = methods_of(options)
         if round_:
@@ -81,7 +81,8 @@ def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
     return work
 
 
-def _training(stage: str, training: str, images: int, train: TrainOptions) -> Work:
+def training_work(stage: str, training: str, images: int, train: TrainOptions) -> Work:
+    """A stage that trains a network on so many images."""
     return Work(stage, training, images, math.ceil(images / train.batch))
 
 
@@ -92,9 +93,9 @@ def _round(options: ImproveOptions, methods: Sequence[str], sampling: Sampling, 
     if set(methods) & set(SHARED):
         drawn = auxiliary.samples
         work.append(Work(f"synthesize{mark}", evaluations=drawn * sampling.nfe, samples=drawn))
-        work.append(_training(f"train the auxiliary{mark}", "auxiliary", longest, auxiliary.train))
+        work.append(training_work(f"train the auxiliary{mark}", "auxiliary", longest, auxiliary.train))
     if "placebo" in methods:
-        work.append(_training(f"train the placebo{mark}", "auxiliary", longest, auxiliary.train))
+        work.append(training_work(f"train the placebo{mark}", "auxiliary", longest, auxiliary.train))
     searches = {}
     for name in methods if is_judged(options) else ():
         if isinstance(METHODS[name].strengths, Continuous):
@@ -103,10 +104,10 @@ def _round(options: ImproveOptions, methods: Sequence[str], sampling: Sampling, 
     if "continued" in methods:
         spent = auxiliary.samples * sampling.nfe + (searches["sims"].evaluations if searches else 0)
         images = longest + spent // 3
-        work.append(_training(f"continue the base{mark}", "base", images, options.base.train))
+        work.append(training_work(f"continue the base{mark}", "base", images, options.base.train))
     if "distilled" in methods:
         own = options.distilled
-        taught = _training(f"distil{mark}", "distilled", own.images, own.train)
+        taught = training_work(f"distil{mark}", "distilled", own.images, own.train)
         work.append(replace(taught, evaluations=own.samples * sampling.guided, samples=own.samples))
     return work + (_judging(options, methods, sampling, mark, first) if is_judged(options) else [])
 

@@ -121,6 +121,19 @@ def kl_interval(
     return _distance_interval(_kl, predicted, confusion, target, level, seed, names, draws)
 
 
+def called_shares(target: Array, shares: Array, confusion: Array) -> Array:
+    """Shares (K,) that samples must have by a fallible classifier's calls, to have the target's in truth.
+
+    ``shares`` (K,) are the true ones among candidates, accepted by what the classifier calls them: those called j with
+    the weight a_j. The accepted then have the true shares p_i sum_j M_ij a_j, the target's t for a = M^-1 (t / p).
+    Weights below zero, which a weak classifier asks for, are zero: it then cannot quite reach the target.
+    """
+    rates = np.asarray(confusion, np.float64) / np.sum(confusion, axis=1, keepdims=True)
+    weights = np.clip(np.linalg.solve(rates, target / np.maximum(shares, 1e-4)), 0, None)
+    called = (shares @ rates) * weights
+    return called / called.sum()
+
+
 def weights_to(target: Array, labels: Array, names: Sequence[str] | None = None) -> Array:
     """Weights (n,), sum 1, by which labelled real samples (n,), -1 = unknown, have the target's shares (K,).
 
@@ -184,7 +197,7 @@ def _distance_interval(
     noise = float(np.quantile(_total_variation(errors, np.zeros(len(target))), level))
     apart = total_variation(estimate, target) - noise  # at least so far from the target: the triangle inequality
     if distance is _total_variation:
-        return value, max(0.0, apart), max(value, 2 * value - below, noise)
+        return value, max(0.0, apart), min(1.0, max(value, 2 * value - below, noise))
     low = min(value, below, 2 * value - above) if apart > 0 else 0.0
     return value, max(0.0, low), max(value, above, 2 * value - below)
 

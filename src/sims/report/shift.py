@@ -526,8 +526,10 @@ def _classifiers(record: Record, palette: Palette) -> list[Block]:
         return []
     columns = [Column("classifier", False), Column("accuracy"), Column("images"), Column("least accurate on", False)]
     caption = (
-        "On real images that it was not trained on. The judging classifier took no part in steering. Shares are "
-        "corrected with these rates, as if the classifiers erred on samples as they do on real images."
+        "Errors as counted on real images: those that a classifier trained here did not learn from; for one that was "
+        "given, held-out images where there are labelled ones of every value. The judging classifier took no part in "
+        "steering. Shares are corrected with these rates, as if the classifiers erred on samples as they do on real "
+        "images."
     )
     blocks: list[Block] = [Table(columns, lines, caption)]
     return [*blocks, Details("What they mistake for what", matrices)] if matrices else blocks

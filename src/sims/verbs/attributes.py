@@ -47,9 +47,9 @@ class Attribute:
     def __post_init__(self) -> None:
         if len(self.values) < 2:
             raise UserError(f"attribute {self.name!r} has the values {list(self.values)}: at least two are needed")
-        twice = [value for value in self.values if self.values.count(value) > 1]
-        if twice:
-            raise UserError(f"attribute {self.name!r} has the value {twice[0]!r} twice: name each value once")
+        if len({*self.values}) < len(self.values):
+            twice = next(value for value in self.values if self.values.count(value) > 1)
+            raise UserError(f"attribute {self.name!r} has the value {twice!r} twice: name each value once")
 
     def index(self, value: str) -> int:
         """The number of a value; UserError where there is none of that name."""
@@ -138,24 +138,23 @@ def _joint(parts: Sequence[Attribute]) -> Attribute:
     return Attribute(",".join(part.name for part in parts), values)
 
 
-def read_labels(path: Path, data: Dataset) -> dict[str, Labelled]:
-    """Attributes of ``data`` from a label file, by name: CSV, or JSON where the path ends so.
+def read_labels(path: Path, data: Dataset, names: Sequence[str] | None = None) -> dict[str, Labelled]:
+    """Attributes of ``data`` from a label file, by name (None: all): CSV, or JSON where the path ends so.
 
     CSV: a header of names, then one row per sample in the order of the data, empty where the value is unknown.
     JSON: {"data": fingerprint (may be missing), "attributes": {name: [value or null, ...]}}, as ``write_labels``
     writes it. Values are sorted by name. UserError where the file belongs to another data set.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no label file {path}: check the path")
-    columns, fingerprint = _read_json(path) if path.suffix == ".json" else (_read_csv(path), None)
+    columns, fingerprint = _columns(path)
     if fingerprint is not None and fingerprint != data.fingerprint:
         raise UserError(
             f"{path} labels another data set ({fingerprint[:12]}) than {data.name} ({data.fingerprint[:12]}): give the "
             "label file of these data"
         )
     found = {}
-    for name, column in columns.items():
+    for name in columns if names is None else [name for name in columns if name in names]:
+        column = columns[name]
         if len(column) != len(data):
             raise UserError(
                 f"{path} has {len(column):,} values of {name!r}, and {data.name} has {len(data):,} samples: give the "
@@ -165,6 +164,17 @@ def read_labels(path: Path, data: Dataset) -> dict[str, Labelled]:
         number = {value: index for index, value in enumerate(attribute.values)}
         found[name] = (attribute, np.array([number[value] if value else -1 for value in column], np.int64))
     return found
+
+
+def label_names(path: Path) -> list[str]:
+    """The attributes that a label file holds."""
+    return [*_columns(Path(path))[0]]
+
+
+def _columns(path: Path) -> tuple[dict[str, list[str]], str | None]:
+    if not path.is_file():
+        raise UserError(f"no label file {path}: check the path")
+    return _read_json(path) if path.suffix == ".json" else (_read_csv(path), None)
 
 
 def write_labels(path: Path, data: Dataset, parts: Sequence[Labelled]) -> None:
@@ -223,9 +233,10 @@ def trained(
     known = np.flatnonzero(labels >= 0)
     counts = np.bincount(labels[known], minlength=len(attribute.values))
     if counts.min() < LEAST:
+        one = "" if "," not in attribute.name else " (as one column, whose values are the combinations that there are)"
         raise UserError(
             f"{counts.min()} labelled images of {data.name} have the value {attribute.values[int(counts.argmin())]!r} "
-            f"of {attribute.name}: a classifier needs at least {LEAST}; label more, or leave the value out"
+            f"of {attribute.name}: a classifier needs at least {LEAST}; label more, or leave the value out{one}"
         )
     halves = split_indices(len(known), len(known) // 2, derive_seed("attribute halves"), labels[known])
     mine, other = (known[half] for half in (halves if architecture == "a" else halves[::-1]))

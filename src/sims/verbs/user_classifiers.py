@@ -57,8 +57,11 @@ def from_callable(
         source = inspect.getsourcefile(inspect.unwrap(call) if inspect.isroutine(call) else type(call))
     except TypeError:  # built in
         source = None
+    own = name
+    if isinstance(function, str) and function.rpartition(":")[0].endswith(".py"):
+        source, _, own = function.rpartition(":")  # wherever it lies
     content = digest_file(source) if source and Path(source).is_file() else ""
-    key = digest("callable", name, content, hash_tensors(state, {}), identity(labelled[0]))[:16]
+    key = digest("callable", own, content, hash_tensors(state, {}), identity(labelled[0]))[:16]
     return _given(call, name, key, data, labelled, device)
 
 
@@ -70,7 +73,7 @@ def _given(
     def outputs(x: Tensor) -> Tensor:
         try:
             found = function(x.float())
-        except (RuntimeError, torch.jit.Error) as error:
+        except Exception as error:  # a user's code may raise anything
             last = str(error).strip().rsplit("\n", 1)[-1]
             raise UserError(
                 f"the classifier {name} does not take images of shape {tuple(x.shape[1:])} ({last}): give one that was "
@@ -105,7 +108,9 @@ def _imported(name: str) -> Callable[[Tensor], Tensor]:
     """What "module:function" or "file.py:function" names."""
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        raise UserError(f"classifier {name!r} is not understood: write module:function, file.py:function or a .pt file")
+        raise UserError(
+            f"classifier {name!r} is not understood: write module:function, file.py:function or torchscript:FILE"
+        )
     try:
         module = _module(place)
     except (ImportError, OSError, SyntaxError) as error:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor
 
 from sims.config import to_dict
+from sims.errors import UserError
 from sims.experiments.shift.measuring import Meter, Sample, Seen
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.solver import rejection_ratio
 from sims.experiments.shift.steering import Cost, accepted
 from sims.guidance_gradient import GradientGuide
+from sims.metrics.proportions import called_shares
 from sims.model import Model
 from sims.sampling import SeededNoise, nfe, sample_seeds
 from sims.verbs.seeds import seed_range
@@ -71,10 +73,16 @@ def of_gradient(model: Model, meter: Meter, scale: float) -> Contender:
 
 
 def has_gradient(meter: Meter, shape: Sequence[int]) -> bool:
-    """Whether the steering classifier gives log-probabilities to differentiate."""
-    with torch.enable_grad():
-        found = meter.steering.log_probs(torch.zeros(1, *shape, device=meter.run.device).requires_grad_())
-    return found is not None and found.requires_grad
+    """Whether the steering classifier gives log-probabilities that can be differentiated by the image."""
+    x = torch.zeros(1, *shape, device=meter.run.device).requires_grad_()
+    try:
+        with torch.enable_grad():
+            found = meter.steering.log_probs(x)
+            if found is None or not found.requires_grad:
+                return False
+            return torch.autograd.grad(found.sum(), x, allow_unused=True)[0] is not None
+    except (RuntimeError, UserError):  # what runs outside of torch, or in whole numbers, has none
+        return False
 
 
 def best_scale(model: Model, meter: Meter, options: ShiftOptions) -> tuple[Contender, dict[str, float]]:
@@ -104,20 +112,22 @@ class Rejected:
 
 
 def rejection(base: Contender, first: Seen, meter: Meter, options: ShiftOptions, seeds: range, codec: Any) -> Rejected:
-    """Samples of the base in exactly the target's proportions, as the steering classifier sees them.
+    """Samples of the base, accepted by what the steering classifier calls them, in the target's proportions.
 
-    ``first`` are the base's evaluation samples; more are drawn, of further seeds, until as many are accepted or the
-    limit is reached.
+    Its errors are known, and what it must call them follows (``called_shares``). ``first`` are the base's evaluation
+    samples; more are drawn, of further seeds, until as many are accepted or the limit is reached.
     """
     wanted = len(first)
     count = len(meter.target)
-    ratio = rejection_ratio(meter.target, np.maximum(np.bincount(first.steering, minlength=count), 1) / wanted)
+    shares = np.asarray(meter.shares(first.steering, judged=False)["values"])
+    called = called_shares(meter.target, shares, meter.steering.confusion)
+    ratio = rejection_ratio(called, np.maximum(np.bincount(first.steering, minlength=count), 1) / wanted)
     total = min(math.ceil(1.1 * ratio * wanted), max(options.baselines.limit, wanted))
     seen = first
     if total > wanted:
         more = range(seeds.stop, seeds.stop + total - wanted)
         seen = Seen.joined([first, meter.measure(base.key, base.sample, codec, more, "rejection")])
-    positions = accepted(seen.steering, meter.target, wanted)
+    positions = accepted(seen.steering, called, wanted)
     # What lies behind the last one that was needed was drawn in vain, and is not counted.
     drawn = int(positions[-1]) + 1 if len(positions) == wanted else len(seen)
     return Rejected(seen[positions], drawn, base.nfe * drawn / max(1, len(positions)))
@@ -129,9 +139,13 @@ def ratio_within(target: Array, shares: Array, tv: float) -> float:
     The least c >= 1 with sum_k min(target_k, c shares_k) >= 1 - tv: no value may be drawn more than c times as often as
     the base draws it, and what the target lacks then is the total variation.
     """
-    low, high = 1.0, rejection_ratio(target, shares)
-    if tv <= 0 or not math.isfinite(high):
-        return high
+    if tv <= 0:
+        return rejection_ratio(target, shares)
+    if float(target[shares <= 0].sum()) > tv:  # what the base never draws
+        return math.inf
+    low, high = 1.0, 1.0
+    while np.minimum(target, high * shares).sum() < 1 - tv - 1e-12:
+        high *= 2
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (low, middle) if np.minimum(target, middle * shares).sum() >= 1 - tv else (middle, high)

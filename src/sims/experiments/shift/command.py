@@ -7,10 +7,12 @@ from typing import Any
 from sims.config import to_dict
 from sims.errors import UserError
 from sims.experiments.memory import is_out_of_memory
+from sims.experiments.shift.estimate import estimate_shift
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift import run_shift
 from sims.experiments.shift.summary import shift_table
 from sims.files import read_json
+from sims.processes import join
 from sims.report import write_report
 from sims.runs import Run
 
@@ -18,10 +20,16 @@ from sims.runs import Run
 def shift(options: ShiftOptions, *, quiet: bool = False) -> dict[str, Any]:
     """Run or continue distribution control in ``options.run``; returns the summary that ``summary.json`` holds.
 
+    With ``options.dry_run`` nothing is run or written: what the job would cost is printed, and returned.
+
     Errors: UserError for bad options, data, targets or classifiers, or a run directory of another configuration or in
     use.
     """
-    run = Run(options.run, {key: value for key, value in to_dict(options).items() if key != "run"}, quiet=quiet)
+    if options.dry_run:
+        accelerator = join()
+        return estimate_shift(options, accelerator.device, accelerator.num_processes).told(quiet)
+    config = {key: value for key, value in to_dict(options).items() if key not in ("run", "dry_run")}
+    run = Run(options.run, config, quiet=quiet)
     try:
         file, page = run.path / "summary.json", run.path / "report.html"
         finished = file.is_file()
@@ -43,8 +51,8 @@ def shift(options: ShiftOptions, *, quiet: bool = False) -> dict[str, Any]:
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"memory did not suffice ({str(error).splitlines()[0]}); nothing is lost: run the same command again in a "
-            "new --run with a lower --batch-size"
+            f"memory did not suffice ({str(error).splitlines()[0]}): free some and run the same command again, or "
+            "choose a lower --batch-size in a new --run"
         ) from None
     finally:
         run.close()

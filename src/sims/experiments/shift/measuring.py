@@ -101,10 +101,15 @@ class Meter:
         judge, second = self.judge, self.judge.second
         self.train = Real(judge.train, train)
         self.references["fd_target"] = self.train.reweighted(self.target, self.names)
-        if test is not None and judge.test is not None:
+        if test is not None and judge.test is not None and self._covers(test):
             self.references["fd_test_target"] = Real(judge.test, test).reweighted(self.target, self.names)
         if second is not None:
             self.references["check_fd_target"] = Real(second.train, train).reweighted(self.target, self.names)
+
+    def _covers(self, labels: Array) -> bool:
+        """Whether there are real samples of all that the target asks for."""
+        counts = np.bincount(labels[labels >= 0], minlength=len(self.target))
+        return bool((counts[self.target > 0] > 0).all()) and int(counts[self.target > 0].sum()) >= 2
 
     def measure(self, key: Sequence[Any], sample: Sample, codec: Codec, seeds: range, name: str) -> Seen:
         """Samples of these seeds, measured; ``key`` names all that they depend on."""

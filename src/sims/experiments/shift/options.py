@@ -39,6 +39,11 @@ class SteeringOptions:
     train: TrainOptions = field(default_factory=lambda: TrainOptions(decay="cosine", ema_rampup=0.5))
     """Its training. The learning rate falls to zero: a constant one leaves noise that moves every proportion."""
 
+    @property
+    def most(self) -> int:
+        """Own samples that there can be: whole pools of ``candidates``."""
+        return self.candidates * (self.max_candidates // self.candidates)
+
     def __post_init__(self) -> None:
         if not 2 <= self.min_samples <= self.samples:
             raise UserError(
@@ -126,6 +131,8 @@ class ShiftOptions:
 
     run: Path = Path("runs/shift")
     """Directory of the run: everything is kept here."""
+    dry_run: bool = False
+    """Only say what the job would cost (images, evaluations, disk, memory, time); nothing is run or written."""
     target: str = "uniform"
     """Wanted proportions: uniform; VALUE=SHARE,VALUE=SHARE,... ("*" = all others, in equal parts); a TOML or JSON file with a table "target"; or like:DATA, those of another labelled data set."""  # noqa: E501
     attributes: tuple[str, ...] = ("class",)
@@ -165,6 +172,8 @@ class ShiftOptions:
         for name in ("batch_size", "members"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        if self.distilled.samples == 1:
+            raise UserError("distilled.samples is 1: a network is distilled from at least 2, or from none (0)")
         if self.data.path == "none":
             raise UserError("proportions are measured against labelled real data: give --data.path")
         if not self.attributes or len({*self.attributes}) != len(self.attributes):

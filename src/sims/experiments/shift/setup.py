@@ -16,7 +16,7 @@ from sims.experiments.improve import given_model
 from sims.experiments.options import ImproveOptions
 from sims.experiments.shift.measuring import Meter, check_accuracy
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, target_of, together
+from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, split_parts, target_of, together
 from sims.files import digest
 from sims.model import Model
 from sims.runs import Run, derive_seed
@@ -31,6 +31,7 @@ TORCHSCRIPT = "torchscript:"
 class Problem:
     """What is to be solved: the attribute, its values of the real images, the target, and what the base is trained on.
 
+    ``parts`` are the attributes that it is made of, each with its values of the training and of the held-out images.
     ``train_labels`` (n,) and ``test_labels`` (m,) are values of the attribute, -1 = unknown; the latter are None where
     only the training data are labelled.
     """
@@ -39,6 +40,7 @@ class Problem:
     test: Dataset
     base_data: Dataset
     parts: list[Labelled]
+    test_parts: list[Labelled] | None
     attribute: Attribute
     train_labels: Array
     test_labels: Array | None
@@ -49,11 +51,13 @@ class Problem:
 def read_problem(run: Run, options: ShiftOptions) -> Problem:
     """Read and check; UserError, before anything is trained, for whatever does not fit together."""
     train, test = read_images(run, options.data, options.seed)
-    parts = parts_of(options.attributes, train, options.labels)
+
+    def whole() -> Dataset:
+        return load_data(options.data.path, options=options.data.source)
+
+    parts, test_parts = split_parts(options.attributes, train, test, options.labels, whole)
     attribute, labels = together(parts)
-    test_labels = None
-    if test.labels is not None and options.labels is None:
-        test_labels = together(parts_of(options.attributes, test, None))[1]
+    test_labels = None if test_parts is None else together(test_parts)[1]
 
     def like(path: str) -> Array:
         other = load_data(path, options=options.data.source)
@@ -75,9 +79,15 @@ def read_problem(run: Run, options: ShiftOptions) -> Problem:
     if options.imbalance:
         base_data = cut(train, options.imbalance, derive_seed("imbalance", options.seed))
     same_data(run, {"train": train.fingerprint, "test": test.fingerprint, "labels": _digest(labels)}, options.data.path)
-    if not (options.data.conditional if model is None else model.num_classes > 0):
+    conditional = options.data.conditional if model is None else model.num_classes > 0
+    if conditional and all(text == "class" or ":" in text for text in options.attributes) and options.labels is None:
+        raise UserError(
+            f"the base has classes, and {attribute.name} follows from them: guidance does not change the class that a "
+            "sample is drawn with; draw the classes in the proportions that you want"
+        )
+    if not conditional:
         base_data = base_data.without_labels()
-    return Problem(train, test, base_data, parts, attribute, labels, test_labels, target, model)
+    return Problem(train, test, base_data, parts, test_parts, attribute, labels, test_labels, target, model)
 
 
 def _digest(labels: Array) -> str:
@@ -114,6 +124,8 @@ def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:
     check_accuracy(steering, options.min_accuracy, "steering")
     judging = _classifier(run, options.judge, problem, "b", options.members)
     check_accuracy(judging, options.min_accuracy, "judging")
+    if judging.hash == steering.hash:
+        raise UserError("--classifier and --judge are the same: what steers must not judge; give another, or none")
     meter = Meter(run, judge, steering, judging, problem.target, options.batch_size)
     meter.refer_to(problem.train_labels, problem.test_labels)
     return meter
@@ -121,10 +133,11 @@ def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:
 
 def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: str, members: int) -> Classifier:
     """A user's classifiers (one for each attribute, taken together), or a small one trained on the labels."""
-    labelled = together(problem.parts)
     if given:
-        found = [_users(text, problem.train, part, run) for text, part in zip(given, problem.parts)]
-        return found[0] if len(found) == 1 else attributes.product(found, problem.train, labelled, run.device)
+        data, parts = _counted_on(run, problem)
+        found = [_users(text, data, part, run) for text, part in zip(given, parts)]
+        return found[0] if len(found) == 1 else attributes.product(found, data, together(parts), run.device)
+    labelled = together(problem.parts)
     role = {"a": "steering", "b": "judging"}[architecture]
     folder = run.path / "references" / role
     if run.is_main and not (folder / "0.safetensors").is_file():
@@ -137,6 +150,20 @@ def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: 
         attributes.save(classifier, folder)
     run.barrier()
     return attributes.load(folder, run.device)
+
+
+def _counted_on(run: Run, problem: Problem) -> tuple[Dataset, list[Labelled]]:
+    """Labelled images to count a user's classifier's errors on: held-out ones, where there are some of every value."""
+    held_out = problem.test_labels
+    if problem.test_parts is not None and held_out is not None:
+        counts = np.bincount(held_out[held_out >= 0], minlength=len(problem.attribute.values))
+        if counts.min() >= attributes.LEAST:
+            return problem.test, problem.test_parts
+    run.log(
+        "the errors of your classifiers are counted on training images, for want of labelled held-out ones: if they "
+        "learned from these, proportions and intervals are too good (--data.test gives others)"
+    )
+    return problem.train, problem.parts
 
 
 def _users(text: str, data: Dataset, labelled: Labelled, run: Run) -> Classifier:

@@ -26,6 +26,7 @@ from sims.methods.distilled import DistilledSettings
 from sims.model import Model
 from sims.processes import agree
 from sims.runs import Run
+from sims.sampling import nfe
 from sims.verbs.seeds import seed_range
 
 Array = np.ndarray
@@ -127,9 +128,7 @@ class Solver:
         shares = np.asarray(before["values"])
         reached = self._announced(before)
         settings = self.options.auxiliary
-        limits = Limits(
-            np.asarray(before["raw"]), settings.max_candidates, settings.min_samples, options.max_w, options.deepest
-        )
+        limits = Limits(np.asarray(before["raw"]), settings.most, settings.min_samples, options.max_w, options.deepest)
         observed: list[Observed] = []
         plan = solver.first_guess(shares, target, limits, options.w, options.gain)
         while True:
@@ -222,7 +221,10 @@ def _contenders(
     choice = Choice("sims", "steered", solved.model, w, None, solved.cost.images, solved.cost.evaluations)
     if cached := stages.cached(choice, 0):
         pilot = Cost(0, cached.extra_evaluations - solved.cost.evaluations)
-        found.append(of_model("steered (cached)", cached.model, size, solved.cost + pilot, w, cached.note))
+        # Whether it keeps the proportions is measured too, before it becomes the result.
+        samples = options.solver.samples
+        checked = Cost(0, samples * nfe(cached.model, cached.model.sampler), samples)
+        found.append(of_model("steered (cached)", cached.model, size, solved.cost + pilot + checked, w, cached.note))
     if options.distilled.samples:
         settings = DistilledSettings(solved.model, w, options.distilled, options.seed, 0, size)
         artefact = METHODS["distilled"].prepare(base, None, settings, run)

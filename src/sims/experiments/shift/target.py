@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from sims.config import nearest
-from sims.data.dataset import Dataset
+from sims.data.dataset import ROW, Dataset
 from sims.errors import UserError
-from sims.verbs.attributes import Attribute, Labelled, classes, derived, joint, read_labels
+from sims.verbs.attributes import Attribute, Labelled, classes, derived, joint, label_names, read_labels
 
 Array = np.ndarray
 REST = "*"
@@ -119,14 +119,14 @@ def mapping_of(text: str) -> tuple[str, dict[str, str]]:
 
 def parts_of(attributes: tuple[str, ...], data: Dataset, labels: Path | None) -> list[Labelled]:
     """Each attribute, and its value of every sample of a data set (-1 = unknown), from its classes or a label file."""
-    columns = {} if labels is None else read_labels(labels, data)
+    columns = {} if labels is None else read_labels(labels, data, attributes)
     found: list[Labelled] = []
     for text in attributes:
         if text in columns:
             found.append(columns[text])
             continue
         if labels is not None and ":" not in text and (text != "class" or data.labels is None):
-            raise UserError(f"{labels} has no column {text!r}{nearest(text, columns)}")
+            raise UserError(f"{labels} has no column {text!r}{nearest(text, label_names(labels))}")
         if data.labels is None:
             raise UserError(f"attribute {text!r} follows from classes, and {data.name} has none: give --labels FILE")
         if text == "class":
@@ -138,6 +138,32 @@ def parts_of(attributes: tuple[str, ...], data: Dataset, labels: Path | None) ->
                 f"unknown attribute {text!r}: write class, NAME:VALUE=CLASS+CLASS/VALUE=..., or a column of --labels"
             )
     return found
+
+
+def split_parts(
+    attributes: tuple[str, ...], train: Dataset, test: Dataset, labels: Path | None, whole: Callable[[], Dataset]
+) -> tuple[list[Labelled], list[Labelled] | None]:
+    """``parts_of`` training and held-out data; None for the latter where nothing is known of them.
+
+    A label file has a row for each sample of the source as it lies there, which ``whole`` opens: where both are parts
+    of it, the rows of each are found. It may also have a row for each training sample.
+    """
+    if labels is None:
+        return parts_of(attributes, train, None), None if test.labels is None else parts_of(attributes, test, None)
+    if ROW not in train.columns:
+        return parts_of(attributes, train, labels), None
+    try:
+        found = parts_of(attributes, whole(), labels)
+    except UserError as error:
+        try:
+            return parts_of(attributes, train, labels), None
+        except UserError:
+            raise error from None
+
+    def rows(data: Dataset) -> list[Labelled]:
+        return [(attribute, values[data.columns[ROW]]) for attribute, values in found]
+
+    return rows(train), rows(test) if ROW in test.columns else None
 
 
 def together(parts: list[Labelled]) -> Labelled:
@@ -168,6 +194,8 @@ def cut(data: Dataset, text: str, seed: int) -> Dataset:
         raise UserError(f"an imbalance is planted by class, and {data.name} has none: give labelled data")
     keep = np.ones(len(data), bool)
     order = np.random.default_rng(seed).permutation(len(data))
+    if _ENTRY.match(text) is None:
+        raise UserError(f"imbalance {text!r} is not understood: write CLASS=SHARE,CLASS=SHARE, such as 0=0.02")
     table = _from_flag(text)
     for name in table:
         if name not in data.class_names:
