@@ -103,7 +103,7 @@ def test_a_label_file_has_a_row_for_each_image_of_the_source(tmp_path: Path, lim
         assert attribute == Attribute("shade", ("bright", "dark"))
         assert (values == (data.raw[:, 0, 0, 0] < 30)).all()
     (tmp_path / "short.csv").write_text("\n".join(rows[:-1]))
-    with pytest.raises(UserError, match="has 59 values of 'shade', and .* has 60 samples"):
+    with pytest.raises(UserError, match=r"has 59 values of 'shade', and .* has 60 samples"):
         split_parts(("shade",), train, test, tmp_path / "short.csv", lambda: load(path))
     with pytest.raises(UserError, match="no column 'shades'; did you mean 'shade'"):
         split_parts(("shades",), train, test, file, lambda: load(path))
