@@ -137,8 +137,8 @@ def plan_for(push: Array, base: Array, limits: Limits, w: float) -> Plan:
     low, high = limits.bounds(base)
     strength = min(w, limits.max_w)
     while True:
-        proportions = np.where(high > 0, special.softmax(log_shares(base) - push / strength), 0.0)
-        proportions /= proportions.sum()  # what the base never draws cannot be among the data
+        # What the base never draws cannot be among the data.
+        proportions = special.softmax(np.where(high > 0, log_shares(base) - push / strength, -np.inf))
         if ((low <= proportions) & (proportions <= high)).all():
             return Plan(strength, proportions)
         if strength >= limits.max_w:
