@@ -4,8 +4,8 @@
 
 Bed digits (bundled): uniform (zeros cut to 2 % of the base's training data), thirty (one class at 30 %), joint (parity
 x loop), rare (from 2 % zeros to 30 %, in two steps: the distilled model of `uniform`, which draws 10 %, is the next
-base, beside which no baselines stand). Bed cifar10-8x8 (--data FOLDER with train and test parquet files): half
-(animals, 60 % of the training data, to 50 %), third (to 30 %).
+base, beside which no baselines stand). Beds cifar10-8x8 and, with a GPU, cifar10 (--data FOLDER with train and test
+parquet files): half (animals, 60 % of the training data, to 50 %), third (to 30 %).
 The experiment is `sims shift`, a run directory for each target and repeat: an interrupted benchmark continues, and a
 higher --repeats adds to what is there. Further options go to the experiment.
 What has to hold, by the judge at n = 20,000, in every repeat of all but rare: total variation to the target at most
@@ -35,6 +35,7 @@ from sims.experiments.shift.baselines import ratio_within
 PARITY = "parity:even=0+2+4+6+8/odd=1+3+5+7+9"
 LOOP = "loop:loop=0+6+8+9/open=1+2+3+4+5+7"
 KIND = "--attributes kind:animal=2+3+4+5+6+7/machine=0+1+8+9"
+KINDS = {"half": f"{KIND} --target animal=0.5,machine=0.5", "third": f"{KIND} --target animal=0.3,machine=0.7"}
 TARGETS = {
     "digits": {
         "uniform": "--imbalance 0=0.02 --target uniform",
@@ -42,12 +43,18 @@ TARGETS = {
         "joint": f"--attributes {PARITY},{LOOP} --target even,loop=0.4,even,open=0.1,odd,loop=0.2,odd,open=0.3",
         "rare": "--target 0=0.3,*=0.7 --baselines.methods ''",
     },
-    "cifar10-8x8": {
-        "half": f"{KIND} --target animal=0.5,machine=0.5",
-        "third": f"{KIND} --target animal=0.3,machine=0.7",
-    },
+    "cifar10-8x8": KINDS,
+    "cifar10": KINDS,
 }
-BEDS = {"digits": "", "cifar10-8x8": "--data.source.grayscale --data.source.size 8 --base.images 1536000"}
+BEDS = {
+    "digits": "",
+    "cifar10-8x8": "--data.source.grayscale --data.source.size 8 --base.images 1536000",
+    # The network of the recipe cifar10-20min, and its fine-tuning rate.
+    "cifar10": "--network.type ddpmpp --network.width 64 --network.channel-mult 1,2,2 --network.blocks 2 "
+    "--network.attention 16 --network.dropout 0.05 --network.sigma-data 0.5 --batch-size 1000 --base.images 2000000 "
+    "--base.train.batch 256 --base.train.warmup 100000 --base.train.ema-rampup 0.1 --auxiliary.train.lr 1e-4 "
+    "--auxiliary.images 128000 --auxiliary.refine 32000 --distilled.samples 6000 --distilled.images 128000",
+}
 FIRST = {"rare": "uniform"}  # whose distilled model is the base
 BOUND, UPPER = 0.035, 0.045
 TIMES = {"uniform": 3.0, "rare": 10.0}
