@@ -121,7 +121,7 @@ def verdict(target: str, summaries: list[dict[str, Any]], first: list[dict[str, 
 
 
 def kept(summary: dict[str, Any]) -> dict[str, Any]:
-    """What a result holds of a run's summary: quality within groups of base and steered model alone, not all options."""
+    """What a result holds of a summary: quality within groups of base and steered model alone, and not all options."""
     left_out = ("config_toml", "stages", "versions")
     rows = [row if row["label"] in ("base", "steered") else {**row, "groups": []} for row in summary["rows"]]
     return {**{key: value for key, value in summary.items() if key not in left_out}, "rows": rows}
