@@ -138,7 +138,7 @@ class ShiftOptions:
     attributes: tuple[str, ...] = ("class",)
     """What the proportions are of: class; NAME:VALUE=CLASS+CLASS/VALUE=CLASS+... made of classes, such as parity:even=0+2/odd=1+3; or the name of a column of --labels. Several are taken jointly (values "even,loop")."""  # noqa: E501
     labels: Path | None = None
-    """Label file (CSV or JSON) with a row for each image of the data, in the order of their names, empty where unknown: where the data itself has no labels, or other ones."""  # noqa: E501  # noqa: E501
+    """Label file (CSV or JSON) with a row for each image of the data, in the order of their names, empty where unknown: where the data itself has no labels, or other ones."""  # noqa: E501
     classifier: tuple[str, ...] = ()
     """What steers: torchscript:FILE, MODULE:FUNCTION or FILE.py:FUNCTION, one for each attribute; otherwise a small classifier is trained on the labels."""  # noqa: E501
     judge: tuple[str, ...] = ()

@@ -219,7 +219,7 @@ def _score_rows(meter: Meter, options: ShiftOptions, row: Row) -> list[dict[str,
 
     def entry(metric: str, value: float, part: tuple[int, int], count: int, **source: str) -> dict[str, Any]:
         score = ScoreRow(
-            metric=metric, value=value, reference_hash=target, num_samples=count, seeds=part, dtype="as the data",
+            metric=metric, value=value, num_samples=count, seeds=part, dtype="as the data",
             **source,  # type: ignore[arg-type]
         )  # fmt: skip
         return {**about, **score.to_json()}
@@ -235,6 +235,7 @@ def _score_rows(meter: Meter, options: ShiftOptions, row: Row) -> list[dict[str,
                 "extractor_name": own.extractor.name,
                 "extractor_hash": own.extractor.hash,
                 "reference_name": f"{reference.name} in the target's proportions",
+                "reference_hash": digest(reference.hash, target)[:16],
                 "resize": own.extractor.resize,
             }
             found.append(entry(name, value, part, len(draw), **source) | {"draw": index})
@@ -243,6 +244,7 @@ def _score_rows(meter: Meter, options: ShiftOptions, row: Row) -> list[dict[str,
         "extractor_name": f"judge of {meter.judging.attribute.name}",
         "extractor_hash": meter.judging.hash,
         "reference_name": "target",
+        "reference_hash": target,
         "resize": "none",
     }
     whole = (seeds.start, seeds.start + (row.drawn or len(row.seen)))
