@@ -205,7 +205,7 @@ def test_more_repeats_are_added_to_what_is_there(tmp_path: Path, run: Path) -> N
         (["--auxiliary.budgets", "640,1280"], "one budget"),
         (["--affine"], "affine is for the data gaussian and mixture"),
         (["--data.path", "none"], "give --data.path"),
-        (["--recipe", "digits"], "takes no recipe"),
+        (["--recipe", "digits"], "is for improve and train"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(

@@ -154,8 +154,11 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         raise UserError(f"sims {name} takes no recipe: {', '.join(RECIPES[:-1])} and {RECIPES[-1]} do")
     if takes_recipe:
         others = any(word.split("=")[0] in ("--data.path", "--model") for word in rest)
-        if recipe is None and not others and name in ("improve", "train"):
+        main_job = name in ("improve", "train")
+        if recipe is None and not others and main_job:
             recipe = "digits"
+        if recipe is not None and not main_job and not recipe.endswith(".toml"):
+            raise UserError(f"recipe {recipe!r} is for improve and train: give sims {name} a file of yours (.toml)")
         values = {} if recipe is None else load_recipe(recipe)
         if name == "train":  # the part of the main job's recipes that concerns it
             foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
