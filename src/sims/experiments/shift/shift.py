@@ -174,7 +174,7 @@ class Solver:
         """
         options, target = self.options.solver, self.problem.target
         shares, available = np.asarray(before["values"]), np.asarray(before["raw"])
-        network, _, count = self.candidates.network(plan.proportions, "auxiliary", self.trained.get(round_ - 1))
+        network, count = self.candidates.network(plan.proportions, "auxiliary", self.trained.get(round_ - 1))
         self.trained[round_] = network
         self.samples.append(count)
         ratio = solver.rejection_ratio(plan.proportions, available)
@@ -240,7 +240,7 @@ def _contenders(
             contender, tried = best_scale(base.model, meter, options)
             found.append(contender)
     if "fine-tuning" in options.baselines.methods:
-        network, _, count = candidates.network(meter.target, "fine-tuned")
+        network, count = candidates.network(meter.target, "fine-tuned")
         cost = candidates.cost + Cost(images=options.auxiliary.images)
         note = f"the base fine-tuned on {count:,} own samples in the target's proportions"
         found.append(of_model("fine-tuning", network, size, cost, note=note))

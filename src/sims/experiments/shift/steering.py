@@ -132,8 +132,8 @@ class Candidates:
             labels = np.concatenate([data.labels for data, _ in self.pools if data.labels is not None])[positions]
         return replace(first, raw=raw, labels=labels, columns={}), positions
 
-    def network(self, proportions: Array, purpose: str, start: Model | None = None) -> tuple[Model, str, int]:
-        """The base fine-tuned on candidates in these proportions: the model, its key, and how many samples it saw.
+    def network(self, proportions: Array, purpose: str, start: Model | None = None) -> tuple[Model, int]:
+        """The base fine-tuned on candidates in these proportions: the model, and how many samples it saw.
 
         ``start`` is a network to go on from, more gently and for a shorter time. The same proportions and start give
         the same samples and the same network.
@@ -156,4 +156,4 @@ class Candidates:
             )  # fmt: skip
             with run.progress(f"train the {purpose}", images) as advance:
                 trained = trainer.run(advance, run.log)
-        return load(trained.last, run.device), folder.name, len(data)
+        return load(trained.last, run.device), len(data)
