@@ -70,6 +70,13 @@ def test_the_configuration_that_a_run_reports_is_a_recipe(words: str, tmp_path: 
     assert parse(name, ["--recipe", str(tmp_path / "again.toml")]) == options
 
 
+def test_a_flag_decides_which_loop_a_recipe_is_for(tmp_path: Path) -> None:
+    (tmp_path / "loop.toml").write_text('[data]\npath = "gaussian"\n')
+    words = ["--recipe", str(tmp_path / "loop.toml"), "--data.path"]
+    assert parse("loop", [*words, "folder"]) == parse("loop", ["--data.path", "folder"])
+    assert parse("loop", words[:2]) == parse("loop", ["--data.path", "gaussian"])
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

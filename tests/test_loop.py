@@ -223,8 +223,11 @@ def test_another_configuration_is_refused(run: Path, say: tiny.Say) -> None:
 
 
 def test_the_options_of_two_dimensions_have_their_own_defaults() -> None:
-    assert defaults_for(["--data.path", "gaussian"]).is_toy and defaults_for(["--data.path=mixture"]).generations == 100
-    assert defaults_for(["--run", "gaussian"]) == LoopOptions() and not LoopOptions().is_toy
+    assert (
+        defaults_for(["--data.path", "gaussian"], {}).is_toy
+        and defaults_for(["--data.path=mixture"], {}).generations == 100
+    )
+    assert defaults_for(["--run", "gaussian"], {}) == LoopOptions() and not LoopOptions().is_toy
     assert {"standard", "standard-equal", "sims", "neon", "autoguidance"} <= {*REMEDIES}
     assert not {"base", "continued", "placebo", "distilled"} & {*REMEDIES}
 

@@ -163,9 +163,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
         if name == "train":  # the part of the main job's recipes that concerns it
             foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
             values = {key: value for key, value in values.items() if key not in foreign}
-        data = values.get("data", {}) if name == "loop" else {}
-        named = ["--data.path", str(data["path"])] if isinstance(data, dict) and "path" in data else []
-        settings["default"] = override(defaults_for([*named, *rest]) if name == "loop" else kind(), values)
+        settings["default"] = override(defaults_for(rest, values) if name == "loop" else kind(), values)
     about = (getdoc(kind) or "") + (
         "\n\n--recipe NAME|FILE.toml sets any option; flags override it." if takes_recipe else ""
     )

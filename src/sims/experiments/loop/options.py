@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sims.config import nearest
 from sims.errors import UserError
@@ -193,11 +193,16 @@ class PollutionOptions(CommonOptions):
             raise UserError(f"the pollution experiment is for images, not for {self.data.path}: use sims loop")
 
 
-def defaults_for(words: Sequence[str]) -> LoopOptions:
-    """What options start from: the loops in two dimensions, asked for by --data.path, have defaults of their own."""
-    asked = [after for before, after in itertools.pairwise(words) if before == "--data.path"]
+def defaults_for(words: Sequence[str], recipe: Mapping[str, Any]) -> LoopOptions:
+    """What options start from: the loops in two dimensions have defaults of their own.
+
+    They are asked for by --data.path, or by the data of a recipe where that is not given.
+    """
+    data = recipe.get("data")
+    asked = [str(data["path"])] if isinstance(data, dict) and "path" in data else []
+    asked += [after for before, after in itertools.pairwise(words) if before == "--data.path"]
     asked += [word.partition("=")[2] for word in words if word.startswith("--data.path=")]
-    return next((toy_defaults(name) for name in asked if name in TOYS), LoopOptions())
+    return toy_defaults(asked[-1]) if asked and asked[-1] in TOYS else LoopOptions()
 
 
 def toy_defaults(name: str = "gaussian") -> LoopOptions:
