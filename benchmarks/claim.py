@@ -24,7 +24,7 @@ from sims.metrics.intervals import paired_ratio_interval, t_interval
 
 BEDS = {"digits-5k": "digits", "digits-20k": "digits-20k", "cifar10-8x8": "cifar10-8x8"}
 LIMITS = {"digits-5k": (-25, 5), "digits-20k": (-25, 5), "cifar10-8x8": (-35, 0)}
-FIGURES = ("fd_train", "fd_test", "kid_test", "precision", "recall", "memorized", "nearest_ratio")
+FIGURES = ("fd", "fd_held_out", "kid_held_out", "precision", "recall", "memorized", "distance_ratio")
 CHECKED = tuple(f"check_{name}" for name in FIGURES[:5])
 
 
@@ -62,7 +62,7 @@ def collect(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 continue
             ours, base = ([r[name][figure]["mean"] for r in by] for name in (label, "base"))
             row[figure] = {"values": ours, **t_interval(ours).to_json()}
-            if figure.endswith(("fd_train", "fd_test")):
+            if figure.endswith(("fd", "fd_held_out")):
                 row[figure]["change_percent"] = paired_ratio_interval(ours, base).to_json()
                 full = [r["sims"][figure]["mean"] for r in by]
                 row[figure]["retained"] = share(*([b - o for b, o in zip(base, rival)] for rival in (ours, full)))
@@ -87,7 +87,7 @@ def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for prefix, features in (("", "selection's features"), ("check_", "features selection did not use")):
         row = found["sims"]
-        if f"{prefix}fd_train" not in row:
+        if f"{prefix}fd" not in row:
             continue
         train, test = (row[f"{prefix}fd_{name}"]["change_percent"] for name in ("train", "test"))
         ok_train = train["mean"] <= fall
@@ -101,7 +101,7 @@ def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
         if label not in found:
             lines.append(f"FAILS: {label} is missing in a repeat, and so in the table")
         else:
-            kept, tested = (found[label][name]["retained"]["mean"] for name in ("fd_train", "fd_test"))
+            kept, tested = (found[label][name]["retained"]["mean"] for name in ("fd", "fd_held_out"))
             nfe = max(found[label]["nfe"])
             mark = "holds" if kept >= 0.95 else "FAILS"
             lines.append(
@@ -127,8 +127,8 @@ def table(rows: list[dict[str, Any]]) -> str:
             )
 
         strengths = ", ".join(f"{w:g}" for w in row["w"])
-        cells = [row["label"], strengths, str(max(row["nfe"])), cell("fd_train"), change("fd_train"), cell("fd_test")]
-        cells += [change("fd_test"), cell("check_fd_train"), cell("check_fd_test"), cell("check_kid_test", 3)]
+        cells = [row["label"], strengths, str(max(row["nfe"])), cell("fd"), change("fd"), cell("fd_held_out")]
+        cells += [change("fd_held_out"), cell("check_fd"), cell("check_fd_held_out"), cell("check_kid_held_out", 3)]
         lines.append("| " + " | ".join([*cells, cell("check_recall", 3), cell("memorized", 4)]) + " |")
     return "\n".join(lines)
 

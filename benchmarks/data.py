@@ -32,13 +32,14 @@ from torch.utils.data import Dataset as TorchDataset
 from common import save
 from sims.data import mapped
 from sims.data.dataset import Dataset
-from sims.data.images import SourceOptions, encode_png
+from sims.data.pictures import SourceOptions, encode_png
 from sims.data.readers import Pictures, open_paths
 from sims.data.sources import load
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
+from sims.training.base import new_model
 from sims.training.loop import Trainer, TrainOptions
 from sims.training.noise import DataOrder
-from sims.verbs.train import NetworkOptions, new_model
 
 BATCH = 256
 FILES = 3_000  # pictures in the folder

@@ -25,7 +25,7 @@ from sims.cli import main as sims
 from sims.data.sources import load_pair
 from sims.files import read_json
 from sims.interop.diffusers import load_guided
-from sims.verbs.evaluate import EvaluationOptions, Judge, load_judge
+from sims.scoring.judge import EvaluationOptions, Judge, load_judge
 
 UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -129,7 +129,7 @@ def compare(
         rows[name] = score(sample(place, count, steps, clip), judge)
         shown = "  ".join(f"{metric} {value:8.3f}" for metric, value in rows[name].items() if "fd" in metric)
         print(f"{name:<20}{shown}", flush=True)
-    kept = ("label", "w", "budget", "nfe", "fd_train", "fd_test")
+    kept = ("label", "w", "budget", "nfe", "fd", "fd_held_out")
     own = [{key: row[key] for key in kept} for row in read_json(run / "summary.json")["rows"]]
     return {"ddim": rows, "sims": own, "floor": judge.floor, "extractor": judge.about()}
 

@@ -62,8 +62,8 @@ def child(kind: str, clock: str, words: list[str], out: Path) -> None:
         begin = 0.0
     from sims.cli import parse
     from sims.config import override
-    from sims.experiments.improve import improve
-    from sims.experiments.stages import Stages
+    from sims.experiments.improve.job import improve
+    from sims.experiments.improve.stages import Stages
 
     stages: list[tuple[str, float, int]] = []
     timed = Stages.timed

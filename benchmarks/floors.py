@@ -24,9 +24,9 @@ from sims.metrics.extractors import Extractor
 from sims.metrics.frechet import Moments
 from sims.metrics.infinity import PARTS
 from sims.metrics.pretrained import get_extractor
-from sims.verbs.features import FeatureSet, extract_features
-from sims.verbs.score import Figure, Settings, figures
-from sims.verbs.subjects import Sampling, open_reference
+from sims.scoring.features import FeatureSet, extract_features
+from sims.scoring.figures import Figure, Settings, figures
+from sims.scoring.subjects import Sampling, open_reference
 
 METRICS = ("fd", "fd_infinity", "kid", "manifold")
 COLUMNS = {

@@ -32,13 +32,14 @@ from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.denoiser import Precision
-from sims.experiments.improve import improve
+from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.guidance import CacheRule, Extrapolate, Recorder
 from sims.model import Model
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions, nfe, sample_seeds
+from sims.training.base import new_model
 from sims.training.loop import Trainer, TrainOptions
-from sims.verbs.train import NetworkOptions, new_model
 
 TINY_JOB = {
     "methods": ["base", "sims"],

@@ -45,7 +45,7 @@ def table(summary: dict[str, Any]) -> str:
     for generation in range(summary["generations"] + 1):
         cells = []
         for name in names:
-            values = [summary["curves"][metric][name][generation] for metric in ("fd_train", "fd_test")]
+            values = [summary["curves"][metric][name][generation] for metric in ("fd", "fd_held_out")]
             cells.append(" / ".join(f"{sum(row) / len(row):.2f}" for row in values))
         lines.append(f"| {generation} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -67,7 +67,7 @@ def main() -> None:
     text = [f"# Digits, {summary['generations']} generations: {summary['repeats']} repeats of the whole procedure"]
     parts = [*text, "\n".join(f"- {line}" for line in lines), table(summary)]
     options.out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    names = {"FD to the training images": "fd_train", "FD to the test images": "fd_test"}
+    names = {"FD to the training images": "fd", "FD to the test images": "fd_held_out"}
     panels = {title: summary["curves"][name] for title, name in names.items()}
     figure(options.out.with_suffix(".svg"), panels, range(summary["generations"] + 1), "generation")
     print("\n\n".join(parts[1:]))

@@ -22,11 +22,11 @@ from common import save
 from sims.config import override, to_dict
 from sims.experiments.loop.models import Arm
 from sims.experiments.loop.options import EQUAL, STANDARD, LoopOptions, toy_defaults
-from sims.experiments.loop.piece import Piece, Task
+from sims.experiments.loop.point_loop import PIECE, run_replicas
 from sims.experiments.loop.repeats import configuration
-from sims.experiments.loop.replicas import PIECE, run_replicas
+from sims.experiments.loop.replica_group import Piece, Task
 from sims.files import read_json
-from sims.runs import Run
+from sims.runs.directory import Run
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = (Arm(STANDARD, STANDARD), Arm(EQUAL, EQUAL), Arm("sims", "sims", 1.5))

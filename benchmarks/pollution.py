@@ -43,13 +43,13 @@ def verdict(summary: dict[str, Any]) -> list[str]:
     """Which of the bounds hold, in words."""
     lines = []
     for entry in summary["comparisons"]:
-        if entry["a"] != "sims" or entry["metric"] not in ("fd_train", "fd_test") or entry["level"] == 0:
+        if entry["a"] != "sims" or entry["metric"] not in ("fd", "fd_held_out") or entry["level"] == 0:
             continue
         change = entry.get("change_percent", {"mean": 0, "low": 0, "high": 0})
         mark = "holds" if entry.get("better") else "FAILS"
         text = f"{mark}: +{entry['level']:g} %, {entry['metric']}: {entry['mean'][1]:.2f} -> {entry['mean'][0]:.2f}"
         lines.append(f"{text} ({change['mean']:+.1f} % [{change['low']:+.1f}, {change['high']:+.1f}])")
-        if entry["metric"] == "fd_train" and entry["level"] <= 100:
+        if entry["metric"] == "fd" and entry["level"] <= 100:
             over = entry["over_clean"]["mean"]
             lines.append(f"{'holds' if over <= ALLOWED else 'FAILS'}: {over:.2f} times the clean first generation's FD")
     found = summary["trusted"]["sims"]
@@ -71,7 +71,7 @@ def table(summary: dict[str, Any]) -> str:
         cells = []
         for name in names:
             parts = []
-            for metric in ("fd_train", "fd_test"):
+            for metric in ("fd", "fd_held_out"):
                 values = summary["table"][metric][name][level]
                 parts.append(f"{sum(values) / len(values):.2f} ({min(values):.2f}–{max(values):.2f})")
             cells.append(" / ".join(parts))
@@ -112,7 +112,7 @@ def main() -> None:
     title = f"# {options.bed}, polluted: {summary['repeats']} repeats of the whole procedure"
     parts = [title, "\n".join(f"- {line}" for line in lines), table(summary), reliability(summary)]
     options.out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
-    names = {"FD to the clean training images": "fd_train", "FD to the test images": "fd_test"}
+    names = {"FD to the clean training images": "fd", "FD to the test images": "fd_held_out"}
     panels = {title: summary["table"][name] for title, name in names.items()}
     figure(options.out.with_suffix(".svg"), panels, summary["levels"], "synthetic samples, % of the real images")
     print("\n\n".join(parts[1:]))

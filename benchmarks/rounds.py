@@ -13,7 +13,7 @@ from pathlib import Path
 
 from common import save
 from sims.cli import parse
-from sims.experiments.improve import improve
+from sims.experiments.improve.job import improve
 
 
 def main() -> None:
@@ -28,9 +28,9 @@ def main() -> None:
     for entry in summary["rounds"]:
         print(f"round {entry['round']}: {entry['reason']}")
         for row in entry["rows"]:
-            train, test = row["fd_train"], row["fd_test"]
+            train, test = row["fd"], row["fd_held_out"]
             print(f"  {row['label']:<14} w {row['w']:<5g} FD train {train['mean']:.2f}  FD test {test['mean']:.2f}  "
-                  f"nearest {row['nearest_ratio']['mean']:.3f}  recall {row['recall']['mean']:.3f}")  # fmt: skip
+                  f"nearest {row['distance_ratio']['mean']:.3f}  recall {row['recall']['mean']:.3f}")  # fmt: skip
     save(settings.out, {"benchmark": "rounds", "recipe": settings.recipe, "rounds": summary["rounds"],
                         "floor": summary["floor"], "extractor": summary["extractor"]})  # fmt: skip
 

@@ -19,7 +19,7 @@ from common import save
 from sims.data.sources import load_pair
 from sims.metrics.intervals import paired_interval
 from sims.model import Model, load
-from sims.verbs.evaluate import EvaluationOptions, Judge, draw_samples, load_judge
+from sims.scoring.judge import EvaluationOptions, Judge, draw_samples, load_judge
 
 STRENGTHS = [0.5 * index for index in range(13)]
 

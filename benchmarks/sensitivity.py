@@ -16,11 +16,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from common import save
-from sims.experiments.improve import improve
+from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.methods.auxiliary import AuxiliarySettings
+from sims.scoring.judge import EvaluationOptions
 from sims.training.loop import TrainOptions
-from sims.verbs.evaluate import EvaluationOptions
 
 SAMPLES = (500, 2_000, 10_000, 40_000)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)
@@ -52,11 +52,11 @@ def figure(points: list[dict[str, Any]], file: Path) -> None:
     for axis, (key, title, other, fixed) in zip(axes, panels):
         chosen = sorted((p for p in points if p[other] == fixed), key=lambda p: p[key])
         for name, colour in (("sims", "#0072b2"), ("neon", "#d55e00")):
-            figures = [p["rows"][name]["fd_train"] for p in chosen]
+            figures = [p["rows"][name]["fd"] for p in chosen]
             mean = [f["mean"] for f in figures]
             half = [(f["high"] - f["low"]) / 2 for f in figures]
             axis.errorbar([p[key] for p in chosen], mean, half, color=colour, marker="o", capsize=3, label=name)
-        axis.axhline(chosen[0]["rows"]["base"]["fd_train"]["mean"], color="grey", linestyle="--", label="base")
+        axis.axhline(chosen[0]["rows"]["base"]["fd"]["mean"], color="grey", linestyle="--", label="base")
         axis.set(xscale="log", xlabel=f"{title} ({other} = {fixed:g})", ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("FD to the training data")
@@ -76,7 +76,7 @@ def main() -> None:
     for samples, rate in settings:
         points.append(point(options.run, options.folder, samples, rate))
         rows = points[-1]["rows"]
-        text = ", ".join(f"{name} {row['fd_train']['mean']:.2f} (w {row['w']:g})" for name, row in rows.items())
+        text = ", ".join(f"{name} {row['fd']['mean']:.2f} (w {row['w']:g})" for name, row in rows.items())
         print(f"n_s {samples:>6,} lr {rate:g}: {text}", flush=True)
     save(options.out.with_suffix(".json"), {"benchmark": "sensitivity", "points": points})
     figure(points, options.out)

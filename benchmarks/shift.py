@@ -144,7 +144,7 @@ def table(target: str, summaries: list[dict[str, Any]]) -> str:
         for values in (
             [row["proportions"]["tv"]["value"] for row in rows],
             [row["fd_target"]["mean"] for row in rows],
-            [row["fd_test_target"]["mean"] for row in rows if "fd_test_target" in row],
+            [row["fd_held_out_target"]["mean"] for row in rows if "fd_held_out_target" in row],
             [row["nfe"] for row in rows],
         ):
             digits = 3 if not parts else 2

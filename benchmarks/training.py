@@ -20,10 +20,11 @@ import torch
 from common import save
 from sims.data.sources import load_pair
 from sims.model import Model
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.training.arithmetic import has_bf16
+from sims.training.base import new_model
 from sims.training.loop import Trainer, TrainOptions
-from sims.verbs.train import NetworkOptions, new_model
 
 
 def bare(model: Model, x: torch.Tensor, options: TrainOptions, steps: int, bf16: bool) -> float:

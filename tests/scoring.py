@@ -16,7 +16,7 @@ from torch import Tensor
 import sims
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
-from sims.data.images import encode_png
+from sims.data.pictures import encode_png
 from sims.data.store import Store, StoreHeader
 
 QUICK = ("fd", "kid", "manifold")

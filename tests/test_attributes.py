@@ -18,11 +18,7 @@ from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.denoiser import Denoiser
 from sims.errors import UserError
-from sims.gaussians import GaussianMixture
-from sims.guidance_gradient import GradientGuide
-from sims.metrics.proportions import proportions
-from sims.sampling import SamplerOptions, nfe, sample_seeds
-from sims.verbs.attributes import (
+from sims.experiments.shift.attributes import (
     Attribute,
     Classifier,
     Labelled,
@@ -36,7 +32,11 @@ from sims.verbs.attributes import (
     trained,
     write_labels,
 )
-from sims.verbs.user_classifiers import from_callable, torchscript
+from sims.experiments.shift.user_classifiers import from_callable, torchscript
+from sims.gaussians import GaussianMixture
+from sims.guidance.classifier import GradientGuide
+from sims.metrics.proportions import proportions
+from sims.sampling import SamplerOptions, nfe, sample_seeds
 
 PARITY = {str(digit): "odd" if digit % 2 else "even" for digit in range(10)}
 LOOP = {str(digit): "loop" if digit in (0, 6, 8, 9) else "no loop" for digit in range(10)}
@@ -146,7 +146,7 @@ def test_opposite_halves_train_the_two(pair: tuple, monkeypatch: pytest.MonkeyPa
         seen.append({image.numpy().tobytes() for image in x})
         raise InterruptedError
 
-    monkeypatch.setattr("sims.verbs.attributes.train_classifier", stop)
+    monkeypatch.setattr("sims.experiments.shift.attributes.train_classifier", stop)
     for seed, architecture in ((0, "a"), (0, "b"), (5, "b")):
         with pytest.raises(InterruptedError):
             trained(train, derived(train, "parity", PARITY), seed, architecture)

@@ -18,9 +18,10 @@ from sims.data.sources import load_pair
 from sims.data.store import Store
 from sims.errors import UserError
 from sims.model import Model, load, reinitialized
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
+from sims.training.base import new_model
 from sims.training.loop import Trainer
-from sims.verbs.train import NetworkOptions, new_model
 from tiny import TRAIN, Say
 
 

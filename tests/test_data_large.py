@@ -24,8 +24,8 @@ from sims.data import hf, hub, mapped, readers
 from sims.data.check import check
 from sims.data.codec import EDM2_LATENTS, UINT8, Codec
 from sims.data.dataset import Dataset, View
-from sims.data.images import SourceOptions, encode_png
 from sims.data.mapped import Rows
+from sims.data.pictures import SourceOptions, encode_png
 from sims.data.sources import load, load_pair
 from sims.errors import UserError
 from sims.training.loop import Trainer, TrainOptions
@@ -374,7 +374,7 @@ def test_wrong_names(source: str, message: str, library: Any, tmp_path: Path) ->
 def test_without_a_network(tmp_path: Path) -> None:
     pytest.importorskip("datasets")
     code = f"""
-from sims.data.images import SourceOptions
+from sims.data.pictures import SourceOptions
 from sims.data.sources import load
 from sims.errors import UserError
 from pathlib import Path

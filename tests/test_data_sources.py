@@ -18,7 +18,7 @@ from PIL import Image
 from sims.data.check import check
 from sims.data.codec import UINT8, Codec
 from sims.data.dataset import Dataset
-from sims.data.images import decode_image, encode_png
+from sims.data.pictures import decode_image, encode_png
 from sims.data.sources import BUILT_IN, SourceOptions, load, load_pair
 from sims.errors import UserError
 

@@ -24,8 +24,8 @@ from sims.metrics.pretrained import FITTED, NAMES
 from sims.metrics.weights import WEIGHTS, cache_folder
 from sims.model import load as load_model
 from sims.model import reinitialized
-from sims.verbs.score import K_COVER, K_PAIR, METRICS
-from sims.verbs.suite import CACHE
+from sims.scoring.figures import K_COVER, K_PAIR, METRICS
+from sims.scoring.suite import CACHE
 
 PAGE = pages.read("docs/comparing.md")
 SECTION = pages.read("README.md").split("\n## Scores that can be trusted\n")[1].split("\n## ")[0]

@@ -22,12 +22,12 @@ from PIL import Image
 
 import tiny
 from sims.cli import main
-from sims.data.images import encode_png
+from sims.data.pictures import encode_png
 from sims.data.sources import load
 from sims.errors import UserError
 from sims.experiments.data import same_data
 from sims.model import load as load_model
-from sims.runs import Run
+from sims.runs.directory import Run
 from sims.training.loop import Trainer
 
 FEW = [*tiny.PCA, "--methods", "base,sims", "--base.images", "2560", "--evaluation.draws", "1"]

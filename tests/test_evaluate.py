@@ -25,7 +25,7 @@ from scoring import QUICK, WRITERS, Rgb, Toy, evaluate, means, write_folder, wri
 from sims import api
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
-from sims.data.images import encode_png
+from sims.data.pictures import encode_png
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.metrics.comparison import ScoreRow, require_comparable
@@ -33,10 +33,10 @@ from sims.metrics.extractors import PCAExtractor, extract
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import mmd_squared
 from sims.metrics.manifold import manifold
+from sims.scoring.figures import METRICS
+from sims.scoring.judge import EvaluationOptions
+from sims.scoring.run_references import make_references
 from sims.training.classifier import train_classifier
-from sims.verbs.evaluate import EvaluationOptions
-from sims.verbs.references import make_references
-from sims.verbs.score import METRICS
 from tiny import Say
 
 # -- the figures are those of the features -----------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_a_range_that_was_guessed_shows_in_the_rows(real: tuple[Dataset, Dataset
 def test_a_large_reference_is_fitted_to_some_of_its_images(
     real: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sims.verbs.reference.FIT_VALUES", 300 * 64)
+    monkeypatch.setattr("sims.scoring.reference.FIT_VALUES", 300 * 64)
     fitted = []
     fit = PCAExtractor.fit
     monkeypatch.setattr(PCAExtractor, "fit", lambda x: fitted.append(len(x)) or fit(x))
@@ -453,7 +453,7 @@ def test_unreadable_pictures_of_the_reference(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sims.verbs.reference.train_classifier", partial(train_classifier, steps=2))
+    monkeypatch.setattr("sims.scoring.reference.train_classifier", partial(train_classifier, steps=2))
     labels = load_pair("digits")[0].labels
     assert labels is not None
     for index in range(60):
@@ -475,7 +475,7 @@ def test_unreadable_pictures_of_the_reference(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with a classifier of the training digits, trained for less long than usual."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sims.verbs.reference.train_classifier", partial(train_classifier, steps=100))
+        patch.setattr("sims.scoring.reference.train_classifier", partial(train_classifier, steps=100))
         cache = tmp_path_factory.mktemp("trained")
         evaluate("digits", "digits", cache, metrics=["fd"], limit=60)
     return cache

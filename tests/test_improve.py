@@ -16,12 +16,12 @@ from PIL import Image
 import tiny
 from sims.cli import main
 from sims.data.sources import load
-from sims.experiments import improve as job
+from sims.experiments.improve import job
+from sims.experiments.improve.summary import retained
 from sims.experiments.options import ALL_METHODS
-from sims.experiments.summary import retained
 from sims.guidance import Extrapolate
 from sims.model import load as load_model
-from sims.verbs.seeds import seed_range
+from sims.seeds import seed_range
 
 LABELS = ["base", "continued", "placebo", "self-trained", "autoguidance", "sims", "neon", "distilled"]
 
@@ -56,7 +56,7 @@ def test_the_table_has_a_row_for_every_method(summary: dict[str, Any]) -> None:
     assert [label for label in rows if label in LABELS] == LABELS
     for row in rows.values():
         assert row["draws"] == 2 and row["samples_per_draw"] == 100
-        for metric in ("fd_train", "fd_test", "kid_test", "precision", "recall", "memorized"):
+        for metric in ("fd", "fd_held_out", "kid_held_out", "precision", "recall", "memorized"):
             figure = row[metric]
             assert np.isfinite(figure["mean"]) and figure["low"] <= figure["mean"] <= figure["high"]
     nfe = {label: row["nfe"] for label, row in rows.items()}
@@ -87,7 +87,7 @@ def test_sims_is_compared_with_all_others(summary: dict[str, Any]) -> None:
         assert ("better" in entry["verdict"]) == (high < 0) and ("worse" in entry["verdict"]) == (low > 0)
     others = {row["label"] for row in summary["rows"]} - {"sims"}
     assert {(entry["b"], entry["metric"]) for entry in summary["comparisons"]} == {
-        (label, metric) for label in others for metric in ("fd_train", "fd_test")
+        (label, metric) for label in others for metric in ("fd", "fd_held_out")
     }
 
 
@@ -98,8 +98,8 @@ def test_every_figure_says_what_it_was_measured_with(finished: Path, summary: di
     assert all(needed <= set(row) for row in rows)
     assert {row["label"] for row in rows} == {row["label"] for row in summary["rows"]}
     for row in summary["rows"]:
-        values = [r["value"] for r in rows if r["label"] == row["label"] and r["metric"] == "fd_train"]
-        assert len(values) == 2 and np.mean(values) == pytest.approx(row["fd_train"]["mean"])
+        values = [r["value"] for r in rows if r["label"] == row["label"] and r["metric"] == "fd"]
+        assert len(values) == 2 and np.mean(values) == pytest.approx(row["fd"]["mean"])
 
 
 def test_there_is_no_share_of_a_gain_where_there_is_none() -> None:
@@ -191,7 +191,7 @@ def test_without_any_data_the_default_is_used_unverified(finished: Path, tmp_pat
     rows = {row["label"]: row for row in summary["rows"]}
     assert set(rows) == {"base", "self-trained", "sims", "neon", "distilled"}
     assert (rows["sims"]["w"], rows["sims"]["budget"]) == (1.0, 2560)
-    assert all(row["fd_train"]["mean"] is None for row in rows.values())
+    assert all(row["fd"]["mean"] is None for row in rows.values())
     improved = load_model(run / "improved").denoiser
     assert isinstance(improved, Extrapolate) and improved.w == 1.0
     assert (run / "report.html").is_file()
@@ -202,9 +202,9 @@ def test_statistics_of_real_data_are_enough_to_choose(finished: Path, tmp_path: 
     reference = ["--reference", str(finished / "references"), "--methods", "base,sims"]
     assert main(tiny.improve_arguments(run, "--model", str(given), "--data.path", "none", *reference)) == 0
     ours, theirs = ({row["label"]: row for row in summary_of(r)["rows"]} for r in (run, finished))
-    assert ours["base"]["fd_train"] == theirs["base"]["fd_train"]
+    assert ours["base"]["fd"] == theirs["base"]["fd"]
     assert (ours["sims"]["w"], ours["sims"]["budget"]) == (theirs["sims"]["w"], theirs["sims"]["budget"])
-    assert ours["sims"]["fd_train"] == theirs["sims"]["fd_train"]
+    assert ours["sims"]["fd"] == theirs["sims"]["fd"]
 
 
 def test_trusted_images_choose_the_strength(tmp_path: Path, say: tiny.Say) -> None:
@@ -243,7 +243,7 @@ def test_rounds_start_from_the_distilled_model(tmp_path: Path, monkeypatch: pyte
     assert [entry["round"] for entry in rounds] == [1, 2]
     assert {row["method"] for row in rounds[1]["rows"]} == {"base", "sims", "distilled"}
     first = {row["label"]: row for row in rounds[0]["rows"]}
-    assert rounds[1]["rows"][0]["fd_train"]["mean"] == pytest.approx(first["distilled"]["fd_train"]["mean"], rel=0.3)
+    assert rounds[1]["rows"][0]["fd"]["mean"] == pytest.approx(first["distilled"]["fd"]["mean"], rel=0.3)
 
 
 def test_rounds_stop_before_one_that_is_no_improvement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

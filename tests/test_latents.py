@@ -16,7 +16,7 @@ import tiny
 from sims.cli import main
 from sims.data.codec import EDM2_LATENTS, UINT8, Codec, Latents
 from sims.data.dataset import Dataset
-from sims.data.images import encode_png
+from sims.data.pictures import encode_png
 from sims.data.sources import load, load_pair
 from sims.data.store import Store
 from sims.errors import UserError

@@ -18,7 +18,7 @@ from sims.experiments.loop.models import Arm
 from sims.experiments.loop.options import REMEDIES, LoopOptions, defaults_for
 from sims.experiments.loop.summary import judged
 from sims.model import load
-from sims.verbs.seeds import seed_range
+from sims.seeds import seed_range
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_the_summary_holds_a_curve_for_every_arm(summary: dict[str, Any]) -> Non
     assert summary["experiment"] == "loop" and summary["kind"] == "augmentation" and summary["format"] == 1
     assert (summary["generations"], summary["repeats"]) == (2, 2)
     assert [arm["name"] for arm in summary["arms"]] == ["standard", "standard-equal", "sims"]
-    for figure in ("fd_train", "fd_test", "precision", "recall", "memorized"):
+    for figure in ("fd", "fd_held_out", "precision", "recall", "memorized"):
         for values in summary["curves"][figure].values():
             assert np.asarray(values).shape == (3, 2) and np.isfinite(values).all()
     assert summary["floor"]["fd"] > 0 and summary["floor"]["perfect"] > 0
@@ -62,7 +62,7 @@ def test_the_table_in_the_terminal(run: Path, capsys: pytest.CaptureFixture[str]
 def test_generation_0_is_the_same_for_all_remedies(run: Path, summary: dict[str, Any]) -> None:
     first = {arm: entry(run, arm, 0) for arm in ("standard", "standard-equal", "sims")}
     assert len({found["base"] for found in first.values()}) == 1
-    assert len({found["figures"]["fd_train"] for found in first.values()}) == 3
+    assert len({found["figures"]["fd"] for found in first.values()}) == 3
     later = {arm: entry(run, arm, 1) for arm in first}
     assert len({found["base"] for found in later.values()}) == 3
     assert entry(run, "sims", 0, 0)["base"] != entry(run, "sims", 0, 1)["base"]
@@ -92,8 +92,8 @@ def test_standard_training_of_equal_compute_costs_what_sims_costs(summary: dict[
 
 def test_the_strength_is_chosen_where_nothing_is_judged(run: Path, summary: dict[str, Any]) -> None:
     found = summary["selection"]
-    assert found["generations"] == 1 and set(found["fd_train"]["sims"]) == {"0.5", "1"}
-    best = min(found["fd_train"]["sims"], key=found["fd_train"]["sims"].get)
+    assert found["generations"] == 1 and set(found["fd"]["sims"]) == {"0.5", "1"}
+    best = min(found["fd"]["sims"], key=found["fd"]["sims"].get)
     assert found["chosen"]["sims"] == float(best) == summary["arms"][2]["w"]
     selected = {child.name for child in (run / "selection/artefacts").glob("base-*")}
     judged_ = {child.name for child in (run / "repeats").glob("*/artefacts/base-*")}

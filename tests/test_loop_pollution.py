@@ -15,7 +15,7 @@ import tiny
 import tiny_loop
 from sims.cli import main
 from sims.data.sources import load
-from sims.experiments.trusted import Candidates
+from sims.experiments.improve.trusted import Candidates
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,11 @@ ARMS = ["standard", "standard-equal", "sims", "sims-trusted"]
 def test_the_summary_holds_a_table_over_levels(summary: dict[str, Any]) -> None:
     assert summary["experiment"] == "pollution" and summary["levels"] == [0, 100] and summary["repeats"] == 2
     assert [arm["name"] for arm in summary["arms"]] == ARMS
-    for figure in ("fd_train", "fd_test", "precision", "recall"):
+    for figure in ("fd", "fd_held_out", "precision", "recall"):
         assert list(summary["table"][figure]) == ARMS
         assert all(np.asarray(rows).shape == (2, 2) for rows in summary["table"][figure].values())
     assert [entry["used"] for entry in summary["accounting"]] == [{"real": 150}, {"real": 150, "0": 150}]
-    entries = [e for e in summary["comparisons"] if e["metric"] == "fd_train" and e["a"] == "sims"]
+    entries = [e for e in summary["comparisons"] if e["metric"] == "fd" and e["a"] == "sims"]
     assert [e["level"] for e in entries] == [0, 100]
     for entry in entries:
         assert entry["difference"]["low"] <= entry["difference"]["mean"] <= entry["difference"]["high"]
@@ -51,17 +51,17 @@ def test_the_summary_holds_a_table_over_levels(summary: dict[str, Any]) -> None:
 
 
 def test_every_strength_is_measured(summary: dict[str, Any]) -> None:
-    found, table = summary["strengths"]["sims"], summary["table"]["fd_train"]
-    assert found["w"] == [0, 1, 2] and np.asarray(found["figures"]["fd_train"]).shape == (2, 3, 2)
+    found, table = summary["strengths"]["sims"], summary["table"]["fd"]
+    assert found["w"] == [0, 1, 2] and np.asarray(found["figures"]["fd"]).shape == (2, 3, 2)
     for level in range(2):
-        assert found["figures"]["fd_train"][level][0] == table["standard"][level]
+        assert found["figures"]["fd"][level][0] == table["standard"][level]
         for repeat, w in enumerate(found["chosen"][level]):
             index = found["w"].index(w)
-            assert found["figures"]["fd_train"][level][index][repeat] == table["sims"][level][repeat]
+            assert found["figures"]["fd"][level][index][repeat] == table["sims"][level][repeat]
 
 
 def test_trusted_images_choose_a_strength(summary: dict[str, Any]) -> None:
-    found, table = summary["trusted"]["sims"], summary["table"]["fd_train"]
+    found, table = summary["trusted"]["sims"], summary["table"]["fd"]
     assert found["size"] == 20 and found["sizes"] == [10, 20] and found["features"] == "pca"
     for level in range(2):
         for repeat, (w, ratio) in enumerate(zip(found["w"][level], found["ratio"][level])):

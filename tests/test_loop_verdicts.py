@@ -9,7 +9,7 @@ from scipy import stats
 
 from sims.errors import UserError
 from sims.experiments.loop.affine import AffineReplicas, expected, fixed_point, log_det_law
-from sims.experiments.loop.points import sampling_noise
+from sims.experiments.loop.toys import sampling_noise
 from sims.experiments.loop.verdicts import ALLOWED, choose_strength, mad, strong_prevention, weak_prevention
 from sims.gaussians import GaussianMixture
 from sims.metrics.intervals import Interval

@@ -15,16 +15,16 @@ from sims.config import override
 from sims.data.codec import Codec
 from sims.data.sources import load
 from sims.errors import UserError
-from sims.experiments import fit
-from sims.experiments import probe as probing
-from sims.experiments.estimate import Pilot
-from sims.experiments.fit import Batches, choose_batches
-from sims.experiments.improve import improve
-from sims.experiments.known import Known
-from sims.experiments.memory import Peak, free_memory, is_out_of_memory
+from sims.experiments.cost import fit
+from sims.experiments.cost import rates as probing
+from sims.experiments.cost.described import Known
+from sims.experiments.cost.estimate import Pilot
+from sims.experiments.cost.fit import Batches, choose_batches
+from sims.experiments.cost.memory import Peak, free_memory, is_out_of_memory
+from sims.experiments.cost.rates import Cost, Rate, Training
+from sims.experiments.cost.work import Sampling
+from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
-from sims.experiments.plan import Sampling
-from sims.experiments.probe import Cost, Rate, Training
 from sims.sampling import SamplerOptions
 from sims.training.loop import Trainer, TrainOptions
 
@@ -128,7 +128,7 @@ def test_a_run_keeps_what_it_chose_and_computes_the_same(
     assert json.loads((fitted / "batches.json").read_text())["batch_size"] == 40
     rows = [json.loads((run / "summary.json").read_text())["rows"] for run in (plain, fitted)]
     for one, other in zip(*rows):  # what differs is the last bits of sums
-        assert other["fd_train"]["mean"] == pytest.approx(one["fd_train"]["mean"], rel=2e-3)
+        assert other["fd"]["mean"] == pytest.approx(one["fd"]["mean"], rel=2e-3)
 
     monkeypatch.setattr(fit, "choose_batches", lambda *_: Batches(7, 1, 1, 1))
     kept = (fitted / "metrics.jsonl").read_bytes()

@@ -22,10 +22,10 @@ from sims.methods.auxiliary import AuxiliarySettings, Settings
 from sims.methods.continued import ContinuedSettings
 from sims.methods.distilled import DistilledOptions, DistilledSettings
 from sims.model import Model, load, reinitialized
-from sims.runs import Run
+from sims.runs.directory import Run
 from sims.sampling import nfe
+from sims.training.base import train_base
 from sims.training.loop import Trainer, TrainOptions
-from sims.verbs.train import train_base
 
 FAST = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=1e9)
 AUXILIARY = AuxiliarySettings(samples=40, budgets=(64, 128), train=FAST)

@@ -32,9 +32,9 @@ from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.options import ImproveOptions
-from sims.runs import Run
+from sims.runs.directory import Run
+from sims.runs.synthesize import synthesize
 from sims.training.loop import Trainer, TrainOptions, read_trained
-from sims.verbs.synthesize import synthesize
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this PyTorch has no gloo, which processes on CPUs talk through", allow_module_level=True)
@@ -179,7 +179,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
 def rows(run: Path) -> list[tuple[Any, ...]]:
     """What a run chose, and the figures of every row."""
     found = json.loads((run / "summary.json").read_text())["rows"]
-    names = ("fd_train", "fd_test", "precision", "recall")
+    names = ("fd", "fd_held_out", "precision", "recall")
     return [(row["label"], row["w"], row["budget"], *(row[name]["mean"] for name in names)) for row in found]
 
 

@@ -21,15 +21,15 @@ from sims.cli import main, parse
 from sims.config import RECIPES, from_dict, load_recipe, override, to_dict
 from sims.data.codec import Codec
 from sims.errors import UserError
-from sims.experiments import estimate as planning
-from sims.experiments import plan
-from sims.experiments import probe as probing
-from sims.experiments.bounds import cheapest_bound, cheapest_expected, search_bound
-from sims.experiments.improve import improve
-from sims.experiments.known import Known
+from sims.experiments.cost import estimate as planning
+from sims.experiments.cost import rates as probing
+from sims.experiments.cost import work as plan
+from sims.experiments.cost.bounds import cheapest_bound, cheapest_expected, search_bound
+from sims.experiments.cost.described import Known
+from sims.experiments.improve.job import improve
+from sims.experiments.improve.search import Search, SearchOptions
+from sims.experiments.improve.stages import Setting, fewest
 from sims.experiments.options import ImproveOptions
-from sims.experiments.search import Search, SearchOptions
-from sims.experiments.stages import Setting, fewest
 from sims.gaussians import GaussianMixture
 from sims.guidance import Extrapolate
 from sims.metrics import weights
@@ -219,11 +219,11 @@ def _the_protocol_is_kept(run: Path, rows: dict[str, Any]) -> None:
     """Three draws of fresh seeds, each with a row of its own; mean and minimum of the same three figures."""
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for label, row in rows.items():
-        found = [e for e in entries if e["label"] == label and e["metric"] == "fd_train"]
+        found = [e for e in entries if e["label"] == label and e["metric"] == "fd"]
         values, seeds = [e["value"] for e in found], [range(*e["seeds"]) for e in found]
         assert len(values) == 3 and all(e["num_samples"] == len(s) == 20 for e, s in zip(found, seeds))
         assert len({*seeds[0], *seeds[1], *seeds[2]}) == 60
-        assert row["fd_train"]["mean"] == pytest.approx(np.mean(values)) and row["fd_train"]["min"] == min(values)
+        assert row["fd"]["mean"] == pytest.approx(np.mean(values)) and row["fd"]["min"] == min(values)
 
 
 def tiny_parameters(run: Path) -> list[torch.nn.Parameter]:

@@ -15,15 +15,15 @@ from sims.config import override
 from sims.errors import UserError
 from sims.experiments.loop.models import Arm
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, toy_defaults
-from sims.experiments.loop.piece import Piece, Task
-from sims.experiments.loop.points import TOYS, ReplicaNoise, Ruler, gaussian_w2, sampling_noise
+from sims.experiments.loop.point_loop import run_replicas
 from sims.experiments.loop.repeats import configuration
-from sims.experiments.loop.replicas import run_replicas
+from sims.experiments.loop.replica_group import Piece, Task
+from sims.experiments.loop.toys import TOYS, ReplicaNoise, Ruler, gaussian_w2, sampling_noise
 from sims.gaussians import GaussianMixture
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import load, make_network
 from sims.networks import MLP, ReplicaMLP
-from sims.runs import Run
+from sims.runs.directory import Run
 from sims.sampling import SamplerOptions, sample
 from sims.training import loop as training
 

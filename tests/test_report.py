@@ -48,20 +48,19 @@ def make_row(
         "w": w,
         "budget": budget,
         "nfe": nfe,
-        "fd_train": spread(train, 0.15),
-        "fd_test": spread(test, 0.2),
+        "fd": spread(train, 0.15),
+        "fd_held_out": spread(test, 0.2),
         "precision": spread(0.71 - 0.002 * train, 0.006),
         "recall": spread(0.75 - 0.01 * train, 0.008),
         "memorized": spread(0.009 + 0.0001 * (35 - train), 0.002),
-        "nearest_ratio": 1.02,
+        "distance_ratio": 1.02,
         "seconds_per_1000": 0.08 * nfe,
         "extra_training_images": budget,
         "draws": 3,
         "samples_per_draw": 10_000,
         "note": "weights edited, nothing added at inference" if method == "neon" else "",
         "per_class": [
-            {"class": k, "share": 0.1 + 0.004 * math.sin(k), "agreement": 0.8, "fd_train": train + 9 + k}
-            for k in range(10)
+            {"class": k, "share": 0.1 + 0.004 * math.sin(k), "agreement": 0.8, "fd": train + 9 + k} for k in range(10)
         ]
         if method in ("base", "sims")
         else [],
@@ -153,21 +152,21 @@ def make_summary() -> dict[str, Any]:
             {
                 "a": "SIMS",
                 "b": "Base",
-                "metric": "fd_train",
+                "metric": "fd",
                 "difference": {"mean": -8.22, "low": -8.4, "high": -8.03},
                 "verdict": "SIMS is better",
             },
             {
                 "a": "SIMS",
                 "b": "Base",
-                "metric": "fd_test",
+                "metric": "fd_held_out",
                 "difference": {"mean": -8.3, "low": -8.6, "high": -8.0},
                 "verdict": "SIMS is better",
             },
             {
                 "a": "Control: real-data fine-tune",
                 "b": "Base",
-                "metric": "fd_train",
+                "metric": "fd",
                 "difference": {"mean": -0.14, "low": -0.35, "high": 0.07},
                 "verdict": "no difference shown",
             },
@@ -340,7 +339,7 @@ def test_a_section_disappears_with_its_part(tmp_path: Path, summary: dict[str, A
 
 def test_rows_alone_decide_classes_and_memorization(tmp_path: Path, summary: dict[str, Any]) -> None:
     for row in summary["rows"]:
-        row |= {"per_class": [], "memorized": None, "nearest_ratio": None, "fd_test": None}
+        row |= {"per_class": [], "memorized": None, "distance_ratio": None, "fd_held_out": None}
     found = section_ids(page_of(tmp_path, summary))
     assert "classes" not in found and "memorization" not in found and "samples" not in found
 
@@ -353,7 +352,7 @@ def test_the_least_summary_still_makes_a_page(tmp_path: Path) -> None:
 
 def test_missing_figures_are_dashes(tmp_path: Path, summary: dict[str, Any]) -> None:
     summary["rows"][1]["precision"] = None
-    summary["rows"][2]["fd_train"] = {"mean": math.nan, "low": math.nan, "high": math.nan}
+    summary["rows"][2]["fd"] = {"mean": math.nan, "low": math.nan, "high": math.nan}
     summary["cache"]["retained_train"] = math.inf
     page = page_of(tmp_path, summary)
     text = "".join(parse(page).text)
@@ -372,18 +371,18 @@ def test_unverified_and_warned_runs_say_so(tmp_path: Path, summary: dict[str, An
 def test_no_improvement_is_not_sold_as_one(tmp_path: Path, summary: dict[str, Any]) -> None:
     summary |= {"comparisons": [], "cache": None, "rounds": None, "search": None}
     for row in summary["rows"][1:]:
-        row["fd_train"] = spread(19.2, 0.3)
+        row["fd"] = spread(19.2, 0.3)
     page = page_of(tmp_path, summary)
     assert "includes zero: no improvement is shown" in page and 'class="big unsure"' in page
     for row in summary["rows"][1:]:
-        row["fd_train"] = spread(25.0, 0.3)
+        row["fd"] = spread(25.0, 0.3)
     assert "No method improved on the base." in page_of(tmp_path, summary)
 
 
 def test_a_gain_on_training_images_alone_is_named(tmp_path: Path, summary: dict[str, Any]) -> None:
     summary["comparisons"] = []
     for row in summary["rows"][1:]:
-        row["fd_test"] = spread(19.5, 0.3)
+        row["fd_held_out"] = spread(19.5, 0.3)
     assert "which no model has seen, no improvement is shown" in page_of(tmp_path, summary)
 
 
@@ -468,7 +467,7 @@ def test_unreadable_runs_are_user_errors(tmp_path: Path, text: str | None, messa
 
 def test_closing_table(summary: dict[str, Any]) -> None:
     summary["rows"][2]["label"] = "[red]cached"
-    summary["rows"][3]["fd_train"] = math.nan
+    summary["rows"][3]["fd"] = math.nan
     console = Console(file=io.StringIO(), width=140, record=True)
     console.print(closing_table(summary))
     text = console.export_text()
@@ -480,7 +479,7 @@ def test_closing_table(summary: dict[str, Any]) -> None:
 @pytest.mark.parametrize("width", [60, 80, 110])
 def test_closing_table_keeps_the_method_and_the_distances_however_narrow(summary: dict[str, Any], width: int) -> None:
     for row in summary["rows"]:
-        row["retained"] = {"fd_train": 0.5, "fd_test": None}
+        row["retained"] = {"fd": 0.5, "fd_held_out": None}
     summary["rows"][0]["retained"] = None
     console = Console(file=io.StringIO(), width=width, record=True)
     console.print(closing_table(summary))
@@ -494,8 +493,8 @@ def test_closing_table_keeps_the_method_and_the_distances_however_narrow(summary
 def test_variants_of_sims_look_different_and_keep_their_place(summary: dict[str, Any], tmp_path: Path) -> None:
     summary["rows"] = [dict(row) for row in summary["rows"][:3]]
     for row, label in zip(summary["rows"], ("base", "sims", "sims (cached)")):
-        row |= {"label": label, "method": label.split()[0], "kid_test": 470215.8, "retained": {"fd_train": 0.87}}
-    summary["rows"][1]["retained"] = {"fd_train": 1.0}
+        row |= {"label": label, "method": label.split()[0], "kid_held_out": 470215.8, "retained": {"fd": 0.87}}
+    summary["rows"][1]["retained"] = {"fd": 1.0}
     summary["search"]["samples_by_method"] = {"sims": 4200}
     summary["cache"]["tried"] = [{"steps": 12, "refreshes": 4, "nfe": 16, "retained": 0.963}]
     images = np.zeros((4, 8, 8, 1), np.uint8)

@@ -25,7 +25,7 @@ def curves(places: int, repeats: int = 4) -> dict[str, dict[str, list[list[float
     names = [arm["name"] for arm in ARMS]
     return {
         figure: {str(name): (start + rng.random((places, repeats))).tolist() for name in names}
-        for figure, start in (("fd_train", 20.0), ("fd_test", 30.0), ("recall", 0.1))
+        for figure, start in (("fd", 20.0), ("fd_held_out", 30.0), ("recall", 0.1))
     }
 
 
@@ -40,7 +40,7 @@ def loop_summary() -> dict[str, Any]:
         "repeats": 4,
         "arms": ARMS,
         "curves": curves(4),
-        "floor": {"fd_test": 12.0},
+        "floor": {"fd_held_out": 12.0},
         "accounting": [
             {"generation": 1, "arm": "sims@1", "real": 1437, "fresh": 0, "synthetic": 99, "from": {"0": 99}}
         ],
@@ -59,7 +59,7 @@ def pollution_summary() -> dict[str, Any]:
         "arms": ARMS,
         "table": curves(3),
         "strengths": {
-            "sims": {"w": [0.5, 1.0], "figures": {"fd_train": [[[30.0], [20.0]], [[31.0], [21.0]], [[38.0], [25.0]]]}}
+            "sims": {"w": [0.5, 1.0], "figures": {"fd": [[[30.0], [20.0]], [[31.0], [21.0]], [[38.0], [25.0]]]}}
         },
         "trusted": {
             "sims": {
@@ -73,7 +73,7 @@ def pollution_summary() -> dict[str, Any]:
             {
                 "a": "sims@1",
                 "b": "standard",
-                "metric": "fd_train",
+                "metric": "fd",
                 "level": 50,
                 "difference": {"mean": -9, "low": -12, "high": -6},
                 "better": True,
@@ -103,7 +103,7 @@ def test_loop_page_says_all_of_the_summary(tmp_path: Path) -> None:
     ]  # fmt: skip
     for text in ("Standard training collapses", "slope 0.5", "SIMS, w = 1, generation 3", "99 of generation 0"):
         assert text in html
-    values = curves(4)["fd_train"]["sims@1"][-1]
+    values = curves(4)["fd"]["sims@1"][-1]
     half = stats.t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
     assert f"{np.mean(values):.2f} ± {half:.2f}" in html
     assert "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html

@@ -12,7 +12,7 @@ import pytest
 
 from sims.cli import main
 from sims.report import write_report
-from sims.runs import Run
+from sims.runs.directory import Run
 
 ALL = ["proportions", "table", "cost", "samples", "groups", "solver", "classifiers", "reproduce"]
 TARGET = [0.2, 0.3, 0.5]
@@ -50,7 +50,7 @@ def make_row(
         "draws": 2,
         "samples_per_draw": 200,
         "fd_target": {"mean": fd, "low": fd - 0.5, "high": fd + 0.5, "min": fd},
-        "fd_test_target": {"mean": fd + 1, "low": None, "high": None},
+        "fd_held_out_target": {"mean": fd + 1, "low": None, "high": None},
         "groups": groups,
         **more,
     }

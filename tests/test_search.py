@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sims.errors import UserError
-from sims.experiments.search import Found, Search, SearchOptions
+from sims.experiments.improve.search import Found, Search, SearchOptions
 
 BUDGETS = (32_000, 64_000, 128_000, 256_000)
 START = (0.5, 1.0, 2.0, 3.0)

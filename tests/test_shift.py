@@ -17,13 +17,13 @@ import tiny_shift
 from sims.cli import main, parse
 from sims.data.sources import load_pair
 from sims.experiments.shift import steering
+from sims.experiments.shift.attributes import Classifier, derived, write_labels
 from sims.experiments.shift.baselines import has_gradient
 from sims.experiments.shift.command import shift
 from sims.experiments.shift.summary import worse_groups
 from sims.metrics.custom import to_8_bit
 from sims.model import load
 from sims.sampling import nfe
-from sims.verbs.attributes import Classifier, derived, write_labels
 
 LABELS = ["base", "steered", "steered (cached)", "distilled", "classifier guidance", "fine-tuning", "rejection"]
 
@@ -51,7 +51,7 @@ def test_every_contender_is_in_one_table(summary: dict[str, Any]) -> None:
         tv = shares["tv"]
         assert tv["value"] == pytest.approx(abs(shares["values"][0] - 0.1), abs=1e-9)
         assert tv["low"] <= tv["value"] <= tv["high"]
-        assert row["fd_target"]["mean"] > 0 and row["fd_test_target"]["mean"] > 0
+        assert row["fd_target"]["mean"] > 0 and row["fd_held_out_target"]["mean"] > 0
         assert [group["value"] for group in row["groups"]] == ["yes", "no"]
         assert row["groups"][1]["fd"] > 0 and 0 <= row["groups"][1]["precision"] <= 1
     sizes = {group["n"] for row in summary["rows"][:2] for group in row["groups"][:1]}
@@ -122,7 +122,7 @@ def test_the_results_are_models_rows_and_pictures(run: Path, summary: dict[str, 
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {row["label"] for row in rows} == {*LABELS}
     metrics = {row["metric"] for row in rows}
-    assert {"fd_target", "fd_test_target", "tv", "kl", "share[yes]"} <= metrics
+    assert {"fd_target", "fd_held_out_target", "tv", "kl", "share[yes]"} <= metrics
     values = [row["value"] for row in rows if row["label"] == "steered" and row["metric"] == "fd_target"]
     assert summary["rows"][1]["fd_target"]["mean"] == pytest.approx(np.mean(values))
 
@@ -210,7 +210,7 @@ def test_a_given_conditional_model_a_label_file_and_a_users_classifier(model: Pa
     found = summary["classifiers"]
     assert found["steering"]["accuracy"] < 0.8 < found["judging"]["accuracy"]
     assert [row["label"] for row in summary["rows"]] == ["base", "steered", "steered (cached)", "rejection"]
-    assert "fd_test_target" not in summary["rows"][0], "the label file says nothing of held-out data"
+    assert "fd_held_out_target" not in summary["rows"][0], "the label file says nothing of held-out data"
     assert load(tmp_path / "run/improved").num_classes == 10
 
 

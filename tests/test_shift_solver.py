@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import special, stats
 
-from sims.experiments.shift import solver
-from sims.experiments.shift.solver import Limits, Observed, Plan
+from sims.experiments.shift import proportion_solver as solver
+from sims.experiments.shift.proportion_solver import Limits, Observed, Plan
 from sims.gaussians import GaussianMixture
 from sims.guidance import Extrapolate
 from sims.sampling import SamplerOptions, sample_seeds

@@ -11,12 +11,12 @@ import pytest
 from sims.data.dataset import Dataset
 from sims.data.sources import load, load_pair
 from sims.errors import UserError
+from sims.experiments.shift.attributes import Attribute
 from sims.experiments.shift.baselines import ratio_within
 from sims.experiments.shift.options import ShiftOptions, SolverOptions, SteeringOptions
-from sims.experiments.shift.solver import rejection_ratio
+from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.experiments.shift.steering import accepted, allotted
 from sims.experiments.shift.target import check_support, cut, mapping_of, split_parts, target_of
-from sims.verbs.attributes import Attribute
 
 DIGITS = Attribute("class", tuple("0123456789"))
 JOINT = Attribute("parity,loop", ("even,loop", "even,none", "odd,loop", "odd,none"))

@@ -21,16 +21,16 @@ from torch import Tensor
 from scoring import Toy, evaluate
 from sims.data.codec import UINT8, Codec
 from sims.data.dataset import Dataset
-from sims.data.images import SourceOptions, encode_png
+from sims.data.pictures import SourceOptions, encode_png
 from sims.data.readers import Pictures, open_paths
 from sims.data.sources import load
 from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
 from sims.errors import UserError
 from sims.metrics.extractors import extract
 from sims.metrics.memorization import nearest
-from sims.verbs import features as features_module
-from sims.verbs.features import FeatureSet, extract_features
-from sims.verbs.score import nearest_of
+from sims.scoring import features as features_module
+from sims.scoring.features import FeatureSet, extract_features
+from sims.scoring.figures import nearest_of
 
 RAW = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 6), dtype=np.uint8)
 DATA = Dataset(RAW, np.arange(9) % 3, UINT8, name="nine")

@@ -20,10 +20,11 @@ import tiny
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.model import load
+from sims.networks.options import NetworkOptions
+from sims.training.base import train_base
 from sims.training.ema import EMA, ema_decay
 from sims.training.loop import Trained, Trainer, TrainOptions, read_trained
 from sims.training.noise import DataOrder, TrainingNoise
-from sims.verbs.train import NetworkOptions, train_base
 
 FAST = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=0.0)
 

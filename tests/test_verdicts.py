@@ -24,9 +24,9 @@ from sims.metrics.extractors import extract
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.manifold import manifold
 from sims.metrics.points import wasserstein
-from sims.verbs.difference import paired
-from sims.verbs.score import METRICS
-from sims.verbs.subjects import in_order_of_chance
+from sims.scoring.differences import paired
+from sims.scoring.figures import METRICS
+from sims.scoring.subjects import in_order_of_chance
 from tiny import Say
 
 # -- planted failures are found ----------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_planted_copies_are_found(share: float, cache: Path) -> None:
         close["mean"] == pytest.approx(0.05 + 0.95 * share, abs=0.05) and close["low"] < close["mean"] < close["high"]
     )
     assert (copied["low"] > 0) == (share > 0)
-    assert (found["metrics"]["nearest_ratio"]["mean"] < 0.85) == (share > 0)
+    assert (found["metrics"]["distance_ratio"]["mean"] < 0.85) == (share > 0)
     assert {row["settings"]["held_out"] for row in found["rows"]} == {found["reference"]["held_out"]["hash"]}
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import pages
 from sims.cli import main
 from sims.data.sources import load
-from sims.experiments import probe
+from sims.experiments.cost import rates as probe
 from sims.interop.nvidia import build, read
 from sims.model import load as load_model
 from sims.sampling import sample
@@ -164,7 +164,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 def test_every_result_is_sampled_by_diffusers_alone(folders: tuple[Path, dict[str, Any]]) -> None:
     _, found = folders
     assert list(found["ddim"]) == ["original", "neon", "distilled", "sims (guided pair)"]
-    scores = [row["fd_test"] for row in found["ddim"].values()]
+    scores = [row["fd_held_out"] for row in found["ddim"].values()]
     assert np.isfinite(scores).all() and len(set(scores)) == 4, "two of the networks are the same"
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from sims.data.dataset import Dataset
 from sims.model import Model
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.verbs.train import NetworkOptions, new_model
+from sims.training.base import new_model
 
 NETWORK = NetworkOptions(width=32, blocks=1, embedding=16, sigma_data=0.5)
 SAMPLER = SamplerOptions(steps=5)

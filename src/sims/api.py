@@ -14,12 +14,11 @@ from typing import Any, TypeVar
 from rich.console import Console
 from torch import Tensor
 
-from sims import runs
 from sims.config import load_recipe, override, to_dict
 from sims.data import sources
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.experiments.improve import improve as run_improve
+from sims.experiments.improve.job import improve as run_improve
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
 from sims.experiments.shift.command import shift as run_shift
 from sims.experiments.shift.options import ShiftOptions
@@ -27,15 +26,18 @@ from sims.guidance import Extrapolate
 from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
+from sims.networks.options import NetworkOptions
 from sims.processes import join
 from sims.report.record import clean
-from sims.runs import Run, derive_seed
+from sims.runs import synthesize as synthesis
+from sims.runs.directory import Run
+from sims.runs.directory import progress as progress_bar
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
-from sims.verbs import synthesize as synthesis
-from sims.verbs.difference import paired, require_alike
-from sims.verbs.suite import CACHE, ScoreOptions, Suite
-from sims.verbs.train import NetworkOptions, train_base
+from sims.scoring.differences import paired, require_alike
+from sims.scoring.suite import CACHE, ScoreOptions, Suite
+from sims.seeds import derive_seed
+from sims.training.base import train_base
 
 T = TypeVar("T")
 Table = dict[str, Any]
@@ -288,4 +290,4 @@ def _plain(value: Any) -> Any:
 
 def progress(title: str, total: int, *, quiet: bool = False) -> AbstractContextManager[Callable[[int], None]]:
     """A progress bar on stderr; a line every ten seconds where there is no terminal."""
-    return runs.progress(Console(stderr=True, quiet=quiet), title, total)
+    return progress_bar(Console(stderr=True, quiet=quiet), title, total)

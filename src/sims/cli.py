@@ -42,11 +42,11 @@ from sims.commands.synthesize import synthesize_store
 from sims.commands.train import train
 from sims.config import load_recipe, nearest, override
 from sims.data.check import check
-from sims.data.images import SourceOptions
+from sims.data.pictures import SourceOptions
 from sims.errors import UserError
-from sims.experiments.improve import improve
+from sims.experiments.cost.memory import is_out_of_memory
+from sims.experiments.improve.job import improve
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
-from sims.experiments.memory import is_out_of_memory
 from sims.experiments.options import ImproveOptions
 from sims.experiments.shift.command import shift
 from sims.experiments.shift.options import ShiftOptions

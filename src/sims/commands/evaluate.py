@@ -18,8 +18,8 @@ from sims.errors import UserError
 from sims.metrics.comparison import ScoreRow
 from sims.report.numbers import decimals, fixed, plus_minus
 from sims.report.record import Interval
-from sims.verbs.difference import require_alike
-from sims.verbs.suite import ScoreOptions
+from sims.scoring.differences import require_alike
+from sims.scoring.suite import ScoreOptions
 
 NAMES = {
     "fd": "FD",

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from rich.table import Table
 
-from sims.experiments.loop.images import run_images
+from sims.experiments.loop.generations import run_images
 from sims.experiments.loop.options import CommonOptions, LoopOptions, PollutionOptions
 from sims.experiments.loop.pollution import run_pollution
 from sims.experiments.loop.pollution_summary import pollution_table
@@ -15,7 +15,7 @@ from sims.experiments.loop.repeats import configuration
 from sims.experiments.loop.summary import loop_table
 from sims.files import read_json
 from sims.report import write_report
-from sims.runs import Run
+from sims.runs.directory import Run
 
 T = TypeVar("T", bound=CommonOptions)
 
@@ -23,7 +23,7 @@ T = TypeVar("T", bound=CommonOptions)
 def loop(options: LoopOptions) -> int:
     """Run or continue a loop of generations; prints its closing table."""
     if options.is_toy:
-        from sims.experiments.loop.replicas import run_replicas
+        from sims.experiments.loop.point_loop import run_replicas
 
         _run(options, run_replicas, loop_table)
     else:

@@ -8,9 +8,9 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from sims.experiments.options import BaseOptions, DataOptions
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions, SolverName
-from sims.verbs.suite import CACHE, ScoreOptions
-from sims.verbs.train import NetworkOptions
+from sims.scoring.suite import CACHE, ScoreOptions
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ import torch
 from sims.api import at_least, progress
 from sims.commands.options import SampleCommand
 from sims.data.codec import Codec
-from sims.data.images import encode_png
+from sims.data.pictures import encode_png
 from sims.errors import UserError
 from sims.files import atomic_path, write_atomic
 from sims.guidance import Extrapolate
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.model import Model, load
 from sims.processes import collect, join
-from sims.runs import Advance
+from sims.runs.directory import Advance
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sims.data.images import SourceOptions, Unreadable, decode_image, transform
+from sims.data.pictures import SourceOptions, Unreadable, decode_image, transform
 from sims.data.readers import Arrays, Pictures, find_parts, open_paths
 from sims.data.sources import BUILT_IN, load, resolve
 from sims.data.store import is_store

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sims.data import hf
-from sims.data.images import SourceOptions
 from sims.data.mapped import say
+from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.files import atomic_path, remove_leftovers, write_json
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sims.data import hf
-from sims.data.images import Unreadable
+from sims.data.pictures import Unreadable
 from sims.data.store import flat_values
 from sims.errors import UserError
 

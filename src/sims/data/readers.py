@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from sims.data.images import NUMPY, SUFFIXES, Unreadable
 from sims.data.mapped import IN_MEMORY, Rows
 from sims.data.parquet import IMAGE_KEYS, LABEL_KEYS, Cells, Table
+from sims.data.pictures import NUMPY, SUFFIXES, Unreadable
 from sims.data.store import is_store
 from sims.errors import UserError
 from sims.files import read_json

@@ -15,8 +15,8 @@ import numpy as np
 from sims.data import hub, mapped
 from sims.data.codec import EDM2_LATENTS, Codec
 from sims.data.dataset import ROW, Dataset, check_labels
-from sims.data.images import NUMPY, SourceOptions, Unreadable, decode_image, transform
 from sims.data.mapped import Rows, content
+from sims.data.pictures import NUMPY, SourceOptions, Unreadable, decode_image, transform
 from sims.data.readers import Arrays, Pictures, find_parts, open_paths
 from sims.data.store import Store, is_store
 from sims.errors import UserError

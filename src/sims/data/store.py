@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from sims.data import hf
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset, check_labels
-from sims.data.images import Unreadable, decode_image, encode_png, fits_png
+from sims.data.pictures import Unreadable, decode_image, encode_png, fits_png
 from sims.errors import UserError
 from sims.files import atomic_path, digest_file, read_json, remove_leftovers, write_json
 

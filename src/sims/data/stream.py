@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset, check_labels
-from sims.data.images import SourceOptions, Unreadable, decode_image
+from sims.data.pictures import SourceOptions, Unreadable, decode_image
 from sims.data.readers import Pictures
 from sims.errors import UserError
 from sims.files import canonical_json

@@ -7,9 +7,9 @@ from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.options import DataOptions
 from sims.interop.latents import Autoencoder
-from sims.runs import Run
-from sims.verbs.evaluate import EvaluationOptions, Judge, load_judge
-from sims.verbs.references import make_references
+from sims.runs.directory import Run
+from sims.scoring.judge import EvaluationOptions, Judge, load_judge
+from sims.scoring.run_references import make_references
 
 
 def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:

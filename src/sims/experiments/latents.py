@@ -12,7 +12,7 @@ from sims.errors import UserError
 from sims.experiments.options import ImproveOptions
 from sims.interop.latents import Autoencoder, has_vae, latent_codec, latent_shape, open_vae, with_vae
 from sims.model import Model
-from sims.runs import Run
+from sims.runs.directory import Run
 
 _PIXELS_ONLY = ("inception", "dinov2", "clip", "efficientnet-lite0")
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sims.config import nearest
-from sims.data.images import SourceOptions
+from sims.data.pictures import SourceOptions
 from sims.errors import UserError
-from sims.experiments.search import SearchOptions
+from sims.experiments.improve.search import SearchOptions
 from sims.methods.auxiliary import AuxiliarySettings
 from sims.methods.distilled import DistilledOptions
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
+from sims.scoring.judge import EvaluationOptions
 from sims.training.loop import TrainOptions
-from sims.verbs.evaluate import EvaluationOptions
-from sims.verbs.train import NetworkOptions
 
 ALL_METHODS = ("base", "continued", "placebo", "self-trained", "autoguidance", "sims", "neon", "distilled")
 

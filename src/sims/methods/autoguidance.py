@@ -8,7 +8,7 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.methods.contract import Artefact, Base, Continuous, Method
 from sims.methods.guided import extrapolate
-from sims.runs import Run
+from sims.runs.directory import Run
 
 
 def _prepare(base: Base, real: Dataset | None, settings: Any, run: Run) -> Artefact:

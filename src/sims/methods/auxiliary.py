@@ -12,11 +12,11 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.methods.contract import Artefact, Base
 from sims.model import Model, load, reinitialized
-from sims.runs import Run, derive_seed
+from sims.runs.directory import Run
+from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
+from sims.seeds import derive_seed, seed_range
 from sims.training.loop import Trainer, TrainOptions, read_trained
-from sims.verbs.seeds import seed_range
-from sims.verbs.synthesize import synthesize
 
 
 @dataclass(frozen=True)

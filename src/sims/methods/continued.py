@@ -9,7 +9,7 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
-from sims.runs import Run
+from sims.runs.directory import Run
 from sims.training.loop import Trainer
 
 

@@ -11,7 +11,7 @@ from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.model import Model, load
-from sims.runs import Run
+from sims.runs.directory import Run
 from sims.training.loop import TrainOptions
 
 

@@ -14,11 +14,11 @@ from sims.errors import UserError
 from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
 from sims.model import Model
-from sims.runs import Run, derive_seed
+from sims.runs.directory import Run
+from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
+from sims.seeds import derive_seed, seed_range
 from sims.training.loop import Trainer, TrainOptions, read_trained
-from sims.verbs.seeds import seed_range
-from sims.verbs.synthesize import synthesize
 
 
 @dataclass(frozen=True)

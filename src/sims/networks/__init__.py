@@ -3,7 +3,7 @@
 from sims.networks.adm_unet import DhariwalUNet
 from sims.networks.edm2_unet import EDM2UNet, LossHead
 from sims.networks.mlp import MLP
-from sims.networks.replicas import ReplicaMLP
+from sims.networks.replica_mlp import ReplicaMLP
 from sims.networks.song_unet import SongUNet
 
 NETWORKS = {

@@ -21,30 +21,30 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sims.report.blocks import Block, Cell, Column, Details, Fact, Facts, Figure, Images, Prose, Section, Table
-from sims.report.hero import Hero, data_text
-from sims.report.images import make_strip, split_key
+from sims.report.head import Hero, data_text
 from sims.report.numbers import DASH, count, decimals, duration, fixed, percent, plus_minus, short_count, strength
 from sims.report.palette import INK, MUTED, Palette
 from sims.report.record import Interval, Record, interval, number
 from sims.report.sections import reproduce
+from sims.report.strips import make_strip, split_key
 from sims.report.svg import house_style, new_figure, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-DISTANCES = ("w2", "sliced_w2", "fd_train", "fd_test", "check_fd_train", "check_fd_test")
+DISTANCES = ("w2", "sliced_w2", "fd", "fd_held_out", "check_fd", "check_fd_held_out")
 NAMES = {
     "w2": "2-Wasserstein distance to the truth",
     "sliced_w2": "sliced Wasserstein distance to the truth",
-    "fd_train": "FD to the clean training images",
-    "fd_test": "FD to the test images",
-    "check_fd_train": "FD to the training images, second extractor",
-    "check_fd_test": "FD to the test images, second extractor",
+    "fd": "FD to the clean training images",
+    "fd_held_out": "FD to the test images",
+    "check_fd": "FD to the training images, second extractor",
+    "check_fd_held_out": "FD to the test images, second extractor",
     "precision": "precision",
     "recall": "recall",
     "memorized": "share suspiciously near a training sample",
-    "nearest_ratio": "distance to the nearest training sample, against held-out ones",
+    "distance_ratio": "distance to the nearest training sample, against held-out ones",
     "coverage": "modes covered",
     "class_distance": "total variation of class proportions",
     "log_det": "log determinant of the covariance",
@@ -345,13 +345,13 @@ def _levels(record: Record, palette: Palette) -> list[Block]:
 def _strengths(record: Record, palette: Palette) -> list[Block]:
     """FD against w, a panel for every guided remedy and a line for every level."""
     found = {name: entry for name, entry in record.part("strengths").items() if isinstance(entry, dict)}
-    found = {name: entry for name, entry in found.items() if (entry.get("figures") or {}).get("fd_train")}
+    found = {name: entry for name, entry in found.items() if (entry.get("figures") or {}).get("fd")}
     if not found:
         return []
     figure = new_figure(3.0)
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
     for axes, (name, entry) in zip(panels, found.items()):
-        curves = entry["figures"]["fd_train"]
+        curves = entry["figures"]["fd"]
         for index, (level, curve) in enumerate(zip(record.items("levels"), curves)):
             points = [(w, value.mean) for w, values in zip(entry["w"], curve) if (value := band(values))]
             if not points:

@@ -24,7 +24,7 @@ def render(record: Record) -> str:
     """The page of a record, as HTML."""
     import jinja2
 
-    from sims.report.hero import make_hero
+    from sims.report.head import make_hero
     from sims.report.loops import loop_methods, make_loop_hero, make_loop_sections
     from sims.report.sections import make_sections
     from sims.report.shift import make_shift_hero, make_shift_sections, shift_methods
@@ -52,7 +52,7 @@ def render(record: Record) -> str:
 
 def _methods(record: Record) -> list[str]:
     """Methods that are named in the search, the rounds or the grids alone still get a colour of their own."""
-    from sims.report.images import split_key
+    from sims.report.strips import split_key
 
     cells = [cell for cell in record.part("search").get("cells") or [] if isinstance(cell, dict)]
     rounds = [row for item in record.items("rounds") for row in item.get("rows") or []]

@@ -20,14 +20,14 @@ DASHES = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
 
 def fd_dots(record: Record, palette: Palette) -> Figure | None:
     """FD to the training images and to the test images of every row, with 95 % intervals."""
-    rows = [row for row in record.rows if mean(row, "fd_train") is not None]
+    rows = [row for row in record.rows if mean(row, "fd") is not None]
     if not rows:
         return None
-    tested = any(mean(row, "fd_test") is not None for row in rows)
+    tested = any(mean(row, "fd_held_out") is not None for row in rows)
     figure = new_figure(0.9 + 0.3 * len(rows))
     panels = figure.subplots(1, 1 + tested, sharey=True, squeeze=False)[0]
     titles = ("FD to the training images", "FD to the test images")
-    for axes, metric, title in zip(panels, ("fd_train", "fd_test"), titles):
+    for axes, metric, title in zip(panels, ("fd", "fd_held_out"), titles):
         for place, row in enumerate(rows):
             _dot(axes, row, metric, place, palette)
         axes.set_title(title)
@@ -59,13 +59,13 @@ def _dot(axes: Axes, row: Row, metric: str, place: int, palette: Palette) -> Non
 
 def cost_dots(record: Record, palette: Palette) -> Figure | None:
     """FD to the training images against network evaluations per sample."""
-    rows = [row for row in record.rows if mean(row, "fd_train") is not None and (number(row.get("nfe")) or 0) > 0]
+    rows = [row for row in record.rows if mean(row, "fd") is not None and (number(row.get("nfe")) or 0) > 0]
     if len({row["nfe"] for row in rows}) < 2:
         return None
     figure = new_figure(3.1)
     axes = figure.subplots()
     for row in rows:
-        value, swatch = interval(row["fd_train"]), palette[look(row)]
+        value, swatch = interval(row["fd"]), palette[look(row)]
         assert value is not None
         if value.low is not None and value.high is not None:
             axes.plot([row["nfe"]] * 2, [value.low, value.high], color=swatch.light, linewidth=2)
@@ -164,7 +164,7 @@ def fd_against_budget(record: Record, palette: Palette, names: dict[str, str]) -
     """Best FD over w at each budget in the search, and the final scores with their intervals."""
     cells = [cell for cell in search_cells(record) if (number(cell.get("budget")) or 0) > 0]
     methods = list(dict.fromkeys(str(cell.get("method")) for cell in cells))
-    finals = [row for row in record.rows if (number(row.get("budget")) or 0) > 0 and mean(row, "fd_train") is not None]
+    finals = [row for row in record.rows if (number(row.get("budget")) or 0) > 0 and mean(row, "fd") is not None]
     finals = [row for row in finals if not methods or look(row) in methods]
     budgets = sorted({cell["budget"] for cell in cells} | {row["budget"] for row in finals})
     if len(budgets) < 2:
@@ -191,7 +191,7 @@ def fd_against_budget(record: Record, palette: Palette, names: dict[str, str]) -
         axes.lines[-1].set(markerfacecolor="none", markeredgecolor=swatch.light)
     labelled = set(methods)
     for row in finals:
-        method, value = look(row), interval(row["fd_train"])
+        method, value = look(row), interval(row["fd"])
         assert value is not None
         swatch = palette[method]
         if value.low is not None and value.high is not None:
@@ -291,7 +291,7 @@ def rounds_plot(record: Record, palette: Palette) -> Figure | None:
     series: dict[str, list[tuple[float, float]]] = {}
     for item in record.items("rounds"):
         for row in item.get("rows") or []:
-            value, at = mean(row, "fd_train"), number(item.get("round"))
+            value, at = mean(row, "fd"), number(item.get("round"))
             if value is not None and at is not None:
                 series.setdefault(str(row.get("label") or row.get("method")), []).append((at, value))
     if max((len(points) for points in series.values()), default=0) < 2:

@@ -8,10 +8,10 @@
 A figure is a number or an interval {"mean", "low", "high"} (95 %), of several draws also with their "min". NaN and
 infinities read as None, shown as "–".
 Conventions: `comparisons[].difference` is a − b; `cache.retained_*`, `share`, `agreement`, `memorized` are fractions;
-`rows[].fd_*` are Fréchet distances and `kid_test` the squared kernel distance to the test images, lower is better;
-`precision` and `recall` higher is better; `nearest_ratio` is the median distance to the nearest training image, samples
-over held-out images (1 = as far as held-out images are). `rows[].retained` {fd_train, fd_test} is the share of the gain
-of sims over the base, as is `retained` in `cache.tried`, a list of samplers {steps, refreshes, nfe, retained}. Figures
+`rows[].fd_*` are Fréchet distances and `kid_held_out` the squared kernel distance to the test images, lower is better;
+`precision` and `recall` higher is better; `distance_ratio` is the median distance to the nearest training image,
+samples over held-out images (1 = as far as held-out images are). `rows[].retained` {fd, fd_held_out} is the share of the
+gain of sims over the base, as is `retained` in `cache.tried`, a list of samplers {steps, refreshes, nfe, retained}. Figures
 of a second extractor, which nothing was chosen with, have the prefix `check_`. `search.cells` hold {method, budget, w,
 n, fd, half_width}, the last being half a 95 % interval or None; the method `base` is the base on the same seeds.
 
@@ -159,13 +159,13 @@ def base_row(rows: list[Row]) -> Row | None:
     return next((row for row in rows if row.get("method") == "base"), None)
 
 
-def best_row(rows: list[Row], metric: str = "fd_train") -> Row | None:
+def best_row(rows: list[Row], metric: str = "fd") -> Row | None:
     """The row of lowest mean, the base included; None where no row has the metric."""
     scored = [row for row in rows if mean(row, metric) is not None]
     return min(scored, key=lambda row: mean(row, metric) or 0.0) if scored else None
 
 
-def change(row: Row, base: Row | None, metric: str = "fd_train") -> float | None:
+def change(row: Row, base: Row | None, metric: str = "fd") -> float | None:
     """Change of a metric from the base, in percent; None for the base itself and where a figure is missing."""
     ours, theirs = mean(row, metric), mean(base, metric)
     if row is base or ours is None or not theirs:
@@ -173,9 +173,7 @@ def change(row: Row, base: Row | None, metric: str = "fd_train") -> float | None
     return 100 * (ours / theirs - 1)
 
 
-def change_interval(
-    record: Record, row: Row, base: Row, metric: str = "fd_train"
-) -> tuple[float, float, float, bool] | None:
+def change_interval(record: Record, row: Row, base: Row, metric: str = "fd") -> tuple[float, float, float, bool] | None:
     """Change from the base in percent (mean, low, high) and whether the interval is of the paired difference.
 
     Without a paired comparison the ends are the widest that the two separate intervals allow. None without intervals.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from sims.report import plots, tables
 from sims.report.blocks import Block, Code, Details, Fact, Facts, Figure, Prose, Section
-from sims.report.images import nearest_pairs, sample_grids
 from sims.report.numbers import count, duration, fixed, percent, short_count, strength
 from sims.report.palette import TITLES, Palette
 from sims.report.record import Record, base_row, best_row, look, number
+from sims.report.strips import nearest_pairs, sample_grids
 from sims.report.svg import house_style, to_svg
 
 if TYPE_CHECKING:

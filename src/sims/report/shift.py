@@ -7,7 +7,7 @@
     solver {base {values}, reach {far}, reason, rounds [{round, w, proportions, samples, candidates_per_sample, limited,
     values, n, tv, fd_target, chosen}]},
     rows [{label, w, nfe, cost {images, evaluations, labelled, total}, note, draws, samples_per_draw,
-    proportions {values, low, high, tv, kl}, fd_target, fd_test_target, check_fd_target,
+    proportions {values, low, high, tv, kl}, fd_target, fd_held_out_target, check_fd_target,
     groups [{value, n, fd, precision, recall}]}],
     costs [{label, nfe, cost, tv, rejection, rejection_at_equal_error: {nfe, times, break_even}}]
 
@@ -34,12 +34,12 @@ from sims.report.blocks import (
     Section,
     Table,
 )
-from sims.report.hero import Hero, data_text
-from sims.report.images import MAX_STRIPS, make_strip, sample_grids
+from sims.report.head import Hero, data_text
 from sims.report.numbers import DASH, count, decimals, fixed, percent, plus_minus, short_count, strength
 from sims.report.palette import INK, LINE, Palette
 from sims.report.record import Interval, Record, Row, interval, mean, number
 from sims.report.sections import extractor_text, reproduce
+from sims.report.strips import MAX_STRIPS, make_strip, sample_grids
 from sims.report.svg import house_style, new_figure, to_svg
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 MODELS = ("base", "steered", "steered (cached)", "distilled")  # what the run is about; all else are baselines
 LOOKS = {"steered": "sims", "steered (cached)": "cached"}
-DISTANCES = (("fd_target", "FD train"), ("fd_test_target", "FD test"), ("check_fd_target", "FD check"))
+DISTANCES = (("fd_target", "FD train"), ("fd_held_out_target", "FD test"), ("check_fd_target", "FD check"))
 MOST = 16  # values in a figure
 SPENT = (("images", "training images"), ("evaluations", "evaluations"), ("labelled", "images labelled"))
 WORSE = "worse than the base within "  # how a warning about a group begins

@@ -30,10 +30,10 @@ def main_table(record: Record, palette: Palette) -> Table | None:
         return None
     base, best = base_row(rows), best_row(rows)
     metrics = (
-        ("fd_train", "FD train", -1),
-        ("fd_test", "FD test", -1),
-        ("check_fd_train", "FD check", -1),
-        ("kid_test", "KID test", -1),
+        ("fd", "FD train", -1),
+        ("fd_held_out", "FD test", -1),
+        ("check_fd", "FD check", -1),
+        ("kid_held_out", "KID test", -1),
         ("precision", "precision", 1),
         ("recall", "recall", 1),
     )
@@ -64,7 +64,7 @@ def _figure(value: Interval | None, metric: str, places: int) -> str:
     """Distances with half their interval; the rest, to keep the table narrow, without (it is shown on hover)."""
     if metric.startswith("fd_"):
         return plus_minus(value, places)
-    if metric == "kid_test" and value is not None and abs(value.mean) >= 1000:
+    if metric == "kid_held_out" and value is not None and abs(value.mean) >= 1000:
         return short_count(value.mean)
     return fixed(None if value is None else value.mean, places)
 
@@ -80,13 +80,13 @@ def _main_caption(rows: list[Row]) -> str:
         "± is half the 95 % interval (of all figures: on hover). Change: FD train against the base. "
         "NFE: network evaluations per sample. Bold: best of the column."
     )
-    if any(mean(row, "check_fd_train") is not None for row in rows):
+    if any(mean(row, "check_fd") is not None for row in rows):
         text += " FD check: FD train in the features of a second extractor, which nothing was chosen with."
     draws = {(row.get("draws"), row.get("samples_per_draw")) for row in rows}
     if len(draws) == 1 and None not in next(iter(draws)):
         num, size = next(iter(draws))
         text += f" {count(num)} draw{'' if num == 1 else 's'} of {count(size)} samples each."
-    least = lowest(rows, "fd_train")
+    least = lowest(rows, "fd")
     return f"{text} FD train, as published figures are given: {least}" if least else text
 
 
@@ -134,7 +134,7 @@ def _signed(value: float | None, places: int) -> str:
 
 
 def _metric(name: Any) -> str:
-    return {"fd_train": "FD train", "fd_test": "FD test"}.get(str(name), str(name))
+    return {"fd": "FD train", "fd_held_out": "FD test"}.get(str(name), str(name))
 
 
 def cost_table(record: Record, palette: Palette) -> Table | None:
@@ -144,7 +144,7 @@ def cost_table(record: Record, palette: Palette) -> Table | None:
         return None
     base = base_row(rows)
     total = number(record.part("costs").get("base_training_images"))
-    gains = (("fd_train", "gain, train"), ("fd_test", "gain, test"))
+    gains = (("fd", "gain, train"), ("fd_held_out", "gain, test"))
     kept = [item for item in gains if any(_retained(row, item[0]) is not None for row in rows)]
     cells = []
     for row in rows:
@@ -191,14 +191,14 @@ def training_facts(record: Record) -> list[Fact]:
 
 def memorization_table(record: Record, palette: Palette) -> Table | None:
     """Share of suspiciously near samples, and the distance to the nearest training image against held-out images'."""
-    rows = [row for row in record.rows if mean(row, "nearest_ratio") is not None]
+    rows = [row for row in record.rows if mean(row, "distance_ratio") is not None]
     if not rows:
         return None
     lines = []
     for row in rows:
         found = interval(row.get("memorized"))
         share = DASH if found is None else percent(found.mean, 2)
-        lines.append([_method_cell(row, palette), Cell(share), Cell(fixed(mean(row, "nearest_ratio"), 3))])
+        lines.append([_method_cell(row, palette), Cell(share), Cell(fixed(mean(row, "distance_ratio"), 3))])
     caption = (
         "Nearest ratio: median distance to the nearest training image, samples over held-out images; "
         "1 is as far as held-out images are, less is nearer."
@@ -212,18 +212,18 @@ def class_table(record: Record, palette: Palette) -> Table | None:
     if not rows:
         return None
     classes = list(dict.fromkeys(str(item.get("class")) for row in rows for item in row["per_class"]))
-    kinds = (("share", "share"), ("agreement", "agreement"), ("fd_train", "FD train"))
+    kinds = (("share", "share"), ("agreement", "agreement"), ("fd", "FD train"))
     kept = [k for k in kinds if any(number(item.get(k[0])) is not None for row in rows for item in row["per_class"])]
     if not kept:
         return None
-    places = decimals([number(item.get("fd_train")) for row in rows for item in row["per_class"]])
+    places = decimals([number(item.get("fd")) for row in rows for item in row["per_class"]])
     lines = []
     for name in classes:
         line = [Cell(name)]
         for row in rows:
             item: dict[str, Any] = next((found for found in row["per_class"] if str(found.get("class")) == name), {})
             for key, _ in kept:
-                line.append(Cell(fixed(item.get(key), places) if key == "fd_train" else percent(item.get(key))))
+                line.append(Cell(fixed(item.get(key), places) if key == "fd" else percent(item.get(key))))
         lines.append(line)
     groups = [("", 1), *((str(row.get("label") or row.get("method")), len(kept)) for row in rows)]
     columns = [Column("class", False), *(Column(title) for _ in rows for _, title in kept)]
@@ -240,7 +240,7 @@ def rounds_table(record: Record, palette: Palette) -> Table | None:
     if not items:
         return None
     lines = []
-    places = decimals([mean(row, "fd_train") for item in items for row in item.get("rows") or []])
+    places = decimals([mean(row, "fd") for item in items for row in item.get("rows") or []])
     for item in items:
         verdict = "kept" if item.get("accepted") else "not kept"
         rows = item.get("rows") or [{}]
@@ -248,7 +248,7 @@ def rounds_table(record: Record, palette: Palette) -> Table | None:
             first = place == 0
             name = _method_cell(row, palette) if row else Cell(DASH)
             line = [Cell(str(item.get("round")) if first else ""), name, Cell(strength(row.get("w")))]
-            line += [Cell(plus_minus(interval(row.get(metric)), places)) for metric in ("fd_train", "fd_test")]
+            line += [Cell(plus_minus(interval(row.get(metric)), places)) for metric in ("fd", "fd_held_out")]
             line += [Cell(verdict if first else ""), Cell(str(item.get("reason") or "") if first else "")]
             lines.append(line)
     columns = [Column("round", False), Column("method", False), *map(Column, ("w", "FD train", "FD test"))]

@@ -25,12 +25,12 @@ class ClosingTable:
         self.rows: list[Row] = [row for row in summary.get("rows") or [] if isinstance(row, dict)]
         self.best = best_row(self.rows)
         base = base_row(self.rows)
-        places = decimals([mean(row, metric) for row in self.rows for metric in ("fd_train", "fd_test")])
+        places = decimals([mean(row, metric) for row in self.rows for metric in ("fd", "fd_held_out")])
         self.cells = [_cells(row, base, places) for row in self.rows]
 
     def table(self, columns: tuple[str, ...]) -> Table:
         """The table with these columns; none of them is ever shortened."""
-        least = lowest(self.rows, "fd_train")
+        least = lowest(self.rows, "fd")
         table = Table(title=Text(self.title), title_justify="left", header_style="dim", caption_justify="left",
                       caption=Text(f"FD train: {least}") if least else None)  # fmt: skip
         for name in columns:
@@ -60,14 +60,14 @@ def closing_table(summary: dict[str, Any]) -> ClosingTable:
 
 def _cells(row: Row, base: Row | None, places: int) -> dict[str, str]:
     found = row.get("retained")
-    kept = number(found.get("fd_train")) if isinstance(found, dict) and row is not base else None
+    kept = number(found.get("fd")) if isinstance(found, dict) and row is not base else None
     return {
         "method": str(row.get("label") or row.get("method") or ""),
         "w": strength(row.get("w")),
         "budget": short_count(row.get("budget")),
         "NFE": short_count(row.get("nfe")),
-        "FD train": plus_minus(interval(row.get("fd_train")), places),
-        "FD test": fixed(mean(row, "fd_test"), places),
+        "FD train": plus_minus(interval(row.get("fd")), places),
+        "FD test": fixed(mean(row, "fd_held_out"), places),
         "precision": fixed(mean(row, "precision"), 3),
         "recall": fixed(mean(row, "recall"), 3),
         "gain": "" if kept is None else percent(kept, 0),

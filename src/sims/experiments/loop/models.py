@@ -18,13 +18,13 @@ from sims.methods.auxiliary import Settings
 from sims.methods.continued import ContinuedSettings
 from sims.metrics.per_class import class_shares
 from sims.model import Model, load
-from sims.runs import Run, derive_seed
+from sims.runs.directory import Run
+from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
+from sims.scoring.judge import Judge
+from sims.seeds import derive_seed, seed_range
+from sims.training.base import new_model
 from sims.training.loop import Trained, Trainer, read_trained
-from sims.verbs.evaluate import Judge
-from sims.verbs.seeds import seed_range
-from sims.verbs.synthesize import synthesize
-from sims.verbs.train import new_model
 
 GRID = 64  # samples shown of every model
 

@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 from sims.config import nearest
 from sims.errors import UserError
+from sims.experiments.improve.trusted import LEAST
 from sims.experiments.loop.counts import CountOptions, Kind, resolve
 from sims.experiments.options import BaseOptions, DataOptions
-from sims.experiments.trusted import LEAST
 from sims.methods import METHODS, Fixed
 from sims.methods.auxiliary import AuxiliarySettings
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
+from sims.scoring.judge import EvaluationOptions
 from sims.training.loop import TrainOptions
-from sims.verbs.evaluate import EvaluationOptions
-from sims.verbs.train import NetworkOptions
 
 TOYS = ("gaussian", "mixture")
 STANDARD, EQUAL, STEPS = "standard", "standard-equal", "standard-steps"

@@ -20,17 +20,17 @@ from sims.data.mixture import REAL, accounting, chosen, mixture
 from sims.data.store import Store
 from sims.errors import UserError
 from sims.experiments.data import open_judge, read_images, same_data
+from sims.experiments.improve.trusted import MOST, Candidates, read_trusted
 from sims.experiments.loop.models import Arm, Models
 from sims.experiments.loop.options import PollutionOptions, is_guided
 from sims.experiments.loop.pollution_summary import pollution_summary
 from sims.experiments.loop.repeats import Opened, check_jobs, configuration, open_again, work_off
-from sims.experiments.trusted import MOST, Candidates, read_trusted
 from sims.files import atomic_path, read_json, write_json
 from sims.methods import Artefact, Base
 from sims.model import Model
 from sims.processes import agree
-from sims.runs import Run, derive_seed
-from sims.verbs.seeds import seed_range
+from sims.runs.directory import Run
+from sims.seeds import derive_seed, seed_range
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Levels:
             pictures[name] = models.pictures(self._model(name, base, artefact, found["chosen"]))
         self._pictures(level, pictures)
         self.models.run.once(self.task.file(level), lambda: entry)
-        shown = ", ".join(f"{label} {arm['figures']['fd_train']:.2f}" for label, arm in arms.items())
+        shown = ", ".join(f"{label} {arm['figures']['fd']:.2f}" for label, arm in arms.items())
         self.models.run.log(f"{self.task.folder}: +{level:g} %: FD to train {shown}")
 
     def _model(self, name: str, base: Base, artefact: Artefact, w: float) -> Model:
@@ -167,7 +167,7 @@ class Levels:
         candidates = Candidates(features, self._features(data, MOST))
         images = _trusted_images(options, self.train, self.seed)
         choice = candidates.choose(self._features(images))
-        scores = {w: curve[f"{w:g}"]["figures"]["fd_train"] for w in clean}
+        scores = {w: curve[f"{w:g}"]["figures"]["fd"] for w in clean}
         pool = self._features(self.real, MOST)
         sizes = [size for size in options.trusted_sizes if size <= len(pool)]
         reliability = candidates.reliability(pool, sizes, options.trusted_draws, scores, scores[best], self.seed)

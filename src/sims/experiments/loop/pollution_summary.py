@@ -14,10 +14,10 @@ from sims.experiments.loop.options import STANDARD, PollutionOptions, is_guided
 from sims.experiments.loop.summary import LABELS, about, interval_of, plus_minus
 from sims.files import write_atomic
 from sims.metrics.intervals import paired_interval, paired_ratio_interval
-from sims.runs import Run
-from sims.verbs.evaluate import Judge
+from sims.runs.directory import Run
+from sims.scoring.judge import Judge
 
-COMPARED = ("fd_train", "fd_test", "check_fd_train", "check_fd_test")
+COMPARED = ("fd", "fd_held_out", "check_fd", "check_fd_held_out")
 Results = list[list[dict[str, Any]]]  # one per repeat: the entry of every level
 
 
@@ -110,9 +110,7 @@ def _compared(options: PollutionOptions, table: dict[str, Any], guided: list[str
     entries = []
     names = [arm for name in guided for arm in (name, f"{name}-trusted")]
     for name in names:
-        for figure in [
-            figure for figure in ("fd_train", "fd_test", "check_fd_train", "check_fd_test") if figure in table
-        ]:
+        for figure in [figure for figure in ("fd", "fd_held_out", "check_fd", "check_fd_held_out") if figure in table]:
             rows = table[figure]
             for level, percent in enumerate(options.levels):
                 ours, theirs = rows[name][level], rows[STANDARD][level]
@@ -132,7 +130,7 @@ def _compared(options: PollutionOptions, table: dict[str, Any], guided: list[str
 def _conclusion(compared: list[dict[str, Any]], table: dict[str, Any], guided: list[str]) -> str:
     lines = []
     for name in guided:
-        found = [e for e in compared if e["a"] == name and e["metric"] == "fd_train" and e["level"] > 0]
+        found = [e for e in compared if e["a"] == name and e["metric"] == "fd" and e["level"] > 0]
         if not found:
             continue
         last = found[-1]
@@ -173,7 +171,7 @@ def pollution_table(summary: dict[str, Any]) -> Table:
     for arm in summary["arms"]:
         table.add_column(Text(f"{arm['name']}: FD train"), justify="right")
         table.add_column("FD test", justify="right")
-    fd = [summary["table"].get(figure) for figure in ("fd_train", "fd_test")]
+    fd = [summary["table"].get(figure) for figure in ("fd", "fd_held_out")]
     for level, percent in enumerate(summary["levels"]):
         cells = [plus_minus(rows[arm["name"]][level]) if rows else "–" for arm in summary["arms"] for rows in fd]
         table.add_row(f"+{percent:g} %", *cells)

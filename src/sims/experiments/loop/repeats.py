@@ -19,7 +19,7 @@ from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.loop.options import CommonOptions
 from sims.processes import agree
-from sims.verbs.evaluate import Judge, load_judge
+from sims.scoring.judge import Judge, load_judge
 
 
 class Unit(Protocol):

@@ -20,8 +20,8 @@ from sims.experiments.loop.counts import Counts
 from sims.experiments.loop.options import EQUAL, STANDARD, STEPS, CommonOptions, LoopOptions, is_guided
 from sims.files import write_atomic
 from sims.metrics.intervals import paired_interval, t_interval
-from sims.runs import Run, command_line
-from sims.verbs.evaluate import Judge
+from sims.runs.directory import Run, command_line
+from sims.scoring.judge import Judge
 
 if TYPE_CHECKING:
     from sims.experiments.loop.models import Arm
@@ -111,7 +111,7 @@ def summarize(
     curves = curves_of(results, arms)
     if run.is_main:
         _write_rows(run, results)
-    found, conclusion = judged(curves["fd_train"], arms)
+    found, conclusion = judged(curves["fd"], arms)
     span = range(len(plan))
     shares = {
         arm.name: [np.mean([repeat[arm.name][g]["shares"] for repeat in results], axis=0).tolist() for g in span]
@@ -231,8 +231,8 @@ def plus_minus(values: Sequence[float], places: int = 2) -> str:
 def loop_table(summary: dict[str, Any]) -> Table:
     """The table that closes a loop: distances of every arm at generation 0 and at the last, and its verdict."""
     last, curves = summary["generations"], summary["curves"]
-    figures = [("fd_train", "FD train", 2), ("fd_test", "FD test", 2), ("recall", "recall", 3)]
-    if "fd_train" not in curves:  # points: the distance to the truth comes first
+    figures = [("fd", "FD train", 2), ("fd_held_out", "FD test", 2), ("recall", "recall", 3)]
+    if "fd" not in curves:  # points: the distance to the truth comes first
         figures = [(next(iter(curves)), "distance", 4)]
     table = Table(title=Text(summary["title"]), title_justify="left", header_style="dim")
     table.add_column("arm")

@@ -15,13 +15,13 @@ from sims.config import to_dict
 from sims.errors import UserError
 from sims.experiments.shift.measuring import Meter, Sample, Seen
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.solver import rejection_ratio
+from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.experiments.shift.steering import Cost, accepted
-from sims.guidance_gradient import GradientGuide
+from sims.guidance.classifier import GradientGuide
 from sims.metrics.proportions import called_shares
 from sims.model import Model
 from sims.sampling import SeededNoise, nfe, sample_seeds
-from sims.verbs.seeds import seed_range
+from sims.seeds import seed_range
 
 Array = np.ndarray
 

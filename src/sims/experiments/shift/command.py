@@ -6,7 +6,7 @@ from typing import Any
 
 from sims.config import to_dict
 from sims.errors import UserError
-from sims.experiments.memory import is_out_of_memory
+from sims.experiments.cost.memory import is_out_of_memory
 from sims.experiments.shift.estimate import estimate_shift
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift import run_shift
@@ -14,7 +14,7 @@ from sims.experiments.shift.summary import shift_table
 from sims.files import read_json
 from sims.processes import join
 from sims.report import write_report
-from sims.runs import Run
+from sims.runs.directory import Run
 
 
 def shift(options: ShiftOptions, *, quiet: bool = False) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from sims.experiments.disk import training_folder
-from sims.experiments.estimate import Estimate, estimate
-from sims.experiments.improve import given_model
-from sims.experiments.known import Known
-from sims.experiments.outputs import GRID
-from sims.experiments.plan import Sampling, Work, training_work
+from sims.experiments.cost.described import Known
+from sims.experiments.cost.disk import training_folder
+from sims.experiments.cost.estimate import Estimate, estimate
+from sims.experiments.cost.work import Sampling, Work, training_work
+from sims.experiments.improve.job import given_model
+from sims.experiments.improve.outputs import GRID
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.setup import as_improve
 from sims.methods.auxiliary import AuxiliarySettings

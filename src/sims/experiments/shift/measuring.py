@@ -16,14 +16,14 @@ from torch import Tensor
 
 from sims.data.codec import Codec
 from sims.errors import UserError
+from sims.experiments.shift.attributes import Classifier
 from sims.files import atomic_path, digest
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.manifold import manifolds
 from sims.metrics.proportions import kl_interval, proportions, tv_interval, weighted_moments, weights_to
 from sims.metrics.statistics import Reference, read_tensors
-from sims.runs import Run
-from sims.verbs.attributes import Classifier
-from sims.verbs.evaluate import Judge, some
+from sims.runs.directory import Run
+from sims.scoring.judge import Judge, some
 
 Array = np.ndarray
 Sample = Callable[[range], Tensor]  # seeds -> samples (n, C, H, W) in model space
@@ -102,7 +102,7 @@ class Meter:
         self.train = Real(judge.train, train)
         self.references["fd_target"] = self.train.reweighted(self.target, self.names)
         if test is not None and judge.test is not None and self._covers(test):
-            self.references["fd_test_target"] = Real(judge.test, test).reweighted(self.target, self.names)
+            self.references["fd_held_out_target"] = Real(judge.test, test).reweighted(self.target, self.names)
         if second is not None:
             self.references["check_fd_target"] = Real(second.train, train).reweighted(self.target, self.names)
 

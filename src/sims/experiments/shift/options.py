@@ -10,10 +10,10 @@ from sims.config import nearest
 from sims.errors import UserError
 from sims.experiments.options import BaseOptions, DataOptions, GuidanceOptions
 from sims.methods.distilled import DistilledOptions
+from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
+from sims.scoring.judge import EvaluationOptions
 from sims.training.loop import TrainOptions
-from sims.verbs.evaluate import EvaluationOptions
-from sims.verbs.train import NetworkOptions
 
 BASELINES = ("rejection", "classifier", "fine-tuning")
 

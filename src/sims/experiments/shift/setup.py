@@ -12,16 +12,17 @@ from sims.data.dataset import Dataset
 from sims.data.sources import load as load_data
 from sims.errors import UserError
 from sims.experiments.data import open_judge, read_images, same_data
-from sims.experiments.improve import given_model
+from sims.experiments.improve.job import given_model
 from sims.experiments.options import ImproveOptions
+from sims.experiments.shift import attributes, user_classifiers
+from sims.experiments.shift.attributes import Attribute, Classifier, Labelled
 from sims.experiments.shift.measuring import Meter, check_accuracy
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, split_parts, target_of, together
 from sims.files import digest
 from sims.model import Model
-from sims.runs import Run, derive_seed
-from sims.verbs import attributes, user_classifiers
-from sims.verbs.attributes import Attribute, Classifier, Labelled
+from sims.runs.directory import Run
+from sims.seeds import derive_seed
 
 Array = np.ndarray
 TORCHSCRIPT = "torchscript:"

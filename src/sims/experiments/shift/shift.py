@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 
 from sims.errors import UserError
-from sims.experiments.shift import solver
+from sims.experiments.improve.stages import Choice, Stages
+from sims.experiments.shift import proportion_solver as solver
 from sims.experiments.shift.baselines import Contender, best_scale, has_gradient, of_model, rejection
 from sims.experiments.shift.measuring import Meter, Seen
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.proportion_solver import Limits, Observed, Plan
 from sims.experiments.shift.setup import Problem, as_improve, open_meter, read_problem
-from sims.experiments.shift.solver import Limits, Observed, Plan
 from sims.experiments.shift.steering import Candidates, Cost
 from sims.experiments.shift.summary import Row, summarize, write_outputs
-from sims.experiments.stages import Choice, Stages
 from sims.files import write_json
 from sims.methods import METHODS, Base
 from sims.methods.distilled import DistilledSettings
 from sims.model import Model
 from sims.processes import agree
-from sims.runs import Run
+from sims.runs.directory import Run
 from sims.sampling import nfe
-from sims.verbs.seeds import seed_range
+from sims.seeds import seed_range
 
 Array = np.ndarray
 

@@ -10,17 +10,17 @@ import numpy as np
 from sims.config import to_dict
 from sims.data.dataset import Dataset, View, at_once
 from sims.errors import UserError
+from sims.experiments.shift.attributes import Classifier
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.solver import rejection_ratio
+from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.files import atomic_path, digest
 from sims.methods import Base
 from sims.model import Model, load
-from sims.runs import Run, derive_seed
+from sims.runs.directory import Run
+from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
+from sims.seeds import derive_seed, seed_range
 from sims.training.loop import Trainer, read_trained
-from sims.verbs.attributes import Classifier
-from sims.verbs.seeds import seed_range
-from sims.verbs.synthesize import synthesize
 
 Array = np.ndarray
 

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from sims.experiments.improve.summary import reproduction
 from sims.experiments.shift.baselines import Contender, ratio_within
 from sims.experiments.shift.measuring import Meter, Seen
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.setup import Problem
 from sims.experiments.shift.steering import Cost
-from sims.experiments.summary import reproduction
 from sims.files import atomic_path, digest, write_atomic
 from sims.metrics.comparison import ScoreRow
 from sims.model import Model
-from sims.runs import Run
-from sims.verbs.evaluate import interval
-from sims.verbs.seeds import seed_range
+from sims.runs.directory import Run
+from sims.scoring.judge import interval
+from sims.seeds import seed_range
 
 GRID = 64  # samples shown of every contender
 GROUP = 8  # and of every group, out of
@@ -230,7 +230,7 @@ def _score_rows(meter: Meter, options: ShiftOptions, row: Row) -> list[dict[str,
         part = part if row.drawn is None else (seeds.start, seeds.start + row.drawn)
         for name, value in meter.distances(draw).items():
             own = judge.second if name.startswith("check_") and judge.second else judge
-            reference = own.test if name == "fd_test_target" and own.test else own.train
+            reference = own.test if name == "fd_held_out_target" and own.test else own.train
             source = {
                 "extractor_name": own.extractor.name,
                 "extractor_hash": own.extractor.hash,

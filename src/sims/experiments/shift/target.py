@@ -15,7 +15,7 @@ import numpy as np
 from sims.config import nearest
 from sims.data.dataset import ROW, Dataset
 from sims.errors import UserError
-from sims.verbs.attributes import Attribute, Labelled, classes, derived, joint, label_names, read_labels
+from sims.experiments.shift.attributes import Attribute, Labelled, classes, derived, joint, label_names, read_labels
 
 Array = np.ndarray
 REST = "*"

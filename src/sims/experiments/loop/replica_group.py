@@ -1,0 +1,305 @@
+"""Some replicas of a loop in two dimensions, all arms side by side: every generation trained and sampled at once.
+
+Slice ``a * R + r`` of a batched network is arm a of replica r. Replica r starts from the same weights, and has the same
+real points, training noise and sampling noise, in every arm, so that arms differ by nothing but what they do. None of
+it depends on which other replicas run beside it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sims.data.codec import Codec
+from sims.denoiser import Denoiser
+from sims.errors import UserError
+from sims.experiments.loop.affine import AffineReplicas
+from sims.experiments.loop.counts import Counts, schedule
+from sims.experiments.loop.models import Arm, Cost
+from sims.experiments.loop.options import EQUAL, STEPS, LoopOptions, is_guided
+from sims.experiments.loop.toys import TOYS, ReplicaData, ReplicaNoise, Ruler, sampling_noise
+from sims.files import atomic_path, read_json, write_json
+from sims.methods import METHODS
+from sims.model import Model, load
+from sims.networks import MLP, ReplicaMLP
+from sims.preconditioning import EDMPrecond, Preconditioned
+from sims.sampling import SamplerOptions, nfe, sample
+from sims.seeds import derive_seed
+from sims.training.loop import Trainer, TrainOptions, read_trained
+
+UNCLIPPED = 1e9  # a common gradient norm would tie the slices to each other; Adam needs none
+SHOWN, SHOWN_REPLICAS = 2_000, 2  # points kept of every generation, for pictures
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a piece is to do; ``replicas`` are their numbers, ``device`` is where the networks are."""
+
+    options: LoopOptions
+    folder: Path
+    arms: tuple[Arm, ...]
+    replicas: tuple[int, ...]
+    generations: int
+    device: str = "cpu"
+
+
+class Piece:
+    """The replicas of one task; ``run`` computes, continues, or reads what is there."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.options = task, task.options
+        self.toy = TOYS[task.options.data.path]()
+        self.plan = schedule(self.options.kind, self.options.counts, task.generations)
+        self.guided = [arm for arm in task.arms if is_guided(arm.remedy)]
+        self.equal = [arm for arm in task.arms if arm.remedy == EQUAL]
+        self.plain = [arm for arm in task.arms if arm.remedy != EQUAL]
+
+    def run(self, advance: Callable[[int], None] = lambda count: None) -> list[dict[str, Any]]:
+        """For every generation, ``figures`` {arm: {figure: [value per replica]}}; ``advance`` counts generations."""
+        found = []
+        for generation in range(self.task.generations + 1):
+            file = self._folder(generation) / "done.json"
+            if not file.is_file():
+                self._generation(generation)
+            self._forget(generation)
+            found.append(read_json(file))
+            advance(1)
+        return found
+
+    def cost(self, arm: Arm) -> Cost:
+        """What one generation of an arm costs before its samples are drawn."""
+        options = self.options
+        if options.affine:
+            return Cost()
+        spent = Cost(options.base.images)
+        if arm.remedy == EQUAL:
+            return spent + Cost(self._extra())
+        if not is_guided(arm.remedy):
+            return spent
+        return spent + Cost(options.auxiliary.budgets[0], options.auxiliary.samples * self._nfe())
+
+    def evaluations(self, arm: Arm) -> int:
+        """Network evaluations of one sample of an arm's model."""
+        return self._nfe(self._sampler(arm)) * (2 if arm.remedy == "sims" else 1)
+
+    def _sampler(self, arm: Arm) -> SamplerOptions:
+        sampler = self.options.sampler
+        return replace(sampler, steps=2 * sampler.steps) if arm.remedy == STEPS else sampler
+
+    def _extra(self) -> int:
+        """Images that standard training gets for what sims spends: its auxiliary, own samples, and costlier samples."""
+        options = self.options
+        passed = max((sum(entry.synthetic.values()) for entry in self.plan[:2]), default=0)
+        return Cost(options.auxiliary.budgets[0], (options.auxiliary.samples + passed) * self._nfe()).total
+
+    def _nfe(self, sampler: SamplerOptions | None = None) -> int:
+        network = self.options.network
+        anything = AffineReplicas(torch.zeros(2, 1, 2), network.sigma_min, network.sigma_max)
+        return nfe(anything, sampler or self.options.sampler)
+
+    # -- one generation ------------------------------------------------------------------------------------------------
+
+    def _generation(self, generation: int) -> None:
+        folder = self._folder(generation)
+        bases = self._bases(generation)
+        improved = self._improved(generation, bases)
+        passing = improved if self.options.passed_on == "improved" else bases
+        count = self._passes_on(generation)
+        if count:
+            passed = [self._sample(passing[arm.name], "passed", generation, count) for arm in self.task.arms]
+            _store(folder / "passed.npy", torch.cat(passed, dim=1).numpy())
+        figures, shown = {}, {}
+        for arm in self.task.arms:
+            points = self._sample(improved[arm.name], "measured", generation, self.options.evaluation.samples)
+            figures[arm.name] = self._measure(points)
+            shown[arm.name] = points[:SHOWN, :SHOWN_REPLICAS].numpy()
+        with atomic_path(folder / "points.npz") as temporary, open(temporary, "wb") as file:
+            np.savez(file, **shown)  # type: ignore[arg-type]
+        write_json(folder / "done.json", {"figures": figures, "counts": self.plan[generation].to_json()})
+
+    def _bases(self, generation: int) -> dict[str, Model]:
+        """The trained model of every arm."""
+        images = self.options.base.images
+        found = self._trained(generation, "base", self.plain, images)
+        return found | self._trained(generation, "equal", self.equal, images + self._extra())
+
+    def _trained(self, generation: int, name: str, arms: list[Arm], images: int) -> dict[str, Model]:
+        if not arms:
+            return {}
+
+        def start() -> Model:
+            if generation == 0 or self.options.start == "scratch":
+                return self._new(generation, len(arms))
+            return self._load(generation - 1, name)
+
+        def data() -> Tensor:
+            return torch.cat([self._data(generation, arm) for arm in arms], dim=1)
+
+        model = self._fit(generation, name, len(arms), start, data, self.options.base.train, images)
+        parts = {arm.name: self._part(model, [place]) for place, arm in enumerate(arms)}
+        return {arm.name: replace(parts[arm.name], sampler=self._sampler(arm)) for arm in arms}
+
+    def _improved(self, generation: int, bases: dict[str, Model]) -> dict[str, Model]:
+        """The models that are measured: a guided arm's base steered away from a fine-tune on its own samples."""
+        if not self.guided:
+            return bases
+        options = self.options.auxiliary
+
+        def start() -> Model:
+            if options.init == "scratch":
+                return self._new(generation, len(self.guided), "auxiliary")
+            base = self._load(generation, "base")
+            return self._part(base, [self.plain.index(arm) for arm in self.guided])
+
+        def data() -> Tensor:
+            own = [self._sample(bases[arm.name], "own", generation, options.samples) for arm in self.guided]
+            return torch.cat(own, dim=1)
+
+        count = len(self.guided)
+        auxiliary = self._fit(generation, "auxiliary", count, start, data, options.train, options.budgets[0])
+        found = dict(bases)
+        for place, arm in enumerate(self.guided):
+            base, own = bases[arm.name], self._part(auxiliary, [place])
+            found[arm.name] = base.with_denoiser(METHODS[arm.method].build(base, own, arm.w))
+        return found
+
+    def _data(self, generation: int, arm: Arm) -> Tensor:
+        """The training points (N, R, 2) of an arm."""
+        counts: Counts = self.plan[generation]
+        parts = [self._real[: counts.real]]
+        if counts.fresh:
+            parts.append(self._exact(counts.fresh, "fresh", generation))
+        place, size = self.task.arms.index(arm), len(self.task.replicas)
+        for earlier, count in counts.synthetic.items():
+            passed = _read(self._folder(earlier) / "passed.npy")
+            parts.append(torch.from_numpy(np.array(passed[:count, place * size : (place + 1) * size])))
+        return torch.cat(parts)
+
+    @cached_property
+    def _real(self) -> Tensor:
+        """The fixed real points (n, R, 2)."""
+        return self._exact(self.plan[0].real, "real")
+
+    def _exact(self, count: int, *key: object) -> Tensor:
+        seed = self.options.seed
+        return torch.stack([self.toy.draw(count, seed, *key, replica) for replica in self.task.replicas], dim=1)
+
+    def _passes_on(self, generation: int) -> int:
+        """How many samples later generations are trained on."""
+        return max((entry.synthetic.get(generation, 0) for entry in self.plan), default=0)
+
+    def _measure(self, points: Tensor) -> dict[str, list[float]]:
+        rows = [self._ruler.measure(points[:, index], self._real[:, index]) for index in range(points.shape[1])]
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    @cached_property
+    def _ruler(self) -> Ruler:
+        return Ruler(self.toy)
+
+    # -- networks ------------------------------------------------------------------------------------------------------
+
+    def _fit(
+        self,
+        generation: int,
+        name: str,
+        arms: int,
+        start: Callable[[], Model],
+        data: Callable[[], Tensor],
+        options: TrainOptions,
+        images: int,
+    ) -> Model:
+        """A model of arms * R slices trained on data() (N, arms * R, 2), found again where it was trained before."""
+        if self.options.affine:
+            network = self.options.network
+            return self._model(AffineReplicas(data(), network.sigma_min, network.sigma_max))
+        folder = self._folder(generation) / name
+        if read_trained(folder) is None:
+            seed = derive_seed("auxiliary" if name == "auxiliary" else "base", self.options.seed, generation)
+            noise = ReplicaNoise(seed, self.task.replicas, arms)
+            options = replace(options, clip=UNCLIPPED)
+            trainer = Trainer(start(), ReplicaData(data()), options, folder, images=images, seed=seed, noise=noise)
+            trainer.run()
+        return self._load(generation, name)
+
+    def _load(self, generation: int, name: str) -> Model:
+        trained = read_trained(self._folder(generation) / name)
+        assert trained is not None
+        return load(trained.last, self.task.device)
+
+    def _new(self, generation: int, arms: int, purpose: str = "weights") -> Model:
+        """Newly drawn weights, a replica's the same in every arm."""
+        network = self.options.network
+        sizes = {"width": network.width, "blocks": network.blocks, "embedding": network.embedding}
+        singles = []
+        with torch.random.fork_rng(devices=[]):
+            for replica in self.task.replicas:
+                torch.manual_seed(derive_seed(purpose, self.options.seed, generation, replica))
+                singles.append(MLP((2,), **sizes))
+            shape = (arms * len(singles), 2)
+            batched = ReplicaMLP(shape, **sizes)
+        batched.load(singles * arms)
+        sigma_data = network.sigma_data or self.toy.sigma_data
+        return self._model(EDMPrecond(batched, shape, 0, sigma_data, network.sigma_min, network.sigma_max))
+
+    def _part(self, model: Model, arms: Sequence[int]) -> Model:
+        """The model of some of the arms in a batched one."""
+        size = len(self.task.replicas)
+        slices = [arm * size + replica for arm in arms for replica in range(size)]
+        whole = model.denoiser
+        if isinstance(whole, AffineReplicas):
+            return model.with_denoiser(whole.select(slices))
+        assert isinstance(whole, Preconditioned) and isinstance(whole.network, ReplicaMLP)
+        part = type(whole)(whole.network.select(slices), (len(slices), 2), 0, **whole.config)  # type: ignore[call-arg]
+        return model.with_denoiser(part.eval().requires_grad_(False))
+
+    def _model(self, denoiser: Denoiser) -> Model:
+        return Model(denoiser, Codec("identity", -1e3, 1e3, "float32"), self.options.sampler)
+
+    def _sample(self, model: Model, purpose: str, generation: int, count: int) -> Tensor:
+        """Samples (count, R, 2) on the CPU; other purposes and generations have other noise, arms have the same."""
+        noise = sampling_noise(self.task.replicas, count, self.options.seed, purpose, generation)
+        sampler = model.sampler
+        sigmas = sampler.sigmas(model)
+        parts = noise.to(self.task.device).split(self.options.batch_size)
+        return torch.cat([sample(model, part, sigmas, solver=sampler.solver).cpu() for part in parts])
+
+    # -- files ---------------------------------------------------------------------------------------------------------
+
+    def _folder(self, generation: int) -> Path:
+        return self.task.folder / f"{generation:03d}"
+
+    def _forget(self, generation: int) -> None:
+        """Remove what no later generation needs, once this one is done."""
+        keep = 1 if self.options.start == "continued" else 0  # the last weights
+        folder = self._folder(generation)
+        shutil.rmtree(folder / "auxiliary", ignore_errors=True)
+        for earlier in range(max(0, generation - keep - 1), generation + 1 - keep):
+            shutil.rmtree(self._folder(earlier) / "base", ignore_errors=True)
+            shutil.rmtree(self._folder(earlier) / "equal", ignore_errors=True)
+        needed = {earlier for entry in self.plan[generation + 1 :] for earlier in entry.synthetic}
+        for earlier in range(generation):
+            if earlier not in needed:
+                (self._folder(earlier) / "passed.npy").unlink(missing_ok=True)
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode="r")
+    except (OSError, ValueError):
+        raise UserError(
+            f"the samples that a generation passed on ({file}) are missing or damaged: delete {file.parent.parent}, "
+            "and the same command computes these replicas again"
+        ) from None
+
+
+def _store(file: Path, array: np.ndarray) -> None:
+    with atomic_path(file) as temporary, open(temporary, "wb") as opened:
+        np.save(opened, array)

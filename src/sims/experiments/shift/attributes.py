@@ -1,0 +1,361 @@
+"""Attributes of images: from labels, from a user's classifier, or from a small one trained on what is labelled.
+
+Two classifiers of one attribute play two parts. The *steering* one labels candidates and guides; the *judge* measures
+the result and nothing else. ``trained`` makes both from one labelled set: architecture "a" learns from one half of it,
+architecture "b" from the other, and each is tested on the half that it has not seen.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sims.config import nearest
+from sims.data.dataset import Dataset, at_once, split_indices
+from sims.errors import UserError
+from sims.files import digest, read_json, write_json
+from sims.metrics.extractors import ClassifierExtractor
+from sims.metrics.proportions import check_confusion, confusion
+from sims.metrics.statistics import read_tensors
+from sims.seeds import derive_seed
+from sims.training.classifier import train_classifier
+
+Array = np.ndarray
+Labelled = tuple["Attribute", Array]  # the attribute and its value (n,) int64 of every sample, -1 = unknown
+LEAST = 4  # labelled samples of each value: two to learn from, two to test with
+EPOCHS = 300.0  # of training where labels are few: proportions are no more exact than classifiers agree
+_MOST_TRAINED = 50_000  # images that a classifier learns from
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A property with at least two values, such as parity: even, odd."""
+
+    name: str
+    values: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2:
+            raise UserError(f"attribute {self.name!r} has the values {list(self.values)}: at least two are needed")
+        if len({*self.values}) < len(self.values):
+            twice = next(value for value in self.values if self.values.count(value) > 1)
+            raise UserError(f"attribute {self.name!r} has the value {twice!r} twice: name each value once")
+
+    def index(self, value: str) -> int:
+        """The number of a value; UserError where there is none of that name."""
+        if value not in self.values:
+            raise UserError(f"unknown value {value!r} of {self.name}{nearest(value, self.values)}")
+        return self.values.index(value)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Tells an attribute's values apart; ``confusion`` (K, K) are counts on data that it was not trained on.
+
+    outputs  images (B, C, H, W) in model space -> (B, K) log-probabilities, or (B,) values where it gives no more
+    trained  the networks whose mean it is, where they are of this package
+    """
+
+    attribute: Attribute
+    hash: str
+    confusion: Array
+    outputs: Callable[[Tensor], Tensor]
+    trained: tuple[ClassifierExtractor, ...] = ()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of held-out samples that it gets right."""
+        return float(np.trace(self.confusion) / self.confusion.sum())
+
+    def __call__(self, x: Tensor) -> Array:
+        """The most likely value (B,) int64 of images x (B, C, H, W) in model space, some at a time."""
+        return _values(self.outputs, x)
+
+    def log_probs(self, x: Tensor) -> Tensor | None:
+        """Log-probabilities (B, K) of one batch, with gradient; None where the classifier gives none."""
+        found = self.outputs(x)
+        return found if found.ndim == 2 else None
+
+
+# ---- attributes
+
+
+def classes(data: Dataset) -> Labelled:
+    """The class of labelled data as an attribute named "class"."""
+    if data.labels is None:
+        raise UserError(f"{data.name} has no classes: give labelled data, or a label file")
+    return Attribute("class", data.class_names), data.labels
+
+
+def derived(data: Dataset, name: str, mapping: Mapping[str, str]) -> Labelled:
+    """An attribute that follows from the class: mapping {class name: value}, such as {"0": "even", "1": "odd", ...}.
+
+    Values are numbered as they first appear. UserError for unknown classes and for a class without a value.
+    """
+    attribute, labels = classes(data)
+    for given in mapping:
+        if given not in attribute.values:
+            raise UserError(f"attribute {name!r} names the class {given!r}{nearest(given, attribute.values)}")
+    missing = [known for known in attribute.values if known not in mapping]
+    if missing:
+        raise UserError(f"attribute {name!r} has no value for the class {missing[0]!r}: give every class one")
+    found = Attribute(name, tuple(dict.fromkeys(mapping.values())))
+    table = np.array([*(found.index(mapping[known]) for known in attribute.values), -1])
+    return found, table[labels]  # -1 is the last entry
+
+
+def joint(parts: Sequence[Labelled]) -> Labelled:
+    """Several attributes as one: name "parity,loop", values "even,loop", the last attribute's changing fastest.
+
+    A sample's joint value is unknown where any of its values is.
+    """
+    if len({len(labels) for _, labels in parts}) != 1:
+        raise UserError(
+            f"attributes of {[len(labels) for _, labels in parts]} samples: give attributes of one data set"
+        )
+    attribute = _joint([part for part, _ in parts])
+    value = np.zeros(len(parts[0][1]), np.int64)
+    for part, labels in parts:
+        value = value * len(part.values) + labels
+    unknown = np.any([labels < 0 for _, labels in parts], axis=0)
+    return attribute, np.where(unknown, -1, value)
+
+
+def _joint(parts: Sequence[Attribute]) -> Attribute:
+    if len(parts) == 1:
+        return parts[0]
+    values = tuple(",".join(each) for each in itertools.product(*(part.values for part in parts)))
+    return Attribute(",".join(part.name for part in parts), values)
+
+
+def read_labels(path: Path, data: Dataset, names: Sequence[str] | None = None) -> dict[str, Labelled]:
+    """Attributes of ``data`` from a label file, by name (None: all): CSV, or JSON where the path ends so.
+
+    CSV: a header of names, then one row per sample in the order of the data, empty where the value is unknown.
+    JSON: {"data": fingerprint (may be missing), "attributes": {name: [value or null, ...]}}, as ``write_labels``
+    writes it. Values are sorted by name. UserError where the file belongs to another data set.
+    """
+    path = Path(path)
+    columns, fingerprint = _columns(path)
+    if fingerprint is not None and fingerprint != data.fingerprint:
+        raise UserError(
+            f"{path} labels another data set ({fingerprint[:12]}) than {data.name} ({data.fingerprint[:12]}): give the "
+            "label file of these data"
+        )
+    found = {}
+    for name in columns if names is None else [name for name in columns if name in names]:
+        column = columns[name]
+        if len(column) != len(data):
+            raise UserError(
+                f"{path} has {len(column):,} values of {name!r}, and {data.name} has {len(data):,} samples: give the "
+                "label file of these data, one value per sample (empty where unknown)"
+            )
+        attribute = Attribute(name, tuple(sorted({value for value in column if value})))
+        number = {value: index for index, value in enumerate(attribute.values)}
+        found[name] = (attribute, np.array([number[value] if value else -1 for value in column], np.int64))
+    return found
+
+
+def label_names(path: Path) -> list[str]:
+    """The attributes that a label file holds."""
+    return [*_columns(Path(path))[0]]
+
+
+def _columns(path: Path) -> tuple[dict[str, list[str]], str | None]:
+    if not path.is_file():
+        raise UserError(f"no label file {path}: check the path")
+    return _read_json(path) if path.suffix == ".json" else (_read_csv(path), None)
+
+
+def write_labels(path: Path, data: Dataset, parts: Sequence[Labelled]) -> None:
+    """Write attributes of ``data`` to a JSON file that says which data they belong to."""
+    columns = {
+        attribute.name: [attribute.values[value] if value >= 0 else None for value in labels]
+        for attribute, labels in parts
+    }
+    write_json(path, {"data": data.fingerprint, "attributes": columns})
+
+
+def _read_json(path: Path) -> tuple[dict[str, list[str]], str | None]:
+    content = read_json(path)
+    columns = content.get("attributes") if isinstance(content, dict) else None
+    if not isinstance(columns, dict) or not columns or not all(isinstance(each, list) for each in columns.values()):
+        raise UserError(f'{path} holds no labels: write {{"attributes": {{NAME: [VALUE, ...]}}}}, one per sample')
+    texts = {str(name): ["" if each is None else str(each) for each in column] for name, column in columns.items()}
+    return texts, content.get("data")
+
+
+def _read_csv(path: Path) -> dict[str, list[str]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            names, *rows = csv.reader(file)
+    except (ValueError, csv.Error) as error:  # empty, or not UTF-8
+        raise UserError(f"{path} is no CSV with a header of attribute names ({error}): check the file") from error
+    # The csv module gives [] for the empty line of an unknown value of a single attribute.
+    full = [row or [""] * len(names) for row in rows]
+    for number, row in enumerate(full):
+        if len(row) != len(names):
+            raise UserError(f"{path}: line {number + 2} has {len(row)} values for {len(names)} attributes: correct it")
+    return {name.strip(): [row[k].strip() for row in full] for k, name in enumerate(names)}
+
+
+# ---- classifiers
+
+
+def trained(
+    data: Dataset,
+    labelled: Labelled,
+    seed: int = 0,
+    architecture: str = "a",
+    device: torch.device | str = "cpu",
+    steps: int | None = None,
+    held_out: tuple[Dataset, Array] | None = None,
+    members: int = 1,
+) -> Classifier:
+    """A small classifier that learns from one half of the labelled samples, tested on the other half.
+
+    It is the mean of ``members`` networks of different seeds, which waver less over what lies between two values.
+    Of any seeds, "a" and "b" learn from opposite halves. ``held_out``: further data with values (m,) to test with, on
+    which no classifier of this attribute may have learned; the more there are, the narrower are corrected intervals.
+    UserError where a value has too few labelled samples or cannot be told from another.
+    """
+    attribute, labels = labelled
+    known = np.flatnonzero(labels >= 0)
+    counts = np.bincount(labels[known], minlength=len(attribute.values))
+    if counts.min() < LEAST:
+        one = "" if "," not in attribute.name else " (as one column, whose values are the combinations that there are)"
+        raise UserError(
+            f"{counts.min()} labelled images of {data.name} have the value {attribute.values[int(counts.argmin())]!r} "
+            f"of {attribute.name}: a classifier needs at least {LEAST}; label more, or leave the value out{one}"
+        )
+    halves = split_indices(len(known), len(known) // 2, derive_seed("attribute halves"), labels[known])
+    mine, other = (known[half] for half in (halves if architecture == "a" else halves[::-1]))
+    order = np.random.default_rng(derive_seed("attribute order", seed)).permutation(len(mine))[:_MOST_TRAINED]
+    mine = np.sort(mine[order])
+    sample = other[:: -(-len(other) // 1000)]  # train_classifier wants a test set, and measures less with it
+    networks = tuple(
+        train_classifier(
+            data.batch(mine)[0],
+            labels[mine],
+            data.batch(sample)[0],
+            labels[sample],
+            num_classes=len(attribute.values),
+            seed=derive_seed("attribute classifier", seed, architecture, *([member] if member else [])),
+            epochs=EPOCHS,
+            steps=steps,
+            variant=architecture,
+            device=device,
+        )[0]
+        for member in range(members)
+    )
+    outputs = _of_networks(networks)
+    tests = [(data, other, labels)]
+    if held_out is not None:
+        tests.append((held_out[0], np.flatnonzero(held_out[1] >= 0), held_out[1]))
+    found = np.sum([measured_confusion(outputs, attribute, *test, device) for test in tests], axis=0)
+    check_confusion(found, attribute.values)
+    return Classifier(attribute, _key(networks, attribute), found, outputs, networks)
+
+
+def product(
+    parts: Sequence[Classifier], data: Dataset, labelled: Labelled, device: torch.device | str = "cpu"
+) -> Classifier:
+    """Classifiers of several attributes as one of their joint attribute, its errors measured on labelled data."""
+    attribute = _joint([part.attribute for part in parts])
+    if attribute != labelled[0]:
+        raise UserError(f"classifiers of {attribute.name} do not fit labels of {labelled[0].name}: give them in order")
+
+    def outputs(x: Tensor) -> Tensor:
+        each = [part.outputs(x) for part in parts]
+        if any(found.ndim == 1 for found in each):
+            value = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+            for part, found in zip(parts, each):
+                value = value * len(part.attribute.values) + (found.argmax(dim=1) if found.ndim == 2 else found)
+            return value
+        total = each[0]
+        for found in each[1:]:
+            total = (total[:, :, None] + found[:, None, :]).flatten(1)  # (B, K1, K2) -> (B, K1 * K2)
+        return total
+
+    known = np.flatnonzero(labelled[1] >= 0)
+    found = measured_confusion(outputs, attribute, data, known, labelled[1], device)
+    check_confusion(found, attribute.values)
+    return Classifier(attribute, digest("product", *[part.hash for part in parts])[:16], found, outputs)
+
+
+def save(classifier: Classifier, folder: Path) -> None:
+    """Write a classifier that ``trained`` made: a safetensors file for each network, the first one last."""
+    assert classifier.trained, "only a classifier that was trained here can be saved"
+    about = {"attribute": identity(classifier.attribute), "confusion": classifier.confusion.tolist()}
+    about["members"] = len(classifier.trained)
+    folder.mkdir(parents=True, exist_ok=True)
+    for member, network in reversed(list(enumerate(classifier.trained))):
+        network.save(folder / f"{member}.safetensors", about)
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Classifier:
+    """Read what ``save`` wrote; UserError where a file is missing, damaged, or something else."""
+    about = read_tensors(folder / "0.safetensors")[1]
+    if "confusion" not in about:
+        raise UserError(f"{folder} holds a classifier for features and none of an attribute: give the right folder")
+    networks = tuple(ClassifierExtractor.load(folder / f"{member}.safetensors") for member in range(about["members"]))
+    attribute = Attribute(about["attribute"]["name"], tuple(about["attribute"]["values"]))
+    for network in networks:
+        network.network.to(device)
+    confusion = np.array(about["confusion"])
+    return Classifier(attribute, _key(networks, attribute), confusion, _of_networks(networks), networks)
+
+
+def _key(networks: Sequence[ClassifierExtractor], attribute: Attribute) -> str:
+    return digest(*[network.hash for network in networks], identity(attribute))[:16]
+
+
+def identity(attribute: Attribute) -> dict[str, Any]:
+    """Its name and values, as they enter a classifier's hash."""
+    return {"name": attribute.name, "values": list(attribute.values)}
+
+
+def _of_networks(extractors: Sequence[ClassifierExtractor]) -> Callable[[Tensor], Tensor]:
+    networks = [extractor.network.eval().requires_grad_(False) for extractor in extractors]
+
+    def outputs(x: Tensor) -> Tensor:
+        for network in networks:
+            if next(network.parameters()).device != x.device:
+                network.to(x.device)
+        each = torch.stack([functional.log_softmax(network(x.float()), dim=1) for network in networks])
+        return each.logsumexp(dim=0) - math.log(len(networks))
+
+    return outputs
+
+
+@torch.no_grad()
+def _values(outputs: Callable[[Tensor], Tensor], x: Tensor) -> Array:
+    """The most likely value (B,) int64 of images x (B, C, H, W), some at a time."""
+    result = np.empty(len(x), np.int64)
+    size = at_once(x.shape[1:])
+    for start in range(0, len(x), size):
+        found = outputs(x[start : start + size])
+        value = found.argmax(dim=1) if found.ndim == 2 else found
+        result[start : start + size] = value.cpu().numpy()
+    return result
+
+
+def measured_confusion(
+    outputs: Callable[[Tensor], Tensor], attribute: Attribute, data: Dataset, rows: Array, labels: Array, device: Any
+) -> Array:
+    """Confusion counts (K, K) on these rows of a data set with values (n,)."""
+    size, found = at_once(data.data_shape), []
+    for start in range(0, len(rows), size):
+        found.append(_values(outputs, data.batch(rows[start : start + size])[0].to(device)))
+    predicted = np.concatenate(found) if found else np.zeros(0, np.int64)
+    return confusion(labels[rows], predicted, len(attribute.values))

@@ -1,0 +1,65 @@
+"""The network that is asked for: architecture, sizes and noise levels, as options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sims.errors import UserError
+
+NCSNPP = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2}
+UNETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddpmpp": ("song_unet", {}),
+    "ncsnpp": ("song_unet", {**NCSNPP, "resample_filter": (1, 3, 3, 1)}),
+    "adm": ("adm_unet", {}),
+    "edm2": ("edm2_unet", {}),
+}
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The network and its preconditioning."""
+
+    type: Literal["mlp", "ddpmpp", "ncsnpp", "adm", "edm2"] = "mlp"
+    """Architecture: mlp (tiny images and points), or the U-Nets DDPM++, NCSN++, ADM and EDM2."""
+    width: int = 256
+    """Width of the residual stream; channels at full resolution of a U-Net."""
+    blocks: int = 3
+    """Number of residual blocks; of a U-Net, per resolution."""
+    embedding: int = 64
+    """Width of the embedding of noise level and class (mlp)."""
+    channel_mult: tuple[int, ...] = (1, 2)
+    """Channels at each resolution of a U-Net, from full to lowest, in units of width."""
+    attention: tuple[int, ...] = (8,)
+    """Resolutions (pixels a side) at which a U-Net attends."""
+    dropout: float = 0.0
+    """Dropout probability in training."""
+    sigma_data: float | None = None
+    """Standard deviation of the data in model space; measured if not given."""
+    sigma_min: float = 0.002
+    """Lowest noise level."""
+    sigma_max: float = 80.0
+    """Highest noise level."""
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.blocks, self.embedding) < 1 or not 0 <= self.dropout < 1:
+            raise UserError("network: width, blocks and embedding must be at least 1, dropout at least 0 and below 1")
+
+    def tables(self, sigma_data: float, augment_dim: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The tables of network and preconditioning that ``make_network`` takes."""
+        precond = {"type": "edm", "sigma_data": sigma_data, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        if self.type == "mlp":
+            if augment_dim:
+                raise UserError("the network mlp cannot be told of augmentations: set base.train.augment to 0")
+            own = {"width": self.width, "blocks": self.blocks, "embedding": self.embedding, "dropout": self.dropout}
+            return {"type": "mlp", **own}, precond
+        kind, more = UNETS[self.type]
+        table: dict[str, Any] = {"type": kind, **more, "model_channels": self.width, "num_blocks": self.blocks}
+        table |= {"channel_mult": self.channel_mult, "attn_resolutions": self.attention, "dropout": self.dropout}
+        if self.type == "edm2":
+            precond["type"] = "edm2"
+            if augment_dim:
+                raise UserError("the network edm2 cannot be told of augmentations: set base.train.augment to 0")
+        elif augment_dim:
+            table["augment_dim"] = augment_dim
+        return table, precond

@@ -1,0 +1,189 @@
+"""A run is a directory: configuration, artefacts, log and results; the same command continues it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sims.errors import UserError
+from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_json
+from sims.processes import agree, join
+
+T = TypeVar("T")
+Advance = Callable[[int], None]
+
+
+def difference(old: Any, new: Any, where: str = "") -> str | None:
+    """The first difference between two nested plain values, as ``name: old -> new``; None if equal."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *[k for k in new if k not in old]]:
+            if found := difference(old.get(key), new.get(key), f"{where}.{key}" if where else key):
+                return found
+        return None
+    return None if old == new else f"{where}: {old!r} there, {new!r} now"
+
+
+class Run:
+    """One run directory, held by one process group at a time.
+
+    Every process of a distributed run holds a ``Run``; the main one takes the lock and writes.
+    Errors: UserError if another run uses the directory, or it was made with another configuration.
+    """
+
+    def __init__(self, path: Path | str, config: dict[str, Any], *, quiet: bool = False) -> None:
+        self.path = Path(path)
+        self.config = config
+        self.accelerator = join()
+        width = None if sys.stderr.isatty() else max(110, shutil.get_terminal_size().columns)  # logs need not wrap
+        self.console = Console(stderr=True, quiet=quiet or not self.is_main, width=width)
+        self._open()
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def num_processes(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def device(self) -> Any:
+        return self.accelerator.device
+
+    def _open(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"the run directory {self.path} is a file: give another --run")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if self.is_main:
+                self._lock = (self.path / "lock").open("a")
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"the run directory {self.path} is in use by another process: wait or choose another --run"
+            ) from None
+        except OSError as error:
+            raise UserError(f"the run directory {self.path} cannot be written: {error.strerror}") from None
+        if self.is_main:
+            self._check_config()
+            for folder in {file.parent for file in self.path.rglob(LEFTOVERS)}:  # of killed processes: the lock is ours
+                remove_leftovers(folder, older_than=0.0)
+        self.barrier()
+
+    def _check_config(self) -> None:
+        file = self.path / "config.json"
+        made = {child.name for child in self.path.iterdir()} - {"config.json", "lock", "log", "seconds.json"}
+        if not made or not file.exists():  # options that came to nothing, such as a misspelt path, bind nobody
+            write_json(file, self.config)
+            return
+        if found := difference(read_json(file), self.config):
+            raise UserError(
+                f"the run directory {self.path} was made with another configuration ({found}): "
+                "repeat the earlier options, or choose another --run"
+            )
+
+    def close(self) -> None:
+        """Give the directory back."""
+        if self.is_main:
+            self._lock.close()
+
+    def barrier(self) -> None:
+        self.accelerator.wait_for_everyone()
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """The items that this process is to work on; the union over the processes is all of them."""
+        return items[self.rank :: self.num_processes]
+
+    def artefact(self, kind: str, *key: Any) -> Path:
+        """The folder of a content-addressed artefact: equal keys share it."""
+        return self.path / "artefacts" / f"{kind}-{digest(kind, *key)[:12]}"
+
+    def spread(self, items: Sequence[T], file: Callable[[T], Path], work: Callable[[T], None]) -> None:
+        """Do the items whose file is not there yet, shared out over the processes; ``work`` writes the file."""
+        missing = agree([index for index, item in enumerate(items) if not file(item).is_file()])
+        for index in self.share(missing):  # every process must see the same files missing, or shares would not fit
+            work(items[index])
+        self.barrier()
+
+    def once(self, file: Path, make: Callable[[], Any], *, together: bool = False) -> Any:
+        """A JSON result that is computed once and read ever after.
+
+        The main process computes it; ``together``, every process takes part in ``make`` and gets the same result.
+        """
+        there = agree(file.is_file())
+        if not there and (together or self.is_main):
+            result = make()
+            if self.is_main:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(file, result)
+        self.barrier()
+        return read_json(file)
+
+    def log(self, text: str) -> None:
+        """One line for the user and for ``log``."""
+        if not self.is_main:
+            return
+        self.console.print(text, highlight=False)
+        with (self.path / "log").open("a") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Advance]:
+        """A progress bar with an ETA on the run's console."""
+        with progress(self.console, title, total) as advance:
+            yield advance
+
+
+@contextmanager
+def progress(console: Console, title: str, total: int) -> Iterator[Advance]:
+    """A progress bar with an ETA; a line every ten seconds where there is no terminal."""
+    if not console.is_terminal:
+        yield _LineProgress(console, title, total)
+        return
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+class _LineProgress:
+    """Progress for logs and pipes: at most one line every ten seconds."""
+
+    def __init__(self, console: Console, title: str, total: int) -> None:
+        self.console, self.title, self.total = console, title, total
+        self.done = self.first = 0
+        self.begin = self.last = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        if self.done == 0:
+            self.first = count  # what an earlier run had done already
+        self.done += count
+        now = time.monotonic()
+        if now - self.last < 10 or self.done >= self.total:
+            return
+        self.last = now
+        rate = (self.done - self.first) / (now - self.begin)
+        eta = (self.total - self.done) / rate if rate > 0 else 0
+        self.console.print(f"  {self.title}: {self.done:,} of {self.total:,}, ETA {eta:.0f} s", highlight=False)
+
+
+def command_line() -> str:
+    """The command that started this process, as the user would type it."""
+    program = os.path.basename(sys.argv[0])
+    name = "sims" if program in ("sims", "__main__.py") else program
+    return shlex.join([name, *sys.argv[1:]])

@@ -1,0 +1,268 @@
+"""What can be scored or compared with: samples in any form, a model, or statistics made earlier."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sims.config import to_dict
+from sims.data import sources, stream
+from sims.data.codec import UINT8
+from sims.data.dataset import Dataset, at_once
+from sims.data.pictures import NUMPY, SourceOptions
+from sims.data.readers import Pictures, find_parts, open_paths
+from sims.data.store import is_store
+from sims.data.stream import Stream
+from sims.denoiser import device_of
+from sims.errors import UserError
+from sims.files import digest
+from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
+from sims.metrics.extractors import Extractor
+from sims.metrics.foreign import EXTRACTORS, read_foreign_statistics
+from sims.metrics.statistics import Reference, load_statistics, read_tensors
+from sims.model import Model, load
+from sims.scoring.features import FeatureSet
+from sims.seeds import seed_range
+
+Given = Model | Dataset | str | Path
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments (perhaps features) measured earlier, and the extractor they were measured with."""
+
+    features: FeatureSet
+    extractor_name: str
+    extractor_hash: str | None  # None: a foreign file, which does not say
+
+    def measured_with(self, extractor: Extractor) -> bool:
+        """Whether this is the extractor, as far as the file says."""
+        if self.extractor_hash is None:
+            return self.extractor_name == extractor.name
+        return self.extractor_hash == extractor.hash
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model is sampled, or a set of samples divided."""
+
+    draws: int | None = None
+    samples: int = 5_000
+    seed: int = 0
+    batch_size: int = 500
+    limit: int | None = None
+    source: SourceOptions = stream.AS_THEY_ARE
+    vae: Path | None = None
+
+
+def is_statistics(path: Path) -> bool:
+    """Whether a file holds statistics rather than samples."""
+    if path.suffix in (".safetensors", ".pkl"):
+        return path.is_file()
+    if path.suffix != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
+
+
+def read_statistics(path: Path, extractor: str = "auto") -> Statistics:
+    """A statistics file of this project, of EDM (npz with mu and sigma) or of EDM2 (pkl; nothing in it is executed).
+
+    The name of an extractor picks among those that a pkl has.
+    """
+    if path.suffix == ".safetensors":
+        _, header = read_tensors(path)
+        if header.get("kind") != "reference":
+            raise UserError(f"{path} holds {header.get('kind')!r}: give samples, a model directory or statistics")
+        return of_reference(load_statistics(path))
+    metrics = [metric for metric, name in EXTRACTORS.items() if extractor.startswith(name)]
+    found = read_foreign_statistics(path, metrics[0] if metrics else None)
+    return Statistics(FeatureSet(path.name, found.hash, found.moments, format="statistics"), found.extractor, None)
+
+
+def of_reference(found: Reference) -> Statistics:
+    """Statistics of this project as features."""
+    kept, positions = found.features, None if found.features is None else np.arange(len(found.features))
+    features = FeatureSet(
+        found.name,
+        found.dataset_fingerprint[:16],
+        found.moments,
+        kept,
+        positions,
+        found.labels,
+        format="statistics",
+        data_shape=tuple(int(size) for size in str(found.extra.get("data_shape", "")).split()),
+    )
+    return Statistics(features, found.extractor_name, found.extractor_hash)
+
+
+def open_subject(
+    given: Given, how: Sampling, device: torch.device | str = "cpu", extractor: str = "auto"
+) -> list[Stream] | Statistics:
+    """The independent draws of what is to be scored; UserError for whatever cannot be.
+
+    A model makes ``draws`` (5 unless stated) draws of ``samples`` on the evaluation seeds. A set of samples is one
+    draw, or as many of ``samples`` each as stated: consecutive where they have seeds, else drawn at random.
+    """
+    if isinstance(given, Model):
+        return _draws_of_model(given.to(device), "model", how)
+    if isinstance(given, Dataset):
+        return _draws_of_dataset(given, how)
+    path = Path(given)
+    if (path / "model.json").is_file():
+        return _draws_of_model(load(path, device), str(given), how)
+    if (path / "config.json").is_file():
+        models = sorted(str(found.parent) for found in path.glob("*/model.json"))
+        hint = f"give one of its models: {', '.join(models)}" if models else "it has no finished model yet"
+        raise UserError(f"{path} is a run directory: {hint}")
+    if is_statistics(path):
+        return read_statistics(path, extractor)
+    found = _pictures(given, how)
+    if found is None:
+        return _draws_of_dataset(sources.load(given, options=how.source), how, how.source)
+    by_chance = in_order_of_chance(stream.seeds_in_names(found), found.labels)
+    chosen = _chosen(len(found.names), how, found.name, by_chance)
+    return [stream.of_pictures(_some(found, part), how.source) for part in chosen]
+
+
+def open_reference(given: str | Path | Dataset, how: Sampling) -> tuple[Stream, Stream | None]:
+    """All images of a reference (its train part, where it has parts), and its own held-out part where it has one."""
+    if isinstance(given, Dataset):
+        return stream.of_dataset(given), None
+    if str(given) == "digits":
+        return _pair(*sources.load_pair("digits", options=how.source), how.source)
+    path = Path(given)
+    if str(given) not in sources.BUILT_IN and not is_store(path):
+        parts = find_parts(sources.resolve(given, how.source))
+        if "test" in parts:
+            opened = [open_paths(parts[name]) for name in ("train", "test")]
+            if all(isinstance(found, Pictures) for found in opened):
+                train, test = (stream.of_pictures(found, how.source) for found in opened)  # type: ignore[arg-type]
+                return replace(train, name=f"{train.name} (train)"), replace(test, name=f"{test.name} (test)")
+            return _pair(*sources.load_pair(given, options=how.source), how.source)
+    found = _pictures(given, how)
+    if found is not None:
+        return stream.of_pictures(found, how.source), None
+    return stream.of_dataset(sources.load(given, options=how.source), how.source), None
+
+
+def _pair(train: Dataset, test: Dataset, loaded: SourceOptions) -> tuple[Stream, Stream]:
+    named = (replace(train, name=f"{train.name} (train)"), replace(test, name=f"{test.name} (test)"))
+    return stream.of_dataset(named[0], loaded), stream.of_dataset(named[1], loaded)
+
+
+def _pictures(given: str | Path, how: Sampling) -> Pictures | None:
+    """The encoded pictures at a path; None for what is read as arrays."""
+    if str(given) in sources.BUILT_IN:
+        return None
+    path = sources.resolve(given, how.source)
+    if is_store(path):
+        return None
+    if path.is_dir() and (found := _sampled_folder(path)):
+        return found
+    parts = find_parts(path)
+    opened = open_paths(parts.get("train") or parts["all"])
+    arrays = not isinstance(opened, Pictures) or opened.names[0].lower().endswith(NUMPY)
+    return None if arrays else opened  # type: ignore[return-value]
+
+
+def _sampled_folder(path: Path) -> Pictures | None:
+    """The images of a folder that ``sims sample`` wrote, without the contact sheet beside them."""
+    names = {file.name for file in path.iterdir() if not file.name.startswith(".")}
+    if "grid.png" not in names or not all(re.fullmatch(r"\d{6,}\.png", name) for name in names - {"grid.png"}):
+        return None
+    images = sorted(names - {"grid.png"})
+    return Pictures("folder", path.name, images, lambda i: (path / images[i]).read_bytes()) if images else None
+
+
+def in_order_of_chance(seeds: np.ndarray | None, labels: Sequence[int] | np.ndarray | None) -> bool:
+    """Whether consecutive samples are as good as drawn at random: they have seeds and are not sorted by class."""
+    if seeds is None or labels is None:
+        return seeds is not None
+    found = np.asarray(labels)
+    return not (found[0] < found[-1] and (np.diff(found) >= 0).all())
+
+
+def _chosen(count: int, how: Sampling, name: str, by_chance: bool) -> list[np.ndarray]:
+    """Which samples of a set make up each draw."""
+    if how.limit is not None and how.limit < 2:
+        raise UserError(f"limit is {how.limit}: at least 2 samples are needed, thousands are useful")
+    if how.draws is None or how.draws == 1:
+        every = np.arange(count)
+        if how.limit is None or how.limit >= count:
+            return [every]
+        return [np.sort(np.random.default_rng(0).permutation(count)[: how.limit])]
+    if how.limit is not None:
+        raise UserError(
+            f"limit is {how.limit} and draws {how.draws}: leave out one, --samples says how many of {name} a draw has"
+        )
+    if how.draws * how.samples > count:
+        raise UserError(
+            f"{how.draws} draws of {how.samples:,} need {how.draws * how.samples:,} samples, and {name} has {count:,}: "
+            "lower --draws or --samples"
+        )
+    # Folders often come class by class: consecutive parts of one would be draws of different classes.
+    order = np.arange(count) if by_chance else np.random.default_rng(0).permutation(count)
+    return [np.sort(order[draw * how.samples : (draw + 1) * how.samples]) for draw in range(how.draws)]
+
+
+def _some(found: Pictures, chosen: Sequence[int] | np.ndarray) -> Pictures:
+    if len(chosen) == len(found.names):
+        return found
+    names = [found.names[i] for i in chosen]
+    labels = None if found.labels is None else found.labels[np.asarray(chosen)]
+    return replace(found, names=names, read=lambda i: found.read(int(chosen[i])), labels=labels)
+
+
+def _draws_of_dataset(data: Dataset, how: Sampling, loaded: SourceOptions = stream.AS_THEY_ARE) -> list[Stream]:
+    parts = _chosen(len(data), how, data.name, in_order_of_chance(data.columns.get("seed"), data.labels))
+    chosen = [data if len(part) == len(data) else data.subset(part) for part in parts]
+    pixels = how.vae is None or data.codec.kind == "pixels"
+    codec = data.codec if pixels else with_vae(data.codec, how.vae, data.data_shape)  # type: ignore[arg-type]
+    if has_vae(codec):
+        return [_decoded(stream.of_dataset(one, loaded), open_vae(codec)) for one in chosen]
+    return [stream.of_dataset(one, loaded) for one in chosen]
+
+
+def _decoded(latents: Stream, decoder: Autoencoder) -> Stream:
+    """The pixels of latents."""
+
+    def read(part: range) -> stream.Part:
+        found = latents.read(part)
+        return replace(found, x=decoder.pixels(found.x))
+
+    return replace(
+        latents,
+        data_shape=decoder.pixel_shape(latents.data_shape),
+        dtype="uint8",
+        digest=lambda part: digest(latents.digest(part), decoder.hash),
+        read=read,
+        at_once=at_once(decoder.pixel_shape(latents.data_shape)),
+    )
+
+
+def _draws_of_model(model: Model, name: str, how: Sampling) -> list[Stream]:
+    if how.vae is not None:
+        model = replace(model, codec=with_vae(model.codec, how.vae, model.data_shape))
+    decoder = open_vae(model.codec, device_of(model.denoiser)) if has_vae(model.codec) else None
+    codec, shape = model.codec, tuple(model.data_shape)
+    draws = 5 if how.draws is None else how.draws
+    seeds = seed_range("evaluation", how.seed, draws * how.samples)
+    key = digest(model.hash, to_dict(model.sampler), how.batch_size, *([decoder.hash] if decoder else []))
+    if decoder:
+        codec, shape = UINT8, decoder.pixel_shape(shape)
+
+    def sample(part: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        x, labels = model.sample_labelled(part, batch_size=how.batch_size)
+        return (decoder.pixels(x) if decoder and torch.isfinite(x).all() else x), labels
+
+    parts = [seeds[draw * how.samples : (draw + 1) * how.samples] for draw in range(draws)]
+    return [
+        stream.of_samples(name, sample, codec, part, shape, key, model.class_names, how.batch_size) for part in parts
+    ]

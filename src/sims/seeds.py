@@ -1,0 +1,34 @@
+"""Seeds: ranges that never meet, so that what selects a model and what judges it share no random number."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+from sims.errors import UserError
+
+Purpose = Literal["evaluation", "selection", "synthesis", "distillation", "pilot", "figures"]
+
+_STARTS: dict[str, int] = {
+    "evaluation": 0,
+    "selection": 700_000_000,
+    "synthesis": 1_400_000_000,
+    "distillation": 2_100_000_000,
+    "pilot": 2_800_000_000,
+    "figures": 3_500_000_000,
+}
+_ROOM = 700_000_000
+
+
+def seed_range(purpose: Purpose, seed: int, count: int, round_: int = 0) -> range:
+    """The sample seeds of one purpose in the run with this ``seed``; another seed or round shifts the range."""
+    key = hashlib.sha256(f"{seed} {round_}".encode()).digest()
+    offset = int.from_bytes(key[:8], "big") % (_ROOM - 100_000_000) if seed or round_ else 0
+    if not 0 < count <= 100_000_000:
+        raise UserError(f"{count:,} samples: between 1 and 100,000,000 are possible")
+    return range(_STARTS[purpose] + offset, _STARTS[purpose] + offset + count)
+
+
+def derive_seed(*parts: Any) -> int:
+    """A 31-bit seed that depends on all its parts: purposes never share random numbers by accident."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") >> 1

@@ -1,0 +1,54 @@
+"""Train: a new model on a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from sims.data.dataset import Dataset
+from sims.model import Model, make_network
+from sims.networks.options import NetworkOptions
+from sims.sampling import SamplerOptions
+from sims.training.augment import augment_dim
+from sims.training.loop import Trained, Trainer, TrainOptions
+
+
+def new_model(
+    data: Dataset, options: NetworkOptions, sampler: SamplerOptions, seed: int, train: TrainOptions | None = None
+) -> Model:
+    """A model with freshly drawn weights for this data; class-conditional if the data has labels.
+
+    ``train`` says what the network must be able to be told of augmentations.
+    """
+    width = augment_dim(train.augment_transforms) if train is not None and train.augment else 0
+    network, precond = options.tables(options.sigma_data or round(data.std(), 4), width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        denoiser = make_network(data.data_shape, data.num_classes, network, precond)
+    provenance = {"data": data.name, "data_fingerprint": data.fingerprint, "seed": seed}
+    return Model(denoiser, data.codec, sampler, data.class_names, provenance)
+
+
+def train_base(
+    data: Dataset,
+    network: NetworkOptions,
+    sampler: SamplerOptions,
+    options: TrainOptions,
+    folder: Path,
+    *,
+    images: int,
+    seed: int,
+    snapshots: tuple[int, ...] = (),
+    accelerator: Accelerator | None = None,
+    advance: Callable[[int], None] | None = None,
+    log: Callable[[str], None] = print,
+) -> Trained:
+    """Train a new model for ``images`` images, keeping ``snapshots`` on the way; continues what was interrupted."""
+    start = new_model(data, network, sampler, seed, options)
+    trainer = Trainer(
+        start, data, options, folder, images=images, seed=seed, snapshots=snapshots, accelerator=accelerator
+    )
+    return trainer.run(advance, log)

@@ -1,1 +1,0 @@
-"""The verbs every experiment is composed of: train, synthesize, evaluate."""
