@@ -17,6 +17,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,9 @@ def collect(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if figure not in first:
                 continue
             ours, base = ([r[name][figure]["mean"] for r in by] for name in (label, "base"))
-            row[figure] = {"values": ours, **t_interval(ours).to_json()}
+            row[figure] = {"values": ours, **asdict(t_interval(ours))}
             if figure.endswith(("fd", "fd_held_out")):
-                row[figure]["change_percent"] = paired_ratio_interval(ours, base).to_json()
+                row[figure]["change_percent"] = asdict(paired_ratio_interval(ours, base))
                 full = [r["sims"][figure]["mean"] for r in by]
                 row[figure]["retained"] = share(*([b - o for b, o in zip(base, rival)] for rival in (ours, full)))
         rows.append(row)
@@ -77,7 +78,7 @@ def share(gains: list[float], full: list[float]) -> dict[str, float]:
     """
     n, whole = len(gains), sum(gains) / sum(full)
     without = [(sum(gains) - g) / (sum(full) - f) for g, f in zip(gains, full)]
-    return t_interval([n * whole - (n - 1) * other for other in without]).to_json() | {"mean": whole}
+    return asdict(t_interval([n * whole - (n - 1) * other for other in without])) | {"mean": whole}
 
 
 def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def main() -> None:
           f"[{difference.low:+.2f}, {difference.high:+.2f}]: the choice is {verdict} the grid's best")  # fmt: skip
     save(options.out, {"benchmark": "search against the full grid", "cells": cells, "grid_samples": total, "best": best,
                        "chosen": chosen, "search_samples": used, "share": used / total, "fresh_search": ours,
-                       "fresh_grid": theirs, "difference": difference.to_json(), "verdict": verdict})  # fmt: skip
+                       "fresh_grid": theirs, "difference": asdict(difference), "verdict": verdict})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ def test_t_interval_matches_scipy_and_covers() -> None:
     assert found.mean == pytest.approx(values.mean())
     covered = np.mean([not t_interval(rng.normal(size=4)).excludes(0) for _ in range(1000)])
     assert 0.92 < covered < 0.98
-    assert Interval.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert Interval(**json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_paired_intervals() -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar
 from sims.errors import UserError
 
 T = TypeVar("T")
+JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 NON_FINITE = ("inf", "-inf", "nan")  # as JSON keeps them
 
 
@@ -48,26 +49,34 @@ def override(options: T, values: dict[str, Any], where: str = "") -> T:
     return dataclasses.replace(options, **changes)  # type: ignore[type-var]
 
 
-def convert(value: Any, kind: Any, name: str) -> Any:
-    """One plain value as the annotated type; a UserError names option, value and the accepted type."""
+def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
+    """One plain value as the annotated type; a UserError says which ``what`` it is, the value and the accepted type.
+
+    Tables become dataclasses, with every field that has no default, or ``dict[str, ...]``.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            if option is types.NoneType:
-                if value is None or value == "none":
-                    return None
-                continue
+        if types.NoneType in arguments and (value is None or value == "none"):
+            return None
+        options = [option for option in arguments if option is not types.NoneType]
+        if len(options) == 1:
+            return convert(value, options[0], name, what)
+        for option in options:
             try:
-                return convert(value, option, name)
+                return convert(value, option, name, what)
             except UserError:
                 continue
     elif origin is Literal:
         if value in arguments:
             return value
         hint = nearest(str(value), map(str, arguments))
-        raise UserError(f"option {name!r}: {value!r} is not one of its values{hint}")
-    elif origin is tuple and isinstance(value, list | tuple):
-        return tuple(convert(item, arguments[0], name) for item in value)
+        raise UserError(f"{what} {name!r}: {value!r} is not one of its values{hint}")
+    elif origin in (tuple, list) and isinstance(value, list | tuple):
+        return origin(convert(item, arguments[0], f"{name}.{i}", what) for i, item in enumerate(value))
+    elif origin is dict and isinstance(value, dict):
+        return {str(key): convert(item, arguments[1], f"{name}.{key}", what) for key, item in value.items()}
+    elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _from_table(value, kind, name, what)
     elif kind is float and not isinstance(value, bool) and (isinstance(value, int | float) or value in NON_FINITE):
         return float(value)
     elif kind is Path and isinstance(value, str | Path):
@@ -75,7 +84,21 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     elif isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     wanted = getattr(kind, "__name__", str(kind))
-    raise UserError(f"option {name!r}: {value!r} is not a valid {wanted}")
+    raise UserError(f"{what} {name!r}: {str(value)[:200]!r} is not a valid {wanted}")
+
+
+def _from_table(values: dict[str, Any], kind: Any, name: str, what: str) -> Any:
+    """A dataclass from a table that has all its fields without a default, and no others."""
+    hints = typing.get_type_hints(kind)
+    known = {entry.name: entry for entry in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            raise UserError(f"unknown {what} '{name}.{key}'{nearest(str(key), known)}")
+    for key, entry in known.items():
+        required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        if required and key not in values:
+            raise UserError(f"{what} '{name}.{key}' is missing")
+    return kind(**{key: convert(item, hints[key], f"{name}.{key}", what) for key, item in values.items()})
 
 
 def to_dict(options: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.methods.contract import Artefact, Base, Continuous, Method
 from sims.methods.guided import extrapolate
+from sims.results.common import Look
 from sims.runs.directory import Run
 
 
@@ -17,4 +18,13 @@ def _prepare(base: Base, real: Dataset | None, settings: Any, run: Run) -> Artef
     return Artefact(base.key, dict(base.snapshots))
 
 
-AUTOGUIDANCE = Method("autoguidance", "guided away from its earlier self", Continuous(), _prepare, extrapolate)
+AUTOGUIDANCE = Method(
+    "autoguidance",
+    "guided away from its earlier self",
+    Look("Autoguidance", "#217a3c", "#5cc77f", "v"),
+    Continuous(),
+    _prepare,
+    extrapolate,
+    needs_snapshots=True,
+    networks=2,
+)

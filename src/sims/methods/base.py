@@ -4,5 +4,13 @@ from __future__ import annotations
 
 from sims.methods.contract import Fixed, Method
 from sims.methods.guided import replace
+from sims.results.common import Look
 
-BASE = Method("base", "the model as it is", Fixed(0.0), lambda base, real, settings, run: None, replace)
+BASE = Method(
+    "base",
+    "the model as it is",
+    Look("Base", "#66707f", "#a7b0be", "o"),
+    Fixed(0.0),
+    lambda base, real, settings, run: None,
+    replace,
+)

@@ -9,6 +9,7 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
+from sims.results.common import Look
 from sims.runs.directory import Run
 from sims.training.loop import Trainer
 
@@ -43,5 +44,13 @@ def _prepare(base: Base, real: Dataset | None, settings: ContinuedSettings, run:
 
 
 CONTINUED = Method(
-    "continued", "control: the base trained on, on real data", Fixed(1.0), _prepare, replace, needs_real=True
+    "continued",
+    "control: the base trained on, on real data",
+    Look("Continued training", "#96690a", "#e3b64b", "P"),
+    Fixed(1.0),
+    _prepare,
+    replace,
+    needs_real=True,
+    prepared_as="continued",
+    follows_leader=True,
 )

@@ -11,6 +11,7 @@ from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.model import Model, load
+from sims.results.common import Look
 from sims.runs.directory import Run
 from sims.training.loop import TrainOptions
 
@@ -73,14 +74,28 @@ class Method:
 
     ``preparation`` makes what the method needs, once: the artefact is content-addressed and found again.
     ``construction`` combines the base with one prepared network at strength w.
+
+    look              its title, colours and marker in tables and figures
+    needs_real        trains on real data
+    needs_snapshots   needs earlier snapshots of the base's own training
+    networks          network evaluations at each evaluation of its denoiser
+    prepared_as       what it prepares: methods that name the same share one artefact; "" prepares nothing
+    follows_leader    what it is prepared with follows from what the leading method (SIMS) chose
+    default           runs unless methods are named
     """
 
     name: str
     summary: str
+    look: Look
     strengths: Continuous | Fixed
     preparation: Callable[[Base, Dataset | None, Any, Run], Artefact | None]
     construction: Callable[[Model, Model, float], Denoiser]
     needs_real: bool = False
+    needs_snapshots: bool = False
+    networks: int = 1
+    prepared_as: str = ""
+    follows_leader: bool = False
+    default: bool = True
 
     def prepare(self, base: Base, real: Dataset | None, settings: Any, run: Run) -> Artefact | None:
         """The method's artefact; None if it needs none. UserError if it needs real data and there is none."""

@@ -14,6 +14,7 @@ from sims.errors import UserError
 from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
 from sims.model import Model
+from sims.results.common import Look
 from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
@@ -84,4 +85,13 @@ def _prepare(base: Base, real: Dataset | None, settings: DistilledSettings, run:
     return Artefact(folder.name, {options.images: trained.last}, options.samples, options.images, evaluations)
 
 
-DISTILLED = Method("distilled", "sims in one network", Fixed(1.0), _prepare, replace)
+DISTILLED = Method(
+    "distilled",
+    "sims in one network",
+    Look("SIMS, distilled", "#6d45c9", "#ab90ff", "D"),
+    Fixed(1.0),
+    _prepare,
+    replace,
+    prepared_as="distilled",
+    follows_leader=True,
+)

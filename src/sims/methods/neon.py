@@ -5,7 +5,14 @@ from __future__ import annotations
 from sims.methods.auxiliary import prepare_auxiliary
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate_weights
+from sims.results.common import Look
 
 NEON = Method(
-    "neon", "weights extrapolated away from its own samples", Continuous(), prepare_auxiliary, extrapolate_weights
+    "neon",
+    "weights extrapolated away from its own samples",
+    Look("Neon", "#c7530a", "#ff9d52", "^"),
+    Continuous(),
+    prepare_auxiliary,
+    extrapolate_weights,
+    prepared_as="auxiliary",
 )

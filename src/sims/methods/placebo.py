@@ -5,12 +5,17 @@ from __future__ import annotations
 from sims.methods.auxiliary import prepare_placebo
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate
+from sims.results.common import Look
 
 PLACEBO = Method(
     "placebo",
     "control: guided away from a fine-tune on real data",
+    Look("Placebo", "#b52c7c", "#f27fbd", "X"),
     Continuous(),
     prepare_placebo,
     extrapolate,
     needs_real=True,
+    networks=2,
+    prepared_as="placebo",
+    follows_leader=True,
 )

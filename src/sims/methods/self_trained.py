@@ -5,5 +5,15 @@ from __future__ import annotations
 from sims.methods.auxiliary import prepare_auxiliary
 from sims.methods.contract import Fixed, Method
 from sims.methods.guided import replace
+from sims.results.common import Look
 
-SELF_TRAINED = Method("self-trained", "control: the auxiliary alone", Fixed(-1.0), prepare_auxiliary, replace)
+SELF_TRAINED = Method(
+    "self-trained",
+    "control: the auxiliary alone",
+    Look("Self-trained", "#a32b2e", "#f2858a", "<"),
+    Fixed(-1.0),
+    prepare_auxiliary,
+    replace,
+    prepared_as="auxiliary",
+    follows_leader=True,
+)

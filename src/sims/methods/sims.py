@@ -5,5 +5,15 @@ from __future__ import annotations
 from sims.methods.auxiliary import prepare_auxiliary
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate
+from sims.results.common import Look
 
-SIMS = Method("sims", "guided away from its own samples", Continuous(), prepare_auxiliary, extrapolate)
+SIMS = Method(
+    "sims",
+    "guided away from its own samples",
+    Look("SIMS", "#1d5fd6", "#6fa3ff", "o"),
+    Continuous(),
+    prepare_auxiliary,
+    extrapolate,
+    networks=2,
+    prepared_as="auxiliary",
+)

@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from sims.errors import UserError
 from sims.metrics.arrays import Array
+from sims.results.common import Interval
+
+__all__ = ["Interval", "error_interval", "paired_interval", "paired_ratio_interval", "share_interval", "t_interval"]
 
 Values = Sequence[float] | Array
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and the limits of its confidence interval at `level`, from `num_values` independent values."""
-
-    mean: float
-    low: float
-    high: float
-    level: float = 0.95
-    num_values: int = 0
-
-    def to_json(self) -> dict[str, float]:
-        """The fields as a dictionary that json can write."""
-        return {
-            "mean": self.mean,
-            "low": self.low,
-            "high": self.high,
-            "level": self.level,
-            "num_values": self.num_values,
-        }
-
-    @classmethod
-    def from_json(cls, row: dict[str, float]) -> Interval:
-        """The inverse of to_json."""
-        return cls(row["mean"], row["low"], row["high"], row.get("level", 0.95), int(row.get("num_values", 0)))
-
-    def excludes(self, value: float = 0.0) -> bool:
-        """Whether a value lies outside the interval."""
-        return not self.low <= value <= self.high
 
 
 def _check_level(level: float) -> None:

@@ -10,10 +10,10 @@ infinities read as None, shown as "–".
 Conventions: `comparisons[].difference` is a − b; `cache.retained_*`, `share`, `agreement`, `memorized` are fractions;
 `rows[].fd_*` are Fréchet distances and `kid_held_out` the squared kernel distance to the test images, lower is better;
 `precision` and `recall` higher is better; `distance_ratio` is the median distance to the nearest training image,
-samples over held-out images (1 = as far as held-out images are). `rows[].retained` {fd, fd_held_out} is the share of the
-gain of sims over the base, as is `retained` in `cache.tried`, a list of samplers {steps, refreshes, nfe, retained}. Figures
-of a second extractor, which nothing was chosen with, have the prefix `check_`. `search.cells` hold {method, budget, w,
-n, fd, half_width}, the last being half a 95 % interval or None; the method `base` is the base on the same seeds.
+samples over held-out images (1 = as far as held-out images are). `rows[].retained` {fd, fd_held_out} is the share of
+the gain of sims over the base, as is `retained` in `cache.tried`, a list of samplers {steps, refreshes, nfe, retained}.
+Figures of a second extractor, which nothing was chosen with, have the prefix `check_`. `search.cells` hold {method,
+budget, w, n, fd, half_width}, the last being half a 95 % interval or None; `base` is the base on the same seeds.
 
 `grids.npz`: arrays `method@w`, uint8 (n, H, W, C) of the same seeds each, `seeds` (n,), and optionally
 `real` (training images) and `nearest` (the training image nearest to each sample of the main method).

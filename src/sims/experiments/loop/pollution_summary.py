@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -117,8 +118,8 @@ def _compared(options: PollutionOptions, table: dict[str, Any], guided: list[str
                 entry: dict[str, Any] = {"a": name, "b": STANDARD, "metric": figure, "level": percent}
                 entry["mean"] = [float(np.mean(ours)), float(np.mean(theirs))]
                 if len(ours) > 1:
-                    entry["difference"] = paired_interval(ours, theirs).to_json()
-                    entry["change_percent"] = paired_ratio_interval(ours, theirs).to_json()
+                    entry["difference"] = asdict(paired_interval(ours, theirs))
+                    entry["change_percent"] = asdict(paired_ratio_interval(ours, theirs))
                     entry["better"] = entry["difference"]["high"] < 0
                 if options.levels[0] == 0:
                     ratios = [value / first for value, first in zip(ours, rows[STANDARD][0])]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +169,7 @@ def judged(curves: dict[str, list[list[float]]], arms: Sequence[Arm]) -> tuple[d
 
 
 def _verdict(verdict: Any, *intervals: str) -> dict[str, Any]:
-    shown = {name: getattr(verdict, name).to_json() for name in intervals}
+    shown = {name: asdict(getattr(verdict, name)) for name in intervals}
     return {"holds": bool(verdict.holds), "text": verdict.text, **shown}
 
 

@@ -1,0 +1,100 @@
+"""The runner: how every experiment opens, continues, finishes and reports its run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sims.config import to_dict
+from sims.errors import UserError
+from sims.experiments.cost.memory import is_out_of_memory
+from sims.files import write_json
+from sims.report import closing_table, write_report
+from sims.results.common import Result
+from sims.results.files import read_result, to_json
+from sims.runs.directory import Run
+
+O = TypeVar("O")  # noqa: E741 (options)
+R = TypeVar("R", bound=Result)
+MODELS = ("improved", "distilled", "neon")  # model directories that a run may leave
+
+
+@dataclass(frozen=True)
+class Experiment(Generic[O, R]):
+    """What the runner needs to know of an experiment.
+
+    work       computes, or continues, in a run directory; leaves everything there but ``summary.json``
+    unbound    options that may change when a run is continued: they are of no consequence for what it computes
+    whole      whether a finished result is all that these options ask for (a loop may be given more repeats)
+    """
+
+    name: str
+    result: type[R]
+    work: Callable[[Run, O], R]
+    unbound: tuple[str, ...] = ()
+    whole: Callable[[O, R], bool] = lambda options, result: True
+
+
+def configuration(experiment: str, options: object, unbound: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
+    """What a run directory is bound to: the command that made it, and its options."""
+    bound = {key: value for key, value in to_dict(options).items() if key not in ("run", "dry_run", *unbound)}
+    return {"command": experiment, **bound, **more}
+
+
+def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) -> R:
+    """Run or continue an experiment in ``options.run``; its result, which ``summary.json`` holds.
+
+    Errors: UserError for bad options or data, for a run directory of another configuration or in use, and where memory
+    does not suffice.
+    """
+    config = configuration(experiment.name, options, experiment.unbound)
+    run = Run(options.run, config, quiet=quiet)  # type: ignore[attr-defined]
+    try:
+        result = _finished(run, experiment, options)
+        if result is not None:
+            run.log(f"{run.path} is finished; delete it, or choose another --run, to start anew")
+        else:
+            result = experiment.work(run, options)
+            if run.is_main:
+                write_json(run.path / "summary.json", to_json(result))
+                (run.path / "report.html").unlink(missing_ok=True)
+            run.barrier()
+        if run.is_main:
+            _show(run, result)
+        return result
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        remedy = "with more memory free, or with a lower batch_size in a new run directory"
+        if hasattr(options, "fit_memory"):
+            remedy = "with fit_memory, which samples fewer at once and splits training batches"
+        raise UserError(
+            f"memory did not suffice ({str(error).splitlines()[0]}); nothing is lost: run the same command again "
+            f"{remedy}"
+        ) from None
+    finally:
+        run.close()
+
+
+def _finished(run: Run, experiment: Experiment[O, R], options: O) -> R | None:
+    if not (run.path / "summary.json").is_file():
+        return None
+    result = read_result(run.path)
+    assert isinstance(result, experiment.result)
+    return result if experiment.whole(options, result) else None
+
+
+def _show(run: Run, result: Result) -> None:
+    """The report, where there is none yet, and the closing lines."""
+    page = run.path / "report.html"
+    if not page.is_file():
+        write_report(run.path)
+    say = run.console.print
+    say(closing_table(result))  # type: ignore[arg-type]
+    say(result.headline, highlight=False, markup=False)
+    for warning in result.warnings:
+        say(f"note: {warning}", highlight=False, markup=False)
+    models = [str(run.path / name) for name in MODELS if (run.path / name / "model.json").is_file()]
+    made = f"   models: {', '.join(models)}" if models else ""
+    say(f"report: {page}   figures: {run.path / 'summary.json'}{made}", highlight=False, markup=False)

@@ -1,0 +1,69 @@
+"""Results as JSON: written, read and checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+from sims.config import JSON, convert
+from sims.errors import UserError
+from sims.results.common import Result
+from sims.results.improve import ImproveResult
+from sims.results.loop import LoopResult, PollutionResult
+from sims.results.shift import ShiftResult
+
+FORMAT = 2
+RESULTS: dict[str, type[Result]] = {
+    kind.experiment: kind for kind in (ImproveResult, LoopResult, PollutionResult, ShiftResult)
+}
+
+
+def to_json(value: object) -> JSON:
+    """A result, or a part of one, as JSON; a ``Result`` says which it is. Errors: UserError where a number is NaN."""
+    if isinstance(value, Result):
+        return {"format": FORMAT, "experiment": value.experiment, **_fields(value)}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _fields(value)
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"a result holds the number {value}: what is not known is left out, or None")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a result holds a {type(value).__name__}")
+
+
+def _fields(value: object) -> dict[str, JSON]:
+    return {entry.name: to_json(getattr(value, entry.name)) for entry in dataclasses.fields(value)}  # type: ignore[arg-type]
+
+
+def from_json(values: JSON, where: str = "the result") -> Result:
+    """The result that ``to_json`` wrote. Errors: UserError that names what is missing or of another type."""
+    if not isinstance(values, dict):
+        raise UserError(f"{where} holds a {type(values).__name__}, not a table of results: it was not written by sims")
+    if values.get("format") != FORMAT:
+        found = values.get("format")
+        raise UserError(f"{where} has format {found!r}, this version reads {FORMAT}: use the version that wrote it")
+    kind = RESULTS.get(str(values.get("experiment")))
+    if kind is None:
+        raise UserError(f"{where} is of {values.get('experiment')!r}, and experiments are {', '.join(RESULTS)}")
+    rest = {key: value for key, value in values.items() if key not in ("format", "experiment")}
+    return convert(rest, kind, where, what="entry")  # type: ignore[no-any-return]
+
+
+def read_result(run: Path) -> Result:
+    """The result of a finished run. Errors: UserError where there is none, or it cannot be read."""
+    path = Path(run) / "summary.json"
+    if not path.is_file():
+        raise UserError(
+            f"{run} holds no summary.json: a report needs a finished run; run the same command to finish it"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # covers broken JSON and broken UTF-8
+        raise UserError(f"{path} is not valid JSON ({error}): run the same command again to write it anew") from error
+    return from_json(values, str(path))

@@ -1,0 +1,113 @@
+"""The result of the main job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from sims.results.common import Comparison, Result, Row, TrustedChoice
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchCell:
+    """One measurement of a search: the FD of n samples at (budget, w), and half of its 95 % interval.
+
+    ``fd`` is None where sampling diverged; the base on the same seeds has no budget and w = 0.
+    """
+
+    method: str
+    budget: int | None
+    w: float
+    n: int
+    fd: float | None
+    half_width: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What a method's search chose, and how many samples and evaluations it drew."""
+
+    budget: int
+    w: float
+    samples: int
+    evaluations: int = 0
+    trusted: TrustedChoice | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """The searches of a run: by method, what was chosen; every cell; what a full grid would have drawn."""
+
+    chosen: dict[str, Chosen]
+    cells: tuple[SearchCell, ...]
+    grid_samples: int
+    extended: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What the run as a whole spent, in images and network evaluations; None where it is not known."""
+
+    base_training_images: int | None = None
+    synthesized: int = 0
+    synthesis_evaluations: int | None = None
+    auxiliary_images: int = 0
+    search_evaluations: int = 0
+    distillation_images: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriedSampler:
+    """A cheaper sampler that was tried on the selection seeds, and the share of the gain it kept."""
+
+    solver: str
+    steps: int
+    refreshes: int
+    nfe: float
+    retained: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheResult:
+    """Where cached guidance recomputes its correction (``refresh``, one per level), and what that costs and keeps."""
+
+    levels: tuple[float, ...]
+    refresh: tuple[bool, ...]
+    solver: str
+    nfe_base: float
+    nfe_full: float
+    nfe_cached: float
+    retained: dict[str, float] = field(default_factory=dict)
+    cheapest: str | None = None
+    cheapest_nfe: float | None = None
+    tried: tuple[TriedSampler, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """One round of improvement: its rows, and whether it was kept."""
+
+    round: int
+    accepted: bool
+    reason: str
+    rows: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImproveResult(Result):
+    """The main job. ``leader`` is the method that the headline is about; ``improved`` the label that was saved."""
+
+    experiment: ClassVar[str] = "improve"
+    verified: bool = True
+    leader: str
+    improved: str = ""
+    rows: tuple[Row, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+    search: SearchResult | None = None
+    spent: Spent | None = None
+    cache: CacheResult | None = None
+    rounds: tuple[Round, ...] = ()
+
+    def row(self, label: str) -> Row | None:
+        """The row with this label."""
+        return next((row for row in self.rows if row.label == label), None)

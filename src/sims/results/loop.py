@@ -1,0 +1,160 @@
+"""The results of loops and of the pollution experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from sims.results.common import Cost, Figure, Interval, Result, TrustedChoice
+
+Curves = dict[str, dict[str, list[list[float]]]]  # figure -> arm -> generation or level -> the value of each repeat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One side of a comparison: a remedy at a strength, what it cost in one repeat, evaluations of a sample.
+
+    ``w`` of a pollution experiment's arm is level -> the strength of each repeat.
+    """
+
+    name: str
+    label: str
+    method: str
+    w: float | list[list[float]] = 0.0
+    cost: Cost = field(default_factory=Cost)
+    nfe: float = 0.0
+    diverged: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOn:
+    """What a generation, or the model of a level, was trained on: samples; ``synthetic`` by the generation drawn from.
+
+    ``place`` is the generation or the level.
+    """
+
+    place: float
+    real: int
+    fresh: int = 0
+    synthetic: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether something holds, in words, with the intervals that say so; ``against`` names what it is held against."""
+
+    holds: bool
+    text: str
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    against: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdicts:
+    """Collapse (MAD), weak and strong prevention of one arm; None where the question does not arise."""
+
+    mad: Verdict | None = None
+    weak: Verdict | None = None
+    strong: Verdict | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrengthChoice:
+    """A strength that was chosen beforehand: by the distances at each, after so many generations."""
+
+    w: float
+    distances: dict[str, float]
+    generations: int
+    at_edge: bool = False
+    replicas: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopResult(Result):
+    """Generations of models; ``judged`` are the repeats that the verdicts use."""
+
+    experiment: ClassVar[str] = "loop"
+    kind: str
+    generations: int
+    repeats: int
+    passed_on: str
+    start: str
+    denoiser: str = "network"
+    arms: tuple[Arm, ...] = ()
+    curves: Curves = field(default_factory=dict)
+    shares: dict[str, list[list[float]]] = field(default_factory=dict)
+    trained_on: tuple[TrainedOn, ...] = ()
+    selection: dict[str, StrengthChoice] = field(default_factory=dict)
+    verdicts: dict[str, Verdicts] = field(default_factory=dict)
+    judged: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrengthCurves:
+    """Every figure over w: figure -> level -> strength -> the value of each repeat; what the clean data chose."""
+
+    w: tuple[float, ...]
+    figures: dict[str, list[list[list[float]]]]
+    chosen: list[list[float]]
+    at_edge: list[list[bool]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """FD at the strength that ``size`` trusted images choose, over the oracle's: mean, 90th percentile, within 10 %."""
+
+    size: int
+    ratio: float
+    ratio_90: float
+    within_10_percent: float
+    w: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustedResult:
+    """Strengths that trusted images chose (level -> repeat), FD over the oracle's, and reliability at other sizes.
+
+    ``reliability`` is level -> size -> repeat.
+    """
+
+    size: int
+    features: str
+    w: list[list[float]]
+    ratio: list[list[float]]
+    choices: list[list[TrustedChoice]]
+    reliability: list[list[list[Reliability]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelComparison:
+    """An arm against standard training at one level, paired by repeat (None: one repeat), and against the clean one."""
+
+    a: str
+    b: str
+    figure: str
+    level: float
+    means: tuple[float, ...]
+    difference: Interval | None = None
+    change_percent: Interval | None = None
+    over_clean: Figure | None = None
+
+    @property
+    def better(self) -> bool:
+        """Whether the arm is significantly better."""
+        return self.difference is not None and self.difference.high < 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PollutionResult(Result):
+    """Real data polluted by an earlier model's samples, at every level (percent of the real ones)."""
+
+    experiment: ClassVar[str] = "pollution"
+    levels: tuple[float, ...]
+    repeats: int
+    arms: tuple[Arm, ...] = ()
+    curves: Curves = field(default_factory=dict)
+    shares: dict[str, list[list[float]]] = field(default_factory=dict)
+    trained_on: tuple[TrainedOn, ...] = ()
+    strengths: dict[str, StrengthCurves] = field(default_factory=dict)
+    trusted: dict[str, TrustedResult] = field(default_factory=dict)
+    comparisons: tuple[LevelComparison, ...] = ()
