@@ -1,0 +1,106 @@
+"""Draw and measure: the one way in which samples of a run become what is kept of them, a file per part of the seeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from sims.data.codec import Codec
+from sims.files import read_json, write_json
+from sims.model import Model
+from sims.runs.directory import Run
+from sims.sampling import SamplerOptions
+
+ABSURD = 1e3  # what a value that is not finite becomes: as far away as any figure needs it to be
+
+
+class Kept(Protocol):
+    """What is kept of a part's samples."""
+
+    def save(self, file: Path) -> None: ...
+
+    @classmethod
+    def load(cls, file: Path) -> Self: ...
+
+
+K = TypeVar("K", bound=Kept)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples x (n, *data_shape) as the data's own format holds them, in model space; labels (n,) or None.
+
+    ``diverged`` of them had values that were not finite. They are bad samples: nothing leaves them out, and no
+    measurement fails for them; whoever shows figures shows their number.
+    """
+
+    x: Tensor
+    labels: Tensor | None = None
+    diverged: int = 0
+
+
+def rounded(x: Tensor, codec: Codec, labels: Tensor | None = None) -> Samples:
+    """Samples (n, *data_shape) rounded to the values that the data can have; those that diverged are counted."""
+    diverged = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
+    if diverged:
+        x = x.nan_to_num(0.0, ABSURD, -ABSURD)
+    return Samples(codec.encode(codec.decode(x)), labels, diverged)
+
+
+def sampled(
+    model: Model, seeds: Sequence[int], sampler: SamplerOptions | None = None, batch_size: int = 500
+) -> Samples:
+    """A model's samples of these seeds, rounded."""
+    x, labels = model.sample_labelled(seeds, sampler=sampler, batch_size=batch_size)
+    return rounded(x, model.codec, labels)
+
+
+def parts_of(seeds: range, size: int) -> list[range]:
+    """Consecutive parts of ``size`` seeds; the last one has what is left."""
+    return [seeds[first : first + size] for first in range(0, len(seeds), size)]
+
+
+def draw_and_measure(
+    run: Run,
+    folder: Path,
+    parts: Sequence[range],
+    draw: Callable[[range], Samples],
+    measure: Callable[[Samples], K],
+    kind: type[K],
+    advance: Callable[[int], None],
+) -> list[K]:
+    """What is kept of every part, measured or found in ``folder``; shared out over the processes.
+
+    A part's file depends on its seeds alone, so an interrupted job that is run again leaves the same bytes. The seconds
+    that drawing took lie beside it (``seconds``), not in it.
+    """
+
+    def file(part: range) -> Path:
+        return folder / f"{part.start}-{part.stop}.safetensors"
+
+    def work(part: range) -> None:
+        begin = time.monotonic()
+        samples = draw(part)
+        spent = time.monotonic() - begin
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(_times(folder, part), spent)
+        measure(samples).save(file(part))
+        advance(len(part) * run.num_processes)
+
+    run.spread(parts, file, work)
+    return [kind.load(file(part)) for part in parts]
+
+
+def seconds(folder: Path, parts: Sequence[range]) -> list[float]:
+    """How long drawing each part took."""
+    return [float(read_json(_times(folder, part))) for part in parts]
+
+
+def _times(folder: Path, part: range) -> Path:
+    return folder / "times" / f"{part.start}-{part.stop}.json"
