@@ -6,18 +6,20 @@ base -> synthesize -> auxiliary at several budgets -> choose (budget, w) -> judg
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.base_model import TRAIN_BASE, base_of, given_model
-from sims.experiments.cost.estimate import Estimate, estimate
+from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.fit import fitted
+from sims.experiments.cost.table import Estimate
 from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.improve.context import Context, settings_of
 from sims.experiments.improve.improve_result import improve_result
 from sims.experiments.improve.outputs import GRIDS, save_models, write_grids, write_metrics
-from sims.experiments.improve.rounds import RoundOutcome, methods_of, next_base, run_round
+from sims.experiments.improve.rounds import RoundOutcome, methods_of, next_base, run_round, work_of
 from sims.experiments.improve.selection import accept
 from sims.experiments.improve.trusted import read_trusted
 from sims.experiments.latents import decoder_of, latent_space, to_latents
@@ -39,23 +41,21 @@ Pair = tuple[Dataset, Dataset]
 def improve(options: ImproveOptions, *, quiet: bool = False) -> ImproveResult | Estimate:
     """Run or continue the main job in ``options.run``; its result, which ``summary.json`` holds.
 
-    With ``options.dry_run`` nothing is run or written: what the job would cost is printed, and returned.
+    With ``options.dry_run`` nothing is run or written: what the job would cost is returned.
 
     Errors: UserError for bad options or data, or a run directory of another configuration or in use.
     """
     if not options.dry_run:
         return carry_out(IMPROVE, options, quiet=quiet)
     accelerator = join()
-    model = given_model(options, accelerator.device)
-    found = estimate(options, model, accelerator.device, accelerator.num_processes)
-    found.told(quiet)
-    return found
+    model, plan = given_model(options, accelerator.device), partial(work_of, options)
+    return estimate(options, model, plan, accelerator.device, accelerator.num_processes)
 
 
 def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
     _check_parts(options, run.num_processes)
     model = given_model(options, run.device)
-    options = fitted(run, options, model)
+    options = fitted(run, options, model, partial(work_of, options))
     space = latent_space(options, model)
     clock = Clock(run)
     with clock.stage("read the data"):
