@@ -107,15 +107,12 @@ def train(
         "base": _options(BaseOptions, base, "base."),
         "sampler": _options(SamplerOptions, sampler, "sampler."),
     }
-    config = {**{name: to_dict(part) for name, part in parts.items()}, "seed": seed}
-    try:
-        run = Run(out, config, quiet=quiet)
-    except UserError as error:  # a Run speaks of --run, the flag of improve
-        raise UserError(str(error).replace("--run", "--out")) from None
+    config = {"command": "train", **{name: to_dict(part) for name, part in parts.items()}, "seed": seed}
+    run = Run(out, config, quiet=quiet)
     target = Path(out) / "model"
     try:
         if (target / "model.json").is_file():
-            run.log(f"{out} is finished; delete it, or choose another --out, to start anew")
+            run.log(f"{out} is finished; delete it, or choose another run directory, to start anew")
         else:
             _train(run, target, seed=seed, **parts)
         run.barrier()

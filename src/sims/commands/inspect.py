@@ -20,10 +20,10 @@ from sims.guidance import Extrapolate
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import open_snapshot, to_model
 from sims.model import Model, load
+from sims.results.files import FORMAT, read_result
 from sims.sampling import SamplerOptions, nfe
 
 Line = tuple[str, Any]
-COMMANDS = {"methods": "improve", "levels": "pollution", "generations": "loop", "target": "shift"}  # by an option
 NAMES = 20  # classes that are listed one by one
 
 
@@ -166,8 +166,11 @@ def store_lines(path: Path) -> list[Line]:
 def run_lines(path: Path) -> list[Line]:
     """A run: what it was asked for, what is finished, and what came out."""
     config = read_json(path / "config.json")
-    known = config if isinstance(config, dict) else {}
-    command = next((name for option, name in COMMANDS.items() if option in known), "train")
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(
+            f"{path / 'config.json'} is not of run format {FORMAT}: look at it with the version that made it"
+        )
+    command = config["command"]
     final = path / ("model/model.json" if command == "train" else "summary.json")
     lines: list[Line] = [
         ("run", f"{path} ({command})"),
@@ -188,8 +191,7 @@ def run_lines(path: Path) -> list[Line]:
         seconds = read_json(path / "seconds.json")
         lines.append(("stages", "\n".join(f"{name}: {value:.1f} s" for name, value in seconds.items())))
     if command != "train" and final.is_file():
-        summary = read_json(final)
-        lines += [("headline", summary.get("headline") or summary["conclusion"]), ("report", path / "report.html")]
+        lines += [("headline", read_result(path).headline), ("report", path / "report.html")]
     return [*lines, ("config", to_toml(config).strip())]
 
 

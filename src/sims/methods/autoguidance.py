@@ -22,7 +22,7 @@ AUTOGUIDANCE = Method(
     "autoguidance",
     "guided away from its earlier self",
     Look("Autoguidance", "#217a3c", "#5cc77f", "v"),
-    Continuous(),
+    Continuous(usual=1.25),
     _prepare,
     extrapolate,
     needs_snapshots=True,

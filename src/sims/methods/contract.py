@@ -56,9 +56,10 @@ class Artefact:
 
 @dataclass(frozen=True)
 class Continuous:
-    """A strength that can be chosen: where the search begins; 0 is the base."""
+    """A strength that can be chosen: where the search begins, and where searches ended so far; 0 is the base."""
 
     start: tuple[float, ...] = (0.5, 1.0, 2.0)
+    usual: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ NEON = Method(
     "neon",
     "weights extrapolated away from its own samples",
     Look("Neon", "#c7530a", "#ff9d52", "^"),
-    Continuous(),
+    Continuous(usual=0.75),
     prepare_auxiliary,
     extrapolate_weights,
     prepared_as="auxiliary",

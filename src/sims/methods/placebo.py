@@ -11,7 +11,7 @@ PLACEBO = Method(
     "placebo",
     "control: guided away from a fine-tune on real data",
     Look("Placebo", "#b52c7c", "#f27fbd", "X"),
-    Continuous(),
+    Continuous(usual=0.3),
     prepare_placebo,
     extrapolate,
     needs_real=True,

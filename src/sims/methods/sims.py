@@ -11,7 +11,7 @@ SIMS = Method(
     "sims",
     "guided away from its own samples",
     Look("SIMS", "#1d5fd6", "#6fa3ff", "o"),
-    Continuous(),
+    Continuous(usual=2.5),
     prepare_auxiliary,
     extrapolate,
     networks=2,

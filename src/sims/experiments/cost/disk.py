@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from sims.experiments.cost.bounds import search_bound
 from sims.experiments.cost.described import Known
-from sims.experiments.cost.work import SHARED, Work, budgets_of, is_judged, methods_of
+from sims.experiments.cost.work import SHARED, budgets_of, is_judged, methods_of
 from sims.experiments.options import ImproveOptions
 from sims.methods import METHODS, Continuous
+from sims.runs.work import Work
 from sims.training.loop import TrainOptions
 
 FEATURES = {"inception": 2048, "dinov2": 1024, "clip": 512, "efficientnet-lite0": 1280}  # others: about 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,13 +16,14 @@ from sims.experiments.cost.judge_rates import JudgeCost, probe_judge
 from sims.experiments.cost.memory import free_memory, resident
 from sims.experiments.cost.rates import Cost, Training, probe, share_of
 from sims.experiments.cost.table import lines
-from sims.experiments.cost.work import Sampling, Work, is_judged, methods_of, work_of
+from sims.experiments.cost.work import is_judged, methods_of, work_of
 from sims.experiments.options import ImproveOptions
 from sims.guidance import Extrapolate
 from sims.metrics.pretrained import NAMES
 from sims.model import Model, make_network
 from sims.preconditioning import Preconditioned
 from sims.processes import rank
+from sims.runs.work import Sampling, Work
 from sims.sampling import nfe
 from sims.scoring.run_references import FIT_VALUES
 from sims.training.augment import augment_dim
@@ -58,7 +59,7 @@ class Estimate:
         """Time of a stage on this device."""
         spent = work.evaluations * self.cost.evaluation.image + work.samples * self.cost.sample
         if work.training:
-            rate = self.cost.train[work.training]
+            rate = self.cost.train[work.training.name]
             spent += work.images * rate.image + work.steps * rate.step * self.processes
         judge = self.judge
         spent += work.searched * judge.features + work.measured * judge.measured + work.draws * judge.scores
@@ -124,7 +125,7 @@ def estimate(
     work = [Work("start", seconds=STARTED), Work("read the data", seconds=known.seconds)]
     work += ([references] if references else []) + plan(options, pilot.sampling)
     work[-1] = replace(work[-1], seconds=REPORT)
-    parameters = sum(p.numel() for p in denoiser.parameters())
+    parameters = sum(p.numel() for p in cast(torch.nn.Module, denoiser).parameters())
     share = share_of(options.base.train if model is None else options.auxiliary.train, processes)
     return Estimate(
         known,

@@ -2,53 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from sims.experiments.cost.bounds import cheapest_bound, cheapest_expected, search_bound, search_expected
 from sims.experiments.improve.outputs import GRID
 from sims.experiments.improve.search import around
 from sims.experiments.options import ImproveOptions
 from sims.methods import METHODS, Continuous
-from sims.sampling import SamplerOptions
-from sims.training.loop import TrainOptions
+from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 
 GUIDED = ("sims", "placebo", "autoguidance")  # two networks at every evaluation
 SHARED = ("sims", "neon", "self-trained")  # of one auxiliary
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """The base as it is sampled, and the evaluations of a sample: its own, and with guidance."""
-
-    denoiser: Any
-    options: SamplerOptions
-    nfe: int
-    guided: int
-
-
-@dataclass(frozen=True)
-class Work:
-    """A stage, in what is to be expected of it; ``most`` bounds the evaluations where they depend on the results.
-
-    ``training`` names what trains; ``samples`` are drawn, ``searched`` and ``measured`` of them judged, in ``cells``
-    of a search and ``draws`` of a table; ``seconds`` are known already.
-    """
-
-    stage: str
-    training: str = ""
-    images: int = 0
-    steps: int = 0
-    evaluations: int = 0
-    samples: int = 0
-    searched: int = 0
-    measured: int = 0
-    cells: int = 0
-    draws: int = 0
-    seconds: float = 0.0
-    most: int | None = None
 
 
 def methods_of(options: ImproveOptions) -> list[str]:
@@ -68,34 +33,37 @@ def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
     """The stages of a job after its references, in order."""
     work = []
     if options.model is None:
-        work.append(training_work("train the base", "base", options.base.images, options.base.train))
+        snapshots = len({*options.base.snapshots}) + 1
+        base = Training("base", options.base.train)
+        work.append(training_work("train the base", base, options.base.images, leaves="base", snapshots=snapshots))
     for round_ in range(options.rounds):
         methods = methods_of(options)
         if round_:
             methods = [name for name in methods if name in ("base", "sims", "distilled")]
         mark = f" (round {round_ + 1})" if options.rounds > 1 else ""
         work += _round(options, methods, sampling, mark, first=round_ == 0)
+    results = 2 * ("sims" in methods_of(options)) + ("distilled" in methods_of(options))
     rows = sum(sampling.guided if name in GUIDED else sampling.nfe for name in methods_of(options))
     others = 2 * sampling.guided + bool(options.guidance.cache_cost) * sampling.guided  # sims at other w; cached
-    work.append(Work("grids and report", evaluations=GRID * (rows + others)))
+    work.append(Work("grids and report", evaluations=GRID * (rows + others),
+                     leaves=(Leaves("results", networks=results),)))  # fmt: skip
     return work
-
-
-def training_work(stage: str, training: str, images: int, train: TrainOptions) -> Work:
-    """A stage that trains a network on so many images."""
-    return Work(stage, training, images, math.ceil(images / train.batch))
 
 
 def _round(options: ImproveOptions, methods: Sequence[str], sampling: Sampling, mark: str, first: bool) -> list[Work]:
     """One round: preparation of every method, search, and evaluation."""
-    auxiliary, longest = options.auxiliary, max(options.auxiliary.budgets)
+    auxiliary, longest, budgets = options.auxiliary, max(options.auxiliary.budgets), len({*options.auxiliary.budgets})
+    trained = Training("auxiliary", auxiliary.train)
     work = []
     if set(methods) & set(SHARED):
         drawn = auxiliary.samples
-        work.append(Work(f"synthesize{mark}", evaluations=drawn * sampling.nfe, samples=drawn))
-        work.append(training_work(f"train the auxiliary{mark}", "auxiliary", longest, auxiliary.train))
+        kept = Leaves("own samples, before compression", samples=drawn)
+        work.append(Work(f"synthesize{mark}", evaluations=drawn * sampling.nfe, samples=drawn, leaves=(kept,)))
+        work.append(
+            training_work(f"train the auxiliary{mark}", trained, longest, leaves="auxiliary", snapshots=budgets)
+        )
     if "placebo" in methods:
-        work.append(training_work(f"train the placebo{mark}", "auxiliary", longest, auxiliary.train))
+        work.append(training_work(f"train the placebo{mark}", trained, longest, leaves="placebo", snapshots=budgets))
     searches = {}
     for name in methods if is_judged(options) else ():
         if isinstance(METHODS[name].strengths, Continuous):
@@ -104,11 +72,15 @@ def _round(options: ImproveOptions, methods: Sequence[str], sampling: Sampling, 
     if "continued" in methods:
         spent = auxiliary.samples * sampling.nfe + (searches["sims"].evaluations if searches else 0)
         images = longest + spent // 3
-        work.append(training_work(f"continue the base{mark}", "base", images, options.base.train))
+        base = Training("base", options.base.train)
+        work.append(training_work(f"continue the base{mark}", base, images, leaves="continued"))
     if "distilled" in methods:
         own = options.distilled
-        taught = training_work(f"distil{mark}", "distilled", own.images, own.train)
-        work.append(replace(taught, evaluations=own.samples * sampling.guided, samples=own.samples))
+        student = Training("distilled", own.train, taught=True)
+        taught = training_work(f"distil{mark}", student, own.images, leaves="distilled")
+        kept = Leaves("guided samples, before compression", samples=own.samples)
+        leaves = (kept, *taught.leaves)
+        work.append(replace(taught, evaluations=own.samples * sampling.guided, samples=own.samples, leaves=leaves))
     return work + (_judging(options, methods, sampling, mark, first) if is_judged(options) else [])
 
 
@@ -117,14 +89,14 @@ def _search(options: ImproveOptions, name: str, sampling: Sampling, mark: str) -
     assert isinstance(strengths, Continuous)
     settings, budgets = replace(options.search, budget=None), budgets_of(options, name)
     cost = sampling.guided if name in GUIDED else sampling.nfe
-    samples, cells = search_expected(settings, budgets, strengths.start, name)
+    samples, cells = search_expected(settings, budgets, strengths)
     most = search_bound(settings, budgets, strengths.start)
     if options.trusted is not None:
         more = max(settings.rungs) * len(around(1.0, settings.max_w))
         samples, most = samples + more, most + more
     return Work(
         f"search {name}{mark}", evaluations=samples * cost, samples=samples, searched=samples, cells=cells,
-        most=most * cost,
+        most=most * cost, leaves=(Leaves("features of samples", features=most),),
     )  # fmt: skip
 
 
@@ -152,9 +124,10 @@ def _judging(options: ImproveOptions, methods: Sequence[str], sampling: Sampling
     rows += [round(options.guidance.cache_cost * sampling.nfe)] * (1 + first) if cached else []
     drawn = draws * size * len(rows)
     evaluations = draws * size * sum(rows)
+    kept = Leaves("features of samples", features=draws * size * (len(methods) + 2))
     work.append(
         Work(f"evaluate{mark}", evaluations=evaluations, samples=drawn, measured=drawn, draws=draws * len(rows),
-             most=most if cached else None)
+             most=most if cached else None, leaves=(kept,))
     )  # fmt: skip
     return work
 

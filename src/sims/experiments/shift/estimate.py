@@ -10,12 +10,12 @@ import torch
 from sims.experiments.cost.described import Known
 from sims.experiments.cost.disk import training_folder
 from sims.experiments.cost.estimate import Estimate, estimate
-from sims.experiments.cost.work import Sampling, Work, training_work
 from sims.experiments.improve.job import given_model
 from sims.experiments.improve.outputs import GRID
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.setup import as_improve
 from sims.methods.auxiliary import AuxiliarySettings
+from sims.runs.work import Sampling, Training, Work, training_work
 
 FEATURES = 2 * 4 * 64 + 16  # bytes that are kept of a measured sample: features of two small extractors, values
 
@@ -52,25 +52,28 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
         return Work(stage, evaluations=samples * cost, samples=samples, searched=samples, most=most)
 
     work = []
+    base, trained = Training("base", options.base.train), Training("auxiliary", auxiliary.train)
     if options.model is None:
-        work.append(training_work("train the base", "base", options.base.images, options.base.train))
+        work.append(training_work("train the base", base, options.base.images, leaves="base"))
     most = auxiliary.max_candidates * own
     work.append(measured("own samples", auxiliary.candidates, own, most if most > auxiliary.candidates * own else None))
-    work.append(training_work("train the auxiliary", "auxiliary", auxiliary.images, auxiliary.train))
+    work.append(training_work("train the auxiliary", trained, auxiliary.images, leaves="auxiliaries"))
     work.append(measured("measure it", settings.strengths * size, guided))
     if further := settings.rounds - 1:
-        work.append(training_work("further rounds: train on", "auxiliary", further * auxiliary.refine, auxiliary.train))
+        more = further * auxiliary.refine
+        work.append(training_work("further rounds: train on", trained, more, leaves="auxiliaries"))
         work.append(measured("further rounds: measure", further * size, guided))
     if options.guidance.cache_cost:
         work.append(measured("choose what to cache", options.guidance.pilot, guided))
     if options.distilled.samples:
-        taught = training_work("distil", "distilled", options.distilled.images, options.distilled.train)
+        student = Training("distilled", options.distilled.train, taught=True)
+        taught = training_work("distil", student, options.distilled.images, leaves="distilled")
         drawn = options.distilled.samples
         work.append(replace(taught, evaluations=drawn * guided, samples=drawn))
     if "classifier" in baselines.methods:
         work.append(measured("scales of classifier guidance", len(baselines.scales) * size, 3 * own))
     if "fine-tuning" in baselines.methods:
-        work.append(training_work("fine-tune the base", "auxiliary", auxiliary.images, auxiliary.train))
+        work.append(training_work("fine-tune the base", trained, auxiliary.images, leaves="auxiliaries"))
     judged = options.evaluation.draws * options.evaluation.samples
     rows = _rows(options, sampling)
     work.append(Work("judge", evaluations=judged * sum(rows), samples=judged * len(rows), searched=judged * len(rows)))
