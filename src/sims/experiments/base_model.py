@@ -33,7 +33,7 @@ def given_model(options: ImproveOptions, device: torch.device | str) -> Model | 
         model = load_diffusers(options.model).to(device) if foreign else load(options.model, device)
     if isinstance(model.denoiser, Guide):
         raise UserError(
-            f"{options.model} is a guided pair of networks, and only a single network can be improved: "
+            f"{options.model} is a guided model, and only a single network can be improved: "
             "give the folder 'distilled' of its run"
         )
     model = with_given_vae(model, options.vae)

@@ -13,7 +13,7 @@ from sims.experiments.improve.search import Features, Found, Search, around
 from sims.experiments.improve.trusted import MOST, Candidates
 from sims.experiments.options import ImproveOptions
 from sims.files import digest
-from sims.guidance import CorrectionGuide
+from sims.guidance import Guide
 from sims.methods import Artefact, Base, Continuous, Expected, Method
 from sims.model import Model
 from sims.processes import agree
@@ -27,7 +27,7 @@ from sims.seeds import seed_range
 def built(context: Context, method: Method, base: Base, artefact: Artefact, budget: int, w: float) -> Model:
     """The base with a method at strength w; the guidance interval applies to whatever guides."""
     denoiser = method.build(base.model, artefact.load(budget, context.run.device), w)
-    if isinstance(denoiser, CorrectionGuide):
+    if isinstance(denoiser, Guide):
         denoiser = denoiser.limited(context.interval)
     return base.model.with_denoiser(denoiser)
 
@@ -41,7 +41,15 @@ def search_method(
     assert isinstance(strengths, Continuous)
     seeds = seed_range("selection", options.seed, max(settings.rungs), round_)
     trusted = None if context.trusted is None else np.ascontiguousarray(context.trusted).tobytes()
-    key: list[object] = [method.name, artefact.key, base.key, budgets, to_dict(settings), judge.key, to_dict(base.model.sampler)]
+    key: list[object] = [
+        method.name,
+        artefact.key,
+        base.key,
+        budgets,
+        to_dict(settings),
+        judge.key,
+        to_dict(base.model.sampler),
+    ]
     key += [[seeds.start, seeds.stop], size, [str(level) for level in context.interval]]
     folder = run.path / "search" / f"{method.name}-{digest(*key, *([trusted] if trusted else []))[:12]}"
     if method.budget == "snapshots":  # a fixed budget is the auxiliary's; the snapshots of the base have others

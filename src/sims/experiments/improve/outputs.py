@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +51,7 @@ def write_grids(context: Context, outcome: RoundOutcome) -> None:
         guided = choice.model.denoiser
         if choice.label == LEADER.name and isinstance(guided, CorrectionGuide):
             for w in (0.5 * choice.w, 2.0 * choice.w):
-                other = choice.model.with_denoiser(replace(guided, w=w))  # type: ignore[type-var]
+                other = choice.model.with_denoiser(guided.with_cache(None).with_strength(w))
                 arrays[f"{choice.label}@{w:g}"] = to_images(codec, other.sample(seeds, batch_size=GRID), device)
             if real is not None:
                 some = real.batch(np.random.default_rng(0).permutation(len(real))[:GRID])[0]
