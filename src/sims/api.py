@@ -20,7 +20,7 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.improve.job import improve as run_improve
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
-from sims.experiments.shift.command import shift as run_shift
+from sims.experiments.shift.shift_job import shift as run_shift
 from sims.experiments.shift.options import ShiftOptions
 from sims.guidance import Extrapolate
 from sims.metrics.comparison import ScoreRow

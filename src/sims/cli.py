@@ -48,7 +48,7 @@ from sims.experiments.cost.memory import is_out_of_memory
 from sims.experiments.improve.job import improve
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import ImproveOptions
-from sims.experiments.shift.command import shift
+from sims.experiments.shift.shift_job import shift
 from sims.experiments.shift.options import ShiftOptions
 
 

@@ -13,7 +13,7 @@ from sims.experiments.cost.estimate import Estimate, estimate
 from sims.experiments.improve.job import given_model
 from sims.experiments.improve.outputs import GRID
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.setup import as_improve
+from sims.experiments.shift.problem import as_improve
 from sims.methods.auxiliary import AuxiliarySettings
 from sims.runs.work import Sampling, Training, Work, training_work
 
