@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sims import methods
 from sims.config import JSON, to_dict
 from sims.errors import UserError
 from sims.experiments.shift.measuring import Meter, Sample, Seen
@@ -17,9 +18,7 @@ from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.experiments.shift.steering import accepted
 from sims.guidance.classifier import GradientGuide
-from sims.methods.base import BASE
-from sims.methods.distilled import DISTILLED
-from sims.methods.sims import SIMS
+from sims.methods import BASE, DISTILLED, SIMS, VARIANTS
 from sims.metrics.proportions import called_shares
 from sims.model import Model
 from sims.results.common import Cost, Look
@@ -32,7 +31,7 @@ CACHED = f"{STEERED} (cached)"
 LOOKS = {  # label of a contender -> its look
     BASE.name: replace(BASE.look, title=BASE.name),
     STEERED: replace(SIMS.look, title=STEERED),
-    CACHED: Look(CACHED, "#0b8496", "#45c6d8", "s"),
+    CACHED: replace(VARIANTS[methods.CACHED], title=CACHED),
     DISTILLED.name: replace(DISTILLED.look, title=DISTILLED.name),
     CLASSIFIER: Look(CLASSIFIER, "#7a6244", "#cdb18a", "h"),
     FINE_TUNING: Look(FINE_TUNING, "#3d7f7a", "#7cc9c2", ">"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from sims.config import nearest
 from sims.errors import UserError
 from sims.experiments.options import BaseOptions, CommonOptions, GuidanceOptions, in_order
-from sims.methods.distilled import DistilledOptions
+from sims.methods import DistilledOptions
 from sims.scoring.judge import EvaluationOptions
 from sims.training.loop import TrainOptions
 

@@ -20,9 +20,7 @@ from sims.experiments.shift.measuring import Meter, check_accuracy
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, split_parts, target_of, together
 from sims.files import digest
-from sims.methods.base import BASE
-from sims.methods.distilled import DISTILLED
-from sims.methods.sims import SIMS
+from sims.methods import BASE, DISTILLED, SIMS
 from sims.model import Model
 from sims.runs.directory import Run
 from sims.seeds import derive_seed

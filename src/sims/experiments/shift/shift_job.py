@@ -27,10 +27,7 @@ from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import Problem, as_improve, open_meter, read_problem
 from sims.experiments.shift.shift_result import summarized, write_outputs
 from sims.experiments.shift.steering import Candidates
-from sims.methods import Base
-from sims.methods.base import BASE
-from sims.methods.distilled import DISTILLED, DistilledSettings
-from sims.methods.sims import SIMS
+from sims.methods import BASE, DISTILLED, SIMS, Base, Leader, Settings
 from sims.model import Model
 from sims.processes import agree, join
 from sims.results.common import Cost
@@ -104,7 +101,8 @@ def _variants(run: Run, options: ShiftOptions, stages: Stages, base: Base, solve
         checked = Cost(0, samples * nfe(cached.model, cached.model.sampler), samples)
         variants.append(of_model(CACHED, cached.model, size, cost + pilot + checked, w, cached.note))
     if options.distilled.samples:
-        settings = DistilledSettings(solved.model, w, options.distilled, options.seed, 0, size)
+        leader = Leader(solved.model, w)
+        settings = Settings(seed=options.seed, batch_size=size, distilled=options.distilled, leader=leader)
         artefact = DISTILLED.prepare(base, None, settings, run)
         assert artefact is not None
         model = base.model.with_denoiser(artefact.load(options.distilled.images, run.device).denoiser)

@@ -16,7 +16,7 @@ from sims.experiments.shift.measuring import CHECK, FIGURES, HELD_OUT, TRAIN, Me
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import Problem
 from sims.files import atomic_path, digest, write_atomic
-from sims.methods.base import BASE
+from sims.methods import BASE
 from sims.metrics.comparison import ScoreRow
 from sims.model import Model
 from sims.results.common import Data, ExtractorFacts, Figure, Reproduction, Stage

@@ -14,8 +14,7 @@ from sims.experiments.shift.attributes import Classifier
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.files import atomic_path, digest
-from sims.methods import Base
-from sims.methods.base import BASE
+from sims.methods import BASE, Base
 from sims.model import Model, load
 from sims.results.common import Cost
 from sims.runs.directory import Run
