@@ -67,8 +67,10 @@ def improve(
 
 def shift(
     options: ShiftOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any]:
-    """Move the proportions that a model generates to a target; returns what ``summary.json`` holds.
+) -> ShiftResult | Estimate:
+    """Move the proportions that a model generates to a target; the result, which ``summary.json`` holds.
+
+    With ``dry_run`` nothing is run: what the job would cost is printed, and returned.
 
     ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them, and otherwise as for
     ``improve``. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of

@@ -76,7 +76,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Reach:
-    """What the base allows before anything is trained: values it never draws, values far from the target, shares (K,)."""
+    """What the base allows before anything is trained: values it never draws, values far from the target, shares."""
 
     absent: tuple[int, ...]
     far: tuple[int, ...]

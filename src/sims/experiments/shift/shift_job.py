@@ -47,7 +47,9 @@ def shift(options: ShiftOptions, *, quiet: bool = False) -> ShiftResult | Estima
     """
     if options.dry_run:
         accelerator = join()
-        return estimate_shift(options, accelerator.device, accelerator.num_processes).told(quiet)
+        expected = estimate_shift(options, accelerator.device, accelerator.num_processes)
+        expected.told(quiet)
+        return expected
     return carry_out(SHIFT, options, quiet=quiet)
 
 
@@ -115,7 +117,8 @@ def _baselines(
     options: ShiftOptions, meter: Meter, base: Base, candidates: Candidates
 ) -> tuple[list[Contender], dict[str, float]]:
     """The baselines that are sampled, and the total variation at each scale of classifier guidance."""
-    baselines, scales = [], {}
+    baselines: list[Contender] = []
+    scales: dict[str, float] = {}
     if "classifier" in options.baselines.methods:
         if has_gradient(meter, base.model.data_shape):
             contender, scales = best_scale(base.model, meter, options)

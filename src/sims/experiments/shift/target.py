@@ -129,7 +129,7 @@ def parts_of(attributes: tuple[str, ...], data: Dataset, labels: Path | None) ->
             raise UserError(f"{labels} has no column {text!r}{nearest(text, label_names(labels))}")
         if data.labels is None:
             raise UserError(
-                f"attribute {text!r} follows from classes, and {data.name} has none: give a label file (labels)"
+                f"attribute {text!r} follows from classes, and {data.name} has none: give labels"
             )
         if text == "class":
             found.append(classes(data))
@@ -137,7 +137,7 @@ def parts_of(attributes: tuple[str, ...], data: Dataset, labels: Path | None) ->
             found.append(derived(data, *mapping_of(text)))
         else:
             raise UserError(
-                f"unknown attribute {text!r}: write class, NAME:VALUE=CLASS+CLASS/VALUE=..., or a column of the label file (labels)"
+                f"unknown attribute {text!r}: write class, NAME:VALUE=CLASS+CLASS/VALUE=..., or a column of labels"
             )
     return found
 
