@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sims.experiments.cost.estimate import Estimate
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.stages import Choice, Stages
 from sims.experiments.runner import Experiment, carry_out
 from sims.experiments.shift import proportion_solver as solver
@@ -29,7 +29,7 @@ from sims.experiments.shift.shift_result import summarized, write_outputs
 from sims.experiments.shift.steering import Candidates
 from sims.methods import BASE, DISTILLED, SIMS, Base, Leader, Settings
 from sims.model import Model
-from sims.processes import agree, join
+from sims.processes import agree
 from sims.results.common import Cost
 from sims.results.shift import FINE_TUNING, REJECTION, STEERED, ShiftResult
 from sims.runs.directory import Run
@@ -40,16 +40,13 @@ from sims.seeds import seed_range
 def shift(options: ShiftOptions, *, quiet: bool = False) -> ShiftResult | Estimate:
     """Run or continue distribution control in ``options.run``; the result, which ``summary.json`` holds.
 
-    With ``options.dry_run`` nothing is run or written: what the job would cost is printed, and returned.
+    With ``options.dry_run`` nothing is run or written: what the job would cost is returned.
 
     Errors: UserError for bad options, data, targets or classifiers, or a run directory of another configuration or in
     use.
     """
     if options.dry_run:
-        accelerator = join()
-        expected = estimate_shift(options, accelerator.device, accelerator.num_processes)
-        expected.told(quiet)
-        return expected
+        return estimate_shift(options)
     return carry_out(SHIFT, options, quiet=quiet)
 
 

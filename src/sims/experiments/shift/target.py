@@ -128,9 +128,7 @@ def parts_of(attributes: tuple[str, ...], data: Dataset, labels: Path | None) ->
         if labels is not None and ":" not in text and (text != "class" or data.labels is None):
             raise UserError(f"{labels} has no column {text!r}{nearest(text, label_names(labels))}")
         if data.labels is None:
-            raise UserError(
-                f"attribute {text!r} follows from classes, and {data.name} has none: give labels"
-            )
+            raise UserError(f"attribute {text!r} follows from classes, and {data.name} has none: give labels")
         if text == "class":
             found.append(classes(data))
         elif ":" in text:
