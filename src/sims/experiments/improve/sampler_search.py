@@ -25,6 +25,7 @@ class Setting(NamedTuple):
     refreshes: int
 
 
+CACHED_NOTE = "correction reused between levels"
 KEPT = 0.96  # of the gain, on the selection seeds: a little above the 95 % that is to remain on fresh ones
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from sims.experiments.cost.bounds import cheapest_bound, cheapest_expected
 from sims.experiments.improve.context import Choice, Context, mark
 from sims.experiments.improve.sampler_search import (
+    CACHED_NOTE,
     Setting,
     cached_model,
     fewest,
@@ -52,8 +53,7 @@ def find_variants(
     improved, found = leader.label, []
     if (model := cached_model(context.run, leader.model, options.guidance, options.seed, round_)) is not None:
         spent = Cost(evaluations=pilot_cost(leader.model, options.guidance))
-        note = "correction reused between levels"
-        cached = replace(leader, label=CACHED, model=model, cost=leader.cost + spent, note=note)
+        cached = replace(leader, label=CACHED, model=model, cost=leader.cost + spent, note=CACHED_NOTE)
         found.append(cached)
         if before.fd - select(context, cached, round_).fd >= 0.95 * (before.fd - full_fd):
             improved = cached.label
