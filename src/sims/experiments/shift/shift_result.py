@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from sims.config import JSON
 from sims.experiments.shift.attributes import Classifier
 from sims.experiments.shift.contenders import LOOKS, Judged, ratio_within
-from sims.experiments.shift.measuring import FIGURES, TRAIN, Meter, tv_of
+from sims.experiments.shift.measuring import CHECK, FIGURES, HELD_OUT, TRAIN, Meter, tv_of
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import Problem
+from sims.files import atomic_path, digest, write_atomic
 from sims.methods import BASE
+from sims.metrics.comparison import ScoreRow
+from sims.model import Model
 from sims.results.common import Data, ExtractorFacts, Figure
 from sims.results.shift import (
     REJECTION,
     STEERED,
+    Bounded,
     ClassifierFacts,
     Group,
     Rejection,
@@ -27,6 +33,8 @@ from sims.results.shift import (
 )
 from sims.runs.clock import Clock
 from sims.runs.directory import Run
+from sims.runs.measure import rounded
+from sims.seeds import seed_range
 
 GRID = 64  # samples shown of every contender
 GROUP = 8  # and of every group, out of
@@ -199,3 +207,75 @@ def summarized(
 def _facts(classifier: Classifier) -> ClassifierFacts:
     confusion = np.asarray(classifier.confusion, np.float64).tolist()
     return ClassifierFacts(hash=classifier.hash, accuracy=classifier.accuracy, confusion=confusion)
+
+
+def write_outputs(run: Run, options: ShiftOptions, meter: Meter, base: Model, table: Sequence[Judged]) -> None:
+    """``metrics.jsonl`` and ``grids.npz``: "LABEL" are 64 samples of the same seeds, "LABEL#K" up to 8 of value K."""
+    lines = [json.dumps(entry) for judged in table for entry in _score_rows(meter, options, judged)]
+    write_atomic(run.path / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    seeds = seed_range("figures", options.seed, SHOWN)
+    arrays: dict[str, np.ndarray] = {"seeds": np.asarray(seeds)}
+    for judged in table:
+        if judged.drawn is not None:  # rejection shows nothing that the base does not
+            continue
+        x = rounded(judged.contender.sample(seeds), base.codec).x
+        images, values = base.codec.to_images(x), meter.judging(x.to(run.device))
+        arrays[judged.label] = images[:GRID]
+        for value in range(len(meter.names)):
+            arrays[f"{judged.label}#{value}"] = images[values == value][:GROUP]
+    with atomic_path(run.path / "grids.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _score_rows(meter: Meter, options: ShiftOptions, judged: Judged) -> list[dict[str, JSON]]:
+    """One self-describing row per figure: distances of every draw, shares, TV and KL of all samples."""
+    judge, size, seen, contender = meter.judge, options.evaluation.samples, judged.seen, judged.contender
+    seeds = seed_range("evaluation", options.seed, options.evaluation.draws * size)
+    target = digest(meter.target.tolist())[:16]
+    about: dict[str, JSON] = {"label": contender.label, "w": contender.w, "nfe": contender.nfe}
+    rows: list[dict[str, JSON]] = []
+    for index, draw in enumerate(judged.draws):
+        part = (seeds.start + index * size, seeds.start + (index + 1) * size)
+        for name, value in meter.distances(draw).items():
+            own = judge.second if name == CHECK and judge.second else judge
+            reference = own.test if name == HELD_OUT and own.test else own.train
+            score = ScoreRow(
+                metric=name,
+                value=value,
+                extractor_name=own.extractor.name,
+                extractor_hash=own.extractor.hash,
+                reference_name=f"{reference.name} in the target's proportions",
+                reference_hash=digest(reference.hash, target)[:16],
+                num_samples=len(draw),
+                seeds=part if judged.drawn is None else (seeds.start, seeds.start + judged.drawn),
+                resize=own.extractor.resize,
+                dtype="as the data",
+                num_reference=reference.moments.count,
+                settings={"target": target},
+            )
+            rows.append({**about, **score.to_json(), "diverged": draw.diverged, "draw": index})
+    shares, count = meter.shares(seen.judged, judged=True), judged.drawn or len(seen)
+    measured = {"tv": shares.tv, "kl": shares.kl}
+    measured |= {
+        f"share[{name}]": Bounded(*each) for name, *each in zip(meter.names, shares.values, shares.low, shares.high)
+    }
+    for name, bounded in measured.items():
+        if bounded.value is None:
+            continue
+        score = ScoreRow(
+            metric=name,
+            value=bounded.value,
+            extractor_name=f"judge of {meter.judging.attribute.name}",
+            extractor_hash=meter.judging.hash,
+            reference_name="target",
+            reference_hash=target,
+            num_samples=len(seen),
+            seeds=(seeds.start, seeds.start + count),
+            dtype="as the data",
+            low=bounded.low,
+            high=bounded.high,
+            interval="classifier's errors",
+            settings={"target": target, "confusion": digest(meter.judging.confusion.tolist())[:16]},
+        )
+        rows.append({**about, **score.to_json(), "diverged": seen.diverged})
+    return rows
