@@ -18,6 +18,7 @@ from sims.guidance import CorrectionGuide
 from sims.interop.latents import to_images
 from sims.methods import LEADER, METHODS, Expected, Method
 from sims.metrics.memorization import nearest
+from sims.data.codec import finite
 from sims.runs.work import Leaves, Work
 from sims.seeds import seed_range
 
@@ -46,13 +47,13 @@ def write_grids(context: Context, outcome: RoundOutcome) -> None:
     arrays: dict[str, np.ndarray] = {"seeds": np.asarray(seeds)}
     codec = outcome.base.model.codec
     for choice in (line.choice for line in outcome.table):
-        x = choice.model.sample(seeds, batch_size=GRID)
+        x, _ = finite(choice.model.sample(seeds, batch_size=GRID))
         arrays[f"{choice.label}@{choice.w:g}"] = to_images(codec, x, device)
         guided = choice.model.denoiser
         if choice.label == LEADER.name and isinstance(guided, CorrectionGuide):
             for w in (0.5 * choice.w, 2.0 * choice.w):
                 other = choice.model.with_denoiser(guided.with_cache(None).with_strength(w))
-                arrays[f"{choice.label}@{w:g}"] = to_images(codec, other.sample(seeds, batch_size=GRID), device)
+                arrays[f"{choice.label}@{w:g}"] = to_images(codec, finite(other.sample(seeds, batch_size=GRID))[0], device)
             if real is not None:
                 some = real.batch(np.random.default_rng(0).permutation(len(real))[:GRID])[0]
                 arrays["real"] = to_images(codec, some, device)
