@@ -15,7 +15,7 @@ import numpy as np
 from sims.config import nearest
 from sims.data.dataset import ROW, Dataset
 from sims.errors import UserError
-from sims.experiments.shift.attributes import Attribute, Labelled, classes, derived, joint, label_names, read_labels
+from sims.experiments.shift.attributes import Attribute, LabelFile, Labelled, classes, derived, joint
 
 Array = np.ndarray
 REST = "*"
@@ -119,14 +119,14 @@ def mapping_of(text: str) -> tuple[str, dict[str, str]]:
 
 def parts_of(attributes: tuple[str, ...], data: Dataset, labels: Path | None) -> list[Labelled]:
     """Each attribute, and its value of every sample of a data set (-1 = unknown), from its classes or a label file."""
-    columns = {} if labels is None else read_labels(labels, data, attributes)
+    file = None if labels is None else LabelFile.read(labels)
     found: list[Labelled] = []
     for text in attributes:
-        if text in columns:
-            found.append(columns[text])
+        if file is not None and text in file.columns:
+            found.append(file.labelled(text, data))
             continue
-        if labels is not None and ":" not in text and (text != "class" or data.labels is None):
-            raise UserError(f"{labels} has no column {text!r}{nearest(text, label_names(labels))}")
+        if file is not None and ":" not in text and (text != "class" or data.labels is None):
+            raise UserError(f"{labels} has no column {text!r}{nearest(text, file.columns)}")
         if data.labels is None:
             raise UserError(f"attribute {text!r} follows from classes, and {data.name} has none: give labels")
         if text == "class":
