@@ -5,8 +5,6 @@ own samples -> labelled -> auxiliary on a choice of them -> guided away from it 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.stages import Choice, Stages
 from sims.experiments.runner import Experiment, carry_out
@@ -24,11 +22,10 @@ from sims.experiments.shift.contenders import (
 from sims.experiments.shift.estimate import estimate_shift
 from sims.experiments.shift.measuring import Meter
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.problem import Problem, as_improve, open_meter, read_problem
+from sims.experiments.shift.problem import as_improve, open_meter, read_problem
 from sims.experiments.shift.shift_result import summarized, write_outputs
 from sims.experiments.shift.steering import Candidates
 from sims.methods import BASE, DISTILLED, SIMS, Base, Leader, Settings
-from sims.model import Model
 from sims.processes import agree
 from sims.results.common import Cost
 from sims.results.shift import FINE_TUNING, REJECTION, STEERED, ShiftResult
@@ -57,7 +54,7 @@ def _work(run: Run, options: ShiftOptions) -> ShiftResult:
     with stages.timed("references"):
         meter = open_meter(run, options, problem)
     with stages.timed("train base"):
-        base = stages.base(_in_codec(problem))
+        base = stages.base(problem.model)
     with stages.timed("candidates"):
         candidates = Candidates(run, options, base, meter.steering)
     with stages.timed("solve"):
@@ -80,12 +77,6 @@ def _work(run: Run, options: ShiftOptions) -> ShiftResult:
 
 
 SHIFT = Experiment("shift", ShiftResult, _work)
-
-
-def _in_codec(problem: Problem) -> Model | None:
-    """The given model, its samples rounded to the values that the data can have."""
-    model = problem.model
-    return None if model is None else replace(model, codec=problem.train.codec)
 
 
 def _variants(run: Run, options: ShiftOptions, stages: Stages, base: Base, solved: Solved) -> list[Contender]:

@@ -46,7 +46,7 @@ def from_callable(
     Its identity is its file's content and, of a torch module, its weights.
     """
     name = function if isinstance(function, str) else getattr(function, "__qualname__", type(function).__qualname__)
-    call: Any = _imported(function) if isinstance(function, str) else function
+    call = _imported(function) if isinstance(function, str) else function
     state: dict[str, Tensor] = {}
     if isinstance(call, nn.Module):
         call = call.to(device).eval().requires_grad_(False)
