@@ -29,7 +29,8 @@ from sims.metrics.extractors import Extractor
 from sims.model import Model, load
 from sims.networks.options import NetworkOptions
 from sims.processes import join
-from sims.report.record import clean
+from sims.results.files import clean
+from sims.results.improve import ImproveResult
 from sims.results.shift import ShiftResult
 from sims.runs import synthesize as synthesis
 from sims.runs.directory import Run
@@ -57,8 +58,8 @@ def load_data(
 
 def improve(
     options: ImproveOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any] | Estimate:
-    """Improve a model with its own samples, or continue doing so; returns what ``summary.json`` holds.
+) -> ImproveResult | Estimate:
+    """Improve a model with its own samples, or continue doing so; the result, which ``summary.json`` holds.
 
     ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone. They override ``recipe``, which
     overrides ``options``. With ``dry_run=True`` nothing is run: what it would cost is returned, and ``print`` shows it

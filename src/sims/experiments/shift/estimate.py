@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 
+from sims.experiments.base_model import given_model
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.table import Estimate
-from sims.experiments.improve.job import given_model
 from sims.experiments.improve.outputs import GRID
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import as_improve

@@ -11,8 +11,8 @@ import numpy as np
 from sims.data.dataset import Dataset
 from sims.data.sources import load as load_data
 from sims.errors import UserError
+from sims.experiments.base_model import given_model
 from sims.experiments.data import open_judge, read_images, same_data
-from sims.experiments.improve.job import given_model
 from sims.experiments.options import ImproveOptions
 from sims.experiments.shift import attributes, user_classifiers
 from sims.experiments.shift.attributes import Attribute, Classifier, Labelled, joint

@@ -5,8 +5,9 @@ own samples -> labelled -> auxiliary on a choice of them -> guided away from it 
 
 from __future__ import annotations
 
+from sims.experiments.base_model import TRAIN_BASE, base_of
 from sims.experiments.cost.table import Estimate
-from sims.experiments.improve.stages import Choice, Stages
+from sims.experiments.improve.sampler_search import CACHED_NOTE, cached_model, pilot_cost
 from sims.experiments.runner import Experiment, carry_out
 from sims.experiments.shift import proportion_solver as solver
 from sims.experiments.shift.closed_loop import ClosedLoop, Solved
@@ -22,13 +23,14 @@ from sims.experiments.shift.contenders import (
 from sims.experiments.shift.estimate import estimate_shift
 from sims.experiments.shift.measuring import Meter
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.problem import as_improve, open_meter, read_problem
+from sims.experiments.shift.problem import open_meter, read_problem
 from sims.experiments.shift.shift_result import summarized, write_outputs
 from sims.experiments.shift.steering import Candidates
-from sims.methods import BASE, DISTILLED, SIMS, Base, Leader, Settings
+from sims.methods import BASE, DISTILLED, Base, Leader, Settings
 from sims.processes import agree
 from sims.results.common import Cost
 from sims.results.shift import FINE_TUNING, REJECTION, STEERED, ShiftResult
+from sims.runs.clock import Clock
 from sims.runs.directory import Run
 from sims.sampling import nfe
 from sims.seeds import seed_range
@@ -50,27 +52,27 @@ def shift(options: ShiftOptions, *, quiet: bool = False) -> ShiftResult | Estima
 def _work(run: Run, options: ShiftOptions) -> ShiftResult:
     """Everything but ``summary.json``."""
     problem = read_problem(run, options)
-    stages = Stages(run, as_improve(options), problem.base_data)
-    with stages.timed("references"):
+    clock = Clock(run)
+    with clock.stage("references"):
         meter = open_meter(run, options, problem)
-    with stages.timed("train base"):
-        base = stages.base(problem.model)
-    with stages.timed("candidates"):
+    with clock.stage(TRAIN_BASE):
+        base = base_of(run, options, problem.base_data, problem.model)
+    with clock.stage("candidates"):
         candidates = Candidates(run, options, base, meter.steering)
-    with stages.timed("solve"):
+    with clock.stage("solve"):
         solved = ClosedLoop(run, options, meter, base, candidates).solve()
-    with stages.timed("variants and baselines"):
-        contenders = _variants(run, options, stages, base, solved)
+    with clock.stage("variants and baselines"):
+        contenders = _variants(run, options, base, solved)
         baselines, scales = _baselines(options, meter, base, candidates)
         contenders += baselines
-    with stages.timed("judge"):
+    with clock.stage("judge"):
         rows = _judged(options, meter, base, contenders)
         improved = _improved(options, meter, contenders, solved)
     result = None
     if run.is_main:
         _save(run, meter, improved, contenders)
         write_outputs(run, options, meter, base.model, rows)
-        result = summarized(run, options, problem, meter, solved.result, rows, scales, improved.label, stages.seconds)
+        result = summarized(run, options, problem, meter, solved.result, rows, scales, improved.label, clock)
     found = agree(result)
     assert found is not None
     return found
@@ -79,17 +81,16 @@ def _work(run: Run, options: ShiftOptions) -> ShiftResult:
 SHIFT = Experiment("shift", ShiftResult, _work)
 
 
-def _variants(run: Run, options: ShiftOptions, stages: Stages, base: Base, solved: Solved) -> list[Contender]:
+def _variants(run: Run, options: ShiftOptions, base: Base, solved: Solved) -> list[Contender]:
     """The base, the steered model, and the steered model at a lower cost."""
     size, w, cost = options.batch_size, solved.chosen.plan.w, solved.cost
     variants = [of_model(BASE.name, base.model, size, Cost(), 0.0), of_model(STEERED, solved.model, size, cost, w)]
-    choice = Choice(SIMS.name, STEERED, solved.model, w, None, cost.images, cost.evaluations)
-    if cached := stages.cached(choice, 0):
-        pilot = Cost(0, cached.extra_evaluations - cost.evaluations)
+    if cached := cached_model(run, solved.model, options.guidance, options.seed):
+        pilot = Cost(0, pilot_cost(solved.model, options.guidance))
         # Whether it keeps the proportions is measured too, before it becomes the result.
         samples = options.solver.samples
-        checked = Cost(0, samples * nfe(cached.model, cached.model.sampler), samples)
-        variants.append(of_model(CACHED, cached.model, size, cost + pilot + checked, w, cached.note))
+        checked = Cost(0, samples * nfe(cached, cached.sampler), samples)
+        variants.append(of_model(CACHED, cached, size, cost + pilot + checked, w, CACHED_NOTE))
     if options.distilled.samples:
         leader = Leader(solved.model, w)
         settings = Settings(seed=options.seed, batch_size=size, distilled=options.distilled, leader=leader)

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from sims.config import JSON
-from sims.experiments.improve.summary import reproduction
 from sims.experiments.shift.attributes import Classifier
 from sims.experiments.shift.contenders import LOOKS, Judged, ratio_within
 from sims.experiments.shift.measuring import CHECK, FIGURES, HELD_OUT, TRAIN, Meter, tv_of
@@ -19,7 +18,7 @@ from sims.files import atomic_path, digest, write_atomic
 from sims.methods import BASE
 from sims.metrics.comparison import ScoreRow
 from sims.model import Model
-from sims.results.common import Data, ExtractorFacts, Figure, Reproduction, Stage
+from sims.results.common import Data, ExtractorFacts, Figure
 from sims.results.shift import (
     REJECTION,
     STEERED,
@@ -32,6 +31,7 @@ from sims.results.shift import (
     ShiftRow,
     SolverResult,
 )
+from sims.runs.clock import Clock
 from sims.runs.directory import Run
 from sims.runs.measure import rounded
 from sims.seeds import seed_range
@@ -164,7 +164,7 @@ def summarized(
     table: Sequence[Judged],
     scales: dict[str, float],
     improved: str,
-    seconds: dict[str, float],
+    clock: Clock,
 ) -> ShiftResult:
     """Everything that ``summary.json`` holds."""
     rows = rows_of(meter, table)
@@ -190,7 +190,7 @@ def summarized(
         extractor=ExtractorFacts(**meter.judge.about()),
         looks={row.label: LOOKS[row.label] for row in rows},
         figures={name: facts for name, facts in FIGURES.items() if name in measured},
-        reproduction=_reproduction(run, options, seconds),
+        reproduction=clock.reproduction(options),
         attribute=meter.steering.attribute.name,
         values=meter.names,
         target=tuple(meter.target.tolist()),
@@ -207,12 +207,6 @@ def summarized(
 def _facts(classifier: Classifier) -> ClassifierFacts:
     confusion = np.asarray(classifier.confusion, np.float64).tolist()
     return ClassifierFacts(hash=classifier.hash, accuracy=classifier.accuracy, confusion=confusion)
-
-
-def _reproduction(run: Run, options: ShiftOptions, seconds: dict[str, float]) -> Reproduction:
-    found = reproduction(run, options, seconds)
-    stages = tuple(Stage(**stage) for stage in found["stages"])
-    return Reproduction(tuple(found["commands"]), found["config_toml"], found["versions"], stages)
 
 
 def write_outputs(run: Run, options: ShiftOptions, meter: Meter, base: Model, table: Sequence[Judged]) -> None:
