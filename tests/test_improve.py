@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sims.experiments.improve.summary import retained
 
 import tiny
 from sims.cli import main
 from sims.data.sources import load
 from sims.experiments.improve import job
-from sims.experiments.improve.summary import retained
 from sims.experiments.options import ALL_METHODS
 from sims.guidance import Extrapolate
 from sims.model import load as load_model

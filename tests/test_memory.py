@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from sims.experiments.cost.work import Sampling
 
 import tiny
 from sims.cli import main, parse
@@ -22,7 +23,6 @@ from sims.experiments.cost.estimate import Pilot
 from sims.experiments.cost.fit import Batches, choose_batches
 from sims.experiments.cost.memory import Peak, free_memory, is_out_of_memory
 from sims.experiments.cost.rates import Cost, Rate, Training
-from sims.experiments.cost.work import Sampling
 from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.sampling import SamplerOptions

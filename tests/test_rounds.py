@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sims.experiments.improve.stages import Selection
 
 from sims.experiments.improve.job import _accept
-from sims.experiments.improve.stages import Selection
 
 
 def accept(base: tuple[float, float | None], after: tuple[float, float | None], *, first: bool) -> dict[str, Any]:
