@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sims.data.dataset import Dataset
 from sims.experiments.improve.context import Context
 from sims.experiments.improve.rounds import RoundOutcome
-from sims.experiments.improve.rows import Measured
+from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
 from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, VARIANTS, looks_of
 from sims.metrics.intervals import paired_interval
 from sims.results.common import Comparison, Data, ExtractorFacts, Floor, Row
 from sims.results.improve import CacheResult, Chosen, ImproveResult, Round, SearchCell, SearchResult, Spent
-
-REFERENCES = {"fd": "training", "fd_held_out": "held-out"}  # the figures of the headline, and what they are to
 
 
 def improve_result(
@@ -23,7 +20,7 @@ def improve_result(
 ) -> ImproveResult:
     """What ``summary.json`` holds; ``outcome`` is the first round's."""
     options, judge, model = context.options, context.judge, outcome.base.model
-    rows = with_retained([line.row for line in outcome.table])
+    rows = tuple(line.row for line in outcome.table)
     comparisons = _comparisons(outcome.table)
     headline, warnings = _headline({row.label: row for row in rows}, comparisons)
     floor = None
@@ -56,24 +53,6 @@ def improve_result(
         cache=_cache(outcome, rows),
         rounds=tuple(rounds) if options.rounds > 1 else (),
     )
-
-
-def with_retained(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The rows with the share of the leading method's improvement over the base that each keeps, where there is one."""
-    by = {row.label: row for row in rows}
-    if BASE.name not in by or LEADER.name not in by:
-        return tuple(rows)
-    gains = {name: (by[BASE.name].mean(name), by[LEADER.name].mean(name)) for name in REFERENCES}
-
-    def shares(row: Row) -> dict[str, float]:
-        found = {}
-        for name, (base, full) in gains.items():
-            this = row.mean(name)
-            if base is not None and full is not None and this is not None and full < base:
-                found[name] = (base - this) / (base - full)
-        return found
-
-    return tuple(replace(row, retained=shares(row)) for row in rows)
 
 
 def _comparisons(table: Sequence[Measured]) -> list[Comparison]:

@@ -8,7 +8,7 @@ from sims.experiments.base_model import base_work
 from sims.experiments.improve.choices import choose, choosing_work, in_order
 from sims.experiments.improve.context import Choice, Context, settings_of
 from sims.experiments.improve.outputs import grids_work
-from sims.experiments.improve.rows import Measured, measure, table_work
+from sims.experiments.improve.rows import Measured, measure, table_work, with_retained
 from sims.experiments.improve.search import Found
 from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
@@ -69,7 +69,8 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
             variants = find_variants(context, base, choices, leader, searches[LEADER.name].fd, round_)
         place = choices.index(leader) + 1
         choices[place:place] = variants.choices
-    return RoundOutcome(base, tuple(measure(context, choice, round_) for choice in choices), searches, variants)
+    table = with_retained([measure(context, choice, round_) for choice in choices])
+    return RoundOutcome(base, table, searches, variants)
 
 
 def _said(name: str, found: Found) -> str:

@@ -11,12 +11,14 @@ from sims.experiments.improve.context import Choice, Context, mark
 from sims.experiments.improve.selection import draws_folder
 from sims.experiments.improve.variants import cached_nfe
 from sims.experiments.options import ImproveOptions
-from sims.methods import CACHED, FAST, LEADER, Expected, Method
+from sims.methods import BASE, CACHED, FAST, LEADER, Expected, Method
 from sims.results.common import ClassFigures, Figure, Row
 from sims.runs.measure import Samples, draw_and_measure, parts_of, sampled, seconds
 from sims.runs.work import Leaves, Work
 from sims.scoring.judge import Draw
 from sims.seeds import seed_range
+
+REFERENCES = {"fd": "training", "fd_held_out": "held-out"}  # the figures that decide, and the data they are to
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,23 @@ def measure(context: Context, choice: Choice, round_: int) -> Measured:
 
 def _evaluating(label: str) -> str:
     return f"evaluate {label}"
+
+
+def with_retained(table: Sequence[Measured]) -> tuple[Measured, ...]:
+    """The table with the share of the leading method's improvement over the base that each row keeps."""
+    base, full = (
+        next((line.row for line in table if line.choice.label == name), None) for name in (BASE.name, LEADER.name)
+    )
+
+    def shares(row: Row) -> dict[str, float]:
+        shares = {}
+        for figure in REFERENCES:
+            worst, best, this = (None if one is None else one.mean(figure) for one in (base, full, row))
+            if worst is not None and best is not None and this is not None and best < worst:
+                shares[figure] = (worst - this) / (worst - best)
+        return shares
+
+    return tuple(replace(line, row=replace(line.row, retained=shares(line.row))) for line in table)
 
 
 def table_work(options: ImproveOptions, methods: Sequence[Method], expected: Expected, round_: int) -> list[Work]:
