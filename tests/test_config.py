@@ -111,7 +111,7 @@ def test_convert(value: Any, kind: Any, expected: Any) -> None:
         ({"limit": True}, ["'limit'", "True"]),
         ({"on": 1}, ["'on'", "bool"]),
         ({"sizes": 3}, ["'sizes'", "3"]),
-        ({"sizes": [1, "two"]}, ["'sizes'", "'two'"]),
+        ({"sizes": [1, "two"]}, ["'sizes[1]'", "'two'"]),
         ({"share": True}, ["'share'", "True"]),
         ({"name": 3}, ["'name'", "3", "str"]),
     ],

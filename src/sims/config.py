@@ -77,7 +77,7 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
     elif origin in (tuple, list) and isinstance(value, list | tuple):
         kinds = arguments if arguments[-1] is not Ellipsis and origin is tuple else arguments[:1] * len(value)
         if len(kinds) == len(value):
-            return origin(convert(v, one, f"{name}.{i}", what) for i, (v, one) in enumerate(zip(value, kinds)))
+            return origin(convert(v, one, f"{name}[{i}]", what) for i, (v, one) in enumerate(zip(value, kinds)))
     elif origin is dict and isinstance(value, dict):
         return {str(key): convert(item, arguments[1], f"{name}.{key}", what) for key, item in value.items()}
     elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
