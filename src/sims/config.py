@@ -55,9 +55,9 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
 
     Tables become dataclasses, with every field that has no default, or ``dict[str, ...]``; ``JSON`` stays as it is.
     """
-    if kind == JSON:
-        return value
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if _kinds(arguments) == _kinds(typing.get_args(JSON)):
+        return value
     if origin in (typing.Union, types.UnionType):
         if types.NoneType in arguments and (value is None or value == "none"):
             return None
@@ -90,6 +90,11 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
         return value
     wanted = getattr(kind, "__name__", str(kind))
     raise UserError(f"{what} {name!r}: {str(value)[:200]!r} is not a valid {wanted}")
+
+
+def _kinds(union: tuple[Any, ...]) -> set[Any]:
+    """The members of a union, lists and tables without what they hold: type hints are expanded to different depths."""
+    return {typing.get_origin(kind) or kind for kind in union}
 
 
 def _from_table(values: Mapping[str, object], kind: Any, name: str, what: str) -> Any:
