@@ -11,18 +11,17 @@ diffusers, so that it can be trained, averaged, extrapolated and written like an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from sims.config import JSON, to_dict
+from sims.config import JSON
 from sims.data.codec import UINT8, Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.files import read_json, write_json
-from sims.guidance import CacheRule, Extrapolate
+from sims.guidance import RULES, Extrapolate, Guide
 from sims.interop.diffusers_folder import (
     NOTES,
     Layout,
@@ -82,8 +81,8 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
 
     single = denoiser(layout.network)
     whole: Denoiser = single
-    if notes.kind == "extrapolation":
-        whole = _pair(single, denoiser(layout.aux), notes, layout.folder / NOTES)
+    if notes.kind in RULES:
+        whole = _guided({"base": single, "aux": denoiser(layout.aux)}, notes, layout.folder / NOTES)
     ignored = {key: scheduler[key] for key in IGNORED if key in scheduler}
     return Model(
         whole,
@@ -105,9 +104,9 @@ def _codec(layout: Layout, data_shape: tuple[int, ...]) -> Codec:
 def load_guided(folder: Path | str) -> GuidedNetwork:
     """The guided pair that ``save_diffusers`` wrote, as one module for a sampling loop of diffusers."""
     guided = load_diffusers(folder).denoiser
-    if not isinstance(guided, Extrapolate):
+    if not isinstance(guided, Guide) or not guided.guides_outputs:
         raise UserError(f"{folder} holds a single network, not a guided pair: load it with diffusers itself")
-    return GuidedNetwork(guided)
+    return GuidedNetwork(cast(Extrapolate, guided))
 
 
 def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = None) -> Path:
@@ -119,7 +118,12 @@ def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = Non
     UserError if the folder is not empty, or the model or ``like`` are of another kind.
     """
     whole, folder = _inner(model), Path(folder)
-    base = _single(whole.base if isinstance(whole, Extrapolate) else whole)
+    if isinstance(whole, Guide) and not whole.guides_outputs:
+        raise UserError(
+            f"{whole.kind or type(whole).__name__} cannot be exported: in a loop of diffusers only the outputs of "
+            "two networks can be guided; export a single network, such as 'distilled' of a run"
+        )
+    base = _single(whole.base if isinstance(whole, Guide) else whole)
     layout = None if like is None else find_layout(Path(like))
     if layout is not None:
         _check_like(base, layout)
@@ -127,25 +131,22 @@ def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = Non
     notes = Notes(null_class=base.network.null_class, timesteps=base.timesteps, sigma_data=base.sigma_data)
     with fresh_folder(folder) as temporary:
         base.network.model.save_pretrained(temporary / component)
-        if isinstance(whole, Extrapolate):
-            aux = _single(whole.aux)
+        if isinstance(whole, Guide):
+            aux = _single(getattr(whole, whole.children[1]))
             if aux.scheduler != base.scheduler:
                 raise UserError("base and auxiliary have different schedulers: make the auxiliary from this base")
             aux.network.model.save_pretrained(temporary / aux_component(component))
-            low, high = whole.interval
-            interval, cache = (low, None if math.isinf(high) else high), whole.cache.to_json() if whole.cache else None
-            notes = replace(notes, kind="extrapolation", w=whole.w, interval=interval, cache=cache)
-        write_json(temporary / NOTES, to_dict(notes))
+            notes = replace(notes, kind=whole.kind, settings=whole.settings())
+        write_json(temporary / NOTES, notes.to_json())
         copy_rest(temporary, component, base.scheduler, layout)
     return folder
 
 
-def _pair(base: Denoiser, aux: Denoiser, notes: Notes, file: Path) -> Extrapolate:
-    if notes.w is None or notes.interval is None:
-        raise UserError(f"{file} does not describe a guided pair (w is {notes.w}): restore it")
-    low, high = notes.interval
-    cache = CacheRule.from_json(notes.cache) if notes.cache else None
-    return Extrapolate(base, aux, notes.w, (low, math.inf if high is None else high), cache)
+def _guided(children: dict[str, Denoiser], notes: Notes, file: Path) -> Guide:
+    try:
+        return RULES[notes.kind].from_settings(children, notes.settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file} does not describe a guided pair ({error!r}): restore it") from error
 
 
 def _network(folder: Path, null_class: bool) -> DiffusersNetwork:

@@ -6,15 +6,14 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from sims.config import JSON, convert
+from sims.config import JSON, convert, to_dict
 from sims.errors import UserError
 from sims.files import read_json, write_json
 from sims.interop.diffusers_network import Timesteps
@@ -31,17 +30,31 @@ FORMAT = 1
 class Notes:
     """What ``save_diffusers`` leaves to remember; the defaults are for folders from elsewhere.
 
-    ``interval`` ends with None where guidance has no upper limit; ``cache`` as ``CacheRule.to_json`` gives it.
+    ``kind`` is "network" or that of a guide; ``settings`` are the guide's own, and stand beside the others in the file.
     """
 
     format: int = FORMAT
-    kind: Literal["network", "extrapolation"] = "network"
+    kind: str = "network"
     null_class: bool = False
     timesteps: Timesteps | None = None
     sigma_data: float | None = None
-    w: float | None = None
-    interval: tuple[float, float | None] | None = None
-    cache: dict[str, JSON] | None = None
+    settings: dict[str, JSON] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, JSON]:
+        """What the file holds."""
+        own = {name: value for name, value in to_dict(self).items() if name != "settings"}
+        return {**own, **self.settings}
+
+    @classmethod
+    def read(cls, file: Path) -> Notes:
+        """The notes in a file. Errors: UserError for a newer format, or where something else is in it."""
+        told = read_json(file)
+        if not isinstance(told, dict) or told.get("format", FORMAT) != FORMAT:
+            format = told.get("format") if isinstance(told, dict) else None
+            raise UserError(f"{file} has format {format}, this version reads {FORMAT}: update sims")
+        own = {entry.name for entry in fields(cls)} & told.keys()
+        notes: Notes = convert({name: told[name] for name in own}, cls, str(file), what="entry")
+        return replace(notes, settings={name: value for name, value in told.items() if name not in own})
 
 
 @dataclass(frozen=True)
@@ -72,12 +85,7 @@ class Layout:
     def notes(self) -> Notes:
         """What ``save_diffusers`` left to remember."""
         file = self.folder / NOTES
-        if not file.is_file():
-            return Notes()
-        told = read_json(file)
-        if isinstance(told, dict) and isinstance(told.get("format"), int) and told["format"] > FORMAT:
-            raise UserError(f"{file} has format {told['format']}, this version reads up to {FORMAT}: update sims")
-        return convert(told, Notes, str(file), what="entry")  # type: ignore[no-any-return]
+        return Notes.read(file) if file.is_file() else Notes()
 
 
 def aux_component(component: str) -> str:
