@@ -126,7 +126,7 @@ def test_bad_calls_are_user_errors() -> None:
     with pytest.raises(UserError, match="takes no labels"):
         sample_seeds(g, [0], SamplerOptions(), labels=1)
     for labels in (2, torch.tensor([0, 1]), torch.tensor([-2])):
-        with pytest.raises(UserError, match="classes|labels for"):
+        with pytest.raises(UserError, match=r"classes|labels for"):
             sample_seeds(mixture([0, 1]), [0], SamplerOptions(), labels=labels)
     with pytest.raises(UserError, match="batch_size"):
         sample_seeds(g, [0], SamplerOptions(), batch_size=0)
