@@ -23,7 +23,7 @@ from sims.experiments.improve.job import improve as run_improve
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
 from sims.experiments.shift.command import shift as run_shift
 from sims.experiments.shift.options import ShiftOptions
-from sims.guidance import Extrapolate
+from sims.guidance import Guide
 from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
@@ -108,15 +108,12 @@ def train(
         "base": _options(BaseOptions, base, "base."),
         "sampler": _options(SamplerOptions, sampler, "sampler."),
     }
-    config = {**{name: to_dict(part) for name, part in parts.items()}, "seed": seed}
-    try:
-        run = Run(out, config, quiet=quiet)
-    except UserError as error:  # a Run speaks of --run, the flag of improve
-        raise UserError(str(error).replace("--run", "--out")) from None
+    config = {"command": "train", **{name: to_dict(part) for name, part in parts.items()}, "seed": seed}
+    run = Run(out, config, quiet=quiet)
     target = Path(out) / "model"
     try:
         if (target / "model.json").is_file():
-            run.log(f"{out} is finished; delete it, or choose another --out, to start anew")
+            run.log(f"{out} is finished; delete it, or choose another run directory, to start anew")
         else:
             _train(run, target, seed=seed, **parts)
         run.barrier()
@@ -188,14 +185,14 @@ def synthesize(
     accelerator = join()
     model = model.to(accelerator.device) if isinstance(model, Model) else load(model, accelerator.device)
     denoiser = model.denoiser
-    guided = isinstance(denoiser, Extrapolate)
+    guided = isinstance(denoiser, Guide)
     with progress("synthesize", count, quiet=quiet or not accelerator.is_main_process) as advance:
         return synthesis.synthesize(
             model,
             Path(out),
             range(first_seed, first_seed + count),
             method=str(model.provenance.get("method") or ("guided" if guided else "base")),
-            w=denoiser.w if isinstance(denoiser, Extrapolate) else 0.0,
+            w=denoiser.w if isinstance(denoiser, Guide) else 0.0,
             sampler=None if sampler is None else override(model.sampler, _plain(sampler), "sampler."),
             batch_size=batch_size,
             labels=label,

@@ -1,8 +1,8 @@
 """A model: a denoiser with weights, codec, sampler defaults and provenance, and the directory it lives in.
 
 A model directory is recursive: ``model.json`` names its kind. A ``network`` has its weights in
-``model.safetensors``; an ``extrapolation`` has two children, ``base`` and ``aux``, strength, interval
-and cache rule. Nothing in it is a pickle.
+``model.safetensors``; a rule of guidance, such as ``extrapolation``, has its children as folders and its settings in
+``model.json``. Nothing in it is a pickle.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sims.config import from_dict, nearest, to_dict
+from sims.config import JSON, from_dict, nearest, to_dict
 from sims.data.codec import Codec
-from sims.denoiser import Denoiser, Evaluate, compile_networks
+from sims.denoiser import Denoiser, Evaluate, compile_networks, networks_of
 from sims.errors import UserError
 from sims.files import atomic_path, digest, digest_file, read_json, write_json
-from sims.guidance import CacheRule, Extrapolate
+from sims.guidance import RULES, CacheRule, Extrapolate, Guide
 from sims.networks import NETWORKS
 from sims.preconditioning import PRECONDITIONINGS, Preconditioned
 from sims.sampling import SamplerOptions, sample_seeds
@@ -126,9 +126,13 @@ class Model:
 
     def to(self, device: torch.device | str) -> Model:
         """The model on another device."""
-        for network in _networks(self.denoiser):
+        for network in self.networks:
             network.to(device)
         return self
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return networks_of(self.denoiser)
 
     @property
     def hash(self) -> str:
@@ -137,12 +141,12 @@ class Model:
 
     def save(self, path: Path | str) -> Path:
         """Write the model directory; ``model.json`` last, so that a killed process leaves no half model."""
-        path = Path(path)
+        path, content = Path(path), self.hash  # first, because what cannot be stored has none
         path.mkdir(parents=True, exist_ok=True)
         (path / "model.json").unlink(missing_ok=True)
-        entry = {"format": FORMAT, **_save_denoiser(self.denoiser, path, self)}
+        entry: dict[str, JSON] = {"format": FORMAT, **_save_denoiser(self.denoiser, path, self)}
         entry |= {"codec": self.codec.to_json(), "sampler": to_dict(self.sampler)}
-        entry |= {"class_names": list(self.class_names), "provenance": self.provenance, "hash": self.hash}
+        entry |= {"class_names": list(self.class_names), "provenance": self.provenance, "hash": content}
         write_json(path / "model.json", entry)
         return path
 
@@ -162,23 +166,14 @@ def check_labels(labels: Sequence[int] | Tensor, num_classes: int, count: int) -
     return tensor.clone()
 
 
-def _networks(denoiser: Any) -> list[nn.Module]:
-    if isinstance(denoiser, nn.Module):
-        return [denoiser]
-    if isinstance(denoiser, Extrapolate):
-        return _networks(denoiser.base) + _networks(denoiser.aux)
-    return _networks(denoiser.denoiser) if isinstance(denoiser, Model) else []
-
-
-def _hash(denoiser: Any) -> str:
+def _hash(denoiser: Denoiser) -> str:
     if isinstance(denoiser, Model):
         return denoiser.hash
-    if isinstance(denoiser, Extrapolate):
-        cache = denoiser.cache.to_json() if denoiser.cache else None
-        settings = [denoiser.w, [str(s) for s in denoiser.interval], cache]
-        return digest("extrapolation", _hash(denoiser.base), _hash(denoiser.aux), settings)[:16]
+    if isinstance(denoiser, Guide) and denoiser.kind:
+        children = [_hash(getattr(denoiser, name)) for name in denoiser.children]
+        return digest(denoiser.kind, *children, denoiser.fingerprint())[:16]
     if not isinstance(denoiser, Preconditioned):
-        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is not a network or a guided pair of them")
+        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is neither a network nor a rule with a kind")
     weights = [(name, t.detach().cpu().contiguous().numpy().tobytes()) for name, t in denoiser.state_dict().items()]
     return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
 
@@ -196,19 +191,14 @@ def _describe(denoiser: Preconditioned) -> dict[str, Any]:
     }
 
 
-def _save_denoiser(denoiser: Any, path: Path, model: Model) -> dict[str, Any]:
-    if isinstance(denoiser, Extrapolate):
-        for name, child in (("base", denoiser.base), ("aux", denoiser.aux)):
+def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JSON]:
+    if isinstance(denoiser, Guide):
+        for name in denoiser.children:
+            child = getattr(denoiser, name)
             whole = child if isinstance(child, Model) else replace(model, denoiser=child)
             whole.save(path / name)
-        low, high = denoiser.interval
-        return {
-            "kind": "extrapolation",
-            "children": {"base": "base", "aux": "aux"},
-            "w": denoiser.w,
-            "interval": [low, None if math.isinf(high) else high],
-            "cache": denoiser.cache.to_json() if denoiser.cache else None,
-        }
+        return {"kind": denoiser.kind, "children": {name: name for name in denoiser.children}, **denoiser.settings()}
+    assert isinstance(denoiser, Preconditioned)
     file = path / "model.safetensors"
     tensors = {name: t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
     with atomic_path(file) as temporary:
@@ -236,15 +226,15 @@ def _load(entry: dict[str, Any], path: Path) -> Model:
         raise UserError(f"{path} has model format {entry['format']}, this version reads up to {FORMAT}: update sims")
     codec, sampler = Codec.from_json(entry["codec"]), from_dict(SamplerOptions, entry["sampler"], "sampler.")
     rest = (codec, sampler, tuple(entry["class_names"]), entry["provenance"])
-    if entry["kind"] == "extrapolation":
-        base, aux = (load(path / entry["children"][name]) for name in ("base", "aux"))
-        low, high = entry["interval"]
-        cache = CacheRule.from_json(entry["cache"]) if entry["cache"] else None
-        interval = (low, math.inf if high is None else high)
-        return Model(Extrapolate(base.denoiser, aux.denoiser, entry["w"], interval, cache), *rest)
-    if entry["kind"] != "network":
-        hint = nearest(entry["kind"], ["network", "extrapolation"])
-        raise UserError(f"{path} holds a model of unknown kind {entry['kind']!r}{hint}")
+    if (kind := entry["kind"]) in RULES:
+        rule = RULES[kind]
+        children = {name: load(path / entry["children"][name]).denoiser for name in rule.children}
+        return Model(rule.from_settings(children, entry), *rest)
+    if kind != "network":
+        hint = nearest(kind, ["network", *RULES])
+        raise UserError(
+            f"{path} holds a model of unknown kind {kind!r}{hint}; a rule of your own must be imported first"
+        )
     return Model(_load_network(entry, path / "model.safetensors"), *rest)
 
 
