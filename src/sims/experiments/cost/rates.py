@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -69,7 +70,7 @@ def measure_rates(
     Batches are smaller than the job's where the time or half of the free memory does not suffice. Nothing is written,
     ``model`` keeps its weights, and the random generators their state. Several processes measure each for itself.
     """
-    kinds = {_kind(training): training for training in reversed(trainings)}
+    kinds = {_kind(training): training for training in trainings}
     seconds = SECONDS / (len(kinds) + 1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         rates = {kind: _training(model, data, one, processes, seconds, device) for kind, one in kinds.items()}
@@ -91,22 +92,12 @@ def share_of(options: TrainOptions, processes: int) -> int:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-class _Alone:
+def _alone(device: torch.device) -> Any:
     """What the training loop asks of an accelerator, without other processes to wait for."""
-
-    num_processes, process_index, is_main_process = 1, 0, True
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def prepare(self, network: nn.Module) -> nn.Module:
-        return network
-
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
-
-    def clip_grad_norm_(self, parameters: Any, limit: float) -> torch.Tensor:
-        return nn.utils.clip_grad_norm_(parameters, limit)
+    return SimpleNamespace(
+        device=device, num_processes=1, process_index=0, is_main_process=True,
+        prepare=lambda network: network, backward=torch.Tensor.backward, clip_grad_norm_=nn.utils.clip_grad_norm_,
+    )  # fmt: skip
 
 
 def _training(
@@ -123,10 +114,7 @@ def _training(
     if held + weights > free_memory(device):
         return NOTHING
     teacher = cast(Denoiser, Extrapolate(model.denoiser, model.denoiser, 1.0)) if training.taught else None
-    trainer = Trainer(
-        model, data, options, Path(), images=10**9, seed=0, teacher=teacher, accelerator=cast(Any, _Alone(device))
-    )
-
+    trainer = Trainer(model, data, options, Path(), images=10**9, seed=0, teacher=teacher, accelerator=_alone(device))
     seen = 0
 
     def step(count: int) -> None:

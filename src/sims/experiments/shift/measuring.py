@@ -36,9 +36,9 @@ TRAIN, HELD_OUT, CHECK = "fd_target", "fd_held_out_target", "check_fd_target"
 FIGURES = {
     "tv": FigureFacts("TV to target", "lower"),
     "kl": FigureFacts("KL", "lower"),
-    TRAIN: FigureFacts("FD train", "lower", "distance"),
-    HELD_OUT: FigureFacts("FD test", "lower", "distance"),
-    CHECK: FigureFacts("FD check", "lower", "distance"),
+    TRAIN: FigureFacts("FD to target", "lower", "distance"),
+    HELD_OUT: FigureFacts("FD to held-out, target", "lower", "distance"),
+    CHECK: FigureFacts("FD to target, second extractor", "lower", "distance"),
 }
 
 
