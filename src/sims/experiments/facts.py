@@ -17,7 +17,7 @@ from sims.runs.directory import command_line
 def data_facts(train: Dataset, test: Dataset | None, conditional: bool) -> Data:
     """The real data, and the classes' shares of the training data where it has labels."""
     labels = np.zeros(0, np.int64) if train.labels is None else train.labels[train.labels >= 0]
-    shares = np.bincount(labels, minlength=train.num_classes) / max(1, len(labels))
+    shares = np.bincount(labels, minlength=train.num_classes) / len(labels) if len(labels) else np.zeros(0)
     return Data(
         name=train.name,
         num_train=len(train),
@@ -31,7 +31,7 @@ def data_facts(train: Dataset, test: Dataset | None, conditional: bool) -> Data:
 
 
 def reproduction(options: object, *commands: str, seconds: dict[str, float] | None = None) -> Reproduction:
-    """The command that made a run (and further ones), its options as a recipe, versions, and the time of every stage."""
+    """The command that made a run (and further ones), its options as a recipe, versions, the time of every stage."""
     return Reproduction(
         commands=(command_line(), *commands),
         config_toml=to_toml(to_dict(options)),
