@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sims.api import compare, evaluate, improve, load_data, shift, synthesize, train
+    from sims.api import compare, evaluate, improve, load_data, loop, pollution, shift, synthesize, train
     from sims.errors import UserError
     from sims.experiments.options import ImproveOptions
     from sims.model import Model, load
@@ -31,6 +31,8 @@ __all__ = [
     "improve",
     "load",
     "load_data",
+    "loop",
+    "pollution",
     "reconstruct",
     "shift",
     "synthesize",
@@ -49,6 +51,8 @@ _HOMES = {
     "improve": "sims.api",
     "load": "sims.model",
     "load_data": "sims.api",
+    "loop": "sims.api",
+    "pollution": "sims.api",
     "reconstruct": "sims.training.posthoc",
     "shift": "sims.api",
     "synthesize": "sims.api",

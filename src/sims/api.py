@@ -19,6 +19,9 @@ from sims.data import sources
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.improve.job import improve as run_improve
+from sims.experiments.loop.jobs import loop as run_loop
+from sims.experiments.loop.jobs import pollution as run_pollution
+from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
 from sims.experiments.shift.command import shift as run_shift
 from sims.experiments.shift.options import ShiftOptions
@@ -29,6 +32,7 @@ from sims.model import Model, load
 from sims.networks.options import NetworkOptions
 from sims.processes import join
 from sims.report.record import clean
+from sims.results.loop import LoopResult, PollutionResult
 from sims.runs import synthesize as synthesis
 from sims.runs.directory import Run
 from sims.runs.directory import progress as progress_bar
@@ -75,6 +79,37 @@ def shift(
     another configuration.
     """
     return run_shift(_settings(options or ShiftOptions(), recipe, overrides), quiet=quiet)
+
+
+def loop(
+    options: LoopOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> LoopResult:
+    """Train generation after generation on earlier generations' samples, with and without remedies; the result.
+
+    ``overrides`` are fields of LoopOptions, and otherwise as for ``improve``; ``data="gaussian"`` or ``"mixture"`` are
+    loops of points, with defaults of their own. Errors: as ``improve``.
+
+        result = sims.loop(run="runs/points", data="gaussian", generations=20, repeats=20)
+        print(result.headline, result.curves["w2"]["sims"][-1])
+    """
+    if options is None:
+        data = overrides.get("data", {})
+        path = data if isinstance(data, str | Path) else _plain(data).get("path")
+        options = defaults_for([f"--data.path={path}"] if path else [], load_recipe(recipe) if recipe else {})
+    return run_loop(_settings(options, recipe, overrides), quiet=quiet)
+
+
+def pollution(
+    options: PollutionOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> PollutionResult:
+    """Train on real data polluted by an earlier model's samples, with and without remedies; the result.
+
+    ``overrides`` are fields of PollutionOptions, and otherwise as for ``improve``. Errors: as ``improve``.
+
+        result = sims.pollution(run="runs/polluted", data="my/images", levels=(0, 50, 100))
+        print(result.headline, result.curves["fd"]["sims"])
+    """
+    return run_pollution(_settings(options or PollutionOptions(), recipe, overrides), quiet=quiet)
 
 
 def _settings(options: T, recipe: str | None, overrides: Table) -> T:

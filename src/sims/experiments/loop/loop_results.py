@@ -17,7 +17,7 @@ from sims.experiments.loop.remedies import STANDARD, arm_of, is_guided, looks_of
 from sims.experiments.loop.verdicts import conclusion, verdicts_on
 from sims.files import write_atomic
 from sims.metrics.intervals import paired_interval, paired_ratio_interval
-from sims.results.common import Cost, Figure, Floor, TrustedChoice
+from sims.results.common import Cost, ExtractorFacts, Figure, Floor, TrustedChoice
 from sims.results.loop import (
     Arm,
     Curves,
@@ -97,7 +97,7 @@ def image_loop_result(
         headline=conclusion(curves["fd"], arms, verdicts, "FD to train", 2),
         warnings=_warnings(table),
         data=data_facts(*data, options.data.conditional),
-        extractor=judge.about(),
+        extractor=ExtractorFacts(**judge.about()),
         floor=_floor(judge, options.evaluation.samples, data),
         looks=looks_of(options.remedies),
         reproduction=reproduction(options),
@@ -148,7 +148,7 @@ def pollution_result(
         headline=_conclusion(compared, guided),
         warnings=_warnings(table),
         data=data_facts(*data, options.data.conditional),
-        extractor=judge.about(),
+        extractor=ExtractorFacts(**judge.about()),
         floor=_floor(judge, options.evaluation.samples, data),
         looks=looks_of(options.remedies),
         reproduction=reproduction(options),

@@ -26,7 +26,7 @@ from sims.experiments.loop.loop_results import AtLevel, Choice, Level, pollution
 from sims.experiments.loop.models import Measured, Models, real_pictures, write_pictures
 from sims.experiments.loop.options import PollutionOptions
 from sims.experiments.loop.remedies import arm_of, is_guided
-from sims.experiments.loop.repeats import Repeat, check_jobs, read_as, work_off
+from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off
 from sims.methods import Base
 from sims.processes import agree
 from sims.results.common import Cost, TrustedChoice
@@ -65,10 +65,7 @@ def run_pollution(run: Run, options: PollutionOptions) -> PollutionResult:
     _trusted_images(options, train, 0)
     same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, options.data.path)
     judge = open_judge(run, train, test, options.evaluation)
-    repeats = [
-        PollutionRepeat(options, f"repeats/{index:02d}", derive_seed("repeat", options.seed, index))
-        for index in range(options.repeats)
-    ]
+    repeats = [PollutionRepeat(options, folder, seed) for folder, seed in folders_and_seeds(options)]
     work_off(repeats, options.jobs, (train, judge))
     if run.is_main:
         _grids(run, repeats[0], train)
@@ -140,7 +137,7 @@ class Levels:
             model = models.guided(name, base, artefact, w)
             curve[w] = models.measure(model, 0, f"{name}, w = {w:g}, +{level:g} %")
             features[w] = models.features(model, options.selection_samples)
-        choice = self._choice(name, data, {w: one.figures["fd"] for w, one in curve.items()}, features)
+        choice = self._choice(data, {w: one.figures["fd"] for w, one in curve.items()}, features)
         for label, w in ((name, choice.chosen), (f"{name}-trusted", choice.trusted.w)):
             found.arms[label] = AtLevel(curve[w], w, Cost(base.images) + artefact.cost)
         found.strengths[name] = {f"{w:g}": one.figures for w, one in curve.items()}

@@ -25,6 +25,7 @@ from sims.files import read_json
 from sims.processes import agree
 from sims.runs.directory import Run
 from sims.scoring.judge import Judge, load_judge
+from sims.seeds import derive_seed
 
 O = TypeVar("O", bound=RepeatedOptions)  # noqa: E741
 T = TypeVar("T")
@@ -78,6 +79,11 @@ class Repeat(Generic[O]):
             self.work(Models(run, self.options, judge, self.seed), train)
         finally:
             run.close()
+
+
+def folders_and_seeds(options: RepeatedOptions) -> list[tuple[str, int]]:
+    """Where the repeats lie below the run, and their seeds."""
+    return [(f"repeats/{i:02d}", derive_seed("repeat", options.seed, i)) for i in range(options.repeats)]
 
 
 def read_as(kind: type[T], file: Path) -> T:
