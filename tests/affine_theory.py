@@ -35,8 +35,6 @@ def log_det_law(dimension: int, points: tuple[int, ...]) -> tuple[float, float]:
     """
     mean = variance = 0.0
     for n in points:
-        if n <= dimension:
-            raise ValueError(f"{n} points in {dimension} dimensions have no volume: {dimension + 1} are needed")
         halves = (n - np.arange(1, dimension + 1)) / 2
         mean += float(special.digamma(halves).sum()) + dimension * math.log(2 / (n - 1))
         variance += float(special.polygamma(1, halves).sum())
@@ -54,9 +52,7 @@ def expected(covariance: np.ndarray, first: int, fresh: int, synthetic: int, gen
 
 
 def fixed_point(covariance: np.ndarray, fresh: int, synthetic: int) -> Expected:
-    """Where the expectations of a loop with fresh data go; UserError without fresh data: there is no such point."""
-    if fresh < 1:
-        raise ValueError("a loop without fresh data has no fixed point: its errors grow for ever")
+    """Where the expectations of a loop with fresh data go; without fresh data there is no such point."""
     matrix = _step(len(covariance), fresh, synthetic)
     rest = np.linalg.solve(np.eye(len(matrix) - 1) - matrix[1:, 1:], matrix[1:, 0])  # the first moment is 1
     return _in_units(np.concatenate([[1.0], rest]), covariance)
@@ -107,8 +103,6 @@ def _step(dimension: int, fresh: int, synthetic: int) -> np.ndarray:
 
     They are linear in the monomials, so the matrix follows from as many generic points as there are monomials.
     """
-    if synthetic < 2 or fresh < 0:
-        raise ValueError(f"{fresh} fresh and {synthetic} synthetic points: at least 0 and 2 are needed")
     rng = np.random.default_rng(0)
     before, after = [], []
     for _ in range(24):
@@ -121,8 +115,6 @@ def _step(dimension: int, fresh: int, synthetic: int) -> np.ndarray:
 
 def _start(dimension: int, first: int) -> np.ndarray:
     """The expected monomials of generation 0: mean and covariance of ``first`` points of N(0, I), independent."""
-    if first < 2:
-        raise ValueError(f"{first} real point(s): at least 2 are needed")
     d, s = dimension, dimension / first
     _, trace_2, square = _wishart(np.eye(d), first - 1)
     m2 = (first - 1) ** 2
