@@ -44,6 +44,7 @@ from sims.data.check import check
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
 from sims.experiments.loop.jobs import loop, pollution
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
@@ -69,8 +70,7 @@ class DataCommand:
 
 
 def _improve(options: ImproveOptions) -> int:
-    improve(options)
-    return 0
+    return _shown(improve(options))
 
 
 def _loop(options: LoopOptions) -> int:
@@ -84,7 +84,13 @@ def _pollution(options: PollutionOptions) -> int:
 
 
 def _shift(options: ShiftOptions) -> int:
-    shift(options)
+    return _shown(shift(options))
+
+
+def _shown(result: object) -> int:
+    """A run shows itself; what it would cost is shown here."""
+    if isinstance(result, Estimate) and processes.rank() == 0:
+        print(result)
     return 0
 
 
