@@ -36,7 +36,7 @@ from sims.metrics.extractors import Extractor
 from sims.model import Model, load
 from sims.networks.options import NetworkOptions
 from sims.processes import join
-from sims.report.record import clean
+from sims.results.files import clean
 from sims.results.loop import LoopResult, PollutionResult
 from sims.runs import synthesize as synthesis
 from sims.runs.directory import Run
