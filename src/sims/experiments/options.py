@@ -15,7 +15,7 @@ from sims.methods.auxiliary import AuxiliarySettings
 from sims.methods.distilled import DistilledOptions
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 T = TypeVar("T")

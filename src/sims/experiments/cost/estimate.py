@@ -25,7 +25,7 @@ from sims.preconditioning import Preconditioned
 from sims.processes import rank
 from sims.runs.work import Sampling, Work
 from sims.sampling import nfe
-from sims.scoring.run_references import FIT_VALUES
+from sims.scoring.fitting import FIT_VALUES
 from sims.training.augment import augment_dim
 
 STARTED = time.process_time()  # seconds that the imports took, mostly

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor
 from sims.metrics.frechet import Moments
 from sims.metrics.memorization import nearest_distances
 from sims.metrics.pretrained import FITTED, get_extractor
-from sims.metrics.statistics import Reference
-from sims.scoring.judge import Draw, EvaluationOptions, Judge
+from sims.scoring.features import FeatureSet, Neighbours
+from sims.scoring.judge import MODEL_SPACE, Draw, Judge
+from sims.scoring.options import EvaluationOptions
+from sims.scoring.reference import Reference
 from sims.training.classifier import default_steps, train_classifier
 
 MOST = 5_000  # features of the pilot, where there are many dimensions
@@ -64,7 +66,7 @@ def probe_judge(real: Pictures, options: EvaluationOptions, rung: int, device: t
     near = timed(lambda: nearest_distances(samples, x), CPU) / len(samples) / len(x)  # of a pair
     seconds += near * real.train * real.test
     first, *others = (_judge(e, real, x, options, device) for e in extractors)
-    judge = Judge(**{**vars(first), "second": others[0] if others else None})
+    judge = replace(first, second=others[0] if others else None)
     measured = timed(lambda: judge.measure(samples, None), CPU) / len(samples) + near * (real.train - len(x))
     rounded = timed(lambda: real.codec.encode(real.codec.decode(samples)), CPU) / len(samples)
     count = options.samples if extractors[0].num_features <= 256 else min(options.samples, MOST)
@@ -75,7 +77,7 @@ def probe_judge(real: Pictures, options: EvaluationOptions, rung: int, device: t
         seconds,
         each[0] + rounded,
         measured + rounded,
-        timed(lambda: judge.scores(draw), CPU),
+        timed(lambda: judge.scored(draw), CPU),
         timed(lambda: (judge.frechet(cell), half_width([cell], judge.frechet)), CPU),
         sum(e.num_features for e in extractors),
     )
@@ -128,11 +130,11 @@ def _judge(extractor: Extractor, real: Pictures, x: Tensor, options: EvaluationO
     """A judge as large as the job's, with made-up features of the real images."""
     most = MOST if extractor.num_features > 256 else 20_000
 
-    def reference(count: int) -> Reference:
-        features = _random(max(2, min(count, most)), extractor.num_features)
-        names = (extractor.name, extractor.hash, "pilot", "pilot", extractor.resize)
-        return Reference(Moments.of(features), *names, features)
+    def features(count: int) -> FeatureSet:
+        found = _random(max(2, min(count, most)), extractor.num_features)
+        return FeatureSet("pilot", "pilot", Moments.of(found), found)
 
-    test = reference(real.test) if real.test else None
-    nearest = np.ones(real.test) if real.test else None
-    return Judge(extractor, reference(real.train), test, x, nearest, None, options.manifold_samples, device)
+    test = None
+    if real.test:
+        test = replace(features(real.test), neighbours=Neighbours(np.ones(real.test), MODEL_SPACE))
+    return Judge(Reference(extractor, features(real.train), test), x, options.manifold_samples, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,11 +174,10 @@ class Models:
             return folder / f"{part.start}-{part.stop}.json"
 
         def work(part: range) -> None:
-            draw = self.judge.measure(*self.samples(model, part))
-            draw = replace(draw, scores=self.judge.scores(draw))
+            draw = self.judge.scored(self.judge.measure(*self.samples(model, part)))
             count = getattr(self.judge.extractor, "num_classes", 0)
             shares = [] if draw.predicted is None else class_shares(draw.predicted, count).tolist()
-            rows = self.judge.rows(draw, part, draw=parts.index(part))
+            rows = draw.described(part, draw=parts.index(part))
             write_json(file(part), {"figures": draw.scores, "shares": shares, "rows": rows})
             advance(len(part) * run.num_processes)
 

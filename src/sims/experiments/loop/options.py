@@ -18,7 +18,7 @@ from sims.methods import METHODS, Fixed
 from sims.methods.auxiliary import AuxiliarySettings
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 TOYS = ("gaussian", "mixture")

@@ -56,7 +56,7 @@ def about(run: Run, options: CommonOptions, judge: Judge, data: tuple[Dataset, D
             "class_names": names,
             "class_shares": _class_shares(train),
         },
-        "extractor": judge.about(),
+        "extractor": asdict(judge.about()),
         "floor": {
             "fd": judge.floor,
             "perfect": judge.perfect(options.evaluation.samples),
