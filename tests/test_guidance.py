@@ -286,18 +286,18 @@ def test_the_placement_is_optimal() -> None:
     """Against all choices of 3 of 8 levels, by brute force over the same costs."""
     from itertools import combinations
 
-    from sims import guidance
+    from sims.guidance import cache
 
     levels = [50.0, 20.0, 8.0, 3.0, 1.0, 0.3, 0.1, 0.01]
-    gram, weights = RULE._interpolated(levels), guidance._weights(levels, 1.0)
-    misses, sizes = guidance._misses(gram), np.sqrt(np.diagonal(gram))
+    gram, weights = RULE._interpolated(levels), cache._weights(levels, 1.0)
+    misses, sizes = cache._misses(gram), np.sqrt(np.diagonal(gram))
 
     def cost(chosen: tuple[int, ...]) -> float:
         latest = [max((i for i in chosen if i <= j), default=-1) for j in range(8)]
         return float(sum(weights[j] * (sizes[j] if i < 0 else misses[i, j]) for j, i in enumerate(latest)))
 
     best = min((c for n in range(4) for c in combinations(range(8), n)), key=cost)
-    chosen, value = guidance._place(gram, weights, 3)
+    chosen, value = cache._place(gram, weights, 3)
     assert value == pytest.approx(cost(best)) and tuple(chosen) == best
 
 
