@@ -17,7 +17,7 @@ from sims.experiments.loop.remedies import STANDARD, arm_of, is_guided, looks_of
 from sims.experiments.loop.verdicts import conclusion, verdicts_on
 from sims.files import write_atomic
 from sims.metrics.intervals import paired_interval, paired_ratio_interval
-from sims.results.common import Cost, ExtractorFacts, Figure, Floor, TrustedChoice
+from sims.results.common import Cost, Figure, FigureFacts, Floor, TrustedChoice
 from sims.results.loop import (
     Arm,
     Curves,
@@ -32,6 +32,7 @@ from sims.results.loop import (
     TrustedResult,
 )
 from sims.runs.directory import Run
+from sims.scoring.figures import run_figures
 from sims.scoring.judge import Judge
 
 Table = dict[str, list[list[Measured]]]  # arm -> generation or level -> the entry of each repeat
@@ -95,9 +96,9 @@ def image_loop_result(
     return LoopResult(
         title=f"{options.generations} generations of {data[0].name} ({options.kind})",
         headline=conclusion(curves["fd"], arms, verdicts, "FD to train", 2),
-        warnings=_warnings(table),
+        figures=_facts(curves),
         data=data_facts(*data, options.data.conditional),
-        extractor=ExtractorFacts(**judge.about()),
+        extractor=judge.about(),
         floor=_floor(judge, options.evaluation.samples, data),
         looks=looks_of(options.remedies),
         reproduction=reproduction(options),
@@ -146,9 +147,9 @@ def pollution_result(
     return PollutionResult(
         title=f"{data[0].name} polluted by an earlier model's samples",
         headline=_conclusion(compared, guided),
-        warnings=_warnings(table),
+        figures=_facts(curves),
         data=data_facts(*data, options.data.conditional),
-        extractor=ExtractorFacts(**judge.about()),
+        extractor=judge.about(),
         floor=_floor(judge, options.evaluation.samples, data),
         looks=looks_of(options.remedies),
         reproduction=reproduction(options),
@@ -193,19 +194,8 @@ def _diverged(rows: list[list[Measured]]) -> int:
     return sum(entry.diverged for row in rows for entry in row)
 
 
-def _warnings(table: Table) -> tuple[str, ...]:
-    return diverged_warnings(
-        {name: (_diverged(rows), sum(entry.samples for row in rows for entry in row)) for name, rows in table.items()}
-    )
-
-
-def diverged_warnings(counts: dict[str, tuple[int, int]]) -> tuple[str, ...]:
-    """A sentence for every arm of which samples diverged; arm -> how many of how many."""
-    return tuple(
-        f"{name}: {bad:,} of {number:,} measured samples diverged; they count as bad samples, and are not left out."
-        for name, (bad, number) in counts.items()
-        if bad
-    )
+def _facts(curves: Curves) -> dict[str, FigureFacts]:
+    return {name: facts for name, facts in run_figures().items() if name in curves}
 
 
 def _floor(judge: Judge, samples: int, data: tuple[Dataset, Dataset]) -> Floor:

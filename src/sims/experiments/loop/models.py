@@ -160,9 +160,8 @@ class Models:
         folder = self.run.artefact("scores", model.hash, to_dict(model.sampler), judge.key, batch)
 
         def measure(samples: Samples) -> Draw:
-            draw = judge.measure(samples.x, samples.labels)
-            nothing = np.zeros((len(draw.features), 0), np.float32)  # figures are all that is kept
-            return Draw(nothing, np.zeros(0), predicted=draw.predicted, scores=judge.scores(draw))
+            draw = judge.scored(judge.measure(samples.x, samples.labels, samples.diverged))
+            return Draw(np.zeros(0), np.zeros(0), predicted=draw.predicted, diverged=draw.diverged, rows=draw.rows)
 
         def draw(part: range) -> Samples:
             return sampled(model, part, batch_size=batch)
@@ -171,14 +170,13 @@ class Models:
             draws = draw_and_measure(self.run, folder, parts, draw, measure, Draw, advance)
         classes = getattr(judge.extractor, "num_classes", 0)
         shares = [class_shares(d.predicted, classes) for d in draws if d.predicted is not None]
-        rows = [row for i, part in enumerate(parts) for row in judge.rows(draws[i], part, draw=i)]
         return Measured(
             figures={key: float(np.mean([draw.scores[key] for draw in draws])) for key in draws[0].scores},
             shares=np.mean(shares, axis=0).tolist() if shares else [],
             nfe=nfe(model, model.sampler),
             samples=len(seeds),
-            diverged=0,
-            rows=[json.dumps(row) for row in rows],
+            diverged=sum(draw.diverged for draw in draws),
+            rows=[json.dumps(row) for i, part in enumerate(parts) for row in draws[i].described(part, draw=i)],
         )
 
     def features(self, model: Model, count: int) -> np.ndarray:

@@ -21,7 +21,7 @@ from sims.methods.settings import AuxiliarySettings
 from sims.methods.sims import SIMS
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 TOYS = ("gaussian", "mixture")

@@ -10,7 +10,6 @@ import numpy as np
 
 from sims.errors import UserError
 from sims.experiments.facts import reproduction
-from sims.experiments.loop.loop_results import diverged_warnings
 from sims.experiments.loop.models import write_pictures
 from sims.experiments.loop.options import LoopOptions
 from sims.experiments.loop.remedies import EQUAL, arms_of, is_guided, is_searched, looks_of
@@ -148,13 +147,11 @@ def _result(
         arm: [[values[index] for index in judged] for values in curve] for arm, curve in curves[toy.distance].items()
     }
     diverged = {arm.name: sum(one.diverged[arm.name] for rows in found for one in rows) for arm in group.arms}
-    measured = len(plan) * options.repeats * options.evaluation.samples
     shown = [arm for arm in group.arms if arm.method not in selection or selection[arm.method].w == arm.w]
     verdicts = verdicts_on(kept, group.arms)
     return LoopResult(
         title=f"{options.generations} generations of a 2-D {toy.name} ({options.kind})",
         headline=conclusion(kept, shown, verdicts, "distance to the truth", 3),
-        warnings=diverged_warnings({name: (bad, measured) for name, bad in diverged.items()}),
         data=Data(name=toy.name, num_train=plan[0].real, shape=(2,)),
         floor=Floor(
             {toy.distance: Ruler(toy).floor(options.evaluation.samples)},
