@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import numpy as np
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from sims.config import load_recipe, override, to_dict
 from sims.data import sources
+from sims.data.arrays import ArrayLike, of_array
+from sims.data.codec import Codec
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.cost.table import Estimate
@@ -36,22 +40,45 @@ from sims.runs.directory import progress as progress_bar
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 from sims.scoring.differences import paired, require_alike
+from sims.scoring.subjects import Given
 from sims.scoring.suite import CACHE, ScoreOptions, Suite
 from sims.seeds import derive_seed
 from sims.training.base import train_base
+from sims.training.loop import Trainer
+from sims.training.options import TrainOptions
 
 T = TypeVar("T")
 Table = dict[str, Any]
 
 
 def load_data(
-    source: str | Path, *, grayscale: bool = False, size: int | None = None, limit: int | None = None
+    source: str | Path | ArrayLike,
+    labels: ArrayLike | Sequence[int] | None = None,
+    *,
+    data_range: tuple[float, float] | None = None,
+    class_names: Sequence[str] = (),
+    grayscale: bool = False,
+    size: int | None = None,
+    limit: int | None = None,
 ) -> Dataset:
-    """A data set: a folder of images, zip, parquet, npz, store, or a built-in name such as digits.
+    """A data set: a folder of images, zip, parquet, npz, store, a built-in name such as digits, or an array or tensor.
 
-    Errors: UserError, one sentence naming the file, for anything missing, broken or inconsistent.
+    Arrays are images (N, C, H, W), (N, H, W, C) or (N, H, W), or points (N, 2), with ``labels`` (N,), -1 = none, if
+    there are any; ``data_range`` are the values of black and white, which only uint8 need not be told (0, 255). Errors:
+    UserError, one sentence naming the file, for anything missing, broken or inconsistent.
+
+    >>> import numpy, sims
+    >>> data = sims.load_data(numpy.random.rand(20, 8, 8, 3), labels=[0, 1] * 10, data_range=(0, 1))
+    >>> len(data), data.data_shape, data.num_classes
+    (20, (3, 8, 8), 2)
     """
-    return sources.load(source, options=sources.SourceOptions(grayscale, size), limit=limit)
+    options = sources.SourceOptions(grayscale, size)
+    if isinstance(source, str | Path):
+        if labels is not None or data_range is not None or class_names:
+            raise UserError(f"{source} has its own labels and range: labels, data_range and class_names go with arrays")
+        return sources.load(source, options=options, limit=limit)
+    data = of_array(source, labels, data_range=data_range, class_names=class_names)
+    return sources.limited(sources.transformed(data, options), limit)
 
 
 def improve(
@@ -160,6 +187,79 @@ def _train(
     run.log(f"trained on {trained.images:,} images of {real.name}: the model is {target}")
 
 
+def fine_tune(
+    model: Model,
+    samples: Dataset | ArrayLike | str | Path,
+    *,
+    images: int,
+    labels: ArrayLike | Sequence[int] | None = None,
+    lr: float = 1e-3,
+    batch: int = 256,
+    train: TrainOptions | Table | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    quiet: bool = False,
+) -> Model:
+    """A copy of a model trained further on ``samples`` for ``images`` images: the auxiliary of SIMS (its step 3).
+
+    ``samples`` are a data set or the path of one, a tensor in model space as ``model.sample`` gives it, or an array in
+    the data's own format as ``model.images`` does; both with ``labels`` (N,) where the model has classes. Returns the
+    averaged weights. ``train`` are further options; ``folder`` keeps the training's state, to continue what was
+    interrupted: without one it lies in a temporary folder. Errors: UserError for a model that is no single network,
+    samples that do not fit it or are not finite, bad options, or a folder of another training.
+
+    >>> import sims
+    >>> model = sims.load(EXAMPLE)
+    >>> x, labels = model.sample_labelled(range(64))
+    >>> auxiliary = sims.fine_tune(model, x, labels=labels, images=128, batch=32, quiet=True)
+    >>> model.guided(auxiliary, w=1.0).sample(seeds=range(4)).shape
+    torch.Size([4, 1, 8, 8])
+    """
+    at_least(1, images=images, batch=batch)
+    if not isinstance(model.denoiser, nn.Module):
+        raise UserError(f"a {type(model.denoiser).__name__} cannot be fine-tuned: give a model of a single network")
+    data = _fitting(model, samples, labels)
+    options = override(TrainOptions(lr=lr, batch=batch, ema_rampup=0.5), _plain(train or {}), "train.")
+    config: Table = {"command": "fine_tune", "model": model.hash, "data": data.fingerprint, "images": images}
+    config |= {"train": to_dict(options), "seed": seed}
+    with ExitStack() as stack:
+        if folder is None:
+            if join().num_processes > 1:
+                raise UserError("several processes need a folder that all of them see: give folder")
+            folder = stack.enter_context(TemporaryDirectory())
+        run = Run(folder, config, quiet=quiet)
+        stack.callback(run.close)
+        trainer = Trainer(model, data, options, run.path / "training", images=images, seed=seed)
+        with run.progress("fine-tune", images) as advance:
+            trained = trainer.run(advance, run.log)
+        return load(trained.last, run.device)
+
+
+def _fitting(model: Model, samples: Dataset | ArrayLike | str | Path, labels: Any) -> Dataset:
+    """Samples as data that this model can be trained on."""
+    if isinstance(samples, Dataset | str | Path):
+        if labels is not None:
+            raise UserError("these samples have their own labels: labels go with arrays and tensors")
+        data = samples if isinstance(samples, Dataset) else sources.load(samples)
+    else:
+        codec, raw = model.codec, np.asarray(samples.detach().cpu() if isinstance(samples, Tensor) else samples)
+        if isinstance(samples, Tensor):  # in model space, where there is nothing to decode
+            codec, raw = Codec("identity", -1.0, 1.0, "float32"), raw.astype(np.float32)
+        if not np.isfinite(raw).all():
+            raise UserError("samples hold values that are not finite: the model diverges, leave these samples out")
+        data = Dataset(raw, None if labels is None else np.asarray(labels), codec, model.class_names, "samples")
+    if data.data_shape != model.data_shape:
+        raise UserError(f"samples of shape {data.data_shape} do not fit a model of {model.data_shape}: give its own")
+    if model.num_classes == 0:
+        return data.without_labels()
+    if data.num_classes != model.num_classes:
+        raise UserError(
+            f"the samples have {data.num_classes} classes and the model {model.num_classes}: give the labels, such as "
+            "model.sample_labelled returns"
+        )
+    return data
+
+
 def synthesize(
     model: Model | str | Path,
     out: str | Path,
@@ -202,10 +302,10 @@ def synthesize(
 
 
 def evaluate(
-    samples: Model | Dataset | str | Path,
-    reference: str | Path | Dataset = "digits",
+    samples: Given | ArrayLike,
+    reference: str | Path | Dataset | ArrayLike = "digits",
     *,
-    held_out: str | Path | Dataset | None = None,
+    held_out: str | Path | Dataset | ArrayLike | None = None,
     extractor: Extractor | Callable[[Tensor], Tensor] | None = None,
     options: ScoreOptions | Table | None = None,
     cache: str | Path = CACHE,
@@ -213,22 +313,29 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model or samples against real data; the result can be written as JSON.
 
-    ``samples`` is a model (sampled on the evaluation seeds), or a store, folder, zip, parquet, npz or statistics file;
-    ``reference`` likewise, or the ``references`` folder of a run. ``held_out`` are real images that no model was
-    trained on: they give the floor, and are needed for memorization. ``extractor`` takes a callable in place of
-    ``options.extractor``. ``metrics`` maps each figure to mean, low and high (95 %) and where the interval comes from;
-    ``floor`` is the same figure of real images against real ones; ``rows`` has one entry per figure and draw with all
-    it was measured with. Errors: UserError for too few samples, features that are not finite, samples that do not fit
-    the reference or the extractor, or unreadable data.
+    ``samples`` is a model (sampled on the evaluation seeds), a data set or array of uint8 (``load_data`` takes others),
+    or a store, folder, zip, parquet, npz or statistics file; ``reference`` likewise, or the ``references`` folder of a
+    run. ``held_out`` are real images that no model was trained on: they give the floor, and are needed for
+    memorization. ``extractor`` takes a callable in place of ``options.extractor``. ``metrics`` maps each figure to
+    mean, low and high (95 %) and where the interval comes from; ``floor`` is the same figure of real images against
+    real ones; ``rows`` has one entry per figure and draw with all it was measured with. Errors: UserError for too few
+    samples, features that are not finite, samples that do not fit the reference or the extractor, or unreadable data.
+
+    >>> import numpy, sims
+    >>> rng = numpy.random.default_rng(0)
+    >>> a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(2))
+    >>> scores = sims.evaluate(a, b, options={"extractor": "pca", "metrics": ["fd"]}, cache=FOLDER, quiet=True)
+    >>> sorted(scores["metrics"]), scores["metrics"]["fd"]["mean"] > 0
+    (['fd'], True)
     """
-    return clean(_suite(reference, held_out, extractor, options, cache, quiet).score(samples).to_json())
+    return clean(_suite(reference, held_out, extractor, options, cache, quiet).score(_given(samples)).to_json())
 
 
 def compare(
-    samples: Sequence[Model | Dataset | str | Path],
-    reference: str | Path | Dataset = "digits",
+    samples: Sequence[Given | ArrayLike],
+    reference: str | Path | Dataset | ArrayLike = "digits",
     *,
-    held_out: str | Path | Dataset | None = None,
+    held_out: str | Path | Dataset | ArrayLike | None = None,
     extractor: Extractor | Callable[[Tensor], Tensor] | None = None,
     options: ScoreOptions | Table | None = None,
     cache: str | Path = CACHE,
@@ -248,7 +355,7 @@ def compare(
     suite = _suite(reference, held_out, extractor, options, cache, quiet)
     if statistics is not None:
         suite.save_reference(Path(statistics))
-    scores = [suite.score(one) for one in samples]
+    scores = [suite.score(_given(one)) for one in samples]
     require_alike(scores, earlier, suite.options.force)
     found = paired(scores[0], scores[1], suite.options) if differences and len(scores) == 2 else []
     return clean({"scores": [score.to_json() for score in scores], "differences": found})
@@ -262,7 +369,12 @@ def _suite(reference: Any, held_out: Any, extractor: Any, options: Any, cache: s
     def bar(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         return progress(title, total, quiet=silent)
 
-    return Suite(reference, held_out, settings, Path(cache), accelerator, bar, extractor)
+    return Suite(_given(reference), _given(held_out), settings, Path(cache), accelerator, bar, extractor)
+
+
+def _given(subject: Any) -> Any:
+    """Arrays as data sets; all else as it is."""
+    return of_array(subject) if isinstance(subject, np.ndarray | Tensor) else subject
 
 
 def at_least(least: int, **counts: int) -> None:
