@@ -16,6 +16,7 @@ import tiny
 import tiny_shift
 from sims.cli import main, parse
 from sims.data.sources import load_pair
+from sims.experiments.cost.table import Estimate
 from sims.experiments.shift import steering
 from sims.experiments.shift.attributes import Classifier, derived, write_labels
 from sims.experiments.shift.baselines import has_gradient
@@ -131,24 +132,24 @@ def test_a_dry_run_says_what_the_job_then_took(
     run: Path, summary: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tiny.snapshot(run)
-    planned = shift(parse("shift", tiny_shift.shift_arguments(run, "--dry-run")[1:]))
-    assert capsys.readouterr().out.startswith("dry run: nothing was run or written")
-    assert tiny.snapshot(run) == before
-    work = {entry["stage"]: entry for entry in planned["work"]}
+    estimate = shift(parse("shift", tiny_shift.shift_arguments(run, "--dry-run")[1:]))
+    assert isinstance(estimate, Estimate) and str(estimate).startswith("dry run: nothing was run or written")
+    assert tiny.snapshot(run) == before and capsys.readouterr() == ("", "")
+    work = {stage.stage: stage for stage in estimate.work}
     rows = {row["label"]: row for row in summary["rows"]}
     steered, distilled = rows["steered"]["cost"], rows["distilled"]["cost"]
-    trained = [work[stage]["images"] for stage in ("train the auxiliary", "further rounds: train on")]
+    trained = [work[stage].images for stage in ("train the auxiliary", "further rounds: train on")]
     assert steered["images"] in (trained[0], sum(trained))
-    most = sum(work[stage]["evaluations"] for stage in ("measure it", "further rounds: measure"))
-    assert steered["evaluations"] <= most + work["own samples"]["most"]
-    assert work["distil"]["images"] == distilled["images"] - steered["images"]
-    taught = 2 * work["distil"]["images"]  # the teacher's two networks, in the time of a training step
-    assert work["distil"]["evaluations"] + taught == distilled["evaluations"] - steered["evaluations"]
+    most = sum(work[stage].evaluations for stage in ("measure it", "further rounds: measure"))
+    assert steered["evaluations"] <= most + (work["own samples"].most or 0)
+    assert work["distil"].images == distilled["images"] - steered["images"]
+    taught = 2 * work["distil"].images  # the teacher's two networks, in the time of a training step
+    assert work["distil"].evaluations + taught == distilled["evaluations"] - steered["evaluations"]
     sampled = sum(row["nfe"] * row["n"] for row in rows.values() if row["label"] != "rejection")
-    assert work["judge"]["evaluations"] == pytest.approx(sampled, rel=0.05)
-    assert all(entry["seconds"] >= 0 for entry in work.values()) and planned["seconds"] > 0
+    assert work["judge"].evaluations == pytest.approx(sampled, rel=0.05)
+    assert all(estimate.seconds(stage) >= 0 for stage in work.values()) and estimate.total > 0
     disk = sum(file.stat().st_size for file in run.rglob("*") if file.suffix == ".safetensors")
-    assert 0.4 < disk / sum(count for _, count in planned["disk"]) < 1.3
+    assert 0.4 < disk / sum(estimate.disk.values()) < 1.3
 
 
 def test_an_interrupted_job_ends_the_same(run: Path, tmp_path: Path) -> None:

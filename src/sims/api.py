@@ -22,6 +22,7 @@ from sims.data.arrays import ArrayLike, of_array
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve as run_improve
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
 from sims.experiments.shift.command import shift as run_shift
@@ -82,12 +83,12 @@ def load_data(
 
 def improve(
     options: ImproveOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any]:
+) -> dict[str, Any] | Estimate:
     """Improve a model with its own samples, or continue doing so; returns what ``summary.json`` holds.
 
     ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone. They override ``recipe``, which
-    overrides ``options``. Errors: UserError for unknown or bad options, bad data, or a run directory of another
-    configuration.
+    overrides ``options``. With ``dry_run=True`` nothing is run: what it would cost is returned, and ``print`` shows it
+    as a table. Errors: UserError for unknown or bad options, bad data, or a run directory of another configuration.
 
     >>> import sims
     >>> result = sims.improve(run="runs/mine", data="my/images", rounds=2, auxiliary={"samples": 20_000}, quiet=True)
@@ -97,7 +98,7 @@ def improve(
 
 def shift(
     options: ShiftOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any]:
+) -> dict[str, Any] | Estimate:
     """Move the proportions that a model generates to a target; returns what ``summary.json`` holds.
 
     ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them, and otherwise as for

@@ -45,6 +45,7 @@ from sims.data.check import check
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import ImproveOptions
@@ -69,12 +70,17 @@ class DataCommand:
 
 
 def _improve(options: ImproveOptions) -> int:
-    improve(options)
-    return 0
+    return _shown(improve(options))
 
 
 def _shift(options: ShiftOptions) -> int:
-    shift(options)
+    return _shown(shift(options))
+
+
+def _shown(result: object) -> int:
+    """A run shows itself; what it would cost is shown here."""
+    if isinstance(result, Estimate) and processes.rank() == 0:
+        print(result)
     return 0
 
 

@@ -6,6 +6,7 @@ base -> synthesize -> auxiliary at several budgets -> choose (budget, w) -> judg
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from sims.errors import UserError
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.fit import fitted
 from sims.experiments.cost.memory import is_out_of_memory
+from sims.experiments.cost.table import Estimate
+from sims.experiments.cost.work import work_of
 from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.improve.outputs import write_outputs
 from sims.experiments.improve.search import Found
@@ -43,15 +46,15 @@ from sims.seeds import derive_seed
 RESULTS = ("improved", "distilled", "neon")  # model directories that a run leaves, where it ran the method
 
 
-def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
+def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any] | Estimate:
     """Run or continue the main job in ``options.run``; returns the summary that ``summary.json`` holds.
 
-    With ``options.dry_run`` nothing is run or written: what the job would cost is printed, and returned.
+    With ``options.dry_run`` nothing is run or written: what the job would cost is returned.
 
     Errors: UserError for bad options or data, or a run directory of another configuration or in use.
     """
     if options.dry_run:
-        return _dry_run(options, quiet)
+        return estimate_improve(options)
     config = to_dict(options)
     free = ("run", "dry_run", "fit_memory")  # of no consequence for what a run computes
     run = Run(options.run, {key: value for key, value in config.items() if key not in free}, quiet=quiet)
@@ -80,16 +83,17 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> dict[str, Any]:
         run.close()
 
 
-def _dry_run(options: ImproveOptions, quiet: bool) -> dict[str, Any]:
+def estimate_improve(options: ImproveOptions) -> Estimate:
+    """What the job would cost on the device that is at hand."""
     accelerator = join()
     model = given_model(options, accelerator.device)
-    return estimate(options, model, accelerator.device, accelerator.num_processes).told(quiet)
+    return estimate(options, model, partial(work_of, options), accelerator.device, accelerator.num_processes)
 
 
 def _improve(run: Run, options: ImproveOptions) -> dict[str, Any]:
     _check_parts(options, run.num_processes)
     model = given_model(options, run.device)
-    options = fitted(run, options, model)
+    options = fitted(run, options, model, partial(work_of, options))
     space = latent_space(options, model)
     real, test, pictures = _data(run, options, model, space)
     trusted = None

@@ -7,27 +7,26 @@ from typing import Any
 from sims.config import to_dict
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
+from sims.experiments.cost.table import Estimate
 from sims.experiments.shift.estimate import estimate_shift
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift import run_shift
 from sims.experiments.shift.summary import shift_table
 from sims.files import read_json
-from sims.processes import join
 from sims.report import write_report
 from sims.runs.directory import Run
 
 
-def shift(options: ShiftOptions, *, quiet: bool = False) -> dict[str, Any]:
+def shift(options: ShiftOptions, *, quiet: bool = False) -> dict[str, Any] | Estimate:
     """Run or continue distribution control in ``options.run``; returns the summary that ``summary.json`` holds.
 
-    With ``options.dry_run`` nothing is run or written: what the job would cost is printed, and returned.
+    With ``options.dry_run`` nothing is run or written: what the job would cost is returned.
 
     Errors: UserError for bad options, data, targets or classifiers, or a run directory of another configuration or in
     use.
     """
     if options.dry_run:
-        accelerator = join()
-        return estimate_shift(options, accelerator.device, accelerator.num_processes).told(quiet)
+        return estimate_shift(options)
     config = {key: value for key, value in to_dict(options).items() if key not in ("run", "dry_run")}
     run = Run(options.run, config, quiet=quiet)
     try:
