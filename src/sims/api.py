@@ -93,6 +93,9 @@ def improve(
     ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone. They override ``recipe``, which
     overrides ``options``. With ``dry_run=True`` nothing is run: what it would cost is returned, and ``print`` shows it
     as a table. Errors: UserError for unknown or bad options, bad data, or a run directory of another configuration.
+
+    >>> import sims
+    >>> result = sims.improve(run="runs/mine", data="my/images", rounds=2, auxiliary={"samples": 20_000}, quiet=True)
     """
     return run_improve(_settings(options or ImproveOptions(), recipe, overrides), quiet=quiet)
 
@@ -105,6 +108,9 @@ def shift(
     ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them, and otherwise as for
     ``improve``. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of
     another configuration.
+
+    >>> import sims
+    >>> result = sims.shift(run="runs/even", data="my/images", target="uniform", quiet=True)
     """
     return run_shift(_settings(options or ShiftOptions(), recipe, overrides), quiet=quiet)
 
@@ -162,6 +168,13 @@ def train(
 
     The same data, options and seed give the base that ``improve`` trains. Errors: UserError for bad options or data,
     or a directory that another process uses or that was made with another configuration.
+
+    >>> import sims
+    >>> small, short = {"width": 16, "blocks": 1, "embedding": 16}, {"images": 256, "train": {"batch": 64}}
+    >>> how = {"network": small, "base": short, "sampler": {"steps": 5}}
+    >>> model = sims.train(FOLDER + "/base", "digits", quiet=True, **how)
+    >>> model.sample(seeds=range(4)).shape
+    torch.Size([4, 1, 8, 8])
     """
     table = {"path": str(data)} if isinstance(data, str | Path) else data
     parts: dict[str, Any] = {
@@ -310,6 +323,11 @@ def synthesize(
 
     Errors: UserError for seeds outside 0 .. 2^32 - 1, a label the model does not have, samples that are not finite,
     or a folder that holds something else.
+
+    >>> import sims
+    >>> samples = sims.synthesize(EXAMPLE, FOLDER + "/samples", count=20, quiet=True)
+    >>> len(samples), samples.data_shape
+    (20, (1, 8, 8))
     """
     at_least(1, count=count, batch_size=batch_size)
     at_least(0, first_seed=first_seed)
@@ -387,6 +405,14 @@ def compare(
     rows that the scores shall stand beside; ``statistics`` is a file to write the reference's statistics to. Errors: as
     `evaluate`, and UserError naming the fields where scores differ in what they were measured with, unless
     ``options.force``.
+
+    >>> import numpy, sims
+    >>> rng = numpy.random.default_rng(0)
+    >>> real, a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(3))
+    >>> how = {"extractor": "pca", "metrics": ["fd"]}
+    >>> both = sims.compare([a, b], real, options=how, cache=FOLDER, quiet=True)
+    >>> [difference["metric"] for difference in both["differences"]]
+    ['fd']
     """
     suite = _suite(reference, held_out, extractor, options, cache, quiet)
     if statistics is not None:
