@@ -21,12 +21,13 @@ from sims.files import atomic_path, digest
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.manifold import manifolds
 from sims.metrics.proportions import kl_interval, proportions, tv_interval, weighted_moments, weights_to
-from sims.metrics.statistics import Reference, read_tensors
+from sims.metrics.statistics import read_tensors
 from sims.processes import agree
 from sims.results.common import FigureFacts
 from sims.results.shift import Bounded, Group, Shares
 from sims.runs.directory import Run
 from sims.runs.measure import Samples, draw_and_measure, parts_of, rounded
+from sims.scoring.features import FeatureSet
 from sims.scoring.judge import Judge, some
 
 Array = np.ndarray
@@ -89,7 +90,7 @@ class Seen:
 class Real:
     """Real data as a reference in the target's proportions: features with the attribute's values (n,), -1 = unknown."""
 
-    reference: Reference
+    reference: FeatureSet
     labels: Array
 
     def reweighted(self, target: Array, names: Sequence[str]) -> Moments:

@@ -18,7 +18,7 @@ from sims.files import atomic_path, digest, write_atomic
 from sims.methods import BASE
 from sims.metrics.comparison import ScoreRow
 from sims.model import Model
-from sims.results.common import Data, ExtractorFacts, Figure
+from sims.results.common import Data, Figure
 from sims.results.shift import (
     REJECTION,
     STEERED,
@@ -187,7 +187,7 @@ def summarized(
             shape=tuple(problem.train.data_shape),
             imbalance=options.imbalance,
         ),
-        extractor=ExtractorFacts(**meter.judge.about()),
+        extractor=meter.judge.about(),
         looks={row.label: LOOKS[row.label] for row in rows},
         figures={name: facts for name, facts in FIGURES.items() if name in measured},
         reproduction=clock.reproduction(options),
