@@ -152,15 +152,6 @@ class CacheRule:
                 steps.append(Step(False, 1.0 if current == j else float(factors[current, j])))
         return steps
 
-    def predicted_error(self, refreshes: int, sigmas: Tensor) -> float:
-        """The weighted error of reusing, relative to the whole correction: 0 = none, 1 = unguided."""
-        levels, _ = _grouped(sigmas)
-        if not levels:
-            return 0.0
-        gram, weights = self._interpolated(levels), _weights(levels, self.sigma_data)
-        total = float(weights @ np.sqrt(np.maximum(np.diagonal(gram), 0.0)))
-        return _place(gram, weights, refreshes)[1] / total if total > 0 else 0.0
-
     def to_json(self) -> dict[str, JSON]:
         """Plain lists and numbers."""
         return {

@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-import torch
 from torch import Tensor
 
-from sims.data.codec import Codec
+from sims.data.codec import Codec, finite
 from sims.files import read_json, write_json
 from sims.model import Model
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions
-
-ABSURD = 1e3  # what a value that is not finite becomes: as far away as any figure needs it to be
 
 
 class Kept(Protocol):
@@ -47,9 +44,7 @@ class Samples:
 
 def rounded(x: Tensor, codec: Codec, labels: Tensor | None = None) -> Samples:
     """Samples (n, *data_shape) rounded to the values that the data can have; those that diverged are counted."""
-    diverged = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
-    if diverged:
-        x = x.nan_to_num(0.0, ABSURD, -ABSURD)
+    x, diverged = finite(x)
     return Samples(codec.encode(codec.decode(x)), labels, diverged)
 
 

@@ -285,8 +285,12 @@ def _row(
         **figures(draws),
         "draws": evaluation.draws,
         "samples_per_draw": evaluation.samples,
-        "seconds_per_1000": round(1000 * float(np.median([draw.seconds for draw in draws])) / evaluation.samples, 3),
-        "per_class": stages.judge.per_class(draws, choice.model.class_names or _names(stages.judge)),
+        "seconds_per_1000": round(1000 * float(np.median(stages.drawing[choice.label])) / evaluation.samples, 3),
+        "diverged": sum(draw.diverged for draw in draws),
+        "per_class": [
+            {"class": row.name, "share": row.share, "agreement": row.agreement, "fd": row.fd}
+            for row in stages.judge.per_class(draws, choice.model.class_names or _names(stages.judge))
+        ],
     }
 
 

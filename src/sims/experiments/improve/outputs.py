@@ -36,7 +36,7 @@ def write_outputs(stages: Stages, result: dict[str, Any], summary: dict[str, Any
                 "nfe": row["nfe"],
             }
             for index, draw in enumerate(result["draws"][choice.label]):
-                lines += [json.dumps(entry) for entry in judge.rows(draw, seeds[index], draw=index, **about)]
+                lines += [json.dumps(entry) for entry in draw.described(seeds[index], draw=index, **about)]
     write_atomic(run.path / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
     _grids(run, stages.options, result, stages.real)
     write_json(run.path / "summary.json", summary)

@@ -24,10 +24,12 @@ from sims.methods import METHODS, Artefact, Base, Continuous, Leader, Settings
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import Model, load
 from sims.processes import agree
-from sims.results.common import Cost
+from sims.results.common import Cost, Figure
 from sims.runs.directory import Run
+from sims.runs.measure import Samples, draw_and_measure, sampled
+from sims.runs.measure import seconds as drawing_seconds
 from sims.sampling import SOLVERS, SamplerOptions, SolverName, nfe
-from sims.scoring.judge import Draw, Judge, draw_samples, interval
+from sims.scoring.judge import Draw, Judge
 from sims.seeds import Purpose, derive_seed, seed_range
 from sims.training.base import train_base
 
@@ -61,6 +63,7 @@ class Stages:
     def __init__(self, run: Run, options: ImproveOptions, real: Dataset | None) -> None:
         self.run, self.options, self.real = run, options, real
         self.judge: Judge | None = None
+        self.drawing: dict[str, list[float]] = {}
         self.trusted: np.ndarray | None = None  # features of images that are known to be real
         file = run.path / "seconds.json"
         self.seconds: dict[str, float] = read_json(file) if file.is_file() else {}
@@ -201,20 +204,17 @@ class Stages:
         folder = run.path / "draws" / f"{choice.method}-{digest(*key, self.options.batch_size, round_)[:12]}"
         seeds = self.draw_seeds(number, size, round_, purpose)
 
-        def file(part: range) -> Path:
-            return folder / f"{part.start}-{part.stop}.safetensors"
+        def measure(samples: Samples) -> Draw:
+            draw = judge.measure(samples.x, samples.labels, samples.diverged)
+            return judge.scored(draw) if purpose == "evaluation" else draw
 
-        def work(part: range) -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            draw = draw_samples(choice.model, part, judge, choice.options, self.options.batch_size)
-            if purpose == "evaluation":
-                draw = replace(draw, scores=judge.scores(draw))
-            draw.save(file(part))
-            advance(len(part) * run.num_processes)
+        def draw(part: range) -> Samples:
+            return sampled(choice.model, part, choice.options, self.options.batch_size)
 
         with run.progress(f"evaluate {choice.label}", number * size) as advance:
-            run.spread(seeds, file, work)
-        return [Draw.load(file(part)) for part in seeds]
+            found = draw_and_measure(run, folder, seeds, draw, measure, Draw, advance)
+        self.drawing[choice.label] = drawing_seconds(folder, seeds)
+        return found
 
     def draw_seeds(self, number: int, size: int, round_: int, purpose: Purpose = "evaluation") -> list[range]:
         """The seeds of each draw: consecutive, and the same for every method."""
@@ -402,4 +402,5 @@ def default_choice(budgets: list[int]) -> tuple[int, float]:
 
 def figures(draws: list[Draw]) -> dict[str, Any]:
     """Mean and 95 % interval of every figure over the draws."""
-    return {name: interval([draw.scores[name] for draw in draws]) for name in draws[0].scores}
+    found = {name: Figure.of([draw.scores[name] for draw in draws]) for name in draws[0].scores}
+    return {name: {"mean": f.mean, "low": f.low, "high": f.high, "min": f.lowest} for name, f in found.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -97,7 +98,7 @@ def summarize(
             "num_classes": model.num_classes,
             "conditional": model.num_classes > 0,
         },
-        "extractor": judge.about() if judge else None,
+        "extractor": asdict(judge.about()) if judge else None,
         "floor": _floor(judge, real, test),
         "rows": result["rows"],
         "search": _search_summary(result["searches"], result["before"], options),

@@ -21,8 +21,9 @@ from sims.files import atomic_path, digest
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.manifold import manifolds
 from sims.metrics.proportions import kl_interval, proportions, tv_interval, weighted_moments, weights_to
-from sims.metrics.statistics import Reference, read_tensors
+from sims.metrics.statistics import read_tensors
 from sims.runs.directory import Run
+from sims.scoring.features import FeatureSet
 from sims.scoring.judge import Judge, some
 
 Array = np.ndarray
@@ -71,7 +72,7 @@ class Seen:
 class Real:
     """Real data as a reference in the target's proportions: features with the attribute's values (n,), -1 = unknown."""
 
-    reference: Reference
+    reference: FeatureSet
     labels: Array
 
     def reweighted(self, target: Array, names: Sequence[str]) -> Moments:

@@ -12,7 +12,7 @@ from sims.experiments.options import BaseOptions, DataOptions, GuidanceOptions
 from sims.methods import DistilledOptions
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 BASELINES = ("rejection", "classifier", "fine-tuning")

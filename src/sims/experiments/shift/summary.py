@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,17 @@ from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.setup import Problem
 from sims.experiments.shift.steering import Cost
 from sims.files import atomic_path, digest, write_atomic
-from sims.metrics.comparison import ScoreRow
 from sims.model import Model
+from sims.results.common import Figure
+from sims.results.scores import ScoreRow
 from sims.runs.directory import Run
-from sims.scoring.judge import interval
 from sims.seeds import seed_range
+
+
+def _interval(values: Sequence[float]) -> dict[str, float | None]:
+    found = Figure.of(values)
+    return {"mean": found.mean, "low": found.low, "high": found.high, "min": found.lowest}
+
 
 GRID = 64  # samples shown of every contender
 GROUP = 8  # and of every group, out of
@@ -64,7 +70,7 @@ class Row:
             "steering": steering,
             "samples_per_draw": len(self.draws[0]),
             "draws": len(self.draws),
-            **{name: interval([found[name] for found in distances]) for name in distances[0]},
+            **{name: _interval([found[name] for found in distances]) for name in distances[0]},
         }
 
 
@@ -201,7 +207,7 @@ def summarize(
             role: {"hash": c.hash, "accuracy": c.accuracy, "confusion": np.asarray(c.confusion).tolist()}
             for role, c in (("steering", meter.steering), ("judging", meter.judging))
         },
-        "extractor": meter.judge.about(),
+        "extractor": asdict(meter.judge.about()),
         "solver": solver,
         "rows": table,
         "costs": costs_of(table, base_shares, meter.target),
