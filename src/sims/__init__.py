@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sims import metrics
-    from sims.api import compare, evaluate, fine_tune, improve, load_data, loop, pollution, shift, synthesize, train
+    from sims.api import compare, evaluate, improve, load_data, loop, pollution, shift, synthesize
     from sims.data.dataset import Dataset
     from sims.denoiser import Denoiser, as_denoiser
     from sims.errors import UserError
     from sims.experiments.options import ImproveOptions
+    from sims.fitting import fine_tune, train
     from sims.guidance import CacheRule, Extrapolate
     from sims.model import Model, load
     from sims.sampling import SOLVERS, SamplerOptions, SamplingStep, edm_sigmas, nfe, sample, sample_seeds
@@ -59,11 +60,12 @@ __all__ = [
 __version__: str
 
 _HOMES = {
-    "sims.api": "compare evaluate fine_tune improve load_data loop pollution shift synthesize train",
+    "sims.api": "compare evaluate improve load_data loop pollution shift synthesize",
     "sims.data.dataset": "Dataset",
     "sims.denoiser": "Denoiser as_denoiser",
     "sims.errors": "UserError",
     "sims.experiments.options": "ImproveOptions",
+    "sims.fitting": "fine_tune train",
     "sims.guidance": "CacheRule Extrapolate",
     "sims.model": "Model load",
     "sims.sampling": "SOLVERS SamplerOptions SamplingStep edm_sigmas nfe sample sample_seeds",
