@@ -3,7 +3,7 @@
     import sims
     model = sims.load("runs/digits/improved")
     x = model.sample(seeds=range(16))  # (16, 1, 8, 8) in [-1, 1]
-    summary = sims.improve(run="runs/mine", data="my/images", rounds=2)
+    result = sims.improve(run="runs/mine", data="my/images", rounds=2)
 
 Names are imported when they are first used: ``import sims`` itself is quick and loads no library.
 """

@@ -9,7 +9,7 @@ by a few trusted images (``trusted``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,9 +29,9 @@ from sims.experiments.loop.remedies import arm_of, is_guided
 from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off
 from sims.methods import Base
 from sims.processes import agree
-from sims.results.common import Cost, TrustedChoice
+from sims.results.common import Cost
 from sims.results.files import to_json
-from sims.results.loop import PollutionResult, Reliability
+from sims.results.loop import PollutionResult
 from sims.runs.directory import Run
 from sims.seeds import derive_seed
 
@@ -158,9 +158,9 @@ class Levels:
         return Choice(
             chosen=best,
             clean={f"{w:g}": value for w, value in clean.items()},
-            trusted=TrustedChoice(**choice.to_json(), size=len(images), by_data=candidates.by_data),
+            trusted=replace(choice, by_data=candidates.by_data),
             ratio=fd[choice.w] / fd[best],
-            reliability=[Reliability(size=int(size), **entry) for size, entry in reliability.items()],
+            reliability=reliability,
             features=judge.extractor.name,
         )
 
