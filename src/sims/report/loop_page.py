@@ -362,8 +362,8 @@ def _strength_table(c: Context[PollutionResult], page: LoopPage) -> Table | None
 
     def column(place: int) -> Column[Arm]:
         def cell(arm: Arm) -> Cell:
-            values = arm.w[place] if isinstance(arm.w, list) else []
             found = c.result.strengths.get(arm.name)
+            values = found.chosen[place] if found else arm.w[place]  # type: ignore[index]
             edge = sum(found.at_edge[place]) if found else 0
             text = f"{strength(sum(values) / len(values))} ({', '.join(map(strength, values))})"
             return Cell(text, f"{edge} at the edge" if edge else "")
