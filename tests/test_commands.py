@@ -17,8 +17,12 @@ from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.data.store import Store
 from sims.errors import UserError
+from sims.files import write_json
 from sims.model import Model, load, reinitialized
 from sims.networks.options import NetworkOptions
+from sims.results.common import Data
+from sims.results.files import to_json
+from sims.results.loop import PollutionResult
 from sims.sampling import SamplerOptions
 from sims.training.base import new_model
 from sims.training.loop import Trainer
@@ -58,14 +62,14 @@ def test_train_leaves_a_model(home: Path, model: Path) -> None:
 def test_train_says_finished_and_changes_nothing(home: Path, model: Path, say: Say) -> None:
     before = {file: file.stat().st_mtime_ns for file in model.iterdir()}
     status, _, err = say("train", "--out", home / "run", *TRAIN)
-    assert status == 0 and "is finished" in err and "--out" in err
+    assert status == 0 and "is finished" in err
     assert {file: file.stat().st_mtime_ns for file in model.iterdir()} == before
 
 
 def test_train_refuses_another_configuration(home: Path, say: Say) -> None:
     status, _, err = say("train", "--out", home / "run", *TRAIN, "--network.width", "48")
     assert status == 2 and "network.width: 32 there, 48 now" in err
-    assert "--out" in err and "--run" not in err
+    assert "another run directory" in err and "--run" not in err
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(
@@ -384,23 +388,27 @@ def test_inspect_a_run(home: Path, say: Say) -> None:
     assert [line.split() for line in out.splitlines() if line.startswith("finished")] == [["finished", "yes"]]
 
 
-def test_inspect_an_improvement(tmp_path: Path, say: Say) -> None:
+@pytest.mark.parametrize("command", ["improve", "loop", "pollution", "shift"])
+def test_inspect_an_experiment(command: str, tmp_path: Path, say: Say) -> None:
+    write_json(tmp_path / "config.json", {"format": 2, "command": command, "seed": 3})
+    write_json(tmp_path / "seconds.json", {"train base": 1.5})
+    _, out, _ = say("inspect", tmp_path)
+    assert f"({command})" in out and "no: run the same command again" in out
+    assert "train base: 1.5 s" in out and "seed = 3" in out
+
+
+def test_inspect_a_finished_experiment(tmp_path: Path, say: Say) -> None:
+    result = PollutionResult(title="digits", headline="FD 20 -> 10.", data=Data("digits"), levels=(0.0,), repeats=1)
+    write_json(tmp_path / "config.json", {"format": 2, "command": "pollution"})
+    write_json(tmp_path / "summary.json", to_json(result))
+    _, out, _ = say("inspect", tmp_path)
+    assert "FD 20 -> 10." in out and "yes" in out and "report.html" in out
+
+
+def test_inspect_a_run_of_another_version(tmp_path: Path, say: Say) -> None:
     (tmp_path / "config.json").write_text('{"methods": ["base", "sims"], "seed": 3}')
-    (tmp_path / "seconds.json").write_text('{"train base": 1.5}')
-    _, out, _ = say("inspect", tmp_path)
-    assert "(improve)" in out and "no: run the same command again" in out and "train base: 1.5 s" in out
-    (tmp_path / "summary.json").write_text('{"headline": "sims against base: FD 20 -> 10."}')
-    _, out, _ = say("inspect", tmp_path)
-    assert "FD 20 -> 10" in out and "yes" in out and "seed = 3" in out
-
-
-@pytest.mark.parametrize(("option", "command"), [("levels", "pollution"), ("generations", "loop"), ("target", "shift")])
-def test_inspect_an_experiment(option: str, command: str, tmp_path: Path, say: Say) -> None:
-    (tmp_path / "config.json").write_text(f'{{"{option}": 1}}')
-    assert "no: run the same command again" in say("inspect", tmp_path)[1]
-    (tmp_path / "summary.json").write_text('{"conclusion": "It collapses."}')
-    _, out, _ = say("inspect", tmp_path)
-    assert f"({command})" in out and "It collapses." in out and "report.html" in out
+    status, out, err = say("inspect", tmp_path)
+    assert status == 2 and not out and "with the version that made it" in err
 
 
 def test_inspect_something_else(tmp_path: Path, say: Say) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,7 @@ from sims.data.pictures import encode_png
 from sims.data.sources import load
 from sims.errors import UserError
 from sims.experiments.data import same_data
+from sims.files import read_json, write_json
 from sims.model import load as load_model
 from sims.runs.directory import Run
 from sims.training.loop import Trainer
@@ -144,7 +147,7 @@ def test_truncated_weights(refused: Callable[..., str], given: Path, tmp_path: P
 
 
 def test_a_guided_pair_cannot_be_improved(refused: Callable[..., str], finished: Path, tmp_path: Path) -> None:
-    assert "guided pair" in refused(*improve(tmp_path / "run", "--model", str(finished / "improved")))
+    assert "guided model" in refused(*improve(tmp_path / "run", "--model", str(finished / "improved")))
 
 
 def test_a_truncated_model_description(refused: Callable[..., str], given: Path, tmp_path: Path) -> None:
@@ -221,6 +224,23 @@ def test_the_directory_of_another_configuration(refused: Callable[..., str], fin
     words = refused(*tiny.improve_arguments(finished, *tiny.PCA, "--seed", "1"))
     assert "another configuration (seed: 0 there, 1 now)" in words
     assert tiny.snapshot(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("earlier", "words"),
+    [
+        ({"seed": 0}, "has format 1 and this version of sims makes format 2: continue it with the version"),
+        ({"format": 3, "command": "loop", "seed": 0}, "has format 3"),
+        ({"format": 2, "command": "shift", "seed": 0}, "was made by sims shift, not by sims loop: choose another run"),
+        ({"format": 2, "command": "loop", "seed": 1}, "another configuration (seed: 1 there, 0 now)"),
+    ],
+)
+def test_what_a_run_directory_was_made_by(earlier: dict[str, Any], words: str, tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", earlier)
+    (tmp_path / "artefacts").mkdir()
+    with pytest.raises(UserError, match=re.escape(words)):
+        Run(tmp_path, {"command": "loop", "seed": 0}, quiet=True)
+    assert read_json(tmp_path / "config.json") == earlier
 
 
 def test_a_directory_in_use(refused: Callable[..., str], finished: Path) -> None:

@@ -13,10 +13,11 @@ Legend used throughout the package:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sims.errors import UserError
 
@@ -83,9 +84,109 @@ class Stateless:
         return len(sigmas)
 
 
+class Wrapped:
+    """Shape, classes, noise levels, estimate and cost of another denoiser, the one that is ``inside``."""
+
+    @property
+    def inside(self) -> Denoiser:
+        raise NotImplementedError
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        return tuple(self.inside.data_shape)
+
+    @property
+    def num_classes(self) -> int:
+        return self.inside.num_classes
+
+    @property
+    def sigma_min(self) -> float:
+        return self.inside.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.inside.sigma_max
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return networks_of(self.inside)
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.inside)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.inside.round_sigma(sigma)
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.inside(x, sigma, labels)
+
+    def trajectory(self, sigmas: Tensor) -> Evaluate:
+        return self.inside.trajectory(sigmas)
+
+    def evaluations(self, sigmas: Tensor) -> int:
+        return self.inside.evaluations(sigmas)
+
+    def compile_networks(self, graphs: bool = False) -> None:
+        compile_networks(self.inside, graphs)
+
+
 def expand(sigma: Tensor, x: Tensor) -> Tensor:
     """Reshape sigma (B,) to (B, 1, ..., 1) so that it multiplies x (B, *data_shape)."""
     return sigma.reshape(-1, *([1] * (x.ndim - 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Function(Stateless):
+    """What as_denoiser makes."""
+
+    function: Callable[..., Tensor]
+    data_shape: tuple[int, ...]
+    num_classes: int
+    sigma_min: float
+    sigma_max: float
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return networks_of(self.function)
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        denoised = self.function(x, sigma) if labels is None else self.function(x, sigma, labels)
+        if denoised.shape != x.shape:
+            raise UserError(f"the function gives {tuple(denoised.shape)} for {tuple(x.shape)}: it must give x's shape")
+        return denoised
+
+
+def as_denoiser(
+    function: Callable[..., Tensor],
+    data_shape: tuple[int, ...],
+    *,
+    num_classes: int = 0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+) -> Denoiser:
+    """A denoiser of any callable D(x, sigma) or D(x, sigma, labels), which gives the estimate of the clean data.
+
+    x (B, *data_shape), sigma (B,), labels (B,) int64, left out where there are none; sampling starts at ``sigma_max``
+    and ends its steps at ``sigma_min`` by default. Errors: UserError for levels out of order, and at a call that gives
+    another shape than x.
+
+    >>> import sims
+    >>> def shrink(x, sigma):  # E[x0 | x] for standard normal data
+    ...     return x / (1 + sigma[:, None] ** 2)
+    >>> denoiser = sims.as_denoiser(shrink, (2,))
+    >>> x, labels = sims.sample_seeds(denoiser, range(4), sims.SamplerOptions(steps=8))
+    >>> x.shape
+    torch.Size([4, 2])
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise UserError(f"noise levels need 0 < sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
+    return _Function(function, tuple(data_shape), num_classes, sigma_min, sigma_max)
+
+
+def networks_of(denoiser: Any) -> list[nn.Module]:
+    """The networks inside a denoiser, those of its children too; an exact one has none."""
+    return [denoiser] if isinstance(denoiser, nn.Module) else list(getattr(denoiser, "networks", ()))
 
 
 def compile_networks(denoiser: object, graphs: bool = False) -> None:
@@ -106,6 +207,6 @@ def half_precision(precision: str, device: torch.device) -> torch.dtype | None:
 
 def device_of(denoiser: object) -> torch.device:
     """The device a denoiser computes on; the CPU where it has no weights."""
-    parameters = getattr(denoiser, "parameters", None)
-    first = next(iter(parameters()), None) if callable(parameters) else None
+    weights = (weight for network in networks_of(denoiser) for weight in network.parameters())
+    first = next(weights, None)
     return torch.device(getattr(denoiser, "device", "cpu")) if first is None else first.device

@@ -1,8 +1,8 @@
 """A model: a denoiser with weights, codec, sampler defaults and provenance, and the directory it lives in.
 
 A model directory is recursive: ``model.json`` names its kind. A ``network`` has its weights in
-``model.safetensors``; an ``extrapolation`` has two children, ``base`` and ``aux``, strength, interval
-and cache rule. Nothing in it is a pickle.
+``model.safetensors``; a rule of guidance, such as ``extrapolation``, has its children as folders and its settings in
+``model.json``. Nothing in it is a pickle.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from sims.config import from_dict, nearest, to_dict
+from sims.config import JSON, from_dict, nearest, to_dict
 from sims.data.codec import Codec
-from sims.denoiser import Denoiser, Evaluate, compile_networks
+from sims.denoiser import Denoiser, Wrapped
 from sims.errors import UserError
 from sims.files import atomic_path, digest, digest_file, read_json, write_json
-from sims.guidance import CacheRule, Extrapolate
+from sims.guidance import RULES, CacheRule, Extrapolate, Guide
 from sims.networks import NETWORKS
 from sims.preconditioning import PRECONDITIONINGS, Preconditioned
-from sims.sampling import SamplerOptions, sample_seeds
+from sims.sampling import Callback, Labels, SamplerOptions, sample_seeds
 
 FORMAT = 1
 # Networks of other libraries, which lie on a higher floor: module, network, denoiser. Imported only for such a model.
@@ -36,10 +36,15 @@ PLUGINS = {"diffusers": ("sims.interop.diffusers_network", "DiffusersNetwork", "
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Wrapped):
     """A denoiser and what is needed to use it; itself a denoiser.
 
     ``sample`` returns model space (images: [-1, 1]), ``images`` the data's own format.
+
+    >>> import sims
+    >>> model = sims.load(EXAMPLE)
+    >>> model.images(seeds=range(4)).shape, model.num_classes, model.sampler.steps
+    ((4, 1, 8, 8), 10, 5)
     """
 
     denoiser: Denoiser
@@ -49,69 +54,52 @@ class Model:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def data_shape(self) -> tuple[int, ...]:
-        return self.denoiser.data_shape
-
-    @property
-    def num_classes(self) -> int:
-        return self.denoiser.num_classes
-
-    @property
-    def sigma_min(self) -> float:
-        return self.denoiser.sigma_min
-
-    @property
-    def sigma_max(self) -> float:
-        return self.denoiser.sigma_max
-
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        return self.denoiser.round_sigma(sigma)
-
-    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.denoiser(x, sigma, labels)
-
-    def trajectory(self, sigmas: Tensor) -> Evaluate:
-        return self.denoiser.trajectory(sigmas)
-
-    def evaluations(self, sigmas: Tensor) -> int:
-        return self.denoiser.evaluations(sigmas)
+    def inside(self) -> Denoiser:
+        return self.denoiser
 
     def sample(
         self,
         seeds: Sequence[int],
         *,
-        labels: Sequence[int] | None = None,
+        labels: Labels = None,
         sampler: SamplerOptions | None = None,
         batch_size: int = 500,
         progress: Callable[[int], None] | None = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """Sample i from seed i alone: (len(seeds), *data_shape) float32 in model space, on the CPU.
 
-        ``labels`` fixes the classes of a class-conditional model; otherwise they are drawn from the seeds.
+        ``labels`` fixes the classes of a class-conditional model; otherwise they are drawn from the seeds. ``progress``
+        receives the number of samples just finished, ``callback`` a ``SamplingStep`` at every step.
+
+        >>> import sims
+        >>> model = sims.load(EXAMPLE)
+        >>> spread = []
+        >>> x = model.sample(seeds=range(4), labels=[7], callback=lambda step: spread.append(step.denoised.std()))
+        >>> x.shape, len(spread)
+        (torch.Size([4, 1, 8, 8]), 5)
         """
-        return self.sample_labelled(seeds, labels=labels, sampler=sampler, batch_size=batch_size, progress=progress)[0]
+        return self.sample_labelled(
+            seeds, labels=labels, sampler=sampler, batch_size=batch_size, progress=progress, callback=callback
+        )[0]
 
     def sample_labelled(
         self,
         seeds: Sequence[int],
         *,
-        labels: Sequence[int] | None = None,
+        labels: Labels = None,
         sampler: SamplerOptions | None = None,
         batch_size: int = 500,
         progress: Callable[[int], None] | None = None,
+        callback: Callback | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Like ``sample``, and the labels (N,) int64 (None for an unconditional model)."""
-        fixed = None if labels is None else check_labels(labels, self.num_classes, len(seeds))
         options = sampler or self.sampler
-        return sample_seeds(self.denoiser, seeds, options, labels=fixed, batch_size=batch_size, progress=progress)
+        return sample_seeds(self.denoiser, seeds, options, labels, batch_size, progress=progress, callback=callback)
 
     def images(self, seeds: Sequence[int], **options: Any) -> np.ndarray:
         """Samples in the format of the training data, (N, C, H, W), values as ``codec`` says."""
         return self.codec.decode(self.sample(seeds, **options))
-
-    def compile_networks(self, graphs: bool = False) -> None:
-        """Let torch compile the networks inside, in place; files and hash do not change."""
-        compile_networks(self.denoiser, graphs)
 
     def with_denoiser(self, denoiser: Denoiser, **provenance: Any) -> Model:
         """The same codec, sampler and classes around another denoiser."""
@@ -120,13 +108,19 @@ class Model:
     def guided(
         self, aux: Denoiser, w: float, interval: tuple[float, float] = (0.0, math.inf), cache: CacheRule | None = None
     ) -> Model:
-        """This model steered away from ``aux`` with strength ``w``: Alemohammad et al. 2024, D + w (D - D_aux)."""
+        """This model steered away from ``aux`` with strength ``w``: Alemohammad et al. 2024, D + w (D - D_aux).
+
+        >>> import sims
+        >>> guided = sims.load(EXAMPLE).guided(sims.load(OTHER), w=0.5)
+        >>> sims.load(guided.save(FOLDER + "/model")).hash == guided.hash
+        True
+        """
         aux = aux.denoiser if isinstance(aux, Model) else aux
         return self.with_denoiser(Extrapolate(self.denoiser, aux, w, interval, cache))
 
     def to(self, device: torch.device | str) -> Model:
         """The model on another device."""
-        for network in _networks(self.denoiser):
+        for network in self.networks:
             network.to(device)
         return self
 
@@ -137,48 +131,24 @@ class Model:
 
     def save(self, path: Path | str) -> Path:
         """Write the model directory; ``model.json`` last, so that a killed process leaves no half model."""
-        path = Path(path)
+        path, content = Path(path), self.hash  # first, because what cannot be stored has none
         path.mkdir(parents=True, exist_ok=True)
         (path / "model.json").unlink(missing_ok=True)
-        entry = {"format": FORMAT, **_save_denoiser(self.denoiser, path, self)}
+        entry: dict[str, JSON] = {"format": FORMAT, **_save_denoiser(self.denoiser, path, self)}
         entry |= {"codec": self.codec.to_json(), "sampler": to_dict(self.sampler)}
-        entry |= {"class_names": list(self.class_names), "provenance": self.provenance, "hash": self.hash}
+        entry |= {"class_names": list(self.class_names), "provenance": self.provenance, "hash": content}
         write_json(path / "model.json", entry)
         return path
 
 
-def check_labels(labels: Sequence[int] | Tensor, num_classes: int, count: int) -> Tensor:
-    """Labels as (count,) int64; UserError for a label outside the classes or another count."""
-    tensor = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
-    if len(tensor) == 1:
-        tensor = tensor.expand(count)
-    if len(tensor) != count:
-        raise UserError(f"{len(tensor)} labels for {count} samples: give one label for all, or one for each")
-    if num_classes == 0 and count:
-        raise UserError("this model is unconditional: it takes no labels")
-    if count and not (int(tensor.min()) >= -1 and int(tensor.max()) < num_classes):
-        bad = int(tensor.max()) if int(tensor.max()) >= num_classes else int(tensor.min())
-        raise UserError(f"label {bad} is outside the classes: they are 0 to {num_classes - 1} (-1 = no class)")
-    return tensor.clone()
-
-
-def _networks(denoiser: Any) -> list[nn.Module]:
-    if isinstance(denoiser, nn.Module):
-        return [denoiser]
-    if isinstance(denoiser, Extrapolate):
-        return _networks(denoiser.base) + _networks(denoiser.aux)
-    return _networks(denoiser.denoiser) if isinstance(denoiser, Model) else []
-
-
-def _hash(denoiser: Any) -> str:
+def _hash(denoiser: Denoiser) -> str:
     if isinstance(denoiser, Model):
         return denoiser.hash
-    if isinstance(denoiser, Extrapolate):
-        cache = denoiser.cache.to_json() if denoiser.cache else None
-        settings = [denoiser.w, [str(s) for s in denoiser.interval], cache]
-        return digest("extrapolation", _hash(denoiser.base), _hash(denoiser.aux), settings)[:16]
+    if isinstance(denoiser, Guide) and denoiser.kind:
+        children = [_hash(getattr(denoiser, name)) for name in denoiser.children]
+        return digest(denoiser.kind, *children, denoiser.fingerprint())[:16]
     if not isinstance(denoiser, Preconditioned):
-        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is not a network or a guided pair of them")
+        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is neither a network nor a rule with a kind")
     weights = [(name, t.detach().cpu().contiguous().numpy().tobytes()) for name, t in denoiser.state_dict().items()]
     return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
 
@@ -196,19 +166,14 @@ def _describe(denoiser: Preconditioned) -> dict[str, Any]:
     }
 
 
-def _save_denoiser(denoiser: Any, path: Path, model: Model) -> dict[str, Any]:
-    if isinstance(denoiser, Extrapolate):
-        for name, child in (("base", denoiser.base), ("aux", denoiser.aux)):
+def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JSON]:
+    if isinstance(denoiser, Guide):
+        for name in denoiser.children:
+            child = getattr(denoiser, name)
             whole = child if isinstance(child, Model) else replace(model, denoiser=child)
             whole.save(path / name)
-        low, high = denoiser.interval
-        return {
-            "kind": "extrapolation",
-            "children": {"base": "base", "aux": "aux"},
-            "w": denoiser.w,
-            "interval": [low, None if math.isinf(high) else high],
-            "cache": denoiser.cache.to_json() if denoiser.cache else None,
-        }
+        return {"kind": denoiser.kind, "children": {name: name for name in denoiser.children}, **denoiser.settings()}
+    assert isinstance(denoiser, Preconditioned)
     file = path / "model.safetensors"
     tensors = {name: t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
     with atomic_path(file) as temporary:
@@ -217,7 +182,12 @@ def _save_denoiser(denoiser: Any, path: Path, model: Model) -> dict[str, Any]:
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
-    """Open a model directory. UserError: no model there, truncated weights, or an unknown kind."""
+    """Open a model directory. UserError: no model there, truncated weights, or an unknown kind.
+
+    >>> import sims
+    >>> sims.load(EXAMPLE).data_shape
+    (1, 8, 8)
+    """
     path = Path(path)
     if not (path / "model.json").is_file():
         raise UserError(
@@ -236,15 +206,15 @@ def _load(entry: dict[str, Any], path: Path) -> Model:
         raise UserError(f"{path} has model format {entry['format']}, this version reads up to {FORMAT}: update sims")
     codec, sampler = Codec.from_json(entry["codec"]), from_dict(SamplerOptions, entry["sampler"], "sampler.")
     rest = (codec, sampler, tuple(entry["class_names"]), entry["provenance"])
-    if entry["kind"] == "extrapolation":
-        base, aux = (load(path / entry["children"][name]) for name in ("base", "aux"))
-        low, high = entry["interval"]
-        cache = CacheRule.from_json(entry["cache"]) if entry["cache"] else None
-        interval = (low, math.inf if high is None else high)
-        return Model(Extrapolate(base.denoiser, aux.denoiser, entry["w"], interval, cache), *rest)
-    if entry["kind"] != "network":
-        hint = nearest(entry["kind"], ["network", "extrapolation"])
-        raise UserError(f"{path} holds a model of unknown kind {entry['kind']!r}{hint}")
+    if (kind := entry["kind"]) in RULES:
+        rule = RULES[kind]
+        children = {name: load(path / entry["children"][name]).denoiser for name in rule.children}
+        return Model(rule.from_settings(children, entry), *rest)
+    if kind != "network":
+        hint = nearest(kind, ["network", *RULES])
+        raise UserError(
+            f"{path} holds a model of unknown kind {kind!r}{hint}; a rule of your own must be imported first"
+        )
     return Model(_load_network(entry, path / "model.safetensors"), *rest)
 
 

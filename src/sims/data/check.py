@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sims.config import JSON, to_dict
 from sims.data.pictures import SourceOptions, Unreadable, decode_image, transform
 from sims.data.readers import Arrays, Pictures, find_parts, open_paths
 from sims.data.sources import BUILT_IN, load, resolve
@@ -44,9 +45,9 @@ class Report:
         """Whether the data can be loaded as they are."""
         return not self.problems
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A JSON-able form of everything found."""
-        return {**asdict(self), "ok": self.ok}
+        return {**to_dict(self), "ok": self.ok}
 
     def lines(self) -> list[str]:
         """The report for the terminal."""

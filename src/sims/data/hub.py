@@ -115,8 +115,8 @@ def _split(library: Any, name: str, part: str, folder: Path, log: Callable[[str]
     if done:
         log(f"  {done:,} rows are there already")
     for number, rows in enumerate(_files(stream.skip(done) if done else stream, image, name), start=len(files)):
-        columns: dict[str, Any] = {"image": pa.array([row[image] for row in rows], hf.IMAGE)}
-        features: dict[str, Any] = {"image": {"_type": "Image"}}
+        columns = {"image": pa.array([row[image] for row in rows], hf.IMAGE)}
+        features: hf.Features = {"image": {"_type": "Image"}}
         if label:
             columns["label"] = pa.array([row[label] for row in rows])
             features["label"] = hf.class_label(names) if names else hf.value(str(columns["label"].type))
@@ -134,9 +134,9 @@ def _split(library: Any, name: str, part: str, folder: Path, log: Callable[[str]
     write_json(folder / _DONE, {"name": name, "part": part, "rows": done})
 
 
-def _files(stream: Any, image: str, name: str) -> Iterator[list[dict[str, Any]]]:
+def _files(stream: Any, image: str, name: str) -> Iterator[list[dict[str, object]]]:
     """The rows of one file after the other."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     size = 0
     for row in stream:
         cell = row[image]

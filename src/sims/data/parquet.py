@@ -51,16 +51,16 @@ class Table:
         """Labels as found, and the names of the classes."""
         if self.label is None:
             return None, ()
-        names = tuple(self.features.get(self.label, {}).get("names", ()))
+        names = hf.class_names(self.features.get(self.label, {}))
         chunks = [chunk for path in self.paths for chunk in self._whole(path, self.label).chunks]
         return _labels(pa.chunked_array(chunks, chunks[0].type), names, self.paths[0])
 
     def arrays(self) -> tuple[np.ndarray, tuple[int, ...] | None]:
         """The samples of a column of arrays, and the shape that its features state."""
-        shape = self.features.get(self.column, {}).get("shape")
+        shape = hf.array_shape(self.features.get(self.column, {}))
         parts = [(path, self._whole(path, self.column)) for path in self.paths]
         raw = np.concatenate([_array_column(column, shape, path) for path, column in parts if len(column)])
-        return raw, tuple(shape) if shape else None
+        return raw, shape or None
 
     def _whole(self, path: Path, column: str) -> pa.ChunkedArray:
         return _read(path, lambda: pq.read_table(path, columns=[column], partitioning=None))[column]

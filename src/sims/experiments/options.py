@@ -1,22 +1,23 @@
-"""Options of the main job; every docstring is its ``--help``."""
+"""Options that all experiments share, and those of the main job; every docstring is its ``--help``."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from sims.config import nearest
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
-from sims.methods.auxiliary import AuxiliarySettings
-from sims.methods.distilled import DistilledOptions
+from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOptions, default_methods
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
-ALL_METHODS = ("base", "continued", "placebo", "self-trained", "autoguidance", "sims", "neon", "distilled")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,51 @@ class GuidanceOptions:
             raise UserError(f"guidance.pilot is {self.pilot}: at least 2 samples are needed")
 
 
+def in_order(names: str) -> Callable[[type[T]], type[T]]:
+    """Options are listed in this order, the others behind them: inherited ones would otherwise all come first."""
+
+    def arranged(kind: type[T]) -> type[T]:
+        fields = kind.__dataclass_fields__  # type: ignore[attr-defined]
+        order = dict.fromkeys([*names.split(), *fields])
+        kind.__dataclass_fields__ = {name: fields[name] for name in order}  # type: ignore[attr-defined]
+        return kind
+
+    return arranged
+
+
 @dataclass(frozen=True)
-class ImproveOptions:
+class CommonOptions:
+    """What all experiments share: the run directory, real data, a base and how it is trained, sampled and judged."""
+
+    run: Path = Path("runs/experiment")
+    """Directory of the run: everything is kept here."""
+    data: DataOptions = field(default_factory=DataOptions)
+    seed: int = 0
+    """Seed of everything: networks, training, samples."""
+    batch_size: int = 500
+    """Samples computed at once."""
+    network: NetworkOptions = field(default_factory=NetworkOptions)
+    base: BaseOptions = field(default_factory=BaseOptions)
+    sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    """Of the base and all that follows; left at its defaults, a given model keeps its own."""
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    def __post_init__(self) -> None:
+        self.check_counts("batch_size")
+
+    def check_counts(self, *names: str) -> None:
+        """UserError for the first of these options that is below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+
+
+@in_order(
+    "run dry_run data model vae reference trusted methods rounds keep_going seed batch_size fit_memory "
+    "network base sampler auxiliary search guidance distilled evaluation"
+)
+@dataclass(frozen=True)
+class ImproveOptions(CommonOptions):
     """Make a diffusion model better with nothing but its own samples, and measure by how much.
 
     With no arguments: trains a small model on the bundled digits, improves it, and reports. Run the same command
@@ -99,10 +143,8 @@ class ImproveOptions:
     """
 
     run: Path = Path("runs/digits")
-    """Directory of the run: everything is kept here."""
     dry_run: bool = False
     """Only say what the job would cost (images, evaluations, disk, memory, time); nothing is run or written."""
-    data: DataOptions = field(default_factory=DataOptions)
     model: Path | None = None
     """A trained model to improve: a model directory, a folder of diffusers, or a .pkl of EDM or EDM2. Otherwise a base is trained first."""  # noqa: E501
     vae: Path | None = None
@@ -111,39 +153,34 @@ class ImproveOptions:
     """Statistics of real data (the `references` folder of a run) to choose by, where the data itself is not at hand."""
     trusted: Path | None = None
     """Images that are known to be real (a hundred do), where synthetic ones may be among the training data: they choose w."""  # noqa: E501
-    methods: tuple[str, ...] = ALL_METHODS
+    methods: tuple[str, ...] = field(default_factory=default_methods)
     """Methods and controls to run, in the order of the table."""
     rounds: int = 1
     """Rounds of improvement: the distilled model becomes the next round's base."""
     keep_going: bool = False
     """Run all rounds, also after one that is not accepted (the improved model stays the last accepted one)."""
-    seed: int = 0
-    """Seed of everything: networks, training, samples."""
-    batch_size: int = 500
-    """Samples computed at once."""
     fit_memory: bool = False
     """Lower batch_size, and split training batches (accumulate), until a short pilot says that memory suffices; the run keeps what was chosen."""  # noqa: E501
-    network: NetworkOptions = field(default_factory=NetworkOptions)
-    base: BaseOptions = field(default_factory=BaseOptions)
-    sampler: SamplerOptions = field(default_factory=SamplerOptions)
-    """Of the base and all that follows; left at its defaults, a given model keeps its own."""
     auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
     search: SearchOptions = field(default_factory=SearchOptions)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     distilled: DistilledOptions = field(default_factory=DistilledOptions)
-    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is anything to judge by."""
+        return self.data.path != "none" or self.reference is not None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts("rounds")
         for name in self.methods:
-            if name not in ALL_METHODS:
-                raise UserError(f"unknown method {name!r}{nearest(name, ALL_METHODS)}")
-        for needed in [("distilled", "sims"), ("continued", "sims"), ("placebo", "sims")]:
-            if needed[0] in self.methods and needed[1] not in self.methods:
-                raise UserError(f"method {needed[0]!r} follows from {needed[1]!r}: name both, or neither")
-        if self.rounds < 1 or self.batch_size < 1:
-            raise UserError(f"rounds is {self.rounds} and batch_size {self.batch_size}: both must be at least 1")
-        if self.rounds > 1 and "distilled" not in self.methods:
-            raise UserError("more than one round needs the method 'distilled': its model is the next round's base")
+            if name not in METHODS:
+                raise UserError(f"unknown method {name!r}{nearest(name, METHODS)}")
+            if METHODS[name].follows_leader and LEADER.name not in self.methods:
+                raise UserError(f"method {name!r} follows from {LEADER.name!r}: name both, or neither")
+        if self.rounds > 1 and HEIR.name not in self.methods:
+            raise UserError(f"more than one round needs the method {HEIR.name!r}: its model is the next round's base")
         if self.search.budget is not None and self.search.budget not in self.auxiliary.budgets:
             known = ", ".join(map(str, sorted(self.auxiliary.budgets)))
             raise UserError(f"search.budget {self.search.budget} is none of the auxiliary's budgets: {known}")
@@ -153,7 +190,7 @@ class ImproveOptions:
                 "use base or scratch"
             )
         if self.trusted is not None and (self.data.path == "none" or self.search.w is not None):
-            other = "a fixed --search.w" if self.search.w is not None else "--data.path none"
-            raise UserError(f"trusted images choose a strength for models of the data: leave out --trusted, or {other}")
+            other = "a fixed search.w" if self.search.w is not None else "data.path = 'none'"
+            raise UserError(f"trusted images choose a strength for models of the data: leave out trusted, or {other}")
         if self.data.path == "none" and self.model is None:
-            raise UserError("without real data (--data.path none) a trained model is needed: give --model")
+            raise UserError("without real data (data.path = 'none') a trained model is needed: give model")

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 from sims.config import to_dict
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
 from sims.files import write_json
+from sims.processes import agree
 from sims.report import closing_table, write_report
 from sims.results.common import Result
 from sims.results.files import read_result, to_json
 from sims.runs.directory import Run
 
-O = TypeVar("O")  # noqa: E741 (options)
+
+class Options(Protocol):
+    """Options of an experiment: a frozen dataclass that names the run directory."""
+
+    @property
+    def run(self) -> Path: ...
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741
 R = TypeVar("R", bound=Result)
-MODELS = ("improved", "distilled", "neon")  # model directories that a run may leave
 
 
 @dataclass(frozen=True)
@@ -49,11 +58,11 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
     does not suffice.
     """
     config = configuration(experiment.name, options, experiment.unbound)
-    run = Run(options.run, config, quiet=quiet)  # type: ignore[attr-defined]
+    run = Run(options.run, config, quiet=quiet)
     try:
         result = _finished(run, experiment, options)
         if result is not None:
-            run.log(f"{run.path} is finished; delete it, or choose another --run, to start anew")
+            run.log(f"{run.path} is finished; delete it, or choose another run directory, to start anew")
         else:
             result = experiment.work(run, options)
             if run.is_main:
@@ -78,7 +87,7 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
 
 
 def _finished(run: Run, experiment: Experiment[O, R], options: O) -> R | None:
-    if not (run.path / "summary.json").is_file():
+    if not agree((run.path / "summary.json").is_file()):
         return None
     result = read_result(run.path)
     assert isinstance(result, experiment.result)
@@ -95,6 +104,6 @@ def _show(run: Run, result: Result) -> None:
     say(result.headline, highlight=False, markup=False)
     for warning in result.warnings:
         say(f"note: {warning}", highlight=False, markup=False)
-    models = [str(run.path / name) for name in MODELS if (run.path / name / "model.json").is_file()]
+    models = sorted(str(file.parent) for file in run.path.glob("*/model.json"))
     made = f"   models: {', '.join(models)}" if models else ""
     say(f"report: {page}   figures: {run.path / 'summary.json'}{made}", highlight=False, markup=False)

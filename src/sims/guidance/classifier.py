@@ -2,61 +2,56 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sims.denoiser import Denoiser, Evaluate, compile_networks, device_of, expand
+from sims.denoiser import Denoiser, Evaluate, compile_networks, expand
 from sims.errors import UserError
+from sims.guidance.guide import Guide
 
 _STREAM = 0x76616C7565  # of wanted values
 
 
-class GradientGuide:
-    """D(x) + sigma^2 scale grad_x log p(value | D(x)): classifier guidance (Dhariwal and Nichol 2021, eq. 14).
+@dataclass(frozen=True, eq=False)
+class GradientGuide(Guide):
+    """D(x) + sigma^2 w grad_x log p(value | D(x)): classifier guidance (Dhariwal and Nichol 2021, eq. 14).
 
     The classifier was made for clean images, so it sees the denoised estimate, and the gradient runs through the base
     (Bansal et al. 2023, universal guidance). Where log p is linear in the clean data and these are Gaussian, the result
-    is exactly the denoiser of the data tilted by p^scale. ``noisy`` is for a classifier that was trained on noisy
-    images: log_probs(x, sigma); with scale 1 and an exact one the result is the exact conditional denoiser.
+    is exactly the denoiser of the data tilted by p^w. ``noisy`` is for a classifier that was trained on noisy
+    images: log_probs(x, sigma); with w = 1 and an exact one the result is the exact conditional denoiser.
 
     log_probs  images (B, *data_shape), of the denoised estimate -> log-probabilities (B, K), with gradient
     target     wanted proportions (K,); ``wanted`` draws a value for every seed from them
-    scale      0 = the base
 
     Labels are wanted values, 0 .. K - 1, -1 = unguided; for a base with classes, value + K * class (class 0 .. C - 1).
-    Raises UserError for a classifier without gradients, and where scale or target are no use.
+    Raises UserError for a classifier without gradients, and where w or target are no use. It cannot be stored, because
+    a classifier is any function.
     """
 
-    def __init__(
-        self,
-        base: Denoiser,
-        log_probs: Callable[..., Tensor | None],
-        target: Sequence[float],
-        scale: float,
-        noisy: bool = False,
-    ) -> None:
-        shares = torch.as_tensor(target, dtype=torch.float64)
-        if not math.isfinite(scale):
-            raise UserError(f"the guidance scale must be a finite number; got {scale}")
+    base: Denoiser
+    log_probs: Callable[..., Tensor | None]
+    target: Sequence[float]
+    w: float
+    noisy: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shares = torch.as_tensor(self.target, dtype=torch.float64)
         if shares.ndim != 1 or len(shares) < 2 or not (shares >= 0).all() or abs(float(shares.sum()) - 1) > 1e-6:
             raise UserError(f"the target {shares.tolist()} must be at least two shares >= 0 that sum to 1")
-        self.base, self.log_probs, self.target, self.scale, self.noisy = base, log_probs, shares, float(scale), noisy
-        self.num_values = len(shares)
-        self.data_shape = tuple(base.data_shape)
-        self.num_classes = self.num_values * max(1, base.num_classes)
-        self.sigma_min, self.sigma_max = base.sigma_min, base.sigma_max
 
     @property
-    def device(self) -> torch.device:
-        return device_of(self.base)
+    def num_values(self) -> int:
+        return len(self.target)
 
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        return self.base.round_sigma(sigma)
+    @property
+    def num_classes(self) -> int:
+        return self.num_values * max(1, self.base.num_classes)
 
     def wanted(self, seeds: Sequence[int], classes: Tensor | None = None) -> Tensor:
         """Labels (n,) int64 to sample these seeds with: the value of seed i follows from seed i alone.
@@ -67,34 +62,33 @@ class GradientGuide:
             raise UserError(f"the base has {self.base.num_classes} classes: give one for each seed, or none if 0")
         # Another generator than that of the sample's noise, which a wanted value must not depend on.
         uniform = torch.tensor([np.random.default_rng((seed, _STREAM)).random() for seed in seeds], dtype=torch.float64)
-        values = torch.searchsorted(self.target.cumsum(0)[:-1], uniform, right=True)
+        shares = torch.as_tensor(self.target, dtype=torch.float64)
+        values = torch.searchsorted(shares.cumsum(0)[:-1], uniform, right=True)
         return values if classes is None else values + self.num_values * classes
 
-    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Denoise x (B, *data_shape) at sigma (B,), each sample towards its own value, labels (B,)."""
-        return self._guided(self.base, x, sigma, labels)
+    def unguided(self, base: Evaluate) -> Evaluate:
+        def unguided(x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+            return base(x, sigma, self._parted(labels)[1])
 
-    def trajectory(self, sigmas: Tensor) -> Evaluate:
-        """An evaluator for one run over these levels: the base's own, guided."""
-        evaluate = self.base.trajectory(sigmas)
-        return functools.partial(self._guided, evaluate)
+        return unguided
 
     def evaluations(self, sigmas: Tensor) -> int:
         """Network evaluations per sample: a gradient through the base costs two more; the classifier is not counted."""
         own = self.base.evaluations(sigmas)
-        return own if self.scale == 0 or self.noisy else 3 * own
+        return own if self.w == 0 or self.noisy else 3 * own
 
     def compile_networks(self, graphs: bool = False) -> None:
         """Let torch compile the base; without CUDA graphs, which know nothing of gradients."""
         compile_networks(self.base, graphs=False)
 
-    def _guided(self, evaluate: Evaluate, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+    def estimate(self, x: Tensor, sigma: Tensor, labels: Tensor | None, base: Evaluate, *others: Evaluate) -> Tensor:
+        """Each sample guided towards its own value, labels (B,)."""
         values, classes = self._parted(labels)
-        if self.scale == 0 or values is None or bool((values < 0).all()):
-            return evaluate(x, sigma, classes)
+        if values is None or bool((values < 0).all()):
+            return base(x, sigma, classes)
         with torch.enable_grad():
             given = x.detach().requires_grad_()
-            denoised = evaluate(x if self.noisy else given, sigma, classes)
+            denoised = base(x if self.noisy else given, sigma, classes)
             finite = denoised.nan_to_num(0.0, 1e3, -1e3)  # a classifier need not take what has diverged
             log_probs = self.log_probs(given, sigma) if self.noisy else self.log_probs(finite)
             if log_probs is None or not log_probs.requires_grad:
@@ -110,7 +104,7 @@ class GradientGuide:
             chosen = log_probs.gather(1, values.clamp(min=0)[:, None]).squeeze(1)  # (B,)
             # Samples do not see each other, so the gradient of the sum holds that of each.
             gradient = torch.autograd.grad((chosen * (values >= 0)).sum(), given)[0]
-        return denoised.detach() + self.scale * expand(sigma, x).square() * gradient
+        return denoised.detach() + self.w * expand(sigma, x).square() * gradient
 
     def _parted(self, labels: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Wanted values (B,) and the base's classes (B,), both from the labels (B,)."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sims.config import JSON
 from sims.data.codec import UINT8, Codec, Latents
 from sims.data.dataset import Dataset
 from sims.data.mapped import mapped, say
@@ -41,7 +42,7 @@ class Autoencoder:
         self.batch_size = batch_size
         config: Any = vae.config
         self.latents = latents or scaling(config)
-        self.channels, self.reduction = int(config.get("in_channels", 3)), reduction(config)
+        self.channels, self.reduction = picture_channels(config), reduction(config)
         self.shift, self.scale = (_per_channel(values) for values in (self.latents.shift, self.latents.scale))
         low, high = self.latents.pixels
         self._centre, self._half = (high + low) / 2, (high - low) / 2
@@ -169,7 +170,7 @@ def latent_shape(codec: Codec, data_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape (c, h, w) of the latents of pictures; UserError where the autoencoder cannot take these."""
     assert codec.latents is not None and codec.latents.vae is not None
     config = _config(_folder(codec.latents.vae))
-    _, height, width = check_size(data_shape, int(config.get("in_channels", 3)), reduction(config))
+    _, height, width = check_size(data_shape, picture_channels(config), reduction(config))
     return latent_channels(config), height // reduction(config), width // reduction(config)
 
 
@@ -196,6 +197,11 @@ def reduction(config: Any) -> int:
     return 2 ** (len(config["block_out_channels"]) - 1)
 
 
+def picture_channels(config: Any) -> int:
+    """Channels of the pictures."""
+    return int(config.get("in_channels", 3))
+
+
 def latent_channels(config: Any) -> int:
     """Channels of the latents."""
     return int(config["latent_channels"])
@@ -219,13 +225,13 @@ def _folder(given: Path | str) -> Path:
     return folder
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> dict[str, JSON]:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or config.get("_class_name") != "AutoencoderKL":
         kind = config.get("_class_name") if isinstance(config, dict) else None
         raise UserError(f"{folder} holds a {kind}, and no AutoencoderKL: {_REMEDY}")
     # A file says only what is not the library's default: 4 channels of latents, one block.
-    return {"latent_channels": 4, "block_out_channels": (64,), "scaling_factor": 0.18215, **config}
+    return {"latent_channels": 4, "block_out_channels": [64], "scaling_factor": 0.18215, **config}
 
 
 def _content(folder: Path) -> str:

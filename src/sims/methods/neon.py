@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sims.methods.auxiliary import prepare_auxiliary
+from sims.methods.auxiliary import auxiliary_work, prepare_auxiliary
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate_weights
 from sims.results.common import Look
@@ -11,8 +11,10 @@ NEON = Method(
     "neon",
     "weights extrapolated away from its own samples",
     Look("Neon", "#c7530a", "#ff9d52", "^"),
-    Continuous(),
+    Continuous(usual=0.75),
     prepare_auxiliary,
     extrapolate_weights,
+    auxiliary_work,
     prepared_as="auxiliary",
+    saved=True,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sims.methods.auxiliary import prepare_placebo
+from sims.methods.auxiliary import placebo_work, prepare_placebo
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate
 from sims.results.common import Look
@@ -11,11 +11,13 @@ PLACEBO = Method(
     "placebo",
     "control: guided away from a fine-tune on real data",
     Look("Placebo", "#b52c7c", "#f27fbd", "X"),
-    Continuous(),
+    Continuous(usual=0.3),
     prepare_placebo,
     extrapolate,
+    placebo_work,
     needs_real=True,
     networks=2,
     prepared_as="placebo",
+    budget="leader",
     follows_leader=True,
 )

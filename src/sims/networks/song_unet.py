@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sims.config import JSON
 from sims.errors import UserError
 from sims.networks.layers import (
     BlockStyle,
@@ -61,14 +62,10 @@ class SongUNet(nn.Module):
         super().__init__()
         channels, resolution = image_size(data_shape, channel_mult, num_blocks)
         taps = check_filter(resample_filter)
-        for name, value, known in (
-            ("embedding_type", embedding_type, ("positional", "fourier")),
-            ("encoder_type", encoder_type, ("standard", "skip", "residual")),
-            ("decoder_type", decoder_type, ("standard", "skip")),
-        ):
-            if value not in known:
-                raise UserError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
-        self.config: dict[str, Any] = {
+        _check_type("embedding_type", embedding_type, "positional", "fourier")
+        _check_type("encoder_type", encoder_type, "standard", "skip", "residual")
+        _check_type("decoder_type", decoder_type, "standard", "skip")
+        self.config: dict[str, JSON] = {
             "out_channels": out_channels,
             "augment_dim": augment_dim,
             "model_channels": model_channels,
@@ -82,7 +79,7 @@ class SongUNet(nn.Module):
             "channel_mult_noise": channel_mult_noise,
             "encoder_type": encoder_type,
             "decoder_type": decoder_type,
-            "resample_filter": taps,
+            "resample_filter": list(taps),
         }
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_type, self.decoder_type, self.last_block = encoder_type, decoder_type, num_blocks
@@ -187,6 +184,11 @@ class SongUNet(nn.Module):
             embedding = embedding + self.map_augment(augment)
         embedding = F.silu(self.map_layer0(embedding))  # (B, E)
         return F.silu(self.map_layer1(embedding))
+
+
+def _check_type(name: str, value: str, *types: str) -> None:
+    if value not in types:
+        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(types)}")
 
 
 def _aux(place: Place, what: str) -> str:

@@ -50,6 +50,7 @@ from sims.report.tables import diverged, extractor_text, made_for, reproduce, tr
 from sims.results.common import Figure, Interval
 from sims.results.loop import (
     Arm,
+    LevelArm,
     LevelComparison,
     LoopResult,
     PollutionResult,
@@ -265,7 +266,7 @@ def loop_sections(c: Context[LoopResult]) -> list[Section]:
 
 def _setting(result: LoopResult) -> list[Block]:
     judged = f"{len(result.judged)} of them judged" if 0 < len(result.judged) < result.repeats else ""
-    strengths = dict.fromkeys(strength(arm.w) for arm in result.arms if isinstance(arm.w, float) and arm.w)
+    strengths = dict.fromkeys(strength(arm.w) for arm in result.arms if arm.w)
     tiles = facts(
         Fact("Kind", result.kind),
         Fact("Generations", count(result.generations)),
@@ -358,19 +359,19 @@ def _comparisons(c: Context[PollutionResult], page: LoopPage) -> list[Block]:
 
 def _strength_table(c: Context[PollutionResult], page: LoopPage) -> Table | None:
     """The strengths of every arm at every level: mean over the repeats, and how often at the edge of those tried."""
-    arms = [arm for arm in c.result.arms if isinstance(arm.w, list) and any(map(any, arm.w))]
+    arms = [arm for arm in c.result.arms if any(map(any, arm.strengths))]
 
-    def column(place: int) -> Column[Arm]:
-        def cell(arm: Arm) -> Cell:
+    def column(place: int) -> Column[LevelArm]:
+        def cell(arm: LevelArm) -> Cell:
             found = c.result.strengths.get(arm.name)
-            values = found.chosen[place] if found else arm.w[place]  # type: ignore[index]
+            values = found.chosen[place] if found else arm.strengths[place]
             edge = sum(found.at_edge[place]) if found else 0
             text = f"{strength(sum(values) / len(values))} ({', '.join(map(strength, values))})"
             return Cell(text, f"{edge} at the edge" if edge else "")
 
         return Column(f"{c.result.levels[place]:g} %", cell)
 
-    columns = [Column("arm", page.arm, False), *map(column, range(len(c.result.levels)))]
+    columns = [Column[LevelArm]("arm", page.arm, False), *map(column, range(len(c.result.levels)))]
     return table(arms, columns, "w at every level of pollution: the mean, and that of each repeat.")
 
 

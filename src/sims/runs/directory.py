@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sims.errors import UserError
 from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_json
 from sims.processes import agree, join
+from sims.results.files import FORMAT
 
 T = TypeVar("T")
 Advance = Callable[[int], None]
@@ -67,7 +68,7 @@ class Run:
 
     def _open(self) -> None:
         if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"the run directory {self.path} is a file: give another --run")
+            raise UserError(f"the run directory {self.path} is a file: choose another run directory")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.is_main:
@@ -75,7 +76,7 @@ class Run:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"the run directory {self.path} is in use by another process: wait or choose another --run"
+                f"the run directory {self.path} is in use by another process: wait, or choose another one"
             ) from None
         except OSError as error:
             raise UserError(f"the run directory {self.path} cannot be written: {error.strerror}") from None
@@ -86,15 +87,27 @@ class Run:
         self.barrier()
 
     def _check_config(self) -> None:
-        file = self.path / "config.json"
+        """Write ``config.json``, or compare with it: format, command, then every option."""
+        file, config = self.path / "config.json", {"format": FORMAT, **self.config}
         made = {child.name for child in self.path.iterdir()} - {"config.json", "lock", "log", "seconds.json"}
         if not made or not file.exists():  # options that came to nothing, such as a misspelt path, bind nobody
-            write_json(file, self.config)
+            write_json(file, config)
             return
-        if found := difference(read_json(file), self.config):
+        earlier = read_json(file)
+        if (found := earlier.get("format", 1)) != FORMAT:
+            raise UserError(
+                f"the run directory {self.path} has format {found} and this version of sims makes format {FORMAT}: "
+                "continue it with the version that made it, or choose another run directory"
+            )
+        if (found := earlier.get("command")) != config.get("command"):
+            raise UserError(
+                f"the run directory {self.path} was made by sims {found}, not by sims {config.get('command')}: "
+                "choose another run directory"
+            )
+        if found := difference(earlier, config):
             raise UserError(
                 f"the run directory {self.path} was made with another configuration ({found}): "
-                "repeat the earlier options, or choose another --run"
+                "repeat the earlier options, or choose another run directory"
             )
 
     def close(self) -> None:

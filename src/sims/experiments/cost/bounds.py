@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from sims.denoiser import Denoiser
+from sims.experiments.improve.sampler_search import Setting, fewest
 from sims.experiments.improve.search import Search, SearchOptions
-from sims.experiments.improve.stages import Setting, fewest
+from sims.methods import Continuous
 from sims.sampling import SOLVERS, SamplerOptions, SolverName, nfe
 
 
@@ -60,11 +61,7 @@ def _spent(
     return spent, tried
 
 
-# Near where searches ended in the repeats of benchmarks/results/claim-*.json, and as long as they took there.
-_FOUND = {"sims": 2.5, "placebo": 0.3, "autoguidance": 1.25, "neon": 0.75}
-
-
-def search_expected(options: SearchOptions, budgets: int, start: Sequence[float], name: str) -> tuple[int, int]:
+def search_expected(options: SearchOptions, budgets: int, strengths: Continuous) -> tuple[int, int]:
     """Samples and cells that a search draws where the distance is U-shaped around a usual strength of the method.
 
     The search itself is run on made-up distances, once for every budget that could be the best.
@@ -73,11 +70,11 @@ def search_expected(options: SearchOptions, budgets: int, start: Sequence[float]
     for best in range(budgets):
 
         def features(budget: int, w: float, first: int, last: int, best: int = best) -> np.ndarray:
-            strength = _FOUND.get(name, 1.0) * 1.4 ** (best - budget)  # the longer the training, the less w
+            strength = strengths.usual * 1.4 ** (best - budget)  # the longer the training, the less w
             off = math.log(max(w, 1e-3) / strength) ** 2 + 0.2 * (budget - best) ** 2
             return np.full((last - first, 1), off)
 
-        search = Search(features, lambda x: float(x[0, 0]), range(budgets), start, options)
+        search = Search(features, lambda x: float(x[0, 0]), range(budgets), strengths.start, options)
         samples += search.run().samples
         cells += len(search.cells)
     return round(samples / budgets), round(cells / budgets)

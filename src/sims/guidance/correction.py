@@ -1,0 +1,147 @@
+"""Guidance by a correction that changes slowly along a trajectory: limited to an interval, and cached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from sims.config import JSON
+from sims.denoiser import Denoiser, Evaluate, expand
+from sims.errors import UserError
+from sims.guidance.cache import CacheRule, Step
+from sims.guidance.guide import Guide
+
+Records = list[tuple[float, Tensor]]
+
+
+class CorrectionGuide(Guide):
+    """D = D_base + w c: a rule says in ``correction`` what c is, and gets interval and cache for it.
+
+    interval  (low, high]: the noise levels at which to guide; the base alone elsewhere (Kynkaanniemi et al. 2024)
+    cache     where along a trajectory to recompute c; None = everywhere
+
+    >>> from dataclasses import dataclass
+    >>> import sims, torch
+    >>> from sims.guidance import CorrectionGuide
+    >>> @dataclass(frozen=True, eq=False)
+    ... class Damped(CorrectionGuide):
+    ...     children = ("base", "aux")
+    ...     base: sims.Denoiser
+    ...     aux: sims.Denoiser
+    ...     w: float
+    ...     interval: tuple[float, float] = (0.0, 80.0)
+    ...     cache: sims.CacheRule | None = None
+    ...
+    ...     def correction(self, x, sigma, labels, denoised, aux):
+    ...         return torch.tanh(denoised - aux(x, sigma, labels))
+    >>> base, aux = sims.load(EXAMPLE).denoiser, sims.load(OTHER).denoiser
+    >>> rule = sims.CacheRule.from_pilot(Damped(base, aux, w=0.5), range(8))
+    """
+
+    if TYPE_CHECKING:  # fields of the rule
+
+        @property
+        def interval(self) -> tuple[float, float]: ...
+        @property
+        def cache(self) -> CacheRule | None: ...
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.interval[0] < self.interval[1]:
+            raise UserError(f"the guidance interval needs 0 <= low < high; got {self.interval}")
+
+    def correction(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None, denoised: Tensor, *others: Evaluate
+    ) -> Tensor:
+        """c, like x, where ``denoised`` is the base's estimate and ``others`` evaluate the other children."""
+        raise NotImplementedError
+
+    def estimate(self, x: Tensor, sigma: Tensor, labels: Tensor | None, base: Evaluate, *others: Evaluate) -> Tensor:
+        """The guided estimate, each sample at its own level; the cache plays no part here."""
+        denoised = base(x, sigma, labels)
+        guided = (self.interval[0] < sigma) & (sigma <= self.interval[1])  # (B,)
+        if not guided.any():
+            return denoised
+        correction = self.correction(x, sigma, labels, denoised, *others)
+        return torch.where(expand(guided, x), denoised + self.w * correction, denoised)
+
+    def trajectory(self, sigmas: Tensor) -> Evaluate:
+        """A fresh evaluator for one run over these levels, each shared by the whole batch; it holds the correction."""
+        return self.base.trajectory(sigmas) if self.w == 0 else Trajectory(self, sigmas)
+
+    def evaluations(self, sigmas: Tensor) -> int:
+        """Network evaluations per sample: the base's at every level and the others' at every refresh."""
+        refreshes = self.refreshes(sigmas)
+        others = 0 if self.w == 0 else sum(getattr(self, name).evaluations(refreshes) for name in self.children[1:])
+        return self.base.evaluations(sigmas) + others
+
+    def steps(self, sigmas: Tensor) -> list[Step | None]:
+        """What to do at each of these levels; None = the base alone."""
+        low, high = self.interval
+        guided = [self.w != 0 and low < sigma <= high for sigma in sigmas.tolist()]
+        levels = sigmas[torch.tensor(guided, dtype=torch.bool)]
+        plan = iter([Step(True, 1.0)] * len(levels) if self.cache is None else self.cache.plan(levels))
+        return [next(plan) if active else None for active in guided]
+
+    def refreshes(self, sigmas: Tensor) -> Tensor:
+        """Those of these levels at which the correction is computed."""
+        fresh = [step is not None and step.refresh for step in self.steps(sigmas)]
+        return sigmas[torch.tensor(fresh, dtype=torch.bool)]
+
+    def limited(self, interval: tuple[float, float]) -> Self:
+        return replace(self, interval=interval)  # type: ignore[type-var]
+
+    def with_cache(self, cache: CacheRule | None) -> Self:
+        """The same rule, its correction computed only where ``cache`` says; None = everywhere."""
+        return replace(self, cache=cache)  # type: ignore[type-var]
+
+    def settings(self) -> dict[str, JSON]:
+        low, high = self.interval
+        cache = self.cache.to_json() if self.cache else None
+        return {**super().settings(), "interval": [low, None if math.isinf(high) else high], "cache": cache}
+
+    @classmethod
+    def from_settings(cls, children: Mapping[str, Denoiser], settings: Mapping[str, Any]) -> Self:
+        low, high = settings["interval"]
+        cache = CacheRule.from_json(settings["cache"]) if settings["cache"] else None
+        plain = {**settings, "interval": (low, math.inf if high is None else high), "cache": cache}
+        return super().from_settings(children, plain)
+
+    def describe(self) -> dict[str, str]:
+        low, high = self.interval
+        limits = "at all noise levels" if (low, high) == (0.0, math.inf) else f"for sigma in ({low:g}, {high:g}]"
+        cached = f"the correction is computed {self.cache.refreshes} times along a trajectory" if self.cache else "none"
+        return {**super().describe(), "w": f"{self.w:g}, {limits}", "cache": cached}
+
+
+class Trajectory:
+    """One sampling run: the position along the plan and the correction held."""
+
+    def __init__(self, guided: CorrectionGuide, sigmas: Tensor, records: Records | None = None) -> None:
+        self._guided = guided
+        self._sigmas = sigmas.tolist()
+        self._steps = guided.steps(sigmas)
+        self._base, *self._others = guided.evaluators(sigmas, guided.refreshes(sigmas))
+        self._records = records
+        self._position = 0
+        self._correction: Tensor | None = None
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        assert self._position < len(self._steps), "more evaluations than levels were planned"
+        step, level = self._steps[self._position], self._sigmas[self._position]
+        self._position += 1
+        denoised = self._base(x, sigma, labels)
+        if step is None:
+            return denoised
+        if step.refresh:
+            self._correction = self._guided.correction(x, sigma, labels, denoised, *self._others)
+            if self._records is not None:
+                self._records.append((level, self._correction.detach().to("cpu", torch.float32, copy=True)))
+        if self._correction is None:  # a plan may begin without any correction
+            return denoised
+        return denoised + (self._guided.w * step.scale) * self._correction
