@@ -29,8 +29,8 @@ def pollution_arguments(run: Path, *more: str) -> list[str]:
 
 
 def points_arguments(run: Path, *more: str) -> list[str]:
-    """The command line of a tiny loop of points; later options win."""
-    words = "--data.path gaussian --generations 3 --repeats 4 --base.images 2560 --w 0.5 1 2"
+    """The command line of a tiny loop of points with affine denoisers; later options win."""
+    words = "--data.path gaussian --affine --kind fresh --generations 3 --repeats 4"
     return ["loop", "--run", str(run), *shlex.split(words), *more]
 
 
