@@ -20,7 +20,7 @@ from sims.experiments.shift.attributes import Classifier
 from sims.files import atomic_path, digest
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.manifold import manifolds
-from sims.metrics.proportions import kl_interval, proportions, tv_interval, weighted_moments, weights_to
+from sims.metrics.proportions import distances_to, proportions, weighted_moments, weights_to
 from sims.metrics.statistics import Reference, read_tensors
 from sims.processes import agree
 from sims.results.common import FigureFacts
@@ -153,10 +153,7 @@ class Meter:
         """Proportions of the attribute with intervals, corrected for the classifier's errors; TV and KL."""
         confusion, names = (self.judging if judged else self.steering).confusion, self.names
         found = proportions(predicted, confusion, level, names=names)
-        tv, kl = (
-            Bounded(*map(finite, interval(predicted, confusion, self.target, names=names)))
-            for interval in (tv_interval, kl_interval)
-        )
+        tv, kl = (Bounded(*map(finite, each)) for each in distances_to(self.target, predicted, confusion, names=names))
         values, low, high, raw = (tuple(x.tolist()) for x in (found.values, found.low, found.high, found.raw))
         return Shares(values=values, low=low, high=high, raw=raw, n=found.n, tv=tv, kl=kl)
 

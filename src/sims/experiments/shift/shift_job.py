@@ -20,7 +20,7 @@ from sims.experiments.shift.contenders import (
     of_model,
     rejection,
 )
-from sims.experiments.shift.estimate import estimate_shift
+from sims.experiments.shift.shift_estimate import estimate_shift
 from sims.experiments.shift.measuring import Meter
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import open_meter, read_problem
