@@ -24,17 +24,20 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve as run_improve
+from sims.experiments.loop.jobs import loop as run_loop
+from sims.experiments.loop.jobs import pollution as run_pollution
+from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift_job import shift as run_shift
 from sims.guidance import Guide
-from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
 from sims.networks.options import NetworkOptions
 from sims.processes import join
-from sims.results.files import clean
 from sims.results.improve import ImproveResult
+from sims.results.loop import LoopResult, PollutionResult
+from sims.results.scores import ScoreRow, Scores, ScoreTable
 from sims.results.shift import ShiftResult
 from sims.runs import synthesize as synthesis
 from sims.runs.directory import Run
@@ -42,8 +45,9 @@ from sims.runs.directory import progress as progress_bar
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 from sims.scoring.differences import paired, require_alike
+from sims.scoring.options import ScoreOptions
 from sims.scoring.subjects import Given
-from sims.scoring.suite import CACHE, ScoreOptions, Suite
+from sims.scoring.suite import CACHE, Suite
 from sims.seeds import derive_seed
 from sims.training.base import train_base
 from sims.training.loop import Trainer
@@ -91,6 +95,9 @@ def improve(
     ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone. They override ``recipe``, which
     overrides ``options``. With ``dry_run=True`` nothing is run: what it would cost is returned, and ``print`` shows it
     as a table. Errors: UserError for unknown or bad options, bad data, or a run directory of another configuration.
+
+    >>> import sims
+    >>> result = sims.improve(run="runs/mine", data="my/images", rounds=2, auxiliary={"samples": 20_000}, quiet=True)
     """
     return run_improve(_settings(options or ImproveOptions(), recipe, overrides), quiet=quiet)
 
@@ -103,8 +110,42 @@ def shift(
     ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them, and otherwise as for
     ``improve``. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of
     another configuration.
+
+    >>> import sims
+    >>> result = sims.shift(run="runs/even", data="my/images", target="uniform", quiet=True)
     """
     return run_shift(_settings(options or ShiftOptions(), recipe, overrides), quiet=quiet)
+
+
+def loop(
+    options: LoopOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> LoopResult:
+    """Train generation after generation on earlier generations' samples, with and without remedies; the result.
+
+    ``overrides`` are fields of LoopOptions, and otherwise as for ``improve``; ``data="gaussian"`` or ``"mixture"`` are
+    loops of points, with defaults of their own. Errors: as ``improve``.
+
+        result = sims.loop(run="runs/points", data="gaussian", generations=20, repeats=20)
+        print(result.headline, result.curves["w2"]["sims"][-1])
+    """
+    if options is None:
+        data = overrides.get("data", {})
+        path = data if isinstance(data, str | Path) else _plain(data).get("path")
+        options = defaults_for([f"--data.path={path}"] if path else [], load_recipe(recipe) if recipe else {})
+    return run_loop(_settings(options, recipe, overrides), quiet=quiet)
+
+
+def pollution(
+    options: PollutionOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> PollutionResult:
+    """Train on real data polluted by an earlier model's samples, with and without remedies; the result.
+
+    ``overrides`` are fields of PollutionOptions, and otherwise as for ``improve``. Errors: as ``improve``.
+
+        result = sims.pollution(run="runs/polluted", data="my/images", levels=(0, 50, 100))
+        print(result.headline, result.curves["fd"]["sims"])
+    """
+    return run_pollution(_settings(options or PollutionOptions(), recipe, overrides), quiet=quiet)
 
 
 def _settings(options: T, recipe: str | None, overrides: Table) -> T:
@@ -129,6 +170,13 @@ def train(
 
     The same data, options and seed give the base that ``improve`` trains. Errors: UserError for bad options or data,
     or a directory that another process uses or that was made with another configuration.
+
+    >>> import sims
+    >>> small, short = {"width": 16, "blocks": 1, "embedding": 16}, {"images": 256, "train": {"batch": 64}}
+    >>> how = {"network": small, "base": short, "sampler": {"steps": 5}}
+    >>> model = sims.train(FOLDER + "/base", "digits", quiet=True, **how)
+    >>> model.sample(seeds=range(4)).shape
+    torch.Size([4, 1, 8, 8])
     """
     table = {"path": str(data)} if isinstance(data, str | Path) else data
     parts: dict[str, Any] = {
@@ -277,6 +325,11 @@ def synthesize(
 
     Errors: UserError for seeds outside 0 .. 2^32 - 1, a label the model does not have, samples that are not finite,
     or a folder that holds something else.
+
+    >>> import sims
+    >>> samples = sims.synthesize(EXAMPLE, FOLDER + "/samples", count=20, quiet=True)
+    >>> len(samples), samples.data_shape
+    (20, (1, 8, 8))
     """
     at_least(1, count=count, batch_size=batch_size)
     at_least(0, first_seed=first_seed)
@@ -312,25 +365,26 @@ def evaluate(
     options: ScoreOptions | Table | None = None,
     cache: str | Path = CACHE,
     quiet: bool = False,
-) -> dict[str, Any]:
-    """Score a model or samples against real data; the result can be written as JSON.
+) -> Scores:
+    """Score a model or samples against real data.
 
     ``samples`` is a model (sampled on the evaluation seeds), a data set or array of uint8 (``load_data`` takes others),
     or a store, folder, zip, parquet, npz or statistics file; ``reference`` likewise, or the ``references`` folder of a
     run. ``held_out`` are real images that no model was trained on: they give the floor, and are needed for
-    memorization. ``extractor`` takes a callable in place of ``options.extractor``. ``metrics`` maps each figure to
-    mean, low and high (95 %) and where the interval comes from; ``floor`` is the same figure of real images against
-    real ones; ``rows`` has one entry per figure and draw with all it was measured with. Errors: UserError for too few
-    samples, features that are not finite, samples that do not fit the reference or the extractor, or unreadable data.
+    memorization. ``extractor`` takes a callable in place of ``options.extractor``. Of the result, ``figures`` maps
+    names to mean, low and high (95 %) and where the interval comes from; ``floor`` has the same figures of real images
+    against real ones; ``rows`` one entry per figure and draw with all it was measured with; ``to_json()`` is what
+    `sims evaluate --json` prints. Samples that diverge are counted, as bad ones. Errors: UserError for too few samples,
+    features that are not finite, samples that do not fit the reference or the extractor, or unreadable data.
 
     >>> import numpy, sims
     >>> rng = numpy.random.default_rng(0)
     >>> a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(2))
     >>> scores = sims.evaluate(a, b, options={"extractor": "pca", "metrics": ["fd"]}, cache=FOLDER, quiet=True)
-    >>> sorted(scores["metrics"]), scores["metrics"]["fd"]["mean"] > 0
+    >>> list(scores.figures), scores.figures["fd"].mean > 0
     (['fd'], True)
     """
-    return clean(_suite(reference, held_out, extractor, options, cache, quiet).score(_given(samples)).to_json())
+    return _suite(reference, held_out, extractor, options, cache, quiet).score(_given(samples)).result
 
 
 def compare(
@@ -345,7 +399,7 @@ def compare(
     earlier: Sequence[ScoreRow] = (),
     differences: bool = True,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> ScoreTable:
     """Score several models or sets of samples, as `evaluate` does, and say whether two of them differ.
 
     ``scores`` has what `evaluate` returns for each; ``differences`` has for every figure of two the difference, first
@@ -353,14 +407,22 @@ def compare(
     rows that the scores shall stand beside; ``statistics`` is a file to write the reference's statistics to. Errors: as
     `evaluate`, and UserError naming the fields where scores differ in what they were measured with, unless
     ``options.force``.
+
+    >>> import numpy, sims
+    >>> rng = numpy.random.default_rng(0)
+    >>> real, a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(3))
+    >>> how = {"extractor": "pca", "metrics": ["fd"]}
+    >>> both = sims.compare([a, b], real, options=how, cache=FOLDER, quiet=True)
+    >>> [difference["metric"] for difference in both["differences"]]
+    ['fd']
     """
     suite = _suite(reference, held_out, extractor, options, cache, quiet)
     if statistics is not None:
         suite.save_reference(Path(statistics))
     scores = [suite.score(_given(one)) for one in samples]
     require_alike(scores, earlier, suite.options.force)
-    found = paired(scores[0], scores[1], suite.options) if differences and len(scores) == 2 else []
-    return clean({"scores": [score.to_json() for score in scores], "differences": found})
+    found = paired(scores[0], scores[1], suite.options) if differences and len(scores) == 2 else ()
+    return ScoreTable(scores=tuple(score.result for score in scores), differences=found)
 
 
 def _suite(reference: Any, held_out: Any, extractor: Any, options: Any, cache: str | Path, quiet: bool) -> Suite:

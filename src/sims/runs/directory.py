@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sims.config import JSON
 from sims.errors import UserError
-from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_json
+from sims.files import LEFTOVERS, atomic_path, digest, read_json, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
 from sims.results.files import FORMAT
 
@@ -146,6 +149,15 @@ class Run:
                 write_json(file, result)
         self.barrier()
         return read_json(file)
+
+    def write_rows(self, rows: Iterable[Mapping[str, JSON]]) -> None:
+        """``metrics.jsonl``: a line for each self-describing row."""
+        write_atomic(self.path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+
+    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """A compressed npz file of named arrays, such as ``grids.npz``."""
+        with atomic_path(self.path / name) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def log(self, text: str) -> None:
         """One line for the user and for ``log``."""

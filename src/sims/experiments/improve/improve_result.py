@@ -11,8 +11,9 @@ from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
 from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, VARIANTS, looks_of
 from sims.metrics.intervals import paired_interval
-from sims.results.common import Comparison, Data, ExtractorFacts, Floor, Row
+from sims.results.common import Comparison, Data, Floor, Row
 from sims.results.improve import CacheResult, Chosen, ImproveResult, Round, SearchCell, SearchResult, Spent
+from sims.scoring.figures import run_figures
 
 
 def improve_result(
@@ -39,9 +40,10 @@ def improve_result(
             num_classes=model.num_classes,
             conditional=model.num_classes > 0,
         ),
-        extractor=ExtractorFacts(**judge.about()) if judge else None,
+        extractor=judge.about() if judge else None,
         floor=floor,
         looks=looks_of(row.method for row in rows),
+        figures={name: facts for name, facts in run_figures().items() if any(name in row.figures for row in rows)},
         reproduction=context.clock.reproduction(options),
         verified=judge is not None,
         leader=LEADER.name,

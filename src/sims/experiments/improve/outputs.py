@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from sims.data.codec import finite
 from sims.data.dataset import Dataset, View
 from sims.experiments.improve.context import Context
 from sims.experiments.improve.rows import Measured
@@ -33,9 +34,11 @@ def write_metrics(context: Context, table: Sequence[Measured]) -> None:
     lines = []
     for line in table:
         choice = line.choice
-        about = {"method": choice.method, "label": choice.label, "w": choice.w, "budget": choice.budget}
         for index, (draw, seeds) in enumerate(zip(line.draws, line.seeds)):
-            rows = context.needed_judge.rows(draw, seeds, draw=index, nfe=choice.nfe, **about)
+            rows = draw.described(
+                seeds, draw=index, method=choice.method, label=choice.label, w=choice.w, budget=choice.budget,
+                nfe=choice.nfe,
+            )  # fmt: skip
             lines += [f"{json.dumps(row)}\n" for row in rows]
     write_atomic(context.run.path / "metrics.jsonl", "".join(lines).encode())
 
@@ -46,13 +49,14 @@ def write_grids(context: Context, outcome: RoundOutcome) -> None:
     arrays: dict[str, np.ndarray] = {"seeds": np.asarray(seeds)}
     codec = outcome.base.model.codec
     for choice in (line.choice for line in outcome.table):
-        x = choice.model.sample(seeds, batch_size=GRID)
+        x, _ = finite(choice.model.sample(seeds, batch_size=GRID))
         arrays[f"{choice.label}@{choice.w:g}"] = to_images(codec, x, device)
         guided = choice.model.denoiser
         if choice.label == LEADER.name and isinstance(guided, CorrectionGuide):
             for w in (0.5 * choice.w, 2.0 * choice.w):
                 other = choice.model.with_denoiser(guided.with_cache(None).with_strength(w))
-                arrays[f"{choice.label}@{w:g}"] = to_images(codec, other.sample(seeds, batch_size=GRID), device)
+                others, _ = finite(other.sample(seeds, batch_size=GRID))
+                arrays[f"{choice.label}@{w:g}"] = to_images(codec, others, device)
             if real is not None:
                 some = real.batch(np.random.default_rng(0).permutation(len(real))[:GRID])[0]
                 arrays["real"] = to_images(codec, some, device)
