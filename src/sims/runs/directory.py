@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sims.config import JSON
 from sims.errors import UserError
-from sims.files import LEFTOVERS, atomic_path, digest, read_json, remove_leftovers, write_atomic, write_json
+from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
 from sims.results.files import FORMAT
 
@@ -153,11 +152,6 @@ class Run:
     def write_rows(self, rows: Iterable[Mapping[str, JSON]]) -> None:
         """``metrics.jsonl``: a line for each self-describing row."""
         write_atomic(self.path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
-
-    def write_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """A compressed npz file of named arrays, such as ``grids.npz``."""
-        with atomic_path(self.path / name) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def log(self, text: str) -> None:
         """One line for the user and for ``log``."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from sims.config import JSON
+from sims.experiments.facts import data_facts, reproduction
 from sims.experiments.shift.attributes import Classifier
 from sims.experiments.shift.contenders import LOOKS, Judged, ratio_within
 from sims.experiments.shift.measuring import FIGURES, TRAIN, Meter, tv_of
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import Problem
+from sims.files import write_arrays
 from sims.methods import BASE
 from sims.model import Model
-from sims.results.common import Data, Figure
+from sims.results.common import Figure
 from sims.results.shift import (
     REJECTION,
     STEERED,
@@ -175,18 +178,15 @@ def summarized(
         title=f"{options.data.path if options.model is None else options.model.name}: proportions to a target",
         headline=_headline(base, steered, solver.met),
         warnings=tuple(warnings),
-        data=Data(
-            name=problem.train.name,
-            num_train=len(problem.train),
-            num_test=len(problem.test),
+        data=replace(
+            data_facts(problem.train, problem.test, problem.base_data.labels is not None),
             num_base_train=len(problem.base_data) if options.model is None else None,
-            shape=tuple(problem.train.data_shape),
             imbalance=options.imbalance,
         ),
         extractor=meter.judge.about(),
         looks={row.label: LOOKS[row.label] for row in rows},
         figures={name: facts for name, facts in FIGURES.items() if name in measured},
-        reproduction=clock.reproduction(options),
+        reproduction=reproduction(options, clock),
         attribute=meter.steering.attribute.name,
         values=meter.names,
         target=tuple(meter.target.tolist()),
@@ -218,7 +218,7 @@ def write_outputs(run: Run, options: ShiftOptions, meter: Meter, base: Model, ta
         arrays[judged.label] = images[:GRID]
         for value in range(len(meter.names)):
             arrays[f"{judged.label}#{value}"] = images[values == value][:GROUP]
-    run.write_arrays("grids.npz", arrays)
+    write_arrays(run.path / "grids.npz", arrays)
 
 
 def _described(meter: Meter, options: ShiftOptions, judged: Judged) -> Iterator[dict[str, JSON]]:
