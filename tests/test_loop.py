@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sims.experiments.loop.summary import judged
 
 import tiny
 import tiny_loop
@@ -16,7 +17,6 @@ from sims.cli import main
 from sims.data.store import Store
 from sims.experiments.loop.models import Arm
 from sims.experiments.loop.options import REMEDIES, LoopOptions, defaults_for
-from sims.experiments.loop.summary import judged
 from sims.model import load
 from sims.seeds import seed_range
 

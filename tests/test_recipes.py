@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sims.experiments.improve.stages import Setting, fewest
 
 import tiny
 from sims import config
@@ -28,7 +29,6 @@ from sims.experiments.cost.described import DataSize
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
 from sims.experiments.improve.search import Search, SearchOptions
-from sims.experiments.improve.stages import Setting, fewest
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
 from sims.guidance import Extrapolate

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sims import metrics
-    from sims.api import compare, evaluate, fine_tune, improve, load_data, shift, synthesize, train
+    from sims.api import compare, evaluate, fine_tune, improve, load_data, loop, pollution, shift, synthesize, train
     from sims.data.dataset import Dataset
     from sims.denoiser import Denoiser, as_denoiser
     from sims.errors import UserError
@@ -44,8 +44,10 @@ __all__ = [
     "improve",
     "load",
     "load_data",
+    "loop",
     "metrics",
     "nfe",
+    "pollution",
     "reconstruct",
     "sample",
     "sample_seeds",
@@ -57,7 +59,7 @@ __all__ = [
 __version__: str
 
 _HOMES = {
-    "sims.api": "compare evaluate fine_tune improve load_data shift synthesize train",
+    "sims.api": "compare evaluate fine_tune improve load_data loop pollution shift synthesize train",
     "sims.data.dataset": "Dataset",
     "sims.denoiser": "Denoiser as_denoiser",
     "sims.errors": "UserError",

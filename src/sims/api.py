@@ -24,15 +24,21 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve as run_improve
+from sims.experiments.loop.jobs import loop as run_loop
+from sims.experiments.loop.jobs import pollution as run_pollution
+from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
-from sims.experiments.shift.command import shift as run_shift
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.shift_job import shift as run_shift
 from sims.guidance import Guide
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
 from sims.networks.options import NetworkOptions
 from sims.processes import join
+from sims.results.improve import ImproveResult
+from sims.results.loop import LoopResult, PollutionResult
 from sims.results.scores import ScoreRow, Scores, ScoreTable
+from sims.results.shift import ShiftResult
 from sims.runs import synthesize as synthesis
 from sims.runs.directory import Run
 from sims.runs.directory import progress as progress_bar
@@ -83,26 +89,63 @@ def load_data(
 
 def improve(
     options: ImproveOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any] | Estimate:
-    """Improve a model with its own samples, or continue doing so; returns what ``summary.json`` holds.
+) -> ImproveResult | Estimate:
+    """Improve a model with its own samples, or continue doing so; the result, which ``summary.json`` holds.
 
     ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone. They override ``recipe``, which
     overrides ``options``. With ``dry_run=True`` nothing is run: what it would cost is returned, and ``print`` shows it
     as a table. Errors: UserError for unknown or bad options, bad data, or a run directory of another configuration.
+
+    >>> import sims
+    >>> result = sims.improve(run="runs/mine", data="my/images", rounds=2, auxiliary={"samples": 20_000}, quiet=True)
     """
     return run_improve(_settings(options or ImproveOptions(), recipe, overrides), quiet=quiet)
 
 
 def shift(
     options: ShiftOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any] | Estimate:
-    """Move the proportions that a model generates to a target; returns what ``summary.json`` holds.
+) -> ShiftResult | Estimate:
+    """Move the proportions that a model generates to a target; the result, which ``summary.json`` holds.
 
     ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them, and otherwise as for
     ``improve``. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of
     another configuration.
+
+    >>> import sims
+    >>> result = sims.shift(run="runs/even", data="my/images", target="uniform", quiet=True)
     """
     return run_shift(_settings(options or ShiftOptions(), recipe, overrides), quiet=quiet)
+
+
+def loop(
+    options: LoopOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> LoopResult:
+    """Train generation after generation on earlier generations' samples, with and without remedies; the result.
+
+    ``overrides`` are fields of LoopOptions, and otherwise as for ``improve``; ``data="gaussian"`` or ``"mixture"`` are
+    loops of points, with defaults of their own. Errors: as ``improve``.
+
+        result = sims.loop(run="runs/points", data="gaussian", generations=20, repeats=20)
+        print(result.headline, result.curves["w2"]["sims"][-1])
+    """
+    if options is None:
+        data = overrides.get("data", {})
+        path = data if isinstance(data, str | Path) else _plain(data).get("path")
+        options = defaults_for([f"--data.path={path}"] if path else [], load_recipe(recipe) if recipe else {})
+    return run_loop(_settings(options, recipe, overrides), quiet=quiet)
+
+
+def pollution(
+    options: PollutionOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> PollutionResult:
+    """Train on real data polluted by an earlier model's samples, with and without remedies; the result.
+
+    ``overrides`` are fields of PollutionOptions, and otherwise as for ``improve``. Errors: as ``improve``.
+
+        result = sims.pollution(run="runs/polluted", data="my/images", levels=(0, 50, 100))
+        print(result.headline, result.curves["fd"]["sims"])
+    """
+    return run_pollution(_settings(options or PollutionOptions(), recipe, overrides), quiet=quiet)
 
 
 def _settings(options: T, recipe: str | None, overrides: Table) -> T:
@@ -127,6 +170,13 @@ def train(
 
     The same data, options and seed give the base that ``improve`` trains. Errors: UserError for bad options or data,
     or a directory that another process uses or that was made with another configuration.
+
+    >>> import sims
+    >>> small, short = {"width": 16, "blocks": 1, "embedding": 16}, {"images": 256, "train": {"batch": 64}}
+    >>> how = {"network": small, "base": short, "sampler": {"steps": 5}}
+    >>> model = sims.train(FOLDER + "/base", "digits", quiet=True, **how)
+    >>> model.sample(seeds=range(4)).shape
+    torch.Size([4, 1, 8, 8])
     """
     table = {"path": str(data)} if isinstance(data, str | Path) else data
     parts: dict[str, Any] = {
@@ -275,6 +325,11 @@ def synthesize(
 
     Errors: UserError for seeds outside 0 .. 2^32 - 1, a label the model does not have, samples that are not finite,
     or a folder that holds something else.
+
+    >>> import sims
+    >>> samples = sims.synthesize(EXAMPLE, FOLDER + "/samples", count=20, quiet=True)
+    >>> len(samples), samples.data_shape
+    (20, (1, 8, 8))
     """
     at_least(1, count=count, batch_size=batch_size)
     at_least(0, first_seed=first_seed)
@@ -352,6 +407,14 @@ def compare(
     rows that the scores shall stand beside; ``statistics`` is a file to write the reference's statistics to. Errors: as
     `evaluate`, and UserError naming the fields where scores differ in what they were measured with, unless
     ``options.force``.
+
+    >>> import numpy, sims
+    >>> rng = numpy.random.default_rng(0)
+    >>> real, a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(3))
+    >>> how = {"extractor": "pca", "metrics": ["fd"]}
+    >>> both = sims.compare([a, b], real, options=how, cache=FOLDER, quiet=True)
+    >>> [difference["metric"] for difference in both["differences"]]
+    ['fd']
     """
     suite = _suite(reference, held_out, extractor, options, cache, quiet)
     if statistics is not None:

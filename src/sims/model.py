@@ -40,6 +40,11 @@ class Model(Wrapped):
     """A denoiser and what is needed to use it; itself a denoiser.
 
     ``sample`` returns model space (images: [-1, 1]), ``images`` the data's own format.
+
+    >>> import sims
+    >>> model = sims.load(EXAMPLE)
+    >>> model.images(seeds=range(4)).shape, model.num_classes, model.sampler.steps
+    ((4, 1, 8, 8), 10, 5)
     """
 
     denoiser: Denoiser
@@ -64,7 +69,15 @@ class Model(Wrapped):
     ) -> Tensor:
         """Sample i from seed i alone: (len(seeds), *data_shape) float32 in model space, on the CPU.
 
-        ``labels`` fixes the classes of a class-conditional model; otherwise they are drawn from the seeds.
+        ``labels`` fixes the classes of a class-conditional model; otherwise they are drawn from the seeds. ``progress``
+        receives the number of samples just finished, ``callback`` a ``SamplingStep`` at every step.
+
+        >>> import sims
+        >>> model = sims.load(EXAMPLE)
+        >>> spread = []
+        >>> x = model.sample(seeds=range(4), labels=[7], callback=lambda step: spread.append(step.denoised.std()))
+        >>> x.shape, len(spread)
+        (torch.Size([4, 1, 8, 8]), 5)
         """
         return self.sample_labelled(
             seeds, labels=labels, sampler=sampler, batch_size=batch_size, progress=progress, callback=callback
@@ -95,7 +108,13 @@ class Model(Wrapped):
     def guided(
         self, aux: Denoiser, w: float, interval: tuple[float, float] = (0.0, math.inf), cache: CacheRule | None = None
     ) -> Model:
-        """This model steered away from ``aux`` with strength ``w``: Alemohammad et al. 2024, D + w (D - D_aux)."""
+        """This model steered away from ``aux`` with strength ``w``: Alemohammad et al. 2024, D + w (D - D_aux).
+
+        >>> import sims
+        >>> guided = sims.load(EXAMPLE).guided(sims.load(OTHER), w=0.5)
+        >>> sims.load(guided.save(FOLDER + "/model")).hash == guided.hash
+        True
+        """
         aux = aux.denoiser if isinstance(aux, Model) else aux
         return self.with_denoiser(Extrapolate(self.denoiser, aux, w, interval, cache))
 
@@ -163,7 +182,12 @@ def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JS
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
-    """Open a model directory. UserError: no model there, truncated weights, or an unknown kind."""
+    """Open a model directory. UserError: no model there, truncated weights, or an unknown kind.
+
+    >>> import sims
+    >>> sims.load(EXAMPLE).data_shape
+    (1, 8, 8)
+    """
     path = Path(path)
     if not (path / "model.json").is_file():
         raise UserError(

@@ -16,7 +16,7 @@ from sims import api
 from sims.commands.options import EvaluateCommand
 from sims.errors import UserError
 from sims.report.numbers import decimals, fixed, plus_minus
-from sims.report.record import Interval
+from sims.results.common import Interval
 from sims.results.scores import ClassScores, Difference, ScoreFigure, ScoreRow, Scores, ScoreTable, diverged_words
 from sims.scoring.differences import require_alike
 from sims.scoring.figures import facts

@@ -43,7 +43,13 @@ SOLVERS: dict[SolverName, Solver] = {"heun": cast(Solver, heun), "dpmpp2m": cast
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How to sample: the solver and its noise levels."""
+    """How to sample: the solver and its noise levels.
+
+    >>> import sims
+    >>> options = sims.SamplerOptions(solver="dpmpp2m", steps=4)
+    >>> options.sigmas(sims.load(EXAMPLE)).shape  # the last one is 0
+    torch.Size([5])
+    """
 
     solver: SolverName = "heun"
     """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic."""
@@ -94,7 +100,13 @@ class SamplerOptions:
 
 
 def nfe(denoiser: Denoiser, options: SamplerOptions) -> int:
-    """Network evaluations that one sample costs."""
+    """Network evaluations that one sample costs.
+
+    >>> import sims
+    >>> options = sims.SamplerOptions(solver="heun", steps=18)
+    >>> sims.nfe(sims.load(EXAMPLE), options), sims.nfe(sims.load(GUIDED), options)
+    (35, 70)
+    """
     return denoiser.evaluations(options.planned(denoiser))
 
 
