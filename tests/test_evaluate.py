@@ -654,9 +654,7 @@ def test_classes_are_intended_or_recognized(model: Path, trained: Path) -> None:
     how: dict[str, Any] = {"draws": 1, "samples": 60, "metrics": ["fd"]}
     intended = sims.evaluate(model, digits, held_out=test, options=how, cache=cache, quiet=True).classes
     assert {row.told_by for row in intended} == {"intended"} and sum(row.count for row in intended) == 60
-    seen = sims.evaluate(test.without_labels(), digits, held_out=test, options=how, cache=cache, quiet=True).to_json()[
-        "classes"
-    ]
+    seen = sims.evaluate(test.without_labels(), digits, held_out=test, options=how, cache=cache, quiet=True).classes
     assert {row.told_by for row in seen} == {"recognized"} and [row.name for row in seen] == list("0123456789")
     counts = np.bincount(test.labels, minlength=10)  # type: ignore[arg-type]
     assert [row.count for row in seen] == pytest.approx(counts.tolist(), abs=6)
