@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sims.data.dataset import Dataset
+from sims.experiments.facts import reproduction
 from sims.experiments.improve.context import Context
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
@@ -44,7 +45,7 @@ def improve_result(
         floor=floor,
         looks=looks_of(row.method for row in rows),
         figures={name: facts for name, facts in run_figures().items() if any(name in row.figures for row in rows)},
-        reproduction=context.clock.reproduction(options),
+        reproduction=reproduction(options, context.clock),
         verified=judge is not None,
         leader=LEADER.name,
         improved=outcome.variants.improved if outcome.variants else LEADER.name,
