@@ -141,7 +141,7 @@ def test_a_run_keeps_what_it_chose_and_computes_the_same(
     assert json.loads((fitted / "batches.json").read_text())["batch_size"] == 40
     rows = [json.loads((run / "summary.json").read_text())["rows"] for run in (plain, fitted)]
     for one, other in zip(*rows):  # what differs is the last bits of sums
-        assert other["fd"]["mean"] == pytest.approx(one["fd"]["mean"], rel=2e-3)
+        assert other["figures"]["fd"]["mean"] == pytest.approx(one["figures"]["fd"]["mean"], rel=2e-3)
 
     monkeypatch.setattr(fit, "choose_batches", lambda *_: Batches(7, {"base": 1, "auxiliary": 1}))
     kept = (fitted / "metrics.jsonl").read_bytes()
