@@ -53,7 +53,8 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
     return Artefact(folder.name, {options.images: trained.last}, Cost(options.images, evaluations))
 
 
-def _work(expected: Expected) -> Work:
+def distilled_work(expected: Expected) -> Work:
+    """What preparing the student counts."""
     options = expected.settings.distilled
     training = Training("distilled", options.train, taught=True)
     trained = training_work("", training, options.images, leaves="distilled")
@@ -71,7 +72,7 @@ DISTILLED = Method(
     Fixed(1.0),
     _prepare,
     replace,
-    _work,
+    distilled_work,
     prepared_as="distilled",
     budget="only",
     follows_leader=True,
