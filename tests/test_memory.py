@@ -170,7 +170,7 @@ def test_too_little_memory_is_one_sentence(
     status, _, err = say(*words, *([] if command == "improve" else ["--out", tmp_path / "run"]))
     last = [line for line in err.splitlines() if line.startswith("sims:")]
     assert status == 2 and len(last) == 1 and err.splitlines()[-1] == last[0] and "Traceback" not in err
-    assert ("--fit-memory" if command == "improve" else "--base.train.accumulate") in last[0]
+    assert ("with fit_memory" if command == "improve" else "--base.train.accumulate") in last[0]
 
 
 def test_the_pilot_trains_the_job_s_own_batch_and_leaves_the_model_alone() -> None:
