@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from common import save
-from sims.experiments.shift.baselines import ratio_within
+from sims.experiments.shift.contenders import ratio_within
 
 PARITY = "parity:even=0+2+4+6+8/odd=1+3+5+7+9"
 LOOP = "loop:loop=0+6+8+9/open=1+2+3+4+5+7"

@@ -12,7 +12,7 @@ from sims.data.dataset import Dataset
 from sims.data.sources import load, load_pair
 from sims.errors import UserError
 from sims.experiments.shift.attributes import Attribute
-from sims.experiments.shift.baselines import ratio_within
+from sims.experiments.shift.contenders import ratio_within
 from sims.experiments.shift.options import ShiftOptions, SolverOptions, SteeringOptions
 from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.experiments.shift.steering import accepted, allotted

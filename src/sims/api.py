@@ -25,15 +25,17 @@ from sims.errors import UserError
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve as run_improve
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
-from sims.experiments.shift.command import shift as run_shift
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.shift_job import shift as run_shift
 from sims.guidance import Guide
 from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
 from sims.networks.options import NetworkOptions
 from sims.processes import join
-from sims.report.record import clean
+from sims.results.files import clean
+from sims.results.improve import ImproveResult
+from sims.results.shift import ShiftResult
 from sims.runs import synthesize as synthesis
 from sims.runs.directory import Run
 from sims.runs.directory import progress as progress_bar
@@ -83,8 +85,8 @@ def load_data(
 
 def improve(
     options: ImproveOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any] | Estimate:
-    """Improve a model with its own samples, or continue doing so; returns what ``summary.json`` holds.
+) -> ImproveResult | Estimate:
+    """Improve a model with its own samples, or continue doing so; the result, which ``summary.json`` holds.
 
     ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone. They override ``recipe``, which
     overrides ``options``. With ``dry_run=True`` nothing is run: what it would cost is returned, and ``print`` shows it
@@ -95,8 +97,8 @@ def improve(
 
 def shift(
     options: ShiftOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any] | Estimate:
-    """Move the proportions that a model generates to a target; returns what ``summary.json`` holds.
+) -> ShiftResult | Estimate:
+    """Move the proportions that a model generates to a target; the result, which ``summary.json`` holds.
 
     ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them, and otherwise as for
     ``improve``. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of

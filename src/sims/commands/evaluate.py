@@ -17,7 +17,7 @@ from sims.commands.options import EvaluateCommand
 from sims.errors import UserError
 from sims.metrics.comparison import ScoreRow
 from sims.report.numbers import decimals, fixed, plus_minus
-from sims.report.record import Interval
+from sims.results.common import Interval
 from sims.scoring.differences import require_alike
 from sims.scoring.suite import ScoreOptions
 

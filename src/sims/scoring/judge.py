@@ -83,11 +83,12 @@ class Draw:
     predicted: Array | None = None
     seconds: float = 0.0
     scores: dict[str, float] = field(default_factory=dict)
+    diverged: int = 0
 
     def save(self, file: Path) -> None:
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
-        header = {"kind": "draw", "seconds": self.seconds, "scores": self.scores}
+        header = {"kind": "draw", "seconds": self.seconds, "scores": self.scores, "diverged": self.diverged}
         with atomic_path(file) as temporary:
             save_file(tensors, temporary, metadata={"sims": json.dumps(header)})
 
@@ -95,7 +96,7 @@ class Draw:
     def load(cls, file: Path) -> Draw:
         tensors, header = read_tensors(file)
         arrays = {name: value.numpy() for name, value in tensors.items()}
-        return cls(**arrays, seconds=header["seconds"], scores=header.get("scores", {}))
+        return cls(**arrays, seconds=header["seconds"], scores=header["scores"], diverged=header["diverged"])
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ by a few trusted images (``trusted``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +170,13 @@ class Levels:
         scores = {w: curve[f"{w:g}"]["figures"]["fd"] for w in clean}
         pool = self._features(self.real, MOST)
         sizes = [size for size in options.trusted_sizes if size <= len(pool)]
-        reliability = candidates.reliability(pool, sizes, options.trusted_draws, scores, scores[best], self.seed)
+        reliable = candidates.reliability(pool, sizes, options.trusted_draws, scores, scores[best], self.seed)
         return {
             "curve": curve,
             "chosen": best,
             "fd_selection": {f"{w:g}": fd for w, fd in clean.items()},
-            "trusted": {**choice.to_json(), "size": len(images), "ratio": scores[choice.w] / scores[best]},
-            "reliability": reliability,
+            "trusted": {**asdict(choice), "ratio": scores[choice.w] / scores[best]},
+            "reliability": {str(one.size): asdict(one) for one in reliable},
             "rule_features": judge.extractor.name,
         }
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from functools import partial
 from math import ceil
 
+from sims.experiments.base_model import given_model
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.table import Estimate
-from sims.experiments.improve.job import given_model
 from sims.experiments.improve.outputs import GRID
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.setup import as_improve
+from sims.experiments.shift.problem import as_improve
 from sims.processes import join
 from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 

@@ -128,14 +128,14 @@ def parts_of(attributes: tuple[str, ...], data: Dataset, labels: Path | None) ->
         if labels is not None and ":" not in text and (text != "class" or data.labels is None):
             raise UserError(f"{labels} has no column {text!r}{nearest(text, label_names(labels))}")
         if data.labels is None:
-            raise UserError(f"attribute {text!r} follows from classes, and {data.name} has none: give --labels FILE")
+            raise UserError(f"attribute {text!r} follows from classes, and {data.name} has none: give labels")
         if text == "class":
             found.append(classes(data))
         elif ":" in text:
             found.append(derived(data, *mapping_of(text)))
         else:
             raise UserError(
-                f"unknown attribute {text!r}: write class, NAME:VALUE=CLASS+CLASS/VALUE=..., or a column of --labels"
+                f"unknown attribute {text!r}: write class, NAME:VALUE=CLASS+CLASS/VALUE=..., or a column of labels"
             )
     return found
 

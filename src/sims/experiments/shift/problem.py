@@ -11,8 +11,8 @@ import numpy as np
 from sims.data.dataset import Dataset
 from sims.data.sources import load as load_data
 from sims.errors import UserError
+from sims.experiments.base_model import given_model
 from sims.experiments.data import open_judge, read_images, same_data
-from sims.experiments.improve.job import given_model
 from sims.experiments.options import ImproveOptions
 from sims.experiments.shift import attributes, user_classifiers
 from sims.experiments.shift.attributes import Attribute, Classifier, Labelled
@@ -20,6 +20,7 @@ from sims.experiments.shift.measuring import Meter, check_accuracy
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, split_parts, target_of, together
 from sims.files import digest
+from sims.methods import BASE, DISTILLED, SIMS
 from sims.model import Model
 from sims.runs.directory import Run
 from sims.seeds import derive_seed
@@ -112,7 +113,7 @@ def _check_model(model: Model | None, train: Dataset, options: ShiftOptions) -> 
 def as_improve(options: ShiftOptions) -> ImproveOptions:
     """What the stages of the main job need to know: base, sampler, guidance, distillation."""
     return ImproveOptions(
-        run=options.run, data=options.data, model=options.model, methods=("base", "sims", "distilled"),
+        run=options.run, data=options.data, model=options.model, methods=(BASE.name, SIMS.name, DISTILLED.name),
         seed=options.seed, batch_size=options.batch_size, network=options.network, base=options.base,
         sampler=options.sampler, guidance=options.guidance, distilled=options.distilled, evaluation=options.evaluation,
     )  # fmt: skip
@@ -126,10 +127,9 @@ def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:
     judging = _classifier(run, options.judge, problem, "b", options.members)
     check_accuracy(judging, options.min_accuracy, "judging")
     if judging.hash == steering.hash:
-        raise UserError("--classifier and --judge are the same: what steers must not judge; give another, or none")
-    meter = Meter(run, judge, steering, judging, problem.target, options.batch_size)
-    meter.refer_to(problem.train_labels, problem.test_labels)
-    return meter
+        raise UserError("classifier and judge are the same: what steers must not judge; give another, or none")
+    known = (problem.train_labels, problem.test_labels)
+    return Meter(run, judge, steering, judging, problem.target, options.batch_size, *known)
 
 
 def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: str, members: int) -> Classifier:
@@ -162,7 +162,7 @@ def _counted_on(run: Run, problem: Problem) -> tuple[Dataset, list[Labelled]]:
             return problem.test, problem.test_parts
     run.log(
         "the errors of your classifiers are counted on training images, for want of labelled held-out ones: if they "
-        "learned from these, proportions and intervals are too good (--data.test gives others)"
+        "learned from these, proportions and intervals are too good (data.test gives others)"
     )
     return problem.train, problem.parts
 
