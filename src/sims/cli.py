@@ -27,7 +27,6 @@ from sims.commands.evaluate import evaluate
 from sims.commands.export import export
 from sims.commands.import_ import import_checkpoint
 from sims.commands.inspect import inspect
-from sims.commands.loop import loop, pollution
 from sims.commands.options import (
     EvaluateCommand,
     ExportCommand,
@@ -47,6 +46,7 @@ from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
+from sims.experiments.loop.jobs import loop, pollution
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
@@ -73,6 +73,16 @@ def _improve(options: ImproveOptions) -> int:
     return _shown(improve(options))
 
 
+def _loop(options: LoopOptions) -> int:
+    loop(options)
+    return 0
+
+
+def _pollution(options: PollutionOptions) -> int:
+    pollution(options)
+    return 0
+
+
 def _shift(options: ShiftOptions) -> int:
     return _shown(shift(options))
 
@@ -92,8 +102,8 @@ def _data(options: DataCommand) -> int:
 
 COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
     "improve": (ImproveOptions, _improve, "improve a model with its own samples, and measure by how much"),
-    "loop": (LoopOptions, loop, "train generation after generation on models' samples, and stop the decay"),
-    "pollution": (PollutionOptions, pollution, "train on real data polluted by an earlier model's samples"),
+    "loop": (LoopOptions, _loop, "train generation after generation on models' samples, and stop the decay"),
+    "pollution": (PollutionOptions, _pollution, "train on real data polluted by an earlier model's samples"),
     "shift": (ShiftOptions, _shift, "move the proportions that a model generates to a target"),
     "train": (TrainCommand, train, "train a diffusion model"),
     "synthesize": (SynthesizeCommand, synthesize_store, "draw samples into a store"),

@@ -14,7 +14,7 @@ from sims.experiments.improve.search import SearchOptions
 from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOptions, default_methods
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 T = TypeVar("T")

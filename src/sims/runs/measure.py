@@ -11,13 +11,11 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from sims.data.codec import Codec
+from sims.data.codec import Codec, finite
 from sims.files import read_json, write_json
 from sims.model import Model
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions
-
-ABSURD = 1e3  # what a value that is not finite becomes: as far away as any figure needs it to be
 
 
 class Kept(Protocol):
@@ -53,9 +51,8 @@ class Samples:
 def rounded(x: Tensor, codec: Codec, labels: Tensor | None = None) -> Samples:
     """Samples (n, *data_shape) rounded to the values that the data can have; those that diverged are marked."""
     bad = ~torch.isfinite(x.flatten(1)).all(dim=1)
-    if not bool(bad.any()):
-        return Samples(codec.encode(codec.decode(x)), labels)
-    return Samples(codec.encode(codec.decode(x.nan_to_num(0.0, ABSURD, -ABSURD))), labels, bad)
+    values, diverged = finite(x)
+    return Samples(codec.encode(codec.decode(values)), labels, bad if diverged else None)
 
 
 def sampled(

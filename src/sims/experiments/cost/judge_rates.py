@@ -16,8 +16,10 @@ from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor
 from sims.metrics.frechet import Moments
 from sims.metrics.memorization import nearest_distances
 from sims.metrics.pretrained import FITTED, get_extractor
-from sims.metrics.statistics import Reference
-from sims.scoring.judge import Draw, EvaluationOptions, Judge
+from sims.scoring.features import FeatureSet, Neighbours
+from sims.scoring.judge import MODEL_SPACE, Draw, Judge
+from sims.scoring.options import EvaluationOptions
+from sims.scoring.reference import Reference
 from sims.training.classifier import default_steps, train_classifier
 
 MOST = 5_000  # features of the pilot, where there are many dimensions
@@ -66,7 +68,7 @@ def measure_judge(data: DataSize, options: EvaluationOptions, rung: int, device:
         seconds,
         each[0] + rounded,
         measured + rounded,
-        timed(lambda: judge.scores(draw), CPU),
+        timed(lambda: judge.scored(draw), CPU),
         timed(lambda: (judge.frechet(cell), half_width([cell], judge.frechet)), CPU),
         sum(e.num_features for e in extractors),
     )
@@ -116,11 +118,11 @@ def _judge(extractor: Extractor, data: DataSize, x: Tensor, options: EvaluationO
     """A judge as large as the job's, with made-up features of the real images."""
     most = MOST if extractor.num_features > 256 else 20_000
 
-    def reference(count: int) -> Reference:
-        features = _random(max(2, min(count, most)), extractor.num_features)
-        names = (extractor.name, extractor.hash, "pilot", "pilot", extractor.resize)
-        return Reference(Moments.of(features), *names, features)
+    def features(count: int) -> FeatureSet:
+        found = _random(max(2, min(count, most)), extractor.num_features)
+        return FeatureSet("pilot", "pilot", Moments.of(found), found)
 
-    test = reference(data.num_test) if data.num_test else None
-    nearest = np.ones(data.num_test) if data.num_test else None
-    return Judge(extractor, reference(data.num_train), test, x, nearest, None, options.manifold_samples, device)
+    test = None
+    if data.num_test:
+        test = replace(features(data.num_test), neighbours=Neighbours(np.ones(data.num_test), MODEL_SPACE))
+    return Judge(Reference(extractor, features(data.num_train), test), x, options.manifold_samples, device)

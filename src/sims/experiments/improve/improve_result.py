@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sims.data.dataset import Dataset
+from sims.experiments.facts import reproduction
 from sims.experiments.improve.context import Context
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
 from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, VARIANTS, looks_of
 from sims.metrics.intervals import paired_interval
-from sims.results.common import Comparison, Data, ExtractorFacts, Floor, Row
+from sims.results.common import Comparison, Data, Floor, Row
 from sims.results.improve import CacheResult, Chosen, ImproveResult, Round, SearchCell, SearchResult, Spent
+from sims.scoring.figures import run_figures
 
 
 def improve_result(
@@ -39,10 +41,11 @@ def improve_result(
             num_classes=model.num_classes,
             conditional=model.num_classes > 0,
         ),
-        extractor=ExtractorFacts(**judge.about()) if judge else None,
+        extractor=judge.about() if judge else None,
         floor=floor,
         looks=looks_of(row.method for row in rows),
-        reproduction=context.clock.reproduction(options),
+        figures={name: facts for name, facts in run_figures().items() if any(name in row.figures for row in rows)},
+        reproduction=reproduction(options, context.clock),
         verified=judge is not None,
         leader=LEADER.name,
         improved=outcome.variants.improved if outcome.variants else LEADER.name,

@@ -12,7 +12,7 @@ from sims.experiments.improve.selection import draws_folder
 from sims.experiments.improve.variants import cached_nfe
 from sims.experiments.options import ImproveOptions
 from sims.methods import BASE, CACHED, FAST, LEADER, Expected, Method
-from sims.results.common import ClassFigures, Figure, Row
+from sims.results.common import Figure, Row
 from sims.runs.measure import Samples, draw_and_measure, parts_of, sampled, seconds
 from sims.runs.work import Leaves, Work
 from sims.scoring.judge import Draw
@@ -50,8 +50,7 @@ def measure(context: Context, choice: Choice, round_: int) -> Measured:
     folder = draws_folder(context, choice, size, round_, "evaluation")
 
     def kept(samples: Samples) -> Draw:
-        draw = replace(judge.measure(samples.x, samples.labels), diverged=samples.diverged)
-        return replace(draw, scores=judge.scores(draw))
+        return judge.scored(judge.measure(samples.x, samples.labels, samples.diverged))
 
     with (
         context.stage(_evaluating(choice.label), round_),
@@ -74,10 +73,7 @@ def measure(context: Context, choice: Choice, round_: int) -> Measured:
         samples_per_draw=size,
         diverged=sum(draw.diverged for draw in draws),
         seconds_per_1000=round(1000 * float(np.median(seconds(folder, seeds))) / size, 3),
-        per_class=tuple(
-            ClassFigures(entry["class"], entry["share"], entry["agreement"], entry["fd"])
-            for entry in judge.per_class(draws, names)
-        ),
+        per_class=judge.per_class(draws, names),
     )
     return Measured(choice, row, tuple(draws), tuple(seeds))
 

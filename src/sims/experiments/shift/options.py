@@ -10,7 +10,7 @@ from sims.config import nearest
 from sims.errors import UserError
 from sims.experiments.options import BaseOptions, CommonOptions, GuidanceOptions, in_order
 from sims.methods import DistilledOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 BASELINES = ("rejection", "classifier", "fine-tuning")

@@ -5,8 +5,6 @@ own samples -> labelled -> auxiliary on a choice of them -> guided away from it 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from sims.experiments.base_model import TRAIN_BASE, base_of
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.sampler_search import CACHED_NOTE, cached_model, pilot_cost
@@ -22,14 +20,13 @@ from sims.experiments.shift.contenders import (
     of_model,
     rejection,
 )
-from sims.experiments.shift.estimate import estimate_shift
 from sims.experiments.shift.measuring import Meter
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.problem import Problem, open_meter, read_problem
+from sims.experiments.shift.problem import open_meter, read_problem
+from sims.experiments.shift.shift_estimate import estimate_shift
 from sims.experiments.shift.shift_result import summarized, write_outputs
 from sims.experiments.shift.steering import Candidates
 from sims.methods import BASE, DISTILLED, Base, Leader, Settings
-from sims.model import Model
 from sims.processes import agree
 from sims.results.common import Cost
 from sims.results.shift import FINE_TUNING, REJECTION, STEERED, ShiftResult
@@ -59,7 +56,7 @@ def _work(run: Run, options: ShiftOptions) -> ShiftResult:
     with clock.stage("references"):
         meter = open_meter(run, options, problem)
     with clock.stage(TRAIN_BASE):
-        base = base_of(run, options, problem.base_data, _in_codec(problem))
+        base = base_of(run, options, problem.base_data, problem.model)
     with clock.stage("candidates"):
         candidates = Candidates(run, options, base, meter.steering)
     with clock.stage("solve"):
@@ -82,12 +79,6 @@ def _work(run: Run, options: ShiftOptions) -> ShiftResult:
 
 
 SHIFT = Experiment("shift", ShiftResult, _work)
-
-
-def _in_codec(problem: Problem) -> Model | None:
-    """The given model, its samples rounded to the values that the data can have."""
-    model = problem.model
-    return None if model is None else replace(model, codec=problem.train.codec)
 
 
 def _variants(run: Run, options: ShiftOptions, base: Base, solved: Solved) -> list[Contender]:

@@ -69,7 +69,7 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
         most = max(0, baselines.limit - judged)
         work.append(_sampled("rejection", 0, own, most, features=baselines.limit))
     results = Leaves("results", networks=2 + bool(distilled.samples))
-    return [*work, Work("pictures and report", evaluations=2 * GRID * sum(rows), leaves=(results,))]
+    return [*work, Work("pictures", evaluations=2 * GRID * sum(rows), leaves=(results,))]
 
 
 def _sampled(
