@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sims.experiments.improve.stages import Setting, fewest
 
 import tiny
 from sims import config
