@@ -36,7 +36,7 @@ SIZES = {
     "--base.images 15000 --auxiliary.samples 200 --auxiliary.budgets 2000,4000 --search.rungs 40,80 --search.limit 800 "
     "--distilled.samples 200 --distilled.images 4000 --evaluation.draws 1 --evaluation.samples 200 --batch-size 100",
 }
-OTHER = "start, report"
+OTHER = "start, report"  # what the run does not time
 
 
 def child(kind: str, clock: str, words: list[str], out: Path) -> None:
@@ -47,16 +47,17 @@ def child(kind: str, clock: str, words: list[str], out: Path) -> None:
         begin = 0.0
     from sims.cli import parse
     from sims.config import override
+    from sims.experiments.cost.table import Estimate
     from sims.experiments.improve.job import improve
     from sims.runs.clock import Clock
 
     stages: list[tuple[str, float, int]] = []
-    stage = Clock.stage
+    timed = Clock.stage
 
     @contextmanager
     def noted(self: Clock, name: str) -> Iterator[None]:
         entered = time.perf_counter()
-        with stage(self, name):
+        with timed(self, name):
             yield
         stages.append((name, time.perf_counter() - entered, peak()))
 
@@ -64,12 +65,12 @@ def child(kind: str, clock: str, words: list[str], out: Path) -> None:
     found = improve(override(parse("improve", words), {"dry_run": kind == "plan"}), quiet=True)
     spent = time.perf_counter() - begin
     entry: dict[str, Any] = {"seconds": spent, "peak": peak(), "stages": stages}
-    if kind == "plan":
-        work = [{"stage": work.stage, "seconds": found.seconds(work)} for work in found.work]
-        entry["plan"] = {"work": work, "memory": found.memory, "seconds": found.total, "notes": found.notes}
+    if isinstance(found, Estimate):
+        stages_ = [{"stage": work.stage, "seconds": found.seconds(work)} for work in found.work]
+        entry["plan"] = {"work": stages_, "memory": found.memory, "seconds": found.total, "notes": found.notes}
     else:
         chosen = found.search.chosen if found.search else {}
-        entry["searched"] = {method: choice.samples for method, choice in chosen.items()}
+        entry["searched"] = {name: choice.samples for name, choice in chosen.items()}
     out.write_text(json.dumps(entry))
 
 
@@ -90,31 +91,23 @@ def start(kind: str, clock: str, words: list[str], folder: Path) -> dict[str, An
 
 def compare(plan: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per stage: predicted and actual seconds, and the last in all."""
-    names = {name for name, _, _ in run["stages"]}
-    rows: dict[str, dict[str, Any]] = {}
-
-    def row(name: str) -> dict[str, Any]:
-        return rows.setdefault(name, {"stage": name, "predicted": 0.0, "actual": 0.0})
-
-    for work in plan["work"]:
-        row(work["stage"] if work["stage"] in names else OTHER)["predicted"] += work["seconds"]
+    actual: dict[str, float] = {}
     for name, seconds, _ in run["stages"]:
-        row(name)["actual"] += seconds
-    row(OTHER)["actual"] += run["seconds"] - sum(seconds for _, seconds, _ in run["stages"])
-    rows["in all"] = {"stage": "in all", "predicted": plan["seconds"], "actual": run["seconds"]}
-    for entry in rows.values():
-        entry["ratio"] = round(entry["predicted"] / entry["actual"], 3) if entry["actual"] else None
-    return list(rows.values())
+        actual[name] = actual.get(name, 0.0) + seconds
+    predicted = {work["stage"]: work["seconds"] for work in plan["work"]}
+    rows = [{"stage": name, "predicted": predicted.get(name, 0.0), "actual": spent} for name, spent in actual.items()]
+    rest = sum(seconds for name, seconds in predicted.items() if name not in actual)
+    rows.append({"stage": OTHER, "predicted": rest, "actual": run["seconds"] - sum(actual.values())})
+    rows.append({"stage": "in all", "predicted": plan["seconds"], "actual": run["seconds"]})
+    return [{**row, "ratio": round(row["predicted"] / row["actual"], 3) if row["actual"] else None} for row in rows]
 
 
 def memory(plan: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per stage whose memory is predicted: the highest by its end, as predicted and as it was."""
-    rows, highest = [], 0
+    rows, highest, ends = [], 0, {name: held for name, _, held in run["stages"]} | {"sample": run["peak"]}
     for stage, predicted in plan["memory"].items():
         highest = max(highest, predicted)
-        ends = [held for name, _, held in run["stages"] if name == stage]
-        actual = run["peak"] if stage == "sample" else max(ends, default=0)
-        if actual:
+        if actual := ends.get(stage):
             rows.append({"stage": stage, "predicted": highest, "actual": actual, "ratio": round(highest / actual, 3)})
     return rows
 

@@ -23,12 +23,11 @@ from sims.data.codec import Codec
 from sims.errors import UserError
 from sims.experiments.cost import estimate as cost
 from sims.experiments.cost import rates
-from sims.experiments.cost.bounds import cheapest_bound, cheapest_expected, search_bound
 from sims.experiments.cost.described import DataSize
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
-from sims.experiments.improve.sampler_search import Setting, fewest
-from sims.experiments.improve.search import Search, SearchOptions
+from sims.experiments.improve.sampler_search import Setting, cheapest_bound, cheapest_expected, fewest
+from sims.experiments.improve.search import Search, SearchOptions, search_bound
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
 from sims.guidance import Extrapolate
