@@ -19,11 +19,9 @@ from sims.experiments.improve.trusted import Candidates
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(finished_pollution: Path) -> Path:
     """The tiny experiment, finished; tests must not change it."""
-    folder = tmp_path_factory.mktemp("pollution") / "run"
-    assert main(tiny_loop.pollution_arguments(folder, "--repeats", "2")) == 0
-    return folder
+    return finished_pollution
 
 
 @pytest.fixture(scope="module")

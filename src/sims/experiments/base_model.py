@@ -9,7 +9,7 @@ import torch
 
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.experiments.latents import with_given_vae
+from sims.experiments.latent_space import with_given_vae
 from sims.experiments.options import CommonOptions
 from sims.guidance import Guide
 from sims.interop.diffusers import is_diffusers, load_diffusers
@@ -52,18 +52,10 @@ def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model
     images, folder = options.base.images, run.path / "base"
     with run.progress("train the base", images) as advance:
         trained = train_base(
-            real,
-            options.network,
-            options.sampler,
-            train,
-            folder,
-            images=images,
-            seed=seed,
+            real, options.network, options.sampler, train, folder, images=images, seed=seed,
             snapshots=tuple(max(1, round(images * share)) for share in options.base.snapshots),
-            accelerator=run.accelerator,
-            advance=advance,
-            log=run.log,
-        )
+            accelerator=run.accelerator, advance=advance, log=run.log,
+        )  # fmt: skip
     model = load(trained.last, run.device)
     earlier = {budget: path for budget, path in trained.snapshots.items() if budget < images}
     return Base(model, model.hash, earlier, folder, images, seed, train)

@@ -11,7 +11,7 @@ import torch
 from sims.config import JSON
 from sims.data.codec import finite
 from sims.data.dataset import Dataset, View
-from sims.experiments.improve.context import Context
+from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rows import Measured
 from sims.experiments.options import ImproveOptions
 from sims.files import write_arrays

@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 from sims.experiments.base_model import base_work
 from sims.experiments.improve.choices import choose, choosing_work, in_order
-from sims.experiments.improve.context import Choice, Context, settings_of
+from sims.experiments.improve.improvement import Choice, Context, settings_of
 from sims.experiments.improve.outputs import grids_work
 from sims.experiments.improve.rows import Measured, measure, table_work, with_retained
-from sims.experiments.improve.search import Found
+from sims.experiments.improve.search import Searched
 from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
 from sims.methods import HEIR, LEADER, METHODS, Base, Expected, Method
+from sims.results.improve import Chosen
 from sims.runs.work import Sampling, Work
 from sims.seeds import derive_seed
 
@@ -23,7 +24,7 @@ class RoundOutcome:
 
     base: Base
     table: tuple[Measured, ...]
-    searches: dict[str, Found] = field(default_factory=dict)
+    searches: dict[str, Searched] = field(default_factory=dict)
     variants: Variants | None = None
 
     def choice(self, label: str) -> Choice | None:
@@ -56,12 +57,12 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
             context.run.log(f"{method.name} is left out: {reason}")
     methods = methods_of(options, round_)
     chosen: dict[str, Choice] = {}
-    searches: dict[str, Found] = {}
+    searches: dict[str, Searched] = {}
     for method in in_order(methods):
-        chosen[method.name], found = choose(context, method, base, round_, chosen.get(LEADER.name))
-        if found is not None:
-            searches[method.name] = found
-            context.run.log(_said(method.name, found))
+        chosen[method.name], searched = choose(context, method, base, round_, chosen.get(LEADER.name))
+        if searched is not None:
+            searches[method.name] = searched
+            context.run.log(_said(method.name, searched))
     choices = [chosen[method.name] for method in methods]
     variants = None
     if (leader := chosen.get(LEADER.name)) is not None and LEADER.name in searches:
@@ -73,11 +74,11 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
     return RoundOutcome(base, table, searches, variants)
 
 
-def _said(name: str, found: Found) -> str:
+def _said(name: str, chosen: Chosen) -> str:
     by = ""
-    if found.trusted is not None:
-        by = f", by {found.trusted.size:,} trusted images; by the training data {found.trusted.by_data:g}"
-    return f"{name}: budget {found.budget:,} images, w = {found.w:g} ({found.samples:,} samples searched){by}"
+    if chosen.trusted is not None:
+        by = f", by {chosen.trusted.size:,} trusted images; by the training data {chosen.trusted.by_data:g}"
+    return f"{name}: budget {chosen.budget:,} images, w = {chosen.w:g} ({chosen.samples:,} samples searched){by}"
 
 
 def next_base(outcome: RoundOutcome, options: ImproveOptions, round_: int) -> Base:

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from sims.errors import UserError
-from sims.results.common import TrustedChoice
+from sims.results.improve import Chosen, SearchCell
 
 Array = np.ndarray
 Features = Callable[[int, float, int, int], Array]  # budget, w, first, last -> features (last - first, D)
@@ -48,29 +48,13 @@ class SearchOptions:
             raise UserError(f"search.max_w is {self.max_w}: it must be a positive number")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One measurement of the search: the distance of n samples at (budget, w), and its 95 % interval."""
+@dataclass(frozen=True, kw_only=True)
+class Searched(Chosen):
+    """What a search chose, the distance there, every cell, and whether the range of w was extended."""
 
-    budget: int
-    w: float
-    n: int
     fd: float
-    half_width: float | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search chose and what it cost; ``trusted`` where trusted images chose the strength."""
-
-    budget: int
-    w: float
-    fd: float
-    samples: int
     extended: bool
-    evaluations: int = 0
-    cells: tuple[Cell, ...] = ()
-    trusted: TrustedChoice | None = None
+    cells: tuple[SearchCell, ...] = ()
 
 
 def around(w: float, most: float) -> list[float]:
@@ -103,8 +87,10 @@ class Search:
         budgets: Sequence[int],
         start: Sequence[float],
         options: SearchOptions,
+        method: str = "",
     ) -> None:
         self.features, self.distance, self.budgets, self.options = features, distance, sorted(budgets), options
+        self.method = method
         self.start = sorted(w for w in start if w <= options.max_w) or [options.max_w]
         self.lattice = sorted({w for w in _FINE if w <= options.max_w} | set(self.start))
         self.known: dict[tuple[int, float], Array] = {}
@@ -112,7 +98,7 @@ class Search:
         self.half_widths: dict[tuple[int, float, int], float | None] = {}
         self.samples = 0
 
-    def run(self) -> Found:
+    def run(self) -> Searched:
         """Search; with a fixed w or budget only the other is sought, with both nothing is."""
         if self.options.budget is not None:
             if self.options.budget not in self.budgets:
@@ -129,8 +115,15 @@ class Search:
             best = {budget: self._descend(budget, best[budget][0], n, stride) for budget in alive}
         budget = min(alive, key=lambda b: best[b][1])
         w, fd = best[budget]
-        cells = tuple(Cell(*key, value, self.half_widths.get(key)) for key, value in self.cells.items())
-        return Found(budget, w, fd, self.samples, w > max(self.start), cells=cells)
+        cells = tuple(
+            SearchCell(
+                method=self.method, budget=key[0], w=key[1], n=key[2], fd=value if value < math.inf else None,
+                half_width=self.half_widths[key],
+            )
+            for key, value in self.cells.items()
+        )  # fmt: skip
+        extended = w > max(self.start)
+        return Searched(budget=budget, w=w, samples=self.samples, fd=fd, extended=extended, cells=cells)
 
     def _coarse(self, budget: int, n: int) -> tuple[float, float]:
         """The best of the starting strengths, extended upwards (and down) while the best lies at the end."""

@@ -13,8 +13,8 @@ from sims.data.dataset import Dataset
 from sims.experiments.loop.options import RepeatedOptions
 from sims.experiments.loop.remedies import EQUAL, STANDARD
 from sims.methods import METHODS, Artefact, Base, Settings
-from sims.methods.base import BASE
 from sims.methods.continued import train_on
+from sims.methods.unguided import BASE
 from sims.metrics.per_class import class_shares
 from sims.model import Model, load
 from sims.results.common import Cost

@@ -274,7 +274,7 @@ class ReplicaGroup:
         if isinstance(whole, AffineReplicas):
             return model.with_denoiser(whole.select(slices))
         assert isinstance(whole, Preconditioned) and isinstance(whole.network, ReplicaMLP)
-        part = type(whole)(whole.network.select(slices), (len(slices), 2), 0, **whole.config)  # type: ignore[call-arg]
+        part = type(whole)(whole.network.select(slices), (len(slices), 2), 0, **whole.config)  # type: ignore[call-arg,arg-type]
         return model.with_denoiser(part.eval().requires_grad_(False))
 
     def _model(self, denoiser: Denoiser) -> Model:
