@@ -26,13 +26,11 @@ SHARED_NAMES = ("__init__", "options")  # a module of each package may have thes
 #: Where a word that is the name of a method is something else: (file, word) -> what.
 OTHER_THINGS = {
     ("api.py", "base"): "the table of options, and of a model that no method made",
-    ("commands/inspect.py", "base"): "a child of a model directory",
     ("experiments/improve/job.py", "base"): "the stage, and its table of options",
     ("experiments/improve/stages.py", "base"): "the purpose that seeds of the base's training come from",
     ("metrics/extractors.py", "sims"): "a key of a file's header: the package",
     ("metrics/statistics.py", "sims"): "a key of a file's header",
     ("metrics/weights.py", "sims"): "a folder of the package's own",
-    ("model.py", "base"): "a child of a model directory",
     ("report/svg.py", "sims"): "the salt of the names within a picture",
     ("runs/directory.py", "sims"): "the program",
     ("scoring/features.py", "sims"): "a key of a file's header",

@@ -60,6 +60,7 @@ def test_modules_do_not_import_each_other_in_circles(house: ModuleType) -> None:
     assert not house.circles()
 
 
+@REBUILT
 def test_words_that_mean_something_else_occur(house: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(house, "OTHER_THINGS", {})
     there = {(place.file, ast.literal_eval(place.what)) for place in house.method_names()}

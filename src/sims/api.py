@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from torch import Tensor
 
-from sims.config import load_recipe, override, to_dict
+from sims.config import JSON, load_recipe, override, to_dict
 from sims.data import sources
 from sims.data.dataset import Dataset
 from sims.errors import UserError
@@ -31,7 +31,7 @@ from sims.processes import join
 from sims.report.record import clean
 from sims.runs import synthesize as synthesis
 from sims.runs.directory import Run
-from sims.runs.directory import progress as progress_bar
+from sims.runs.progress import progress as progress_bar
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 from sims.scoring.differences import paired, require_alike
@@ -107,7 +107,8 @@ def train(
         "base": _options(BaseOptions, base, "base."),
         "sampler": _options(SamplerOptions, sampler, "sampler."),
     }
-    config = {"command": "train", **{name: to_dict(part) for name, part in parts.items()}, "seed": seed}
+    config: dict[str, JSON] = {"command": "train", "seed": seed}
+    config |= {name: to_dict(part) for name, part in parts.items()}
     run = Run(out, config, quiet=quiet)
     target = Path(out) / "model"
     try:
