@@ -80,7 +80,8 @@ def child(kind: str, clock: str, words: list[str], out: Path) -> None:
     spent = time.perf_counter() - begin
     entry: dict[str, Any] = {"seconds": spent, "peak": peak(), "stages": stages}
     if kind == "plan":
-        entry["plan"] = {key: found[key] for key in ("work", "memory", "seconds", "peak", "notes")}
+        stages_ = [{"stage": work.stage, "seconds": found.seconds(work)} for work in found.work]
+        entry["plan"] = {"work": stages_, "memory": found.memory, "seconds": found.total, "notes": found.notes}
     else:
         entry["searched"] = (found["search"] or {}).get("samples_by_method")
     out.write_text(json.dumps(entry))
@@ -125,7 +126,7 @@ def memory(plan: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
     ends = {"references": "references", "train the base": "train base", "train the auxiliary": "prepare sims"}
     ends |= {"distil": "prepare distilled", "sample": ""}
     rows, highest = [], 0
-    for stage, predicted in plan["memory"]:
+    for stage, predicted in plan["memory"].items():
         highest = max(highest, predicted)
         actual = (
             run["peak"] if not ends[stage] else max((m for n, _, m in run["stages"] if n == ends[stage]), default=0)

@@ -20,14 +20,16 @@ from common import save
 from sims.data.sources import load_pair
 from sims.metrics.intervals import paired_interval
 from sims.model import Model, load
-from sims.scoring.judge import EvaluationOptions, Judge, draw_samples, load_judge
+from sims.runs.measure import sampled
+from sims.scoring.judge import Judge, load_judge
+from sims.scoring.options import EvaluationOptions
 
 STRENGTHS = [0.5 * index for index in range(13)]
 
 
 def grid_cell(base: Model, aux: Model, w: float, judge: Judge, seeds: range) -> float:
     model = base.guided(aux, w) if w else base
-    return judge.frechet(draw_samples(model, seeds, judge).features)
+    return judge.frechet(judge.features(sampled(model, seeds).x))
 
 
 def main() -> None:

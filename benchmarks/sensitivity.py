@@ -19,7 +19,7 @@ from common import save
 from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.methods.auxiliary import AuxiliarySettings
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 SAMPLES = (500, 2_000, 10_000, 40_000)

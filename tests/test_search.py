@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import asdict
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sims.config import convert
 from sims.errors import UserError
 from sims.experiments.improve.search import Found, Search, SearchOptions
 
@@ -116,7 +119,7 @@ def test_strengths_at_which_sampling_diverges_are_never_chosen() -> None:
 
 def test_what_was_found_survives_json() -> None:
     found = Surface(64_000, 1.0).search()
-    assert Found.from_json(found.to_json()) == found
+    assert convert(json.loads(json.dumps(asdict(found))), Found, "found") == found
 
 
 @pytest.mark.parametrize(

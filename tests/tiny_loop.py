@@ -28,6 +28,12 @@ def pollution_arguments(run: Path, *more: str) -> list[str]:
     return ["pollution", "--run", str(run), *COMMON, *POLLUTION, "--trusted-draws", "5", *more]
 
 
+def points_arguments(run: Path, *more: str) -> list[str]:
+    """The command line of a tiny loop of points; later options win."""
+    words = "--data.path gaussian --generations 3 --repeats 4 --base.images 2560 --w 0.5 1 2"
+    return ["loop", "--run", str(run), *shlex.split(words), *more]
+
+
 def summary_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 

@@ -7,74 +7,145 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import numpy as np
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from sims.config import JSON, load_recipe, override, to_dict
 from sims.data import sources
+from sims.data.arrays import ArrayLike, of_array
+from sims.data.codec import Codec
 from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve as run_improve
+from sims.experiments.loop.jobs import loop as run_loop
+from sims.experiments.loop.jobs import pollution as run_pollution
+from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
-from sims.experiments.shift.command import shift as run_shift
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.shift_job import shift as run_shift
 from sims.guidance import Guide
-from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
 from sims.networks.options import NetworkOptions
 from sims.processes import join
-from sims.report.record import clean
+from sims.results.improve import ImproveResult
+from sims.results.loop import LoopResult, PollutionResult
+from sims.results.scores import ScoreRow, Scores, ScoreTable
+from sims.results.shift import ShiftResult
 from sims.runs import synthesize as synthesis
 from sims.runs.directory import Run
 from sims.runs.progress import progress as progress_bar
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 from sims.scoring.differences import paired, require_alike
-from sims.scoring.suite import CACHE, ScoreOptions, Suite
+from sims.scoring.options import ScoreOptions
+from sims.scoring.subjects import Given
+from sims.scoring.suite import CACHE, Suite
 from sims.seeds import derive_seed
 from sims.training.base import train_base
+from sims.training.loop import Trainer
+from sims.training.options import TrainOptions
 
 T = TypeVar("T")
 Table = dict[str, Any]
 
 
 def load_data(
-    source: str | Path, *, grayscale: bool = False, size: int | None = None, limit: int | None = None
+    source: str | Path | ArrayLike,
+    labels: ArrayLike | Sequence[int] | None = None,
+    *,
+    data_range: tuple[float, float] | None = None,
+    class_names: Sequence[str] = (),
+    grayscale: bool = False,
+    size: int | None = None,
+    limit: int | None = None,
 ) -> Dataset:
-    """A data set: a folder of images, zip, parquet, npz, store, or a built-in name such as digits.
+    """A data set: a folder of images, zip, parquet, npz, store, a built-in name such as digits, or an array or tensor.
 
-    Errors: UserError, one sentence naming the file, for anything missing, broken or inconsistent.
+    Arrays are images (N, C, H, W), (N, H, W, C) or (N, H, W), or points (N, 2), with ``labels`` (N,), -1 = none, if
+    there are any; ``data_range`` are the values of black and white, which only uint8 need not be told (0, 255). Errors:
+    UserError, one sentence naming the file, for anything missing, broken or inconsistent.
+
+    >>> import numpy, sims
+    >>> data = sims.load_data(numpy.random.rand(20, 8, 8, 3), labels=[0, 1] * 10, data_range=(0, 1))
+    >>> len(data), data.data_shape, data.num_classes
+    (20, (3, 8, 8), 2)
     """
-    return sources.load(source, options=sources.SourceOptions(grayscale, size), limit=limit)
+    options = sources.SourceOptions(grayscale, size)
+    if isinstance(source, str | Path):
+        if labels is not None or data_range is not None or class_names:
+            raise UserError(f"{source} has its own labels and range: labels, data_range and class_names go with arrays")
+        return sources.load(source, options=options, limit=limit)
+    data = of_array(source, labels, data_range=data_range, class_names=class_names)
+    return sources.limited(sources.transformed(data, options), limit)
 
 
 def improve(
     options: ImproveOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any]:
-    """Improve a model with its own samples, or continue doing so; returns what ``summary.json`` holds.
+) -> ImproveResult | Estimate:
+    """Improve a model with its own samples, or continue doing so; the result, which ``summary.json`` holds.
 
     ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone. They override ``recipe``, which
-    overrides ``options``. Errors: UserError for unknown or bad options, bad data, or a run directory of another
-    configuration.
+    overrides ``options``. With ``dry_run=True`` nothing is run: what it would cost is returned, and ``print`` shows it
+    as a table. Errors: UserError for unknown or bad options, bad data, or a run directory of another configuration.
+
+    >>> import sims
+    >>> result = sims.improve(run="runs/mine", data="my/images", rounds=2, auxiliary={"samples": 20_000}, quiet=True)
     """
     return run_improve(_settings(options or ImproveOptions(), recipe, overrides), quiet=quiet)
 
 
 def shift(
     options: ShiftOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
-) -> dict[str, Any]:
-    """Move the proportions that a model generates to a target; returns what ``summary.json`` holds.
+) -> ShiftResult | Estimate:
+    """Move the proportions that a model generates to a target; the result, which ``summary.json`` holds.
 
     ``overrides`` are fields of ShiftOptions, ``target`` and ``attributes`` among them, and otherwise as for
     ``improve``. Errors: UserError for unknown or bad options, data, targets or classifiers, or a run directory of
     another configuration.
+
+    >>> import sims
+    >>> result = sims.shift(run="runs/even", data="my/images", target="uniform", quiet=True)
     """
     return run_shift(_settings(options or ShiftOptions(), recipe, overrides), quiet=quiet)
+
+
+def loop(
+    options: LoopOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> LoopResult:
+    """Train generation after generation on earlier generations' samples, with and without remedies; the result.
+
+    ``overrides`` are fields of LoopOptions, and otherwise as for ``improve``; ``data="gaussian"`` or ``"mixture"`` are
+    loops of points, with defaults of their own. Errors: as ``improve``.
+
+        result = sims.loop(run="runs/points", data="gaussian", generations=20, repeats=20)
+        print(result.headline, result.curves["w2"]["sims"][-1])
+    """
+    if options is None:
+        data = overrides.get("data", {})
+        path = str(data) if isinstance(data, str | Path) else _plain(data).get("path")
+        options = defaults_for(path, load_recipe(recipe) if recipe else {})
+    return run_loop(_settings(options, recipe, overrides), quiet=quiet)
+
+
+def pollution(
+    options: PollutionOptions | None = None, *, recipe: str | None = None, quiet: bool = False, **overrides: Any
+) -> PollutionResult:
+    """Train on real data polluted by an earlier model's samples, with and without remedies; the result.
+
+    ``overrides`` are fields of PollutionOptions, and otherwise as for ``improve``. Errors: as ``improve``.
+
+        result = sims.pollution(run="runs/polluted", data="my/images", levels=(0, 50, 100))
+        print(result.headline, result.curves["fd"]["sims"])
+    """
+    return run_pollution(_settings(options or PollutionOptions(), recipe, overrides), quiet=quiet)
 
 
 def _settings(options: T, recipe: str | None, overrides: Table) -> T:
@@ -99,6 +170,13 @@ def train(
 
     The same data, options and seed give the base that ``improve`` trains. Errors: UserError for bad options or data,
     or a directory that another process uses or that was made with another configuration.
+
+    >>> import sims
+    >>> small, short = {"width": 16, "blocks": 1, "embedding": 16}, {"images": 256, "train": {"batch": 64}}
+    >>> how = {"network": small, "base": short, "sampler": {"steps": 5}}
+    >>> model = sims.train(FOLDER + "/base", "digits", quiet=True, **how)
+    >>> model.sample(seeds=range(4)).shape
+    torch.Size([4, 1, 8, 8])
     """
     table = {"path": str(data)} if isinstance(data, str | Path) else data
     parts: dict[str, Any] = {
@@ -160,6 +238,79 @@ def _train(
     run.log(f"trained on {trained.images:,} images of {real.name}: the model is {target}")
 
 
+def fine_tune(
+    model: Model,
+    samples: Dataset | ArrayLike | str | Path,
+    *,
+    images: int,
+    labels: ArrayLike | Sequence[int] | None = None,
+    lr: float = 1e-3,
+    batch: int = 256,
+    train: TrainOptions | Table | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    quiet: bool = False,
+) -> Model:
+    """A copy of a model trained further on ``samples`` for ``images`` images: the auxiliary of SIMS (its step 3).
+
+    ``samples`` are a data set or the path of one, a tensor in model space as ``model.sample`` gives it, or an array in
+    the data's own format as ``model.images`` does; both with ``labels`` (N,) where the model has classes. Returns the
+    averaged weights. ``train`` are further options; ``folder`` keeps the training's state, to continue what was
+    interrupted: without one it lies in a temporary folder. Errors: UserError for a model that is no single network,
+    samples that do not fit it or are not finite, bad options, or a folder of another training.
+
+    >>> import sims
+    >>> model = sims.load(EXAMPLE)
+    >>> x, labels = model.sample_labelled(range(64))
+    >>> auxiliary = sims.fine_tune(model, x, labels=labels, images=128, batch=32, quiet=True)
+    >>> model.guided(auxiliary, w=1.0).sample(seeds=range(4)).shape
+    torch.Size([4, 1, 8, 8])
+    """
+    at_least(1, images=images, batch=batch)
+    if not isinstance(model.denoiser, nn.Module):
+        raise UserError(f"a {type(model.denoiser).__name__} cannot be fine-tuned: give a model of a single network")
+    data = _fitting(model, samples, labels)
+    options = override(TrainOptions(lr=lr, batch=batch, ema_rampup=0.5), _plain(train or {}), "train.")
+    config: Table = {"command": "fine_tune", "model": model.hash, "data": data.fingerprint, "images": images}
+    config |= {"train": to_dict(options), "seed": seed}
+    with ExitStack() as stack:
+        if folder is None:
+            if join().num_processes > 1:
+                raise UserError("several processes need a folder that all of them see: give folder")
+            folder = stack.enter_context(TemporaryDirectory())
+        run = Run(folder, config, quiet=quiet)
+        stack.callback(run.close)
+        trainer = Trainer(model, data, options, run.path / "training", images=images, seed=seed)
+        with run.progress("fine-tune", images) as advance:
+            trained = trainer.run(advance, run.log)
+        return load(trained.last, run.device)
+
+
+def _fitting(model: Model, samples: Dataset | ArrayLike | str | Path, labels: Any) -> Dataset:
+    """Samples as data that this model can be trained on."""
+    if isinstance(samples, Dataset | str | Path):
+        if labels is not None:
+            raise UserError("these samples have their own labels: labels go with arrays and tensors")
+        data = samples if isinstance(samples, Dataset) else sources.load(samples)
+    else:
+        codec, raw = model.codec, np.asarray(samples.detach().cpu() if isinstance(samples, Tensor) else samples)
+        if isinstance(samples, Tensor):  # in model space, where there is nothing to decode
+            codec, raw = Codec("identity", -1.0, 1.0, "float32"), raw.astype(np.float32)
+        if not np.isfinite(raw).all():
+            raise UserError("samples hold values that are not finite: the model diverges, leave these samples out")
+        data = Dataset(raw, None if labels is None else np.asarray(labels), codec, model.class_names, "samples")
+    if data.data_shape != model.data_shape:
+        raise UserError(f"samples of shape {data.data_shape} do not fit a model of {model.data_shape}: give its own")
+    if model.num_classes == 0:
+        return data.without_labels()
+    if data.num_classes != model.num_classes:
+        raise UserError(
+            f"the samples have {data.num_classes} classes and the model {model.num_classes}: give the labels, such as "
+            "model.sample_labelled returns"
+        )
+    return data
+
+
 def synthesize(
     model: Model | str | Path,
     out: str | Path,
@@ -175,6 +326,11 @@ def synthesize(
 
     Errors: UserError for seeds outside 0 .. 2^32 - 1, a label the model does not have, samples that are not finite,
     or a folder that holds something else.
+
+    >>> import sims
+    >>> samples = sims.synthesize(EXAMPLE, FOLDER + "/samples", count=20, quiet=True)
+    >>> len(samples), samples.data_shape
+    (20, (1, 8, 8))
     """
     at_least(1, count=count, batch_size=batch_size)
     at_least(0, first_seed=first_seed)
@@ -202,33 +358,41 @@ def synthesize(
 
 
 def evaluate(
-    samples: Model | Dataset | str | Path,
-    reference: str | Path | Dataset = "digits",
+    samples: Given | ArrayLike,
+    reference: str | Path | Dataset | ArrayLike = "digits",
     *,
-    held_out: str | Path | Dataset | None = None,
+    held_out: str | Path | Dataset | ArrayLike | None = None,
     extractor: Extractor | Callable[[Tensor], Tensor] | None = None,
     options: ScoreOptions | Table | None = None,
     cache: str | Path = CACHE,
     quiet: bool = False,
-) -> dict[str, Any]:
-    """Score a model or samples against real data; the result can be written as JSON.
+) -> Scores:
+    """Score a model or samples against real data.
 
-    ``samples`` is a model (sampled on the evaluation seeds), or a store, folder, zip, parquet, npz or statistics file;
-    ``reference`` likewise, or the ``references`` folder of a run. ``held_out`` are real images that no model was
-    trained on: they give the floor, and are needed for memorization. ``extractor`` takes a callable in place of
-    ``options.extractor``. ``metrics`` maps each figure to mean, low and high (95 %) and where the interval comes from;
-    ``floor`` is the same figure of real images against real ones; ``rows`` has one entry per figure and draw with all
-    it was measured with. Errors: UserError for too few samples, features that are not finite, samples that do not fit
-    the reference or the extractor, or unreadable data.
+    ``samples`` is a model (sampled on the evaluation seeds), a data set or array of uint8 (``load_data`` takes others),
+    or a store, folder, zip, parquet, npz or statistics file; ``reference`` likewise, or the ``references`` folder of a
+    run. ``held_out`` are real images that no model was trained on: they give the floor, and are needed for
+    memorization. ``extractor`` takes a callable in place of ``options.extractor``. Of the result, ``figures`` maps
+    names to mean, low and high (95 %) and where the interval comes from; ``floor`` has the same figures of real images
+    against real ones; ``rows`` one entry per figure and draw with all it was measured with; ``to_json()`` is what
+    `sims evaluate --json` prints. Samples that diverge are counted, as bad ones. Errors: UserError for too few samples,
+    features that are not finite, samples that do not fit the reference or the extractor, or unreadable data.
+
+    >>> import numpy, sims
+    >>> rng = numpy.random.default_rng(0)
+    >>> a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(2))
+    >>> scores = sims.evaluate(a, b, options={"extractor": "pca", "metrics": ["fd"]}, cache=FOLDER, quiet=True)
+    >>> list(scores.figures), scores.figures["fd"].mean > 0
+    (['fd'], True)
     """
-    return clean(_suite(reference, held_out, extractor, options, cache, quiet).score(samples).to_json())
+    return _suite(reference, held_out, extractor, options, cache, quiet).score(_given(samples)).result
 
 
 def compare(
-    samples: Sequence[Model | Dataset | str | Path],
-    reference: str | Path | Dataset = "digits",
+    samples: Sequence[Given | ArrayLike],
+    reference: str | Path | Dataset | ArrayLike = "digits",
     *,
-    held_out: str | Path | Dataset | None = None,
+    held_out: str | Path | Dataset | ArrayLike | None = None,
     extractor: Extractor | Callable[[Tensor], Tensor] | None = None,
     options: ScoreOptions | Table | None = None,
     cache: str | Path = CACHE,
@@ -236,7 +400,7 @@ def compare(
     earlier: Sequence[ScoreRow] = (),
     differences: bool = True,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> ScoreTable:
     """Score several models or sets of samples, as `evaluate` does, and say whether two of them differ.
 
     ``scores`` has what `evaluate` returns for each; ``differences`` has for every figure of two the difference, first
@@ -244,14 +408,22 @@ def compare(
     rows that the scores shall stand beside; ``statistics`` is a file to write the reference's statistics to. Errors: as
     `evaluate`, and UserError naming the fields where scores differ in what they were measured with, unless
     ``options.force``.
+
+    >>> import numpy, sims
+    >>> rng = numpy.random.default_rng(0)
+    >>> real, a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(3))
+    >>> how = {"extractor": "pca", "metrics": ["fd"]}
+    >>> both = sims.compare([a, b], real, options=how, cache=FOLDER, quiet=True)
+    >>> [difference["metric"] for difference in both["differences"]]
+    ['fd']
     """
     suite = _suite(reference, held_out, extractor, options, cache, quiet)
     if statistics is not None:
         suite.save_reference(Path(statistics))
-    scores = [suite.score(one) for one in samples]
+    scores = [suite.score(_given(one)) for one in samples]
     require_alike(scores, earlier, suite.options.force)
-    found = paired(scores[0], scores[1], suite.options) if differences and len(scores) == 2 else []
-    return clean({"scores": [score.to_json() for score in scores], "differences": found})
+    found = paired(scores[0], scores[1], suite.options) if differences and len(scores) == 2 else ()
+    return ScoreTable(scores=tuple(score.result for score in scores), differences=found)
 
 
 def _suite(reference: Any, held_out: Any, extractor: Any, options: Any, cache: str | Path, quiet: bool) -> Suite:
@@ -262,7 +434,12 @@ def _suite(reference: Any, held_out: Any, extractor: Any, options: Any, cache: s
     def bar(title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         return progress(title, total, quiet=silent)
 
-    return Suite(reference, held_out, settings, Path(cache), accelerator, bar, extractor)
+    return Suite(_given(reference), _given(held_out), settings, Path(cache), accelerator, bar, extractor)
+
+
+def _given(subject: Any) -> Any:
+    """Arrays as data sets; all else as it is."""
+    return of_array(subject) if isinstance(subject, np.ndarray | Tensor) else subject
 
 
 def at_least(least: int, **counts: int) -> None:

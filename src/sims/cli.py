@@ -28,7 +28,6 @@ from sims.commands.export import export
 from sims.commands.flags import in_flags, speaking_of
 from sims.commands.import_ import import_checkpoint
 from sims.commands.inspect import inspect
-from sims.commands.loop import loop, pollution
 from sims.commands.options import (
     EvaluateCommand,
     ExportCommand,
@@ -46,11 +45,13 @@ from sims.data.check import check
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
+from sims.experiments.loop.jobs import loop, pollution
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import ImproveOptions
-from sims.experiments.shift.command import shift
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.shift_job import shift
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,18 @@ class DataCommand:
     """Print JSON instead of text."""
 
 
+def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
+    """An experiment as a command: a run shows itself, and what it would cost is shown here."""
+
+    def run(options: Any) -> int:
+        result = work(options)
+        if isinstance(result, Estimate) and processes.rank() == 0:
+            print(result)
+        return 0
+
+    return run
+
+
 def _data(options: DataCommand) -> int:
     report = check(options.path, SourceOptions(options.grayscale, options.size))
     lines = in_flags("\n".join(report.lines()), DataCommand)
@@ -78,14 +91,14 @@ def _data(options: DataCommand) -> int:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: its options, what it does (the result is the exit status; None is 0), and what help says of it.
+    """A command: its options, what it does (the exit status), and what help says of it.
 
     recipe    what may set its options: a file of the user's, or a recipe that comes along too
     alone     one process does it; the others that a launcher started have nothing to do
     """
 
     options: type
-    run: Callable[[Any], object]
+    run: Callable[[Any], int]
     about: str
     recipe: Literal["none", "file", "named"] = "none"
     alone: bool = False
@@ -93,15 +106,26 @@ class Command:
 
 COMMANDS = {
     "improve": Command(
-        ImproveOptions, improve, "improve a model with its own samples, and measure by how much", recipe="named"
+        ImproveOptions,
+        _experiment(improve),
+        "improve a model with its own samples, and measure by how much",
+        recipe="named",
     ),
     "loop": Command(
-        LoopOptions, loop, "train generation after generation on models' samples, and stop the decay", recipe="file"
+        LoopOptions,
+        _experiment(loop),
+        "train generation after generation on models' samples, and stop the decay",
+        recipe="file",
     ),
     "pollution": Command(
-        PollutionOptions, pollution, "train on real data polluted by an earlier model's samples", recipe="file"
+        PollutionOptions,
+        _experiment(pollution),
+        "train on real data polluted by an earlier model's samples",
+        recipe="file",
     ),
-    "shift": Command(ShiftOptions, shift, "move the proportions that a model generates to a target", recipe="file"),
+    "shift": Command(
+        ShiftOptions, _experiment(shift), "move the proportions that a model generates to a target", recipe="file"
+    ),
     "train": Command(TrainCommand, train, "train a diffusion model", recipe="named"),
     "synthesize": Command(SynthesizeCommand, synthesize_store, "draw samples into a store"),
     "sample": Command(SampleCommand, sample_images, "sample images"),
@@ -136,27 +160,26 @@ def _registry() -> ConstructorRegistry:
     return registry
 
 
-def _recipe_of(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Take --recipe NAME (or --recipe=NAME) out of the arguments."""
-    rest, recipe, index = [], None, 0
-    while index < len(arguments):
-        word = arguments[index]
-        if word == "--recipe":
-            if index + 1 == len(arguments):
-                raise UserError("--recipe needs a value: the name of a recipe or the path of a TOML file")
-            recipe, index = arguments[index + 1], index + 1
-        elif word.startswith("--recipe="):
-            recipe = word.removeprefix("--recipe=")
+def _taken(flag: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of a flag (``FLAG VALUE`` or ``FLAG=VALUE``; the last counts), and the arguments without it."""
+    rest, value = [], None
+    words = iter(arguments)
+    for word in words:
+        if word == flag:
+            value = next(words, "")
+        elif word.startswith(f"{flag}="):
+            value = word.removeprefix(f"{flag}=")
         else:
             rest.append(word)
-        index += 1
-    return recipe, rest
+    return value, rest
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """The options of a command: defaults, then the recipe, then flags."""
     kind, takes = COMMANDS[name].options, COMMANDS[name].recipe
-    recipe, rest = _recipe_of(list(arguments))
+    recipe, rest = _taken("--recipe", arguments)
+    if recipe == "":
+        raise UserError("--recipe needs a value: the name of a recipe or the path of a TOML file")
     about, default = getdoc(kind) or "", {}
     if takes != "none":
         about += "\n\n--recipe NAME|FILE.toml sets any option; flags override it."
@@ -171,7 +194,8 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
 def _default(name: str, recipe: str | None, flags: list[str]) -> Any:
     """The options without flags: the command's own, or the recipe's."""
     kind, named = COMMANDS[name].options, COMMANDS[name].recipe == "named"
-    if recipe is None and named and not any(word.split("=")[0] in ("--data.path", "--model") for word in flags):
+    path, model = (_taken(flag, flags)[0] for flag in ("--data.path", "--model"))
+    if recipe is None and named and path is None and model is None:
         recipe = "digits"
     if recipe is not None and not named and not recipe.endswith(".toml"):
         raise UserError(f"recipe {recipe!r} is for improve and train: give sims {name} a file of yours (.toml)")
@@ -179,7 +203,7 @@ def _default(name: str, recipe: str | None, flags: list[str]) -> Any:
     if name == "train":  # the part of the main job's recipes that concerns it
         foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
         values = {key: value for key, value in values.items() if key not in foreign}
-    return override(defaults_for(flags, values) if name == "loop" else kind(), values)
+    return override(defaults_for(path, values) if name == "loop" else kind(), values)
 
 
 def _help() -> str:
@@ -234,8 +258,7 @@ def _command(name: str, rest: list[str]) -> int:
             _join()
         options = _parsed(name, rest)
         with speaking_of(command.options):
-            status = command.run(options)
-        return status if isinstance(status, int) else 0
+            return command.run(options)
     except UserError as error:
         return _say(f"sims: {error}", 2)
     except OSError as error:

@@ -197,7 +197,7 @@ def _parquet(paths: list[Path]) -> Pictures | Arrays:
         cells = Cells(table)
         return Pictures("parquet", table.name, cells.names, cells.read, labels, class_names, tuple(paths))
     raw, shape = table.arrays()
-    raw = _channels_first(raw, str(paths[0]), keep=shape is not None)
+    raw = channels_first(raw, str(paths[0]), keep=shape is not None)
     return Arrays("parquet", table.name, raw, labels, class_names)
 
 
@@ -222,7 +222,7 @@ def _npz(path: Path) -> Arrays:
     names = tuple(str(name) for name in arrays.get("class_names", np.array([])).ravel())
     latents = key == "latents"
     return Arrays(
-        "npz", path.stem, _channels_first(arrays[key], f"{path}, array {key!r}", keep=latents), labels, names, latents
+        "npz", path.stem, channels_first(arrays[key], f"{path}, array {key!r}", keep=latents), labels, names, latents
     )
 
 
@@ -246,7 +246,7 @@ def _array(path: Path, archive: Any, key: str) -> np.ndarray:
     return np.memmap(path, dtype, "r", start, shape)
 
 
-def _channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarray:
+def channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarray:
     """(N, H, W), (N, H, W, C) or (N, C, H, W) to (N, C, H, W); (N, 2) stays. `keep`: four axes are as they should be.
 
     The channel axis is the one that leaves square pictures, else the one of length 1, 3 or 4, else the shorter.

@@ -42,10 +42,10 @@ def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | Non
     Raises UserError, one sentence naming the file, for anything missing, broken or inconsistent.
     """
     if str(source) in BUILT_IN:
-        return _limited(_transformed(_built_in(str(source)), options), limit)
+        return limited(transformed(_built_in(str(source)), options), limit)
     path = resolve(source, options)
     if is_store(path):
-        return _limited(_transformed(Store.read(path), options), limit)
+        return limited(transformed(Store.read(path), options), limit)
     parts = find_parts(path)
     return dataset_of(open_paths(parts.get("train") or parts["all"]), options, limit)
 
@@ -69,7 +69,7 @@ def load_pair(
         return _matched(load(source, options=options, limit=limit), load(test, options=options))
     if str(source) == "digits":
         train, held_out = load(source, options=options).numbered().split(_DIGITS_TEST / 1797, seed=0)
-        return _limited(train, limit), held_out
+        return limited(train, limit), held_out
     if str(source) not in BUILT_IN:
         path = resolve(source, options)
         parts = find_parts(path)
@@ -77,7 +77,7 @@ def load_pair(
             held_out = dataset_of(open_paths(parts["test"]), options)
             return _matched(dataset_of(open_paths(parts["train"]), options, limit), held_out)
     train, held_out = load(source, options=options).numbered().split(test_fraction, seed)
-    return _limited(train, limit), held_out
+    return limited(train, limit), held_out
 
 
 def resolve(source: str | Path, options: SourceOptions = _NONE) -> Path:
@@ -105,7 +105,7 @@ def dataset_of(found: Pictures | Arrays, options: SourceOptions = _NONE, limit: 
             check_labels(found.labels, len(found.raw), found.class_names, found.name)
         raw, codec = coded(found.raw, found.name, found.latents)
         data = Dataset(raw, found.labels, codec, found.class_names, found.name)
-        return _limited(_transformed(data, options), limit)
+        return limited(transformed(data, options), limit)
     count = len(found.names)
     index = _drawn(count, limit)
     labels, class_names = found.labels, found.class_names
@@ -223,7 +223,7 @@ def coded(raw: Any, name: str, latents: bool = False) -> tuple[Any, Codec]:
     return raw, Codec("identity" if identity else "pixels", low, high, raw.dtype.name)
 
 
-def _transformed(data: Dataset, options: SourceOptions) -> Dataset:
+def transformed(data: Dataset, options: SourceOptions) -> Dataset:
     """The same samples with `options` applied."""
     if options.unchanged:
         return data
@@ -242,7 +242,7 @@ def _drawn(count: int, limit: int | None) -> np.ndarray:
     return np.arange(count) if limit is None else np.sort(np.random.default_rng(0).permutation(count)[:limit])
 
 
-def _limited(data: Dataset, limit: int | None) -> Dataset:
+def limited(data: Dataset, limit: int | None) -> Dataset:
     return data if limit is None or limit >= len(data) else data.numbered().subset(_drawn(len(data), limit))
 
 

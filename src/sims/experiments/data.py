@@ -8,8 +8,9 @@ from sims.errors import UserError
 from sims.experiments.options import DataOptions
 from sims.interop.latents import Autoencoder
 from sims.runs.directory import Run
-from sims.scoring.judge import EvaluationOptions, Judge, load_judge
-from sims.scoring.run_references import make_references
+from sims.scoring.judge import Judge, load_judge
+from sims.scoring.options import EvaluationOptions
+from sims.scoring.reference import make_references
 
 
 def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:

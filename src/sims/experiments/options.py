@@ -14,7 +14,7 @@ from sims.experiments.improve.search import SearchOptions
 from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOptions, default_methods
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 T = TypeVar("T")
@@ -165,6 +165,11 @@ class ImproveOptions(CommonOptions):
     search: SearchOptions = field(default_factory=SearchOptions)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     distilled: DistilledOptions = field(default_factory=DistilledOptions)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is anything to judge by."""
+        return self.data.path != "none" or self.reference is not None
 
     def __post_init__(self) -> None:
         super().__post_init__()

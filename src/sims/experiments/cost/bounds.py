@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from sims.denoiser import Denoiser
+from sims.experiments.improve.sampler_search import Setting, fewest
 from sims.experiments.improve.search import Search, SearchOptions
-from sims.experiments.improve.stages import Setting, fewest
 from sims.methods import Continuous
 from sims.sampling import SOLVERS, SamplerOptions, SolverName, nfe
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from sims.errors import UserError
+from sims.results.common import TrustedChoice
 
 Array = np.ndarray
 Features = Callable[[int, float, int, int], Array]  # budget, w, first, last -> features (last - first, D)
@@ -59,9 +59,9 @@ class Cell:
     half_width: float | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Found:
-    """What a search chose and what it cost."""
+    """What a search chose and what it cost; ``trusted`` where trusted images chose the strength."""
 
     budget: int
     w: float
@@ -69,16 +69,8 @@ class Found:
     samples: int
     extended: bool
     evaluations: int = 0
-    cells: list[Cell] = field(default_factory=list)
-    trusted: dict[str, Any] | None = None
-    """Where trusted images chose the strength: what they said, and ``by_data``, the strength that the data chose."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> Found:
-        return cls(**{**entry, "cells": [Cell(**cell) for cell in entry["cells"]]})
+    cells: tuple[Cell, ...] = ()
+    trusted: TrustedChoice | None = None
 
 
 def around(w: float, most: float) -> list[float]:
@@ -137,7 +129,7 @@ class Search:
             best = {budget: self._descend(budget, best[budget][0], n, stride) for budget in alive}
         budget = min(alive, key=lambda b: best[b][1])
         w, fd = best[budget]
-        cells = [Cell(*key, value, self.half_widths.get(key)) for key, value in self.cells.items()]
+        cells = tuple(Cell(*key, value, self.half_widths.get(key)) for key, value in self.cells.items())
         return Found(budget, w, fd, self.samples, w > max(self.start), cells=cells)
 
     def _coarse(self, budget: int, n: int) -> tuple[float, float]:

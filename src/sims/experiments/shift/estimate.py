@@ -1,86 +1,87 @@
-"""What distribution control would cost, before it runs: the stages, and what they leave on disk."""
+"""What distribution control would cost, before it runs: its stages, in counts."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
+from functools import partial
+from math import ceil
 
-import torch
-
-from sims.experiments.cost.described import Known
-from sims.experiments.cost.disk import training_folder
-from sims.experiments.cost.estimate import Estimate, estimate
-from sims.experiments.improve.job import given_model
+from sims.experiments.base_model import given_model
+from sims.experiments.cost.estimate import estimate
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.outputs import GRID
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.setup import as_improve
-from sims.methods.auxiliary import AuxiliarySettings
-from sims.runs.work import Sampling, Training, Work, training_work
+from sims.experiments.shift.problem import as_improve
+from sims.processes import join
+from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 
-FEATURES = 2 * 4 * 64 + 16  # bytes that are kept of a measured sample: features of two small extractors, values
+NOTES = (
+    "as many rounds are counted as are allowed; the solver ends as soon as the target is met",
+    "training the attribute's classifiers is not counted",
+)
 
 
-def estimate_shift(options: ShiftOptions, device: torch.device, processes: int = 1) -> Estimate:
-    """What the job of ``options`` would cost on this device; runs pieces of it for half a minute, writes nothing.
+def estimate_shift(options: ShiftOptions) -> Estimate:
+    """What the job would cost on the device that is at hand; runs parts of it for half a minute, writes nothing.
 
     UserError where neither the data nor its shape is known.
     """
-    auxiliary = options.auxiliary
-    trained = AuxiliarySettings(samples=auxiliary.samples, budgets=(auxiliary.images,), train=auxiliary.train)
-    job = replace(as_improve(options), auxiliary=trained)
-    found = estimate(
-        job,
-        given_model(job, device),
-        device,
-        processes,
-        plan=lambda _, sampling: work_of_shift(options, sampling),
-        disk=lambda _, known, weights, work: disk_of_shift(options, known, weights),
-    )
-    notes = [
-        "as many rounds are counted as are allowed; the solver ends as soon as the target is met",
-        "training the attribute's classifiers is not counted",
-    ]
-    return replace(found, notes=found.notes + notes)
+    accelerator = join()
+    device, job, plan = accelerator.device, as_improve(options), partial(work_of_shift, options)
+    estimated = estimate(job, given_model(job, device), plan, device, accelerator.num_processes)
+    return replace(estimated, notes=[*estimated.notes, *NOTES])
 
 
 def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
     """The stages after the references, in order."""
-    auxiliary, settings, baselines = options.auxiliary, options.solver, options.baselines
-    size, own, guided = settings.samples, sampling.nfe, sampling.guided
-
-    def measured(stage: str, samples: int, cost: int, most: int | None = None) -> Work:
-        return Work(stage, evaluations=samples * cost, samples=samples, searched=samples, most=most)
-
-    work = []
+    auxiliary, settings, baselines, distilled = options.auxiliary, options.solver, options.baselines, options.distilled
+    size, own, guided, rows = settings.samples, sampling.nfe, sampling.guided, _rows(options, sampling)
     base, trained = Training("base", options.base.train), Training("auxiliary", auxiliary.train)
+    judged, further = options.evaluation.draws * options.evaluation.samples, settings.rounds - 1
+    work = []
     if options.model is None:
         work.append(training_work("train the base", base, options.base.images, leaves="base"))
-    most = auxiliary.max_candidates * own
-    work.append(measured("own samples", auxiliary.candidates, own, most if most > auxiliary.candidates * own else None))
+    pools = ceil(auxiliary.max_candidates / auxiliary.candidates)
+    most = auxiliary.max_candidates if pools > 1 else None
+    work.append(_sampled("own samples", auxiliary.candidates, own, most, images=pools * auxiliary.candidates))
     work.append(training_work("train the auxiliary", trained, auxiliary.images, leaves="auxiliaries"))
-    work.append(measured("measure it", settings.strengths * size, guided))
-    if further := settings.rounds - 1:
-        more = further * auxiliary.refine
-        work.append(training_work("further rounds: train on", trained, more, leaves="auxiliaries"))
-        work.append(measured("further rounds: measure", further * size, guided))
+    work.append(_sampled("measure it", settings.strengths * size, guided, features=(settings.strengths + 1) * size))
+    if further:
+        stage = "further rounds: train on"
+        work.append(training_work(stage, trained, auxiliary.refine, leaves="auxiliaries", times=further))
+        work.append(_sampled("further rounds: measure", further * size, guided, features=further * size))
     if options.guidance.cache_cost:
-        work.append(measured("choose what to cache", options.guidance.pilot, guided))
-    if options.distilled.samples:
-        student = Training("distilled", options.distilled.train, taught=True)
-        taught = training_work("distil", student, options.distilled.images, leaves="distilled")
-        drawn = options.distilled.samples
-        work.append(replace(taught, evaluations=drawn * guided, samples=drawn))
+        work.append(_sampled("choose what to cache", options.guidance.pilot, guided))
+    if distilled.samples:
+        student = Training("distilled", distilled.train, taught=True)
+        taught, drawn = training_work("distil", student, distilled.images, leaves="distilled"), distilled.samples
+        leaves = (Leaves("guided samples, before compression", samples=drawn), *taught.leaves)
+        work.append(replace(taught, evaluations=drawn * guided, samples=drawn, leaves=leaves))
     if "classifier" in baselines.methods:
-        work.append(measured("scales of classifier guidance", len(baselines.scales) * size, 3 * own))
+        drawn = len(baselines.scales) * size
+        work.append(_sampled("scales of classifier guidance", drawn, 3 * own, features=drawn))
     if "fine-tuning" in baselines.methods:
         work.append(training_work("fine-tune the base", trained, auxiliary.images, leaves="auxiliaries"))
-    judged = options.evaluation.draws * options.evaluation.samples
-    rows = _rows(options, sampling)
-    work.append(Work("judge", evaluations=judged * sum(rows), samples=judged * len(rows), searched=judged * len(rows)))
+    kept = Leaves("features of samples", features=2 * judged * (len(rows) + 1))
+    drawn = judged * len(rows)
+    work.append(Work("judge", evaluations=judged * sum(rows), samples=drawn, searched=drawn, leaves=(kept,)))
     if "rejection" in baselines.methods:
-        work.append(measured("rejection", 0, own, max(0, baselines.limit - judged) * own))
-    work.append(Work("pictures and report", evaluations=2 * GRID * sum(rows)))
-    return work
+        most = max(0, baselines.limit - judged)
+        work.append(_sampled("rejection", 0, own, most, features=baselines.limit))
+    results = Leaves("results", networks=2 + bool(distilled.samples))
+    return [*work, Work("pictures", evaluations=2 * GRID * sum(rows), leaves=(results,))]
+
+
+def _sampled(
+    stage: str, samples: int, cost: int, most: int | None = None, *, images: int = 0, features: int = 0
+) -> Work:
+    """Samples at a cost that are classified, at most so many; kept are images, and features by two extractors."""
+    kept = (
+        Leaves("own samples, before compression", samples=images),
+        Leaves("features of samples", features=2 * features),
+    )
+    bound = None if most is None else most * cost
+    return Work(stage, evaluations=samples * cost, samples=samples, searched=samples, most=bound, leaves=kept)
 
 
 def _rows(options: ShiftOptions, sampling: Sampling) -> list[int]:
@@ -91,24 +92,3 @@ def _rows(options: ShiftOptions, sampling: Sampling) -> list[int]:
     rows += [sampling.nfe] * bool(options.distilled.samples)
     rows += [3 * sampling.nfe] * ("classifier" in options.baselines.methods)
     return rows + [sampling.nfe] * ("fine-tuning" in options.baselines.methods)
-
-
-def disk_of_shift(options: ShiftOptions, known: Known, weights: int) -> list[tuple[str, int]]:
-    """Bytes of what a run leaves, at most, by kind."""
-    auxiliary, baselines, image = options.auxiliary, options.baselines, known.values * known.itemsize
-    parts = []
-    if options.model is None:
-        parts.append(("base", training_folder(options.base.train, options.base.images, 1, weights)))
-    pools = math.ceil(auxiliary.max_candidates / auxiliary.candidates)
-    parts.append(("own samples, before compression", pools * auxiliary.candidates * image))
-    trained = options.solver.rounds + ("fine-tuning" in baselines.methods)
-    parts.append(("auxiliaries", trained * training_folder(auxiliary.train, auxiliary.images, 1, weights)))
-    if options.distilled.samples:
-        own = options.distilled
-        parts.append(("guided samples, before compression", own.samples * image))
-        parts.append(("distilled", training_folder(own.train, own.images, 1, weights)))
-    parts.append(("results", (2 + bool(options.distilled.samples)) * weights))
-    judged = options.evaluation.draws * options.evaluation.samples
-    seen = options.solver.samples * (options.solver.rounds + options.solver.strengths + len(baselines.scales))
-    parts.append(("features of samples", FEATURES * (seen + 7 * judged + baselines.limit)))
-    return parts

@@ -12,11 +12,13 @@ Generation 0 is always trained on real data alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from sims.config import nearest
 from sims.errors import UserError
+from sims.results.loop import TrainedOn
 
+Plan = tuple["Counts", ...]
 Kind = Literal["fully-synthetic", "augmentation", "accumulate", "fresh", "counts"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TOY_REAL = 1_000  # real points where any number could be drawn
@@ -33,13 +35,10 @@ class Counts:
     fresh: int = 0
     synthetic: dict[int, int] = field(default_factory=dict)
 
-    @property
-    def total(self) -> int:
-        return self.real + self.fresh + sum(self.synthetic.values())
-
-    def to_json(self) -> dict[str, Any]:
-        synthetic = {str(generation): count for generation, count in self.synthetic.items()}
-        return {"real": self.real, "fresh": self.fresh, "synthetic": synthetic, "total": self.total}
+    def trained_on(self, generation: int) -> TrainedOn:
+        """The same as a result says it."""
+        synthetic = {str(earlier): count for earlier, count in self.synthetic.items()}
+        return TrainedOn(place=generation, real=self.real, fresh=self.fresh, synthetic=synthetic)
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def resolve(kind: Kind, options: CountOptions, generations: int, available: int 
     if generations < 1:
         raise UserError(f"generations is {generations}: a loop needs at least 1 generation after generation 0")
     if kind != "counts" and (options.total is not None or options.shares):
-        raise UserError(f"counts.total and counts.shares are for --kind counts, not for {kind}: leave them out")
+        raise UserError(f"counts.total and counts.shares are for kind counts, not for {kind}: leave them out")
     if kind not in ("fresh", "counts") and options.fresh:
         raise UserError(f"counts.fresh is {options.fresh}, and a loop of kind {kind} takes no fresh data: leave it out")
     if options.shares:
@@ -135,8 +134,7 @@ def _check(kind: Kind, found: CountOptions, generations: int, available: int | N
         )
 
 
-def counts(kind: Kind, settled: CountOptions, generation: int) -> Counts:
-    """The training set of one generation; ``settled`` comes from ``resolve``."""
+def _counts(kind: Kind, settled: CountOptions, generation: int) -> Counts:
     real, synthetic, fresh = settled.real or 0, settled.synthetic or 0, settled.fresh or 0
     if generation == 0:
         return Counts(real)
@@ -150,13 +148,18 @@ def counts(kind: Kind, settled: CountOptions, generation: int) -> Counts:
     return Counts(real, fresh if kind == "counts" else 0, last)
 
 
-def schedule(kind: Kind, options: CountOptions, generations: int, available: int | None = None) -> tuple[Counts, ...]:
+def schedule(kind: Kind, options: CountOptions, generations: int, available: int | None = None) -> Plan:
     """The training sets of generations 0 ... T, checked before anything is computed; UserError as ``resolve``."""
     settled = resolve(kind, options, generations, available)
-    return tuple(counts(kind, settled, generation) for generation in range(generations + 1))
+    return tuple(_counts(kind, settled, generation) for generation in range(generations + 1))
 
 
-def fresh_positions(plan: tuple[Counts, ...], generation: int) -> range:
+def passed_on(plan: Plan, generation: int) -> int:
+    """Samples of a generation that any later one is trained on."""
+    return max((entry.synthetic.get(generation, 0) for entry in plan), default=0)
+
+
+def fresh_positions(plan: Plan, generation: int) -> range:
     """Positions, in the shuffled real data, of the fresh samples of a generation: behind the real set, none twice."""
     first = plan[0].real + sum(entry.fresh for entry in plan[:generation])
     return range(first, first + plan[generation].fresh)
