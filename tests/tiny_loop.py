@@ -31,6 +31,12 @@ def pollution_arguments(run: Path, *more: str) -> list[str]:
     return ["pollution", "--run", str(run), *COMMON, *POLLUTION, "--trusted-draws", "5", *more]
 
 
+def points_arguments(run: Path, *more: str) -> list[str]:
+    """The command line of a tiny loop of points with affine denoisers; later options win."""
+    words = "--data.path gaussian --affine --kind fresh --generations 3 --repeats 4"
+    return ["loop", "--run", str(run), *shlex.split(words), *more]
+
+
 def summary_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 

@@ -49,8 +49,8 @@ from sims.experiments.improve.job import improve
 from sims.experiments.loop.jobs import loop, pollution
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import ImproveOptions
-from sims.experiments.shift.command import shift
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.shift_job import shift
 
 
 @dataclass(frozen=True)

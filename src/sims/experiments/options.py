@@ -166,6 +166,11 @@ class ImproveOptions(CommonOptions):
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     distilled: DistilledOptions = field(default_factory=DistilledOptions)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is anything to judge by."""
+        return self.data.path != "none" or self.reference is not None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("rounds")

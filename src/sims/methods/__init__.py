@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sims.methods.autoguidance import AUTOGUIDANCE
-from sims.methods.base import BASE
 from sims.methods.continued import CONTINUED
 from sims.methods.contract import Artefact, Base, Continuous, Fixed, Method
 from sims.methods.distilled import DISTILLED
@@ -14,6 +13,7 @@ from sims.methods.placebo import PLACEBO
 from sims.methods.self_trained import SELF_TRAINED
 from sims.methods.settings import AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
 from sims.methods.sims import SIMS
+from sims.methods.unguided import BASE
 from sims.results.common import Look
 
 METHODS: dict[str, Method] = {

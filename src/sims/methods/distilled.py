@@ -39,25 +39,13 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
     if trained is None:
         with run.progress("guided samples", len(seeds)) as advance:
             data = synthesize(
-                teacher,
-                run.artefact("guided", *key),
-                seeds,
-                method=SIMS.name,
-                w=settings.leader.w,
-                batch_size=settings.batch_size,
-                accelerator=run.accelerator,
-                advance=advance,
-            )
+                teacher, run.artefact("guided", *key), seeds, method=SIMS.name, w=settings.leader.w,
+                batch_size=settings.batch_size, accelerator=run.accelerator, advance=advance,
+            )  # fmt: skip
         trainer = Trainer(
-            base.model,
-            data,
-            options.train,
-            folder,
-            images=options.images,
-            seed=seed,
-            teacher=teacher.denoiser,
-            accelerator=run.accelerator,
-        )
+            base.model, data, options.train, folder,
+            images=options.images, seed=seed, teacher=teacher.denoiser, accelerator=run.accelerator,
+        )  # fmt: skip
         with run.progress("distill", options.images) as advance:
             trained = trainer.run(advance, run.log)
     # Beyond the student's own pass, every training image costs one of each of the teacher's two networks.

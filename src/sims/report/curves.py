@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from sims.report.blocks import Drawn
 from sims.report.context import Context, figure_facts, heading, in_order
@@ -76,7 +77,7 @@ def curve_panels(c: Loops, id: str, names: Sequence[str], caption: str) -> Drawn
         axes.set(title=heading(c.result, name), xlabel=axis.title)
         if not axis.is_level:
             axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
-        if is_distance(c.result, name):
+        if is_distance(c.result, name) and min(chain(*chain(*c.result.curves[name].values()))) >= 0:
             from_zero(axes)
     handles, labels = panels[0].get_legend_handles_labels()
     drawing.figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(labels)))
@@ -106,10 +107,11 @@ def point_grid(c: Loops) -> Drawn | None:
     for index, axes in enumerate(panels):
         name, place = names[index // len(places)], places[index % len(places)]
         x, y = truth[:800].T
-        axes.plot(x, y, ".", color=MUTED, markersize=2, alpha=0.3, gid=drawing.mark("grey"), **dots)  # type: ignore[arg-type]
+        axes.plot(x, y, ".", color=MUTED, markersize=2, alpha=0.3, **dots)  # type: ignore[arg-type]
         x, y = points[name, place].T
         axes.plot(x, y, ".", color=c.palette[name].light, markersize=3, alpha=0.7, **dots)  # type: ignore[arg-type]
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
+        axes.set_gid(drawing.mark("grey"))  # of the panel: dots that become an image have no id
         if index < len(places):
             axes.set_title(axis.text(place))
         if index % len(places) == 0:
@@ -131,9 +133,9 @@ def strength_panels(c: Context[PollutionResult]) -> Drawn | None:
         for index, (level, curve) in enumerate(zip(c.result.levels, curves)):
             means = [Figure.of(repeats).mean for repeats in curve]
             shade = 0.35 + 0.65 * (index + 1) / len(curves)
-            axes.plot(found.w, means, color=c.colour(name), alpha=shade, marker="o", markersize=4)
-            axes.annotate(f"{level:g} %", (found.w[-1], means[-1]), xytext=(5, 0), textcoords="offset points")
+            axes.plot(found.w, means, color=c.colour(name), alpha=shade, marker="o", markersize=4, label=f"{level:g} %")
         axes.set(xlabel="w", title=c.palette.name(name))
+        axes.legend()
     panels[0].set_ylabel(figure_facts(c.result, "fd").title)
     from_zero(panels[0])
     caption = "FD against the guidance strength, one line per level of pollution, mean over the repeats."

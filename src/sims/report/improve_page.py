@@ -95,7 +95,7 @@ def change_interval(result: ImproveResult, row: Row, base: Row, figure: str) -> 
 def improve_head(result: ImproveResult) -> Head:
     """The verdict: the leading method against the base, on the training and on the held-out images."""
     base, leader = base_row(result.rows), leading_row(result)
-    said = [text for row in result.rows for text in diverged(row)]
+    said = diverged(result.rows)
     by = change(leader, base) if leader else None
     if base is None or leader is None or by is None:
         return Head.of(result, said, verified=result.verified)

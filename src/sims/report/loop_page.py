@@ -46,7 +46,7 @@ from sims.report.numbers import (
     strength,
 )
 from sims.report.strips import make_strip, split_key
-from sims.report.tables import diverged_text, extractor_text, made_for, reproduce, trusted_table
+from sims.report.tables import diverged, extractor_text, made_for, reproduce, trusted_table
 from sims.results.common import Figure, Interval
 from sims.results.loop import (
     Arm,
@@ -72,8 +72,7 @@ def loop_head(result: Either) -> Head:
         value = Figure.of(result.curves[names[0]][arm.name][-1])
         note = f"{figure_facts(result, names[0]).title}, {axis.text(axis.places[-1])}"
         tiles.append(Fact(arm.label, fixed(value.mean, decimals([value.mean])), note))
-    diverged = [diverged_text(arm.label, count(arm.diverged)) for arm in result.arms if arm.diverged]
-    return Head.of(result, diverged, facts=tiles)
+    return Head.of(result, diverged(result.arms), facts=tiles)
 
 
 def loop_table(result: LoopResult) -> Table | None:
@@ -122,7 +121,7 @@ def pollution_table(result: PollutionResult) -> Table | None:
     names = [name for name in ("fd", "fd_held_out") if name in result.curves]
     columns = [Column[int]("synthetic", lambda level: f"+{result.levels[level]:g} %")]
     columns += [column(arm, name, place) for arm in result.arms for place, name in enumerate(names)]
-    return table(range(len(result.levels)), columns, title=result.title)
+    return table(range(len(result.levels)), columns, " ".join(diverged(result.arms)), title=result.title)
 
 
 class LoopPage:
@@ -145,29 +144,35 @@ class LoopPage:
             return []
         text = prose(extractor_text(self.result.extractor))
         caption = "Distances: mean over the repeats. Lower is better."
-        return present(curve_panels(self.c, "distances", names, caption), self._distance_table(names), text)
+        return present(curve_panels(self.c, "distances", names, caption), self._figure_table(names[:2]), text)
 
     def others(self) -> list[Block]:
         names = [name for name in in_order(self.result, self.result.curves) if not is_distance(self.result, name)]
         caption = "The other figures, measured on the same samples."
-        return present(curve_panels(self.c, "figures", names, caption) if names else None)
+        everything = self._figure_table(in_order(self.result, self.result.curves))
+        panels = curve_panels(self.c, "figures", names, caption) if names else None
+        return present(panels, details("All figures", everything))
 
-    def _distance_table(self, names: Sequence[str]) -> Table | None:
-        """Every arm at a few generations, or at every level."""
+    def _figure_table(self, names: Sequence[str]) -> Table | None:
+        """Figures of every arm: a line per figure and arm, a column per level or for some generations."""
+        Line = tuple[str, Arm]
+        curves, axis = self.result.curves, self.axis
+        digits = {n: decimals(max(values) for curve in curves[n].values() for values in curve) for n in names}
 
-        def column(name: str, place: float) -> Column[Arm]:
-            curves, index = self.result.curves[name], self.axis.places.index(place)
-            digits = decimals(max(values) for curve in curves.values() for values in curve)
+        def column(place: float) -> Column[Line]:
+            def cell(line: Line) -> Cell:
+                value = Figure.of(curves[line[0]][line[1].name][axis.places.index(place)])
+                return Cell(plus_minus(value, digits[line[0]]), title=ends(value, digits[line[0]]))
 
-            def cell(arm: Arm) -> Cell:
-                value = Figure.of(curves[arm.name][index])
-                return Cell(plus_minus(value, digits), title=ends(value, digits))
+            return Column(axis.text(place), cell)
 
-            return Column(f"{place:g}", cell, group=heading(self.result, name))
-
-        columns = [column(name, place) for name in names for place in self.axis.shown()]
-        caption = "Mean over the repeats ± half the 95 % interval."
-        return table(self.result.arms, [Column("arm", self.arm, False), *columns], caption)
+        columns: list[Column[Line]] = [
+            Column("of", lambda line: heading(self.result, line[0]), False),
+            Column("arm", lambda line: self.arm(line[1]), False),
+            *map(column, axis.shown()),
+        ]
+        lines = [(name, arm) for name in names for arm in self.result.arms]
+        return table(lines, columns, "Mean over the repeats ± half the 95 % interval.")
 
     def samples(self) -> list[Block]:
         """Samples of every arm at a few generations or levels, the same seeds in the same columns."""
@@ -315,7 +320,7 @@ def pollution_sections(c: Context[PollutionResult]) -> list[Section]:
     return [
         Section("setting", "Setting", present(repeats)),
         Section("distances", "Distance to the real distribution", page.distances()),
-        Section("levels", "Against standard training", present(_comparisons(c, page))),
+        Section("levels", "Against standard training", _comparisons(c, page)),
         Section("samples", "Samples", page.samples()),
         Section("figures", "Other figures", page.others()),
         Section("strengths", "Strength", present(strength_panels(c), _strength_table(c, page))),
@@ -324,7 +329,7 @@ def pollution_sections(c: Context[PollutionResult]) -> list[Section]:
     ]
 
 
-def _comparisons(c: Context[PollutionResult], page: LoopPage) -> Table | None:
+def _comparisons(c: Context[PollutionResult], page: LoopPage) -> list[Block]:
     """The paired differences from standard training at every level."""
     items = c.result.comparisons
     places = decimals(max(item.means) for item in items)
@@ -347,7 +352,9 @@ def _comparisons(c: Context[PollutionResult], page: LoopPage) -> Table | None:
         "Paired by repeat; ± is half the 95 % interval. Over clean: as a multiple of standard training without "
         "synthetic samples."
     )
-    return table(items, columns, caption)
+    main = [item for item in items if item.figure == items[0].figure]
+    rest = [item for item in items if item.figure != items[0].figure]
+    return present(table(main, columns, caption), details("In the other distances", table(rest, columns)))
 
 
 def _strength_table(c: Context[PollutionResult], page: LoopPage) -> Table | None:
@@ -356,8 +363,8 @@ def _strength_table(c: Context[PollutionResult], page: LoopPage) -> Table | None
 
     def column(place: int) -> Column[LevelArm]:
         def cell(arm: LevelArm) -> Cell:
-            values = arm.strengths[place]
             found = c.result.strengths.get(arm.name)
+            values = found.chosen[place] if found else arm.strengths[place]
             edge = sum(found.at_edge[place]) if found else 0
             text = f"{strength(sum(values) / len(values))} ({', '.join(map(strength, values))})"
             return Cell(text, f"{edge} at the edge" if edge else "")

@@ -82,8 +82,9 @@ def shift_head(result: ShiftResult) -> Head:
     worse = [text.removeprefix(WORSE) for text in result.warnings if text.startswith(WORSE)]
     texts += [WORSE + "; ".join(worse)] if worse else []
     return Head.of(
-        replace(result, warnings=tuple(texts)),
-        [text for row in result.rows for text in diverged(row)],
+        result,
+        diverged(result.rows),
+        said=texts,
         big=fixed(after.mean, 3) if after else "",
         big_label=f"{label}; the base: {with_ends(before, 3)}" if before else label,
         big_interval=f"95 %: {fixed(after.low, 3)} to {fixed(after.high, 3)}"
@@ -291,8 +292,8 @@ def _groups(c: Shift) -> list[Block]:
     """Quality within each group, base against steered, both at equal numbers of samples."""
     steered = c.result.row(STEERED)
     pairs: list[tuple[Group, Group]] = list(zip(c.result.base.groups, steered.groups if steered else ()))
-    compared = [(a, b) for a, b in pairs if a.fd is not None and b.fd is not None]
-    worse = [a.value for a, b in compared if (b.fd or 0.0) > (a.fd or 0.0)]
+    change = {a.value: b.fd - a.fd for a, b in pairs if a.fd is not None and b.fd is not None}
+    worse = [value for value, by in change.items() if by > 0]
 
     def words(pair: tuple[Group, Group]) -> str:
         before, after = pair
@@ -302,7 +303,7 @@ def _groups(c: Shift) -> list[Block]:
             ("recall", before.recall, after.recall),
         ):
             said += [f"lower {name}"] if old is not None and new is not None and new < old else []
-        return ", ".join(said) or ("no worse" if pair in compared else DASH)
+        return ", ".join(said) or ("no worse" if before.value in change else DASH)
 
     def columns(name: str) -> list[Column[tuple[Group, Group]]]:
         return [
@@ -320,9 +321,9 @@ def _groups(c: Shift) -> list[Block]:
         "Of the samples that the judge gives a value, against the real images of that value; equal numbers of both "
         "models. FD of few samples is too high, and small differences are chance."
     )
-    text = f"FD is no worse than the base’s within any of the {len(compared)} groups that can be compared."
+    text = f"FD is no worse than the base’s within any of the {len(change)} groups that can be compared."
     said: Block = Notice(f"Worse FD than the base within: {', '.join(worse)}.") if worse else Prose(text)
-    return present(said if compared else None, table(pairs, [*names, *figures], caption))
+    return present(said if change else None, table(pairs, [*names, *figures], caption))
 
 
 def _solver(c: Shift, solver: SolverResult) -> list[Block]:

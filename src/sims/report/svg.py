@@ -122,7 +122,7 @@ class Drawing:
 
 
 def from_zero(axes: Axes) -> None:
-    """A vertical axis of distances begins at zero."""
+    """A vertical axis of distances begins at zero, whatever their intervals reach to."""
     axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
 
 

@@ -19,6 +19,7 @@ from sims.report.numbers import (
     strength,
 )
 from sims.results.common import Cost, ExtractorFacts, Reproduction, Result, Row, TrustedChoice
+from sims.results.loop import Arm
 
 MADE_FOR = "Made for: what making the sampler cost beyond the base, in network evaluations; a training image is three."
 
@@ -61,16 +62,14 @@ def diverged_column() -> Column[Row]:
     return Column("diverged", lambda row: count(row.diverged) if row.diverged else "")
 
 
-def diverged(row: Row) -> list[str]:
-    """A warning where samples of a row diverged."""
-    of = f" of {count(row.draws * row.samples_per_draw)}" if row.draws else ""
-    return [diverged_text(row.label, f"{count(row.diverged)}{of}")] if row.diverged else []
-
-
-def diverged_text(label: str, number: str) -> str:
-    return (
-        f"{number} samples of {label} diverged (values that are not finite): they count as bad samples in all figures."
-    )
+def diverged(items: Sequence[Row | Arm]) -> list[str]:
+    """A warning for every row or arm that has samples which diverged."""
+    texts = []
+    for item in (item for item in items if item.diverged):
+        of = f" of {count(item.draws * item.samples_per_draw)}" if isinstance(item, Row) and item.draws else ""
+        text = f"{count(item.diverged)}{of} samples of {item.label} diverged (values that are not finite)"
+        texts.append(f"{text}: they count as bad samples in all figures.")
+    return texts
 
 
 def draws_text(rows: Sequence[Row]) -> str:

@@ -8,7 +8,8 @@ from typing import ClassVar
 from sims.results.common import Cost, Result, Row
 
 STEERED = "steered"  # the label of the model that the solver made
-BASELINES = ("rejection", "classifier guidance", "fine-tuning")  # labels of what it is compared with
+REJECTION, CLASSIFIER, FINE_TUNING = "rejection", "classifier guidance", "fine-tuning"
+BASELINES = (REJECTION, CLASSIFIER, FINE_TUNING)  # labels of what it is compared with
 
 
 @dataclass(frozen=True)

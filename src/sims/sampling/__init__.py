@@ -20,7 +20,7 @@ from sims.errors import UserError
 from sims.sampling import heun, multistep
 from sims.sampling.noise import SeededNoise
 from sims.sampling.schedules import edm_sigmas
-from sims.sampling.solver import Churn, SamplingStep, Solver
+from sims.sampling.solver import Churn, OnStep, SamplingStep, Solver
 
 __all__ = [
     "SOLVERS",
@@ -43,7 +43,13 @@ SOLVERS: dict[SolverName, Solver] = {"heun": cast(Solver, heun), "dpmpp2m": cast
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How to sample: the solver and its noise levels."""
+    """How to sample: the solver and its noise levels.
+
+    >>> import sims
+    >>> options = sims.SamplerOptions(solver="dpmpp2m", steps=4)
+    >>> options.sigmas(sims.load(EXAMPLE)).shape  # the last one is 0
+    torch.Size([5])
+    """
 
     solver: SolverName = "heun"
     """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic."""
@@ -94,7 +100,13 @@ class SamplerOptions:
 
 
 def nfe(denoiser: Denoiser, options: SamplerOptions) -> int:
-    """Network evaluations that one sample costs."""
+    """Network evaluations that one sample costs.
+
+    >>> import sims
+    >>> options = sims.SamplerOptions(solver="heun", steps=18)
+    >>> sims.nfe(sims.load(EXAMPLE), options), sims.nfe(sims.load(GUIDED), options)
+    (35, 70)
+    """
     return denoiser.evaluations(options.planned(denoiser))
 
 
@@ -151,13 +163,8 @@ def sample(
         assert step_noise is not None
         return step_noise().to(noise.device, state_dtype)
 
-    def on_step(index: int, sigma: float, x: Tensor, denoised: Tensor) -> None:
-        if callback is not None:
-            x, denoised = (t.to(torch.float32, copy=True) for t in (x, denoised))
-            callback(SamplingStep(index, len(sigmas) - 1, sigma, x, denoised))
-
     x = noise.to(state_dtype) * float(sigmas[0])
-    noises = next_noise if churn.s_churn > 0 else None
+    noises, on_step = next_noise if churn.s_churn > 0 else None, _told(callback, len(sigmas) - 1)
     x = method.solve(denoise, x, sigmas, churn, denoiser.round_sigma, noises, on_step)
     return x.to(torch.float32)
 
@@ -222,6 +229,17 @@ def sample_seeds(
         if progress is not None:
             progress(count)
     return x, chosen
+
+
+def _told(callback: Callback | None, num_steps: int) -> OnStep:
+    """What a solver calls: it copies state and estimate for the callback, so that nothing it does can matter."""
+
+    def on_step(index: int, sigma: float, x: Tensor, denoised: Tensor) -> None:
+        if callback is not None:
+            x, denoised = (t.to(torch.float32, copy=True) for t in (x, denoised))
+            callback(SamplingStep(index, num_steps, sigma, x, denoised))
+
+    return on_step
 
 
 def _placed(callback: Callback, first: int, count: int, step: SamplingStep) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -58,8 +58,8 @@ def estimate(
     held = resident()  # imports, part of the data, features and what else the job will have in memory
     pilot = run_pilot(options, data, model, plan, device, processes)
     work = [Work("start", seconds=STARTED), Work("read the data", seconds=data.seconds)]
-    work += [Work("references", seconds=judge.references)] if _is_judged(options) else []
-    work += [*pilot.work[:-1], replace(pilot.work[-1], seconds=REPORT)]
+    work += [Work("references", seconds=judge.references)] if options.is_judged else []
+    work += [*pilot.work, Work("report", seconds=REPORT)]
     return Estimate(
         data=data,
         network=options.network.type if model is None else pilot.network,
@@ -103,14 +103,10 @@ def trainings_of(work: Sequence[Work]) -> list[Training]:
     return list(dict.fromkeys(stage.training for stage in work if stage.training is not None))
 
 
-def _is_judged(options: ImproveOptions) -> bool:
-    return options.data.path != "none" or options.reference is not None
-
-
 def _judge(options: ImproveOptions, data: DataSize, device: torch.device) -> tuple[JudgeRates, list[str]]:
     """What judging costs; nothing where it cannot be measured, which the notes then say."""
     kind = options.evaluation.extractor.partition(":")[0]
-    if not _is_judged(options):
+    if not options.is_judged:
         return JudgeRates(), []
     if kind in NAMES and kind != "torchscript" and data.shape[0] not in (1, 3):
         return JudgeRates(), [
@@ -151,7 +147,7 @@ def _memory(
         stage = next(stage.stage for stage in pilot.work if stage.training == training)
         beside = (2 if training.taught else 1) * pilot.weights
         memory[stage] = rest + beside + rate.bytes(share_of(training.options, processes))
-    draws = 0 if on_gpu else 4 * judge.width * max(stage.measured for stage in pilot.work)
+    draws = 0 if on_gpu else 4 * judge.width * sum(stage.measured for stage in pilot.work)
     memory["sample"] = rest + draws + pilot.rates.evaluation.bytes(options.batch_size)
     return memory
 
@@ -166,8 +162,8 @@ def _notes(options: ImproveOptions, data: DataSize, rates: Rates, processes: int
             notes.append(f"training ({training.name}) was timed at {rate.batch} of the {share} images of a step")
     if rates.evaluation.batch < options.batch_size:
         notes.append(f"sampling was timed at {rates.evaluation.batch} of {options.batch_size} samples at once")
-    if data.some is None and _is_judged(options):
+    if data.some is None and options.is_judged:
         notes.append("without the data, its reading and what depends on its number are not counted")
-    if _is_judged(options):
+    if options.is_judged:
         notes.append("what follows from results is counted as it usually goes; its bound is in brackets")
     return notes

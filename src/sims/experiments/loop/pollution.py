@@ -9,7 +9,7 @@ by a few trusted images (``trusted``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,15 +23,16 @@ from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.improve.trusted import MOST, Candidates, read_trusted
 from sims.experiments.loop.generations import trained_on
 from sims.experiments.loop.loop_results import AtLevel, Choice, Level, pollution_result
-from sims.experiments.loop.models import Measured, Models, real_pictures, write_pictures
+from sims.experiments.loop.models import Measured, Models, real_pictures
 from sims.experiments.loop.options import PollutionOptions
 from sims.experiments.loop.remedies import arm_of, is_guided
 from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off
+from sims.files import write_arrays
 from sims.methods import Base
 from sims.processes import agree
-from sims.results.common import Cost, TrustedChoice
+from sims.results.common import Cost
 from sims.results.files import to_json
-from sims.results.loop import PollutionResult, Reliability
+from sims.results.loop import PollutionResult
 from sims.runs.directory import Run
 from sims.seeds import derive_seed
 
@@ -122,7 +123,7 @@ class Levels:
             pictures[name] = self._guided(name, level, data, base, found)
         file = self.repeat.file(level)
         if models.run.is_main:
-            write_pictures(file.with_suffix(".npz"), pictures)
+            write_arrays(file.with_suffix(".npz"), pictures)
         models.run.once(file, lambda: to_json(found))
         shown = ", ".join(f"{label} {arm.measured.figures['fd']:.2f}" for label, arm in found.arms.items())
         models.run.log(f"{self.repeat.folder}: +{level:g} %: FD to train {shown}")
@@ -158,9 +159,9 @@ class Levels:
         return Choice(
             chosen=best,
             clean={f"{w:g}": value for w, value in clean.items()},
-            trusted=TrustedChoice(**choice.to_json(), size=len(images), by_data=candidates.by_data),
+            trusted=replace(choice, by_data=candidates.by_data),
             ratio=fd[choice.w] / fd[best],
-            reliability=[Reliability(size=int(size), **entry) for size, entry in reliability.items()],
+            reliability=reliability,
             features=judge.extractor.name,
         )
 
@@ -177,4 +178,4 @@ def _grids(run: Run, repeat: PollutionRepeat, train: Dataset) -> None:
         with np.load(repeat.file(level).with_suffix(".npz")) as archive:
             arrays |= {f"{name}@{level:g}": archive[name] for name in archive.files}
     count = len(next(iter(arrays.values())))
-    write_pictures(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})
+    write_arrays(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from math import ceil
 
+from sims.experiments.base_model import base_work, given_model
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.table import Estimate
-from sims.experiments.improve.job import given_model
 from sims.experiments.improve.outputs import GRID
+from sims.experiments.options import CommonOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.setup import as_improve
 from sims.processes import join
 from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 
@@ -27,8 +27,10 @@ def estimate_shift(options: ShiftOptions) -> Estimate:
     UserError where neither the data nor its shape is known.
     """
     accelerator = join()
-    device, job, plan = accelerator.device, as_improve(options), partial(work_of_shift, options)
-    estimated = estimate(job, given_model(job, device), plan, device, accelerator.num_processes)
+    device, model = accelerator.device, given_model(options.model, options.sampler, accelerator.device)
+    shared = {entry.name: getattr(options, entry.name) for entry in fields(CommonOptions)}
+    job = ImproveOptions(**shared, model=options.model, guidance=options.guidance)
+    estimated = estimate(job, model, partial(work_of_shift, options), device, accelerator.num_processes)
     return replace(estimated, notes=[*estimated.notes, *NOTES])
 
 
@@ -36,11 +38,11 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
     """The stages after the references, in order."""
     auxiliary, settings, baselines, distilled = options.auxiliary, options.solver, options.baselines, options.distilled
     size, own, guided, rows = settings.samples, sampling.nfe, sampling.guided, _rows(options, sampling)
-    base, trained = Training("base", options.base.train), Training("auxiliary", auxiliary.train)
+    trained = Training("auxiliary", auxiliary.train)
     judged, further = options.evaluation.draws * options.evaluation.samples, settings.rounds - 1
     work = []
     if options.model is None:
-        work.append(training_work("train the base", base, options.base.images, leaves="base"))
+        work.append(base_work(options))
     pools = ceil(auxiliary.max_candidates / auxiliary.candidates)
     most = auxiliary.max_candidates if pools > 1 else None
     work.append(_sampled("own samples", auxiliary.candidates, own, most, images=pools * auxiliary.candidates))
@@ -69,7 +71,7 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
         most = max(0, baselines.limit - judged)
         work.append(_sampled("rejection", 0, own, most, features=baselines.limit))
     results = Leaves("results", networks=2 + bool(distilled.samples))
-    return [*work, Work("pictures and report", evaluations=2 * GRID * sum(rows), leaves=(results,))]
+    return [*work, Work("pictures", evaluations=2 * GRID * sum(rows), leaves=(results,))]
 
 
 def _sampled(

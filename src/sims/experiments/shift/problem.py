@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,13 @@ import numpy as np
 from sims.data.dataset import Dataset
 from sims.data.sources import load as load_data
 from sims.errors import UserError
+from sims.experiments.base_model import given_model
 from sims.experiments.data import open_judge, read_images, same_data
-from sims.experiments.improve.job import given_model
-from sims.experiments.options import ImproveOptions
 from sims.experiments.shift import attributes, user_classifiers
-from sims.experiments.shift.attributes import Attribute, Classifier, Labelled
+from sims.experiments.shift.attributes import Attribute, Classifier, Labelled, joint
 from sims.experiments.shift.measuring import Meter, check_accuracy
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, split_parts, target_of, together
+from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, split_parts, target_of
 from sims.files import digest
 from sims.model import Model
 from sims.runs.directory import Run
@@ -57,29 +56,32 @@ def read_problem(run: Run, options: ShiftOptions) -> Problem:
         return load_data(options.data.path, options=options.data.source)
 
     parts, test_parts = split_parts(options.attributes, train, test, options.labels, whole)
-    attribute, labels = together(parts)
-    test_labels = None if test_parts is None else together(test_parts)[1]
+    attribute, labels = joint(parts)
+    test_labels = None if test_parts is None else joint(test_parts)[1]
 
     def like(path: str) -> Array:
         other = load_data(path, options=options.data.source)
-        found, values = together(parts_of(options.attributes, other, None))
-        if found.values != attribute.values:
+        theirs, values = joint(parts_of(options.attributes, other, None))
+        if theirs.values != attribute.values:
             raise UserError(
-                f"target like:{path}: its values of {attribute.name} are {', '.join(found.values)}, and those of "
+                f"target like:{path}: its values of {attribute.name} are {', '.join(theirs.values)}, and those of "
                 f"{options.data.path} {', '.join(attribute.values)}: give data with the same classes"
             )
         return shares_of(values, len(attribute.values))
 
     target = target_of(options.target, attribute, like)
     check_support(target, labels, attribute, options.data.path)
-    model = given_model(as_improve(options), run.device)
-    _check_model(model, train, options)
+    model = _model(run, options, train)
     for part in (options.auxiliary.train, *([options.base.train] if model is None else [])):
         part.check_parts(run.num_processes)
     base_data = train
     if options.imbalance:
         base_data = cut(train, options.imbalance, derive_seed("imbalance", options.seed))
-    same_data(run, {"train": train.fingerprint, "test": test.fingerprint, "labels": _digest(labels)}, options.data.path)
+    same_data(
+        run,
+        {"train": train.fingerprint, "test": test.fingerprint, "labels": digest(labels.tobytes())[:16]},
+        options.data.path,
+    )
     conditional = options.data.conditional if model is None else model.num_classes > 0
     if conditional and all(text == "class" or ":" in text for text in options.attributes) and options.labels is None:
         raise UserError(
@@ -91,13 +93,11 @@ def read_problem(run: Run, options: ShiftOptions) -> Problem:
     return Problem(train, test, base_data, parts, test_parts, attribute, labels, test_labels, target, model)
 
 
-def _digest(labels: Array) -> str:
-    return digest(np.ascontiguousarray(labels, np.int64).tobytes())[:16]
-
-
-def _check_model(model: Model | None, train: Dataset, options: ShiftOptions) -> None:
+def _model(run: Run, options: ShiftOptions, train: Dataset) -> Model | None:
+    """The given model, its samples rounded to the values that the data can have."""
+    model = given_model(options.model, options.sampler, run.device)
     if model is None:
-        return
+        return None
     if model.codec.kind == "latents":
         raise UserError(
             f"{options.model} is a latent model, and classifiers of attributes see pixels: give a model of pixels"
@@ -107,15 +107,7 @@ def _check_model(model: Model | None, train: Dataset, options: ShiftOptions) -> 
             f"the model {options.model} makes data of shape {model.data_shape}, {options.data.path} has "
             f"{train.data_shape}: give the data it was trained on"
         )
-
-
-def as_improve(options: ShiftOptions) -> ImproveOptions:
-    """What the stages of the main job need to know: base, sampler, guidance, distillation."""
-    return ImproveOptions(
-        run=options.run, data=options.data, model=options.model, methods=("base", "sims", "distilled"),
-        seed=options.seed, batch_size=options.batch_size, network=options.network, base=options.base,
-        sampler=options.sampler, guidance=options.guidance, distilled=options.distilled, evaluation=options.evaluation,
-    )  # fmt: skip
+    return replace(model, codec=train.codec)
 
 
 def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:
@@ -126,10 +118,9 @@ def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:
     judging = _classifier(run, options.judge, problem, "b", options.members)
     check_accuracy(judging, options.min_accuracy, "judging")
     if judging.hash == steering.hash:
-        raise UserError("--classifier and --judge are the same: what steers must not judge; give another, or none")
-    meter = Meter(run, judge, steering, judging, problem.target, options.batch_size)
-    meter.refer_to(problem.train_labels, problem.test_labels)
-    return meter
+        raise UserError("classifier and judge are the same: what steers must not judge; give another, or none")
+    known = (problem.train_labels, problem.test_labels)
+    return Meter(run, judge, steering, judging, problem.target, options.batch_size, *known)
 
 
 def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: str, members: int) -> Classifier:
@@ -137,8 +128,8 @@ def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: 
     if given:
         data, parts = _counted_on(run, problem)
         found = [_users(text, data, part, run) for text, part in zip(given, parts)]
-        return found[0] if len(found) == 1 else attributes.product(found, data, together(parts), run.device)
-    labelled = together(problem.parts)
+        return found[0] if len(found) == 1 else attributes.product(found, data, joint(parts), run.device)
+    labelled = joint(problem.parts)
     role = {"a": "steering", "b": "judging"}[architecture]
     folder = run.path / "references" / role
     if run.is_main and not (folder / "0.safetensors").is_file():
@@ -162,7 +153,7 @@ def _counted_on(run: Run, problem: Problem) -> tuple[Dataset, list[Labelled]]:
             return problem.test, problem.test_parts
     run.log(
         "the errors of your classifiers are counted on training images, for want of labelled held-out ones: if they "
-        "learned from these, proportions and intervals are too good (--data.test gives others)"
+        "learned from these, proportions and intervals are too good (data.test gives others)"
     )
     return problem.train, problem.parts
 

@@ -1,29 +1,42 @@
-"""What the steered model is compared with: rejection, guidance by the classifier's gradient, plain fine-tuning."""
+"""Everything that is judged: the steered model and its variants; rejection, the classifier's gradient, fine-tuning."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sims.config import to_dict
+from sims import methods
+from sims.config import JSON, to_dict
 from sims.errors import UserError
 from sims.experiments.shift.measuring import Meter, Sample, Seen
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.proportion_solver import rejection_ratio
-from sims.experiments.shift.steering import Cost, accepted
+from sims.experiments.shift.steering import accepted
 from sims.guidance.classifier import GradientGuide
+from sims.methods import BASE, DISTILLED, SIMS, VARIANTS
 from sims.metrics.proportions import called_shares
 from sims.model import Model
+from sims.results.common import Cost, Look
+from sims.results.shift import CLASSIFIER, FINE_TUNING, REJECTION, STEERED
 from sims.sampling import SeededNoise, nfe, sample_seeds
 from sims.seeds import seed_range
 
 Array = np.ndarray
+CACHED = f"{STEERED} (cached)"
+LOOKS = {  # label of a contender -> its look
+    BASE.name: replace(BASE.look, title=BASE.name),
+    STEERED: replace(SIMS.look, title=STEERED),
+    CACHED: replace(VARIANTS[methods.CACHED], title=CACHED),
+    DISTILLED.name: replace(DISTILLED.look, title=DISTILLED.name),
+    CLASSIFIER: Look(CLASSIFIER, "#7a6244", "#cdb18a", "h"),
+    FINE_TUNING: Look(FINE_TUNING, "#3d7f7a", "#7cc9c2", ">"),
+    REJECTION: Look(REJECTION, "#8a4fa0", "#d29ae6", "8"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,12 +48,26 @@ class Contender:
 
     label: str
     sample: Sample
-    key: tuple[Any, ...]
+    key: tuple[JSON, ...]
     nfe: float
     cost: Cost = field(default_factory=Cost)
     model: Model | None = None
     w: float | None = None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was seen of a contender's evaluation samples, draw by draw; ``drawn``: how many rejection drew for them."""
+
+    contender: Contender
+    seen: Seen
+    draws: Sequence[Seen]
+    drawn: int | None = None
+
+    @property
+    def label(self) -> str:
+        return self.contender.label
 
 
 def of_model(
@@ -69,7 +96,7 @@ def of_gradient(model: Model, meter: Meter, scale: float) -> Contender:
 
     key = ("gradient", model.hash, to_dict(options), meter.steering.hash, meter.target.tolist(), scale)
     note = f"scale {scale:g}; a backward pass through the network counts as two evaluations"
-    return Contender("classifier guidance", sample, key, nfe(guide, options), note=note)
+    return Contender(CLASSIFIER, sample, key, nfe(guide, options), note=note)
 
 
 def has_gradient(meter: Meter, shape: Sequence[int]) -> bool:
@@ -77,10 +104,10 @@ def has_gradient(meter: Meter, shape: Sequence[int]) -> bool:
     x = torch.zeros(1, *shape, device=meter.run.device).requires_grad_()
     try:
         with torch.enable_grad():
-            found = meter.steering.log_probs(x)
-            if found is None or not found.requires_grad:
+            log_probs = meter.steering.log_probs(x)
+            if log_probs is None or not log_probs.requires_grad:
                 return False
-            return torch.autograd.grad(found.sum(), x, allow_unused=True)[0] is not None
+            return torch.autograd.grad(log_probs.sum(), x, allow_unused=True)[0] is not None
     except (RuntimeError, UserError):  # what runs outside of torch, or in whole numbers, has none
         return False
 
@@ -88,49 +115,51 @@ def has_gradient(meter: Meter, shape: Sequence[int]) -> bool:
 def best_scale(model: Model, meter: Meter, options: ShiftOptions) -> tuple[Contender, dict[str, float]]:
     """Classifier guidance at the scale with the least total variation on the selection seeds; and all tried."""
     seeds = seed_range("selection", options.seed, options.solver.samples)
-    tried: dict[str, float] = {}
-    found: list[tuple[float, Contender]] = []
-    cost = Cost()
-    for scale in options.baselines.scales:
-        contender = of_gradient(model, meter, scale)
-        seen = meter.measure(contender.key, contender.sample, model.codec, seeds, contender.label)
-        tv = float(meter.shares(seen.steering, judged=False)["tv"]["value"])
-        tried[f"{scale:g}"] = tv
-        found.append((tv, contender))
-        cost += Cost(0, round(len(seeds) * contender.nfe), len(seeds))
-    best = min(found, key=lambda entry: entry[0])[1]
-    return Contender(best.label, best.sample, best.key, best.nfe, cost, None, None, best.note), tried
+    contenders = [of_gradient(model, meter, scale) for scale in options.baselines.scales]
+    away = [
+        meter.steered_tv(meter.measure(each.key, each.sample, model.codec, seeds, each.label)) for each in contenders
+    ]
+    evaluations = sum(round(len(seeds) * each.nfe) for each in contenders)
+    cost = Cost(0, evaluations, len(seeds) * len(contenders))
+    tried = {f"{scale:g}": tv for scale, tv in zip(options.baselines.scales, away)}
+    return replace(contenders[int(np.argmin(away))], cost=cost), tried
 
 
-@dataclass(frozen=True)
-class Rejected:
-    """What rejection sampling delivered: samples, how many were drawn for them, and evaluations for each delivered."""
-
-    seen: Seen
-    drawn: int
-    nfe: float
-
-
-def rejection(base: Contender, first: Seen, meter: Meter, options: ShiftOptions, seeds: range, codec: Any) -> Rejected:
+def rejection(base: Judged, meter: Meter, options: ShiftOptions, seeds: range) -> Judged | None:
     """Samples of the base, accepted by what the steering classifier calls them, in the target's proportions.
 
-    Its errors are known, and what it must call them follows (``called_shares``). ``first`` are the base's evaluation
-    samples; more are drawn, of further seeds, until as many are accepted or the limit is reached.
+    Its errors are known, and what it must call them follows (``called_shares``). ``base`` has the base's evaluation
+    samples, of ``seeds``; more are drawn, of further seeds, until as many are accepted or the limit is reached. None
+    where not even two are.
     """
-    wanted = len(first)
-    count = len(meter.target)
-    shares = np.asarray(meter.shares(first.steering, judged=False)["values"])
+    seen, wanted, contender = base.seen, len(base.seen), base.contender
+    assert contender.model is not None
+    shares = np.asarray(meter.shares(seen.steering, judged=False).values)
     called = called_shares(meter.target, shares, meter.steering.confusion)
-    ratio = rejection_ratio(called, np.maximum(np.bincount(first.steering, minlength=count), 1) / wanted)
+    counts = np.bincount(seen.steering, minlength=len(meter.target))
+    ratio = rejection_ratio(called, np.maximum(counts, 1) / wanted)
     total = min(math.ceil(1.1 * ratio * wanted), max(options.baselines.limit, wanted))
-    seen = first
     if total > wanted:
         more = range(seeds.stop, seeds.stop + total - wanted)
-        seen = Seen.joined([first, meter.measure(base.key, base.sample, codec, more, "rejection")])
+        codec = contender.model.codec
+        seen = Seen.joined([seen, meter.measure(contender.key, contender.sample, codec, more, REJECTION)])
     positions = accepted(seen.steering, called, wanted)
+    if len(positions) < 2:
+        return None
     # What lies behind the last one that was needed was drawn in vain, and is not counted.
     drawn = int(positions[-1]) + 1 if len(positions) == wanted else len(seen)
-    return Rejected(seen[positions], drawn, base.nfe * drawn / max(1, len(positions)))
+    note = f"{len(positions):,} of the base's {drawn:,} samples"
+    cost_each = contender.nfe * drawn / len(positions)
+    delivered = Contender(REJECTION, contender.sample, contender.key, cost_each, w=contender.w, note=note)
+    seen = seen[positions]
+    return Judged(delivered, seen, _draws_of(seen, options.evaluation.samples), drawn)
+
+
+def _draws_of(seen: Seen, size: int) -> list[Seen]:
+    """Draws of what rejection delivered: every value is spread over all of them, in the order of delivery."""
+    count = max(1, round(len(seen) / size))
+    order = np.argsort(seen.steering, kind="stable")
+    return [seen[np.sort(order[first::count])] for first in range(count)]
 
 
 def ratio_within(target: Array, shares: Array, tv: float) -> float:
