@@ -141,9 +141,9 @@ def test_arrays_are_scored_as_files_are(tmp_path: Path) -> None:
     how: dict[str, Any] = {"options": {"extractor": "pca", "metrics": ["fd"]}, "quiet": True, "cache": tmp_path / "c"}
     scores = sims.evaluate(a, b, **how)
     files = sims.evaluate(tmp_path / "a.npz", tmp_path / "b.npz", **how)
-    assert scores["metrics"]["fd"]["mean"] == files["metrics"]["fd"]["mean"]
+    assert scores.figures["fd"].mean == files.figures["fd"].mean
     both = sims.compare([torch.from_numpy(a), b], b, **how)
-    assert both["scores"][0]["metrics"] == scores["metrics"] and both["differences"]
+    assert both.scores[0].figures == scores.figures and both.differences
     with pytest.raises(UserError, match="data_range"):
         sims.evaluate(a / 255, b, **how)
 

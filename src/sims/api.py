@@ -413,7 +413,7 @@ def compare(
     >>> real, a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(3))
     >>> how = {"extractor": "pca", "metrics": ["fd"]}
     >>> both = sims.compare([a, b], real, options=how, cache=FOLDER, quiet=True)
-    >>> [difference["metric"] for difference in both["differences"]]
+    >>> [difference.metric for difference in both.differences]
     ['fd']
     """
     suite = _suite(reference, held_out, extractor, options, cache, quiet)

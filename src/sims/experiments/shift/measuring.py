@@ -19,7 +19,7 @@ from sims.errors import UserError
 from sims.experiments.shift.attributes import Classifier
 from sims.files import atomic_path, digest
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.manifold import manifolds
+from sims.metrics.precision_recall import manifolds
 from sims.metrics.proportions import kl_interval, proportions, tv_interval, weighted_moments, weights_to
 from sims.metrics.statistics import read_tensors
 from sims.processes import agree
