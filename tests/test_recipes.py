@@ -17,25 +17,23 @@ import torch
 
 import tiny
 from sims import config
-from sims.cli import main, parse
+from sims.cli import parse
 from sims.config import RECIPES, from_dict, load_recipe, override, to_dict
 from sims.data.codec import Codec
 from sims.errors import UserError
 from sims.experiments.cost import estimate as cost
 from sims.experiments.cost import rates
-from sims.experiments.cost.bounds import cheapest_bound, cheapest_expected, search_bound
 from sims.experiments.cost.described import DataSize
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
-from sims.experiments.improve.sampler_search import Setting, fewest
-from sims.experiments.improve.search import Search, SearchOptions
+from sims.experiments.improve.sampler_search import Setting, cheapest_bound, cheapest_expected, fewest
+from sims.experiments.improve.search import Search, SearchOptions, search_bound
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
 from sims.guidance import Extrapolate
 from sims.methods import METHODS
 from sims.metrics import weights
 from sims.results.common import Row
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
 from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 from sims.sampling import SOLVERS, SamplerOptions, nfe
@@ -200,23 +198,24 @@ def test_a_shrunk_recipe_is_planned_and_runs(
     text = str(estimate)
     assert "read from" in text and "total" in text and "dry run: nothing was run or written" in text
 
-    assert main(["improve", *words]) == 0
-    result = read_result(run)
-    assert isinstance(result, ImproveResult) and result.search is not None and result.spent is not None
+    result = improve(parse("improve", words), quiet=True)
+    assert isinstance(result, ImproveResult) and result.spent and result.search and result.extractor
     rows = {row.label: row for row in result.rows}
     assert {*rows} >= {*load_recipe(name)["methods"]}
     extractor = "pca" if "512" in name else load_recipe(name)["evaluation"].get("extractor", "pca")
-    assert result.extractor is not None and result.extractor.name.startswith(extractor)
+    assert result.extractor.name.startswith(extractor)
     _the_protocol_is_kept(run, rows)
     work = {stage.stage: stage for stage in estimate.work}
     assert (estimate.nfe, estimate.guided_nfe) == (rows["base"].nfe, rows["sims"].nfe)
     assert work["prepare auxiliary"].evaluations == result.spent.synthesized * estimate.nfe
     for method, chosen in result.search.chosen.items():
         most = work[f"search {method}"].most
-        assert most is not None and chosen.samples * METHODS[method].networks * estimate.nfe <= most
+        assert most is not None and chosen.evaluations <= most
+        assert chosen.evaluations == chosen.samples * METHODS[method].networks * estimate.nfe
         assert 0 < work[f"search {method}"].evaluations <= most
     if "prepare distilled" in work:
         assert work["prepare distilled"].images == result.spent.distillation_images
+    assert {stage.name for stage in result.reproduction.stages} <= {*work}
     assert estimate.parameters == sum(p.numel() for p in tiny_parameters(run))
     disk = sum(file.stat().st_size for file in run.rglob("*") if file.suffix == ".safetensors")
     estimated = sum(estimate.disk.values())
@@ -231,8 +230,7 @@ def _the_protocol_is_kept(run: Path, rows: dict[str, Row]) -> None:
         values, seeds = [e["value"] for e in found], [range(*e["seeds"]) for e in found]
         assert len(values) == 3 and all(e["num_samples"] == len(s) == 20 for e, s in zip(found, seeds))
         assert len({*seeds[0], *seeds[1], *seeds[2]}) == 60
-        figure = row.figures["fd"]
-        assert figure.mean == pytest.approx(np.mean(values)) and figure.lowest == min(values)
+        assert row.figures["fd"].mean == pytest.approx(np.mean(values)) and row.figures["fd"].lowest == min(values)
 
 
 def tiny_parameters(run: Path) -> list[torch.nn.Parameter]:
@@ -292,11 +290,11 @@ def test_whatever_a_stage_trains_and_leaves_is_in_the_estimate() -> None:
 
     def plan(sampling: Sampling) -> list[Work]:
         drawn = Work("draw", evaluations=10 * sampling.nfe, samples=10, leaves=(Leaves("samples", samples=10),))
-        return [drawn, training_work("train a toy", toy, 1000, leaves="toys", snapshots=2, times=3), Work("end")]
+        return [drawn, training_work("train a toy", toy, 1000, leaves="toys", snapshots=2, times=3)]
 
     estimate = cost.estimate(options, None, plan, CPU)
     stages = {stage.stage: stage for stage in estimate.work}
-    assert [*stages] == ["start", "read the data", "references", "draw", "train a toy", "end", "report"]
+    assert [*stages] == ["start", "read the data", "references", "draw", "train a toy", "report"]
     assert (stages["train a toy"].images, stages["train a toy"].steps) == (3000, 96)
     assert estimate.disk == {"samples": 10 * 64, "toys": 3 * 6 * 4 * estimate.parameters}  # 2, the state's 3, average
     assert [*estimate.memory] == ["references", "train a toy", "sample"]

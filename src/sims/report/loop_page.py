@@ -240,7 +240,7 @@ class LoopPage:
         caption = (
             f"Shares of the classes among the samples at {where}, by the extractor’s classifier; mean over repeats."
         )
-        return table(range(len(data.class_names)), columns, caption)
+        return table(range(len(data.class_names) if shares else 0), columns, caption)
 
     def end(self) -> list[Section]:
         return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from math import ceil
 
@@ -10,8 +10,8 @@ from sims.experiments.base_model import base_work, given_model
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.outputs import GRID
+from sims.experiments.options import CommonOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.problem import as_improve
 from sims.methods import Expected, Settings
 from sims.methods.distilled import distilled_work
 from sims.processes import join
@@ -29,8 +29,10 @@ def estimate_shift(options: ShiftOptions) -> Estimate:
     UserError where neither the data nor its shape is known.
     """
     accelerator = join()
-    device, job, plan = accelerator.device, as_improve(options), partial(work_of_shift, options)
-    estimated = estimate(job, given_model(job, device), plan, device, accelerator.num_processes)
+    device, model = accelerator.device, given_model(options.model, options.sampler, accelerator.device)
+    shared = {entry.name: getattr(options, entry.name) for entry in fields(CommonOptions)}
+    job = ImproveOptions(**shared, model=options.model, guidance=options.guidance)
+    estimated = estimate(job, model, partial(work_of_shift, options), device, accelerator.num_processes)
     return replace(estimated, notes=[*estimated.notes, *NOTES])
 
 
