@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sims.config import JSON
 from sims.errors import UserError
 from sims.files import write_atomic
 from sims.metrics.arrays import Array
@@ -40,16 +42,16 @@ class SavedStatistics:
 
     def save(self, path: Path | str) -> None:
         """Write them atomically; UserError unless there is a label for each of the features."""
-        tensors = {"mean": torch.tensor(self.moments.mean), "covariance": torch.tensor(self.moments.covariance)}
+        arrays = {"mean": self.moments.mean, "covariance": self.moments.covariance}
         if self.features is not None:
-            tensors["features"] = torch.tensor(np.asarray(self.features, np.float32))
+            arrays["features"] = np.asarray(self.features, np.float32)
         if self.labels is not None:
             if self.features is None or len(self.labels) != len(self.features):
                 raise UserError("Labels of reference features need the features, one label each.")
-            tensors["labels"] = torch.tensor(np.asarray(self.labels, np.int64))
+            arrays["labels"] = np.asarray(self.labels, np.int64)
         words = {name: getattr(self, name) for name in WORDS}
         header = {"kind": "reference", "format": FORMAT, "count": self.moments.count, **words, "extra": self.extra}
-        write_atomic(Path(path), save(tensors, metadata={"sims": json.dumps(header, sort_keys=True)}))
+        write_tensors(Path(path), arrays, header)
 
     @classmethod
     def load(cls, path: Path | str) -> SavedStatistics:
@@ -66,6 +68,12 @@ class SavedStatistics:
 
 
 WORDS = ("extractor_name", "extractor_hash", "dataset_name", "dataset_fingerprint", "resize")
+
+
+def write_tensors(path: Path, arrays: Mapping[str, Array], header: Mapping[str, JSON]) -> None:
+    """Write arrays and a JSON header to a safetensors file, atomically; ``read_tensors`` reads it."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    write_atomic(path, save(tensors, metadata={"sims": json.dumps(header, sort_keys=True)}))
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:

@@ -188,7 +188,7 @@ class _Work:
         if shape != wanted:
             raise UserError(
                 f"{self.stream.name} has samples of shape {shape}, and the extractor {e.name} is made for {wanted}: "
-                "give samples and a reference of one shape, or --source.size and --source.grayscale"
+                "give samples and a reference of one shape, or the options source.size and source.grayscale"
             )
 
     def file(self, key: str) -> Path:
@@ -310,5 +310,5 @@ def unreadable_pictures(stream: Stream, found: Sequence[tuple[int, str]]) -> str
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return (
         f"{len(found)} of {stream.count:,} pictures in {stream.name} cannot be read: {named}{more}: "
-        f"replace or remove them, or score the other {stream.count - len(found):,} with --skip-unreadable"
+        f"replace or remove them, or score the other {stream.count - len(found):,} with skip_unreadable"
     )
