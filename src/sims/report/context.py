@@ -24,6 +24,11 @@ def title(result: Result, figure: str) -> str:
     return facts_of(result, figure).title
 
 
+def called(result: Result, label: str) -> str:
+    """What a row or an arm is called on the page."""
+    return result.looks[label].title if label in result.looks else label
+
+
 def heading(result: Result, figure: str) -> str:
     """A figure as the title of a column: what it is called, and which way is better."""
     return title(result, figure) + ARROWS[facts_of(result, figure).better]

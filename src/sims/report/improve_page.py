@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sims.report import figures
 from sims.report import numbers as say
 from sims.report.blocks import Block, Cell, Column, Fact, Section, Table, Text, details, facts, present, prose, table
-from sims.report.context import base_row, title
+from sims.report.context import base_row, called, title
 from sims.report.figures import Improve
 from sims.report.head import Head
 from sims.report.strips import nearest_pairs, sample_grids
@@ -80,7 +80,7 @@ def improve_head(result: ImproveResult) -> Head:
         result,
         diverged(result.rows),
         big=say.signed_percent(by),
-        big_label=f"{title(result, 'fd')}, {leader.label} against the base",
+        big_label=f"{title(result, 'fd')}, {called(result, leader.label)} against the base",
         big_interval=text,
         convincing=bool(limits and limits[2] < 0) and result.verified,
         verdict=_verdict(result, leader, base, limits),
@@ -91,7 +91,7 @@ def improve_head(result: ImproveResult) -> Head:
 
 def _verdict(result: ImproveResult, leader: Row, base: Row, limits: Change | None) -> str:
     """One or two sentences: improved, not shown, or worse; and the same for held-out images where they were used."""
-    name, tested = leader.label, change_interval(result, leader, base, "fd_held_out")
+    name, tested = called(result, leader.label), change_interval(result, leader, base, "fd_held_out")
     if leader.figures["fd"].mean >= base.figures["fd"].mean:
         return "No method improved on the base." if best_row(result.rows) is base else f"{name} does not improve."
     if limits is None:
@@ -209,7 +209,8 @@ def _cost(c: Improve) -> list[Block]:
     ]
     caption = f"Seconds are of the machine that ran this. {MADE_FOR} Its samples and its search are included."
     if any(row.retained for row in rows):
-        caption += f" Gain: the improvement on the base in each FD, as a share of what {c.result.leader} reaches."
+        leader = called(c.result, c.result.leader)
+        caption += f" Gain: the improvement on the base in each FD, as a share of what {leader} reaches."
     tiles = []
     if spent:
         tiles = [

@@ -293,7 +293,6 @@ def _comparisons(c: Context[PollutionResult], figures: Sequence[str]) -> Table |
     differences = [(item.difference, say.ends(item.difference, places)) for item in items]
     columns = [
         Column("arm", [_arm(c, item.a) for item in items], False),
-        Column("against", [_label(c.result, item.b) for item in items], False),
         Column("of", [title(c.result, item.figure) for item in items], False),
         Column("pollution", [f"{item.level:g} %" for item in items]),
         Column("means", [" and ".join(say.fixed(mean, places) for mean in item.means) for item in items]),
@@ -303,8 +302,8 @@ def _comparisons(c: Context[PollutionResult], figures: Sequence[str]) -> Table |
         Column("over clean", [say.plus_minus(item.over_clean, 2) for item in items]),
     ]
     caption = (
-        "Paired by repeat; ± is half the 95 % interval. Over clean: as a multiple of standard training without "
-        "synthetic samples."
+        f"Against {', '.join(dict.fromkeys(_label(c.result, item.b) for item in items))}, paired by repeat; ± is half "
+        "the 95 % interval. Over clean: as a multiple of standard training without synthetic samples."
     )
     return table(columns, caption)
 

@@ -141,16 +141,19 @@ def _table(c: Shift) -> list[Block]:
     nearest = min((tv for tv in distances if tv is not None), default=None)
 
     def name(row: ShiftRow) -> Cell:
-        drawn = "" if row.drawn is None else f"{say.count(row.n)} of {say.count(row.drawn)} drawn"
-        notes = ["saved as improved/" if row.label == result.improved else "", row.note, drawn]
-        return c.cell(row.label, "; ".join(filter(None, notes)))
+        saved = ["saved as improved/"] * (row.label == result.improved)
+        return c.cell(row.label, "; ".join([*saved, row.note] if row.note else saved))
+
+    def away(row: ShiftRow) -> Cell:
+        tv = row.proportions.tv
+        best = tv.value is not None and tv.value == nearest
+        return Cell(say.with_ends(value_of(tv), 3), title=f"{say.count(row.n)} samples", best=best)
 
     kl = [value_of(row.proportions.kl) for row in rows]
-    tv = [value_of(row.proportions.tv) for row in rows]
     columns = [
         Column("", [name(row) for row in rows], False),
         Column("w", [say.strength(row.w) for row in rows]),
-        Column("TV to target", [Cell(say.with_ends(v, 3), best=v is not None and v.mean == nearest) for v in tv]),
+        Column("TV to target", [away(row) for row in rows]),
         Column("KL", [Cell(say.fixed(v.mean if v else None, 3), title=f"95 %: {say.with_ends(v, 3)}") for v in kl]),
         *(figure_column(result, name, rows) for name in DISTANCES),
         diverged_column(rows),
@@ -165,7 +168,7 @@ def _table(c: Shift) -> list[Block]:
     scales = ", ".join(f"{scale}: {say.fixed(tv, 3)}" for scale, tv in result.scales.items())
     tried = f"Scales of classifier guidance that were tried, and the total variation of each: {scales}."
     return present(
-        table(columns, caption + draws_text(rows)),
+        table(columns, caption + draws_text([row for row in rows if row.drawn is None])),
         prose(tried if scales else ""),
         prose(extractor_text(result.extractor)),
         all_figures(c, rows),
@@ -241,9 +244,10 @@ def _groups(c: Shift) -> list[Block]:
         Column("samples", [say.count(a.n) for a, _ in pairs]),
         Column("real images", [say.count(a.real) for a, _ in pairs]),
     ]
-    for name in ("fd", "precision", "recall"):
-        for side, group in enumerate((c.result.base.label, STEERED)):
-            columns.append(Column(group, [say.fixed(getattr(pair[side], name)) for pair in pairs], group=name))
+    for name in ("FD", "precision", "recall"):
+        for side, label in enumerate((c.result.base.label, STEERED)):
+            values = [getattr(pair[side], name.lower()) for pair in pairs]
+            columns.append(Column(label, [say.fixed(value) for value in values], group=name))
     caption = (
         "Of the samples that the judge gives a value, against the real images of that value; equal numbers of both "
         "models. FD of few samples is too high, and small differences are chance."
