@@ -22,7 +22,7 @@ from sims.errors import UserError
 from sims.metrics.comparison import COMPARED, require_comparable
 from sims.metrics.copies import memorization, nearest_distances
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.kernel import mmd_squared
+from sims.metrics.kernel import kernel_distance
 from sims.metrics.precision_recall import manifold
 from sims.results.common import FigureFacts
 from sims.results.scores import ScoreFigure, ScoreRow
@@ -87,8 +87,8 @@ def test_figures_of_a_run_equal_those_computed_from_the_features(
     expected = {
         "fd": frechet_distance(Moments.of(draw.features), Moments.of(train)),
         "fd_held_out": frechet_distance(Moments.of(draw.features), Moments.of(test)),
-        "kid": mmd_squared(draw.features[:60] / scale, some[0] / scale),
-        "kid_held_out": mmd_squared(draw.features[:60] / scale, some[1] / scale),
+        "kid": kernel_distance(draw.features[:60] / scale, some[0] / scale).value,
+        "kid_held_out": kernel_distance(draw.features[:60] / scale, some[1] / scale).value,
         **vars(near),
         "memorized": copies.share_1,
         "distance_ratio": copies.median_ratio,
