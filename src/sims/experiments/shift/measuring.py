@@ -21,7 +21,7 @@ from sims.files import atomic_path, digest
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.precision_recall import manifolds
 from sims.metrics.proportions import kl_interval, proportions, tv_interval, weighted_moments, weights_to
-from sims.metrics.statistics import read_tensors
+from sims.metrics.saved import read_tensors
 from sims.processes import agree
 from sims.results.common import FigureFacts
 from sims.results.shift import Bounded, Group, Shares
