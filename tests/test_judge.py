@@ -50,7 +50,7 @@ def folder(data: tuple[Dataset, Dataset, Dataset], tmp_path_factory: pytest.Temp
     """References with both extractors, trained for less long than usual."""
     folder = tmp_path_factory.mktemp("references")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=20))
+        patch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=20))
         make_references(folder, data[0], data[1], OPTIONS)
     return folder
 
@@ -148,7 +148,7 @@ def test_every_row_says_what_determines_its_figure(
 ) -> None:
     """Where the value of a figure changes with an input, one of the fields that rows are compared by does."""
     patch, inputs, moved = CHANGES[change]
-    monkeypatch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=20))
+    monkeypatch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=20))
     train = data[0].subset(range(100, 600)) if "train" in inputs else data[0]
     options = replace(OPTIONS, manifold_samples=inputs.get("manifold_samples", 60))
     held_out = data[inputs.get("held_out", 1)]

@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from markupsafe import Markup
+from PIL import Image
 from rich.console import Console
 
+import tiny
 import tiny_loop
-import tiny_shift
 from page_checks import RESULTS, fields_of, figure_faults, page_faults, recorded, table_faults, written
 from sims.cli import main
+from sims.data.sources import load
 from sims.report import closing_table
 from sims.report.blocks import Cell, Column, Drawn, Section, Table, table
 from sims.report.page import contents, render
@@ -52,6 +54,11 @@ def published() -> dict[str, Result]:
     return found
 
 
+def firsts() -> dict[str, Result]:
+    """The published results without further repeats of the same target."""
+    return {name: result for name, result in published().items() if name.endswith(("/summary", "/0"))}
+
+
 def entries(values: object, where: str) -> Iterator[tuple[str, dict]]:
     if isinstance(values, dict) and "experiment" in values and "format" in values:
         yield where, values
@@ -62,23 +69,33 @@ def entries(values: object, where: str) -> Iterator[tuple[str, dict]]:
 
 
 @pytest.fixture(scope="module")
-def runs(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A finished tiny run of every experiment."""
-    folder = tmp_path_factory.mktemp("runs")
+def runs(
+    finished: Path,
+    finished_loop: Path,
+    finished_pollution: Path,
+    finished_shift: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """A finished tiny run of every experiment; of the main job three, with and without what it may have."""
+    folder, trusted = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("trusted")
+    for index, pixels in enumerate(load("digits", limit=30).raw):
+        Image.fromarray(pixels[0] * 15).save(trusted / f"{index}.png")
+    full = ["--rounds", "2", "--data.conditional", "--methods", "base,sims,distilled", "--trusted", str(trusted)]
+    given = next((finished / "base" / "snapshots").glob("*12800"))
     words = {
-        "loop": tiny_loop.loop_arguments(folder / "loop", "--repeats", "2"),
         "points": tiny_loop.points_arguments(folder / "points"),
-        "pollution": tiny_loop.pollution_arguments(folder / "pollution", "--repeats", "2"),
-        "shift": tiny_shift.shift_arguments(folder / "shift"),
+        "rounds": tiny.improve_arguments(folder / "rounds", *full, "--search.budget", "2560"),
+        "blind": tiny.improve_arguments(folder / "blind", "--model", str(given), "--data.path", "none"),
     }
     for line in words.values():
         assert main(line) == 0
-    return {"improve": finished, **{name: folder / name for name in words}}
+    shared = {"improve": finished, "loop": finished_loop, "pollution": finished_pollution, "shift": finished_shift}
+    return shared | {name: folder / name for name in words}
 
 
 @pytest.fixture(scope="module")
 def results(runs: dict[str, Path]) -> dict[str, tuple[Result, Pictures]]:
-    found = {name: (result, Pictures()) for name, result in published().items()}
+    found = {name: (result, Pictures()) for name, result in firsts().items()}
     return found | {name: (read_result(run), read_pictures(run)) for name, run in runs.items()}
 
 
@@ -194,7 +211,7 @@ def test_tables_leave_out_what_is_empty() -> None:
 
 
 def test_samples_that_diverged_are_warned_of_on_the_page_and_in_the_terminal() -> None:
-    for name, result in published().items():
+    for name, result in firsts().items():
         field = "rows" if hasattr(result, "rows") else "arms"
         values = json.loads(json.dumps(_plain(name)))
         values[field][1]["diverged"] = 7

@@ -191,9 +191,9 @@ def _conclude(report: Report, options: SourceOptions) -> None:
     if report.unreadable:
         report.problems.append(f"{len(report.unreadable)} samples cannot be used: replace or remove them")
     if len(report.sizes) > 1 and options.size is None:
-        report.problems.append(f"{len(report.sizes)} different sizes: give --data.source.size to make them one")
+        report.problems.append(f"{len(report.sizes)} different sizes: give option 'source.size' to make them one")
     if len(report.channels) > 1:
-        report.problems.append("different numbers of channels: give --data.source.grayscale, or convert the pictures")
+        report.problems.append("different numbers of channels: give option 'source.grayscale', or convert the pictures")
     if len(report.dtypes) > 1:
         report.problems.append("different types of values: convert the pictures to one depth")
     total = sum(report.labels.values())

@@ -37,7 +37,7 @@ def local(source: str, options: SourceOptions, log: Callable[[str], None] = say)
     if (wanted / _DONE).is_file():
         return wanted
     if not options.download:
-        raise UserError(f"{source} is not on this machine: give --data.source.download to fetch it into {folder}")
+        raise UserError(f"{source} is not on this machine: give option 'source.download' to fetch it into {folder}")
     library = _library()
     try:
         _fetch(library, name, split, folder, log)
@@ -99,7 +99,7 @@ def _announce(
     if size is not None and size > free:
         raise UserError(
             f"{name} ({part}) needs {size / 1e9:.2f} GB in {folder}, and {free / 1e9:.2f} GB are free: free some "
-            "space, or choose another folder with --data.source.cache"
+            "space, or choose another folder with option 'source.cache'"
         )
 
 

@@ -183,11 +183,11 @@ def _mismatch(found: Pictures, a: np.ndarray, b: np.ndarray, name_a: str, name_b
     check = "`sims data check` lists them all"
     if a.shape[1:] != b.shape[1:]:
         sizes = [f"{name} is {p.shape[2]}x{p.shape[1]}" for name, p in ((name_a, a), (name_b, b))]
-        return f"pictures in {found.name} differ in size ({', '.join(sizes)}): give --data.source.size; {check}"
+        return f"pictures in {found.name} differ in size ({', '.join(sizes)}): give option 'source.size'; {check}"
     if len(a) != len(b):
         return (
             f"pictures in {found.name} differ in channels ({name_a} has {len(a)}, {name_b} has {len(b)}):"
-            f" give --data.source.grayscale, or convert them; {check}"
+            f" give option 'source.grayscale', or convert them; {check}"
         )
     depths = f"{name_a} is {a.dtype}, {name_b} is {b.dtype}"
     return f"pictures in {found.name} differ in depth ({depths}): convert them; {check}"
@@ -251,7 +251,7 @@ def _matched(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     if train.data_shape != test.data_shape or train.codec.kind != test.codec.kind:
         raise UserError(
             f"training data {train.name} have shape {train.data_shape}, test data {test.name} {test.data_shape}:"
-            " give test data of the same shape, or --data.source.size for both"
+            " give test data of the same shape, or option 'source.size' for both"
         )
     if train.codec.dtype != test.codec.dtype:
         raise UserError(

@@ -202,9 +202,9 @@ def _mismatch(
         return f"pictures in {found.name} differ in depth ({a} is {dtype}, {b} is {second}): convert them"
     (c1, h1, w1), (c2, h2, w2) = shape, other
     if (h1, w1) != (h2, w2):
-        remedy = "resize them all in one way first, or give --source.size"
+        remedy = "resize them all in one way first, or give option 'source.size'"
         return f"pictures in {found.name} differ in size ({a} is {w1}x{h1}, {b} is {w2}x{h2}): {remedy}"
-    remedy = "convert them, or give --source.grayscale"
+    remedy = "convert them, or give option 'source.grayscale'"
     return f"pictures in {found.name} differ in channels ({a} has {c1}, {b} has {c2}): {remedy}"
 
 

@@ -240,7 +240,7 @@ class LoopPage:
         caption = (
             f"Shares of the classes among the samples at {where}, by the extractor’s classifier; mean over repeats."
         )
-        return table(range(len(data.class_names)), columns, caption)
+        return table(range(len(data.class_names) if shares else 0), columns, caption)
 
     def end(self) -> list[Section]:
         return [
@@ -363,8 +363,8 @@ def _strength_table(c: Context[PollutionResult], page: LoopPage) -> Table | None
 
     def column(place: int) -> Column[LevelArm]:
         def cell(arm: LevelArm) -> Cell:
-            values = arm.strengths[place]
             found = c.result.strengths.get(arm.name)
+            values = found.chosen[place] if found else arm.strengths[place]
             edge = sum(found.at_edge[place]) if found else 0
             text = f"{strength(sum(values) / len(values))} ({', '.join(map(strength, values))})"
             return Cell(text, f"{edge} at the edge" if edge else "")

@@ -262,7 +262,7 @@ def _cost(c: Shift) -> list[Block]:
     )
     drawn = next((row for row in c.result.rows if row.drawn is not None), None)
     text = ""
-    if drawn:
+    if drawn and c.result.savings:
         text = f"Rejection as it was run needed {short_count(drawn.nfe)} network evaluations per delivered sample"
         text += f": it delivered {drawn.note}." if drawn.note else "."
     rejections = [column for group in groups for column in columns(group)]

@@ -24,9 +24,16 @@ from sims.metrics.identity import IdentityExtractor
 from sims.metrics.pretrained import NAMES, get_extractor
 from sims.results.common import ExtractorFacts
 from sims.results.scores import ScoreFigures, ScoreRow
+from sims.scoring.extractor_fitting import (
+    FIT_BATCH,
+    FIT_IMAGES,
+    fit_classifier,
+    fit_components,
+    fit_quickly,
+    fitted_kind,
+)
 from sims.scoring.features import FeatureSet, extract_features, is_whole
 from sims.scoring.figures import Settings, figures
-from sims.scoring.fitting import FIT_BATCH, FIT_IMAGES, fit_classifier, fit_components, fit_quickly, fitted_kind
 from sims.scoring.options import EvaluationOptions, ScoreOptions
 from sims.scoring.statistics import Statistics, is_statistics, read_statistics, save_statistics
 from sims.scoring.subjects import decoded, open_reference

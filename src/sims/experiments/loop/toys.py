@@ -24,8 +24,8 @@ EXACT = 10_000  # exact samples that stand for the truth of a mixture
 PROJECTIONS = 32
 LEAST_SHARE = 0.2  # of its true share that a mode must have to be covered
 POINT_FIGURES = {
-    "w2": FigureFacts("2-Wasserstein distance to the truth", "lower", "distance"),
-    "sliced_w2": FigureFacts("sliced Wasserstein distance to the truth", "lower", "distance"),
+    "w2": FigureFacts("2-Wasserstein distance", "lower", "distance"),
+    "sliced_w2": FigureFacts("sliced Wasserstein distance", "lower", "distance"),
     "precision": FigureFacts("precision", "higher", "share"),
     "recall": FigureFacts("recall", "higher", "share"),
     "memorized": FigureFacts("share suspiciously near a training point", "lower", "share"),
