@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 import sims
+import tiny
 from scoring import EVERY, Toy, write_npz
+from sims.cli import main
 from sims.data.dataset import Dataset, View
 from sims.data.sources import load_pair
 from sims.errors import UserError
@@ -25,6 +27,8 @@ from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import kernel_distance
 from sims.metrics.precision_recall import manifold
 from sims.results.common import FigureFacts
+from sims.results.files import read_result
+from sims.results.improve import ImproveResult
 from sims.results.scores import ScoreFigure, ScoreRow
 from sims.scoring import figures as figures_module
 from sims.scoring.figures import METRICS, Metric, run_figures
@@ -211,6 +215,17 @@ def test_a_metric_appears_everywhere(
     assert "widest" in {row["metric"] for row in answer["differences"]}
     status, _, err = say("evaluate", files[0], "--metrics", "widst")
     assert status == 2 and "unknown metric" in err
+
+
+def test_a_metric_appears_on_the_page_of_a_run(toy_metric: None, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(tiny.improve_arguments(run, *tiny.PCA, "--methods", "base,sims", "--evaluation.samples", "60")) == 0
+    result = read_result(run)
+    assert isinstance(result, ImproveResult) and result.figures["widest"].title == "widest feature"
+    assert all("widest" in row.figures for row in result.rows)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["label"] for row in rows if row["metric"] == "widest"} == {row.label for row in result.rows}
+    assert "widest feature" in (run / "report.html").read_text()
 
 
 def test_evaluate_has_no_metrics_of_model_space() -> None:

@@ -20,7 +20,7 @@ from sims.metrics.copies import memorization, nearest_distances
 from sims.metrics.custom import CallableExtractor
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import kernel_distance
-from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
+from sims.metrics.per_class import class_agreement, class_shares, per_class_table
 from sims.metrics.precision_recall import manifold, radii_at
 
 seeds = st.integers(0, 2**31)
@@ -183,17 +183,16 @@ def test_per_class() -> None:
     x, labels = draw(0, 90, 3), np.repeat([0, 1, 2], 30)
     labels[60:] = [2] * 29 + [3]
     reference, real = draw(1, 60, 3), np.arange(60) % 3
-    found = per_class_frechet(x, torch.from_numpy(labels), reference, real, 4)
+    found = per_class_table(x, torch.from_numpy(labels), reference, real, 4, k=None)
     for index in range(3):
         truth = frechet_distance(Moments.of(x[labels == index]), Moments.of(reference[real == index]))
-        assert found[index] == pytest.approx(truth, rel=1e-12)
-    assert found[3] is None
+        assert found[index].frechet == pytest.approx(truth, rel=1e-12)
+    assert found[3].frechet is None and found[0].precision is None
     agreement = class_agreement(np.array([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]), 3)
-    assert agreement.overall == 0.75
-    assert agreement.per_class == (0.5, 1.0, None)
+    assert agreement == (0.5, 1.0, None)
     np.testing.assert_allclose(class_shares(np.array([0, 2, 2, 2]), 3), [0.25, 0, 0.75])
     with pytest.raises(UserError, match="one per row"):
-        per_class_frechet(x, labels[:5], reference, real, 3)
+        per_class_table(x, labels[:5], reference, real, 3)
 
 
 # -- the door: functions of arrays, tensors, moments and images --------------------------------------------------------

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import save
 
+from sims.config import JSON
 from sims.errors import UserError
-from sims.files import write_atomic
 from sims.metrics.extractors import Extractor
 from sims.metrics.foreign import EXTRACTORS, read_foreign_statistics
 from sims.metrics.frechet import Moments
-from sims.metrics.saved import read_tensors
+from sims.metrics.saved import read_tensors, write_tensors
 from sims.scoring.features import FeatureSet
 
 FORMAT = 1
@@ -84,12 +81,12 @@ def read_statistics(path: Path, extractor: str = "auto") -> Statistics:
 def save_statistics(path: Path, features: FeatureSet, extractor: Extractor) -> None:
     """Write moments, and features and labels where they were kept, to a safetensors file."""
     moments = features.moments
-    tensors = {"mean": torch.tensor(moments.mean), "covariance": torch.tensor(moments.covariance)}
+    arrays = {"mean": moments.mean, "covariance": moments.covariance}
     if features.kept is not None:
-        tensors["features"] = torch.tensor(np.asarray(features.kept, np.float32))
+        arrays["features"] = np.asarray(features.kept, np.float32)
         if features.labels is not None:
-            tensors["labels"] = torch.tensor(np.asarray(features.labels, np.int64))
-    header = {
+            arrays["labels"] = np.asarray(features.labels, np.int64)
+    header: dict[str, JSON] = {
         "kind": "reference",
         "format": FORMAT,
         "count": moments.count,
@@ -100,4 +97,4 @@ def save_statistics(path: Path, features: FeatureSet, extractor: Extractor) -> N
         "resize": extractor.resize,
         "extra": {"data_shape": " ".join(map(str, features.data_shape))},
     }
-    write_atomic(path, save(tensors, metadata={"sims": json.dumps(header, sort_keys=True)}))
+    write_tensors(path, arrays, header)
