@@ -207,7 +207,7 @@ def test_a_misspelt_recipe_key(refused: Callable[..., str], tmp_path: Path) -> N
         (["--base.train.lr", "nan"], "lr is nan"),
         (["--search.budget", "77"], "none of the auxiliary's budgets"),
         (["--guidance.sigma-low", "5", "--guidance.sigma-high", "2"], "0 <= low < high"),
-        (["--auxiliary.init", "snapshot", "--model", "mine"], "needs base.snapshots"),
+        (["--auxiliary.init", "snapshot", "--model", "mine"], "needs --base.snapshots"),
     ],
 )
 def test_options_that_cannot_work(options: list[str], words: str, refused: Callable[..., str], tmp_path: Path) -> None:

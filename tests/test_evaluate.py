@@ -32,7 +32,7 @@ from sims.metrics.comparison import require_comparable
 from sims.metrics.extractors import PCAExtractor, extract
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import mmd_squared
-from sims.metrics.manifold import manifold
+from sims.metrics.precision_recall import manifold
 from sims.results.scores import ScoreRow
 from sims.scoring.options import EvaluationOptions
 from sims.scoring.reference import make_references

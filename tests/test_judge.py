@@ -20,10 +20,10 @@ from sims.data.dataset import Dataset, View
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.metrics.comparison import COMPARED, require_comparable
+from sims.metrics.copies import memorization, nearest_distances
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import mmd_squared
-from sims.metrics.manifold import manifold
-from sims.metrics.memorization import memorization, nearest_distances
+from sims.metrics.precision_recall import manifold
 from sims.results.common import FigureFacts
 from sims.results.scores import ScoreFigure, ScoreRow
 from sims.scoring import figures as figures_module

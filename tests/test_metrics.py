@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import doctest
 import io
 import json
 
@@ -14,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prdc import compute_prdc
 
+import sims
 from sims.errors import UserError
+from sims.metrics.copies import memorization, nearest_distances
+from sims.metrics.custom import CallableExtractor
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import mmd_squared
-from sims.metrics.manifold import manifold, radii_at
-from sims.metrics.memorization import memorization, nearest_distances
 from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
+from sims.metrics.precision_recall import manifold, radii_at
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=20, deadline=None)
@@ -194,3 +197,29 @@ def test_per_class() -> None:
     np.testing.assert_allclose(class_shares(np.array([0, 2, 2, 2]), 3), [0.25, 0, 0.75])
     with pytest.raises(UserError, match="one per row"):
         per_class_frechet(x, labels[:5], reference, real, 3)
+
+
+# -- the door: functions of arrays, tensors, moments and images --------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sims.metrics.__all__)
+def test_public_metrics_have_an_example_that_runs(name: str) -> None:
+    part = getattr(sims.metrics, name)
+    tests = doctest.DocTestFinder(recurse=False).find(part, name)
+    assert tests and tests[0].examples, f"{name} has no example"
+    said: list[str] = []
+    doctest.DocTestRunner().run(tests[0], out=said.append)
+    assert not said, "".join(said)
+
+
+def test_frechet_takes_moments_features_and_images() -> None:
+    x, y = (torch.rand(60, 3, 4, 4, generator=torch.manual_seed(seed)) * 2 - 1 for seed in (0, 1))
+    means = CallableExtractor(lambda images: images.mean(dim=(2, 3)), name="means", version="1", data_shape=(3, 4, 4))
+    a, b = (sims.metrics.features(images, means) for images in (x, y))
+    assert np.allclose(a, x.mean(dim=(2, 3)).numpy(), atol=1e-6)
+    truth = frechet_distance(Moments.of(a), Moments.of(b))
+    assert truth == frechet_distance(a, torch.from_numpy(b)) == frechet_distance(x, y.numpy(), extractor=means)
+    with pytest.raises(UserError, match="values from 0 to 255: give them in"):
+        sims.metrics.features(np.full((2, 3, 4, 4), [[[[0, 255, 0, 0]]]]), means)
+    with pytest.raises(AttributeError, match="no attribute 'frechet_distanc'"):
+        sims.metrics.frechet_distanc  # type: ignore[attr-defined]  # noqa: B018

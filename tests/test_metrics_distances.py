@@ -14,7 +14,7 @@ from torchmetrics.image.kid import poly_mmd
 from sims.errors import UserError
 from sims.metrics.accumulate import MomentAccumulator, Reservoir, sample_keys
 from sims.metrics.frechet import Moments, covariance_root, frechet_distance, polar_nuclear_norm
-from sims.metrics.inception_score import inception_score
+from sims.metrics.inception import inception_score
 from sims.metrics.kernel import kernel_distance, mmd_squared
 
 seeds = st.integers(0, 2**31)

@@ -15,10 +15,10 @@ from prdc import compute_prdc
 
 from sims.errors import UserError
 from sims.metrics import points
+from sims.metrics.copies import Copying, copying, nearest, nearest_distances
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.manifold import Manifold, manifold, manifolds, radii_at
-from sims.metrics.memorization import Copying, copying, nearest, nearest_distances
 from sims.metrics.per_class import per_class_table
+from sims.metrics.precision_recall import Manifold, manifold, manifolds, radii_at
 
 seeds = st.integers(0, 2**31)
 few = settings(max_examples=20, deadline=None)

@@ -117,6 +117,11 @@ def kernel_distance(a: Array | Tensor, b: Array | Tensor, device: str | torch.de
     """Unbiased squared MMD of features a (N, D) and b (M, D) over all pairs, with its standard error.
 
     UserError where N or M < 4, below which the standard error cannot be estimated.
+
+    >>> import numpy, sims
+    >>> a, b = (numpy.random.default_rng(seed).normal(size=(500, 8)) for seed in (0, 1))
+    >>> sims.metrics.kernel_distance(a, b + 1).value > 10 * sims.metrics.kernel_distance(a, b).value
+    True
     """
     x, y = _tensors(a, b, 4, device)
     xx, yy, xy = _within(x), _within(y), _across(x, y)

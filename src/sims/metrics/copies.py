@@ -72,7 +72,12 @@ def nearest(
 def nearest_distances(
     queries: Array | Tensor, references: Array | Tensor, chunk: int = 4096, device: str | torch.device = "cpu"
 ) -> Array:
-    """The distances (N,) of `nearest`."""
+    """The distances (N,) of `nearest`.
+
+    >>> import numpy, sims
+    >>> sims.metrics.nearest_distances(numpy.array([[0.0, 0.0]]), numpy.array([[3.0, 4.0], [6.0, 8.0]]))
+    array([5.])
+    """
     return nearest(queries, references, chunk, device).distances
 
 
@@ -80,6 +85,11 @@ def memorization(sample_distances: Array, test_distances: Array) -> Memorization
     """Compare distances to the nearest training image of samples (N,) with those of real held-out images (M,).
 
     Both come from `nearest_distances(..., training images)`. UserError where either is empty.
+
+    >>> import numpy, sims
+    >>> found = sims.metrics.memorization(numpy.array([0.0, 1.0, 2.0]), numpy.array([1.0, 2.0, 3.0]))
+    >>> round(found.share_1, 2), found.median_ratio  # the first is a copy, and half as far away as is usual
+    (0.67, 0.5)
     """
     samples, held_out = np.asarray(sample_distances, np.float64), np.asarray(test_distances, np.float64)
     if samples.size == 0 or held_out.size == 0:
