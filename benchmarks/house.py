@@ -32,7 +32,6 @@ OTHER_THINGS = {
     ("metrics/extractors.py", "sims"): "a key of a file's header: the package",
     ("metrics/statistics.py", "sims"): "a key of a file's header",
     ("metrics/weights.py", "sims"): "a folder of the package's own",
-    ("model.py", "base"): "a child of a model directory",
     ("report/svg.py", "sims"): "the salt of the names within a picture",
     ("runs/directory.py", "sims"): "the program",
     ("scoring/features.py", "sims"): "a key of a file's header",

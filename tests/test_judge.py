@@ -20,10 +20,10 @@ from sims.data.dataset import Dataset, View
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.metrics.comparison import COMPARED, require_comparable
+from sims.metrics.copies import memorization, nearest_distances
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.kernel import mmd_squared
-from sims.metrics.manifold import manifold
-from sims.metrics.memorization import memorization, nearest_distances
+from sims.metrics.kernel import kernel_distance
+from sims.metrics.precision_recall import manifold
 from sims.results.common import FigureFacts
 from sims.results.scores import ScoreFigure, ScoreRow
 from sims.scoring import figures as figures_module
@@ -50,7 +50,7 @@ def folder(data: tuple[Dataset, Dataset, Dataset], tmp_path_factory: pytest.Temp
     """References with both extractors, trained for less long than usual."""
     folder = tmp_path_factory.mktemp("references")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=20))
+        patch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=20))
         make_references(folder, data[0], data[1], OPTIONS)
     return folder
 
@@ -87,8 +87,8 @@ def test_figures_of_a_run_equal_those_computed_from_the_features(
     expected = {
         "fd": frechet_distance(Moments.of(draw.features), Moments.of(train)),
         "fd_held_out": frechet_distance(Moments.of(draw.features), Moments.of(test)),
-        "kid": mmd_squared(draw.features[:60] / scale, some[0] / scale),
-        "kid_held_out": mmd_squared(draw.features[:60] / scale, some[1] / scale),
+        "kid": kernel_distance(draw.features[:60] / scale, some[0] / scale).value,
+        "kid_held_out": kernel_distance(draw.features[:60] / scale, some[1] / scale).value,
         **vars(near),
         "memorized": copies.share_1,
         "distance_ratio": copies.median_ratio,
@@ -148,7 +148,7 @@ def test_every_row_says_what_determines_its_figure(
 ) -> None:
     """Where the value of a figure changes with an input, one of the fields that rows are compared by does."""
     patch, inputs, moved = CHANGES[change]
-    monkeypatch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=20))
+    monkeypatch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=20))
     train = data[0].subset(range(100, 600)) if "train" in inputs else data[0]
     options = replace(OPTIONS, manifold_samples=inputs.get("manifold_samples", 60))
     held_out = data[inputs.get("held_out", 1)]

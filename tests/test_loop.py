@@ -24,13 +24,13 @@ from sims.results.loop import LoopResult
 from sims.seeds import seed_range
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(finished_loop: Path) -> Path:
-    """The tiny loop, finished; tests must not change it."""
+    """The tiny experiment, finished; tests must not change it."""
     return finished_loop
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def result(run: Path) -> LoopResult:
     return tiny_loop.loop_result(run)
 
@@ -225,11 +225,12 @@ def test_another_configuration_is_refused(run: Path, say: tiny.Say) -> None:
 
 
 def test_the_options_of_two_dimensions_have_their_own_defaults() -> None:
-    assert (
-        defaults_for(["--data.path", "gaussian"], {}).is_toy
-        and defaults_for(["--data.path=mixture"], {}).generations == 100
-    )
-    assert defaults_for(["--run", "gaussian"], {}) == LoopOptions() and not LoopOptions().is_toy
+    assert defaults_for("gaussian", {}).is_toy and defaults_for("mixture", {}).generations == 100
+    assert defaults_for(None, {"data": {"path": "gaussian"}}).is_toy
+    assert defaults_for("digits", {"data": {"path": "gaussian"}}) == LoopOptions() and not LoopOptions().is_toy
+    for words in (["--data.path", "gaussian"], ["--data.path=mixture"], ["--data.path=digits", "--data.path=mixture"]):
+        assert parse("loop", words).is_toy
+    assert not parse("loop", ["--run", "gaussian"]).is_toy
     assert {"standard", "standard-equal", "sims", "neon", "autoguidance"} <= {*REMEDIES}
     assert not {"base", "continued", "placebo", "distilled"} & {*REMEDIES}
 

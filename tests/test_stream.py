@@ -26,8 +26,8 @@ from sims.data.readers import Pictures, open_paths
 from sims.data.sources import load
 from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
 from sims.errors import UserError
+from sims.metrics.copies import nearest
 from sims.metrics.extractors import extract
-from sims.metrics.memorization import nearest
 from sims.scoring import features as features_module
 from sims.scoring.features import FeatureSet, extract_features
 from sims.scoring.figures import nearest_of
@@ -128,8 +128,8 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 @pytest.mark.parametrize(
     ("odd", "said"),
     [
-        (Image.new("L", (5, 4)), r"size \(000000\.png is 6x4, 000007\.png is 5x4\): .* --source\.size"),
-        (Image.new("RGB", (6, 4)), r"channels \(000000\.png has 1, 000007\.png has 3\): .* --source\.grayscale"),
+        (Image.new("L", (5, 4)), r"size \(000000\.png is 6x4, 000007\.png is 5x4\): .* option 'source\.size'"),
+        (Image.new("RGB", (6, 4)), r"channels \(000000\.png has 1, 000007\.png has 3\): .* option 'source\.grayscale'"),
         (Image.fromarray(np.zeros((4, 6), np.uint16)), r"depth .*000007\.png is uint16"),
     ],
 )

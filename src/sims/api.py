@@ -36,7 +36,7 @@ from sims.results.loop import LoopResult, PollutionResult
 from sims.results.scores import ScoreRow, Scores, ScoreTable
 from sims.results.shift import ShiftResult
 from sims.runs import synthesize as synthesis
-from sims.runs.directory import progress as progress_bar
+from sims.runs.progress import progress as progress_bar
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 from sims.scoring.differences import paired, require_alike
@@ -121,8 +121,8 @@ def loop(
     """
     if options is None:
         data = overrides.get("data", {})
-        path = data if isinstance(data, str | Path) else plain(data).get("path")
-        options = defaults_for([f"--data.path={path}"] if path else [], load_recipe(recipe) if recipe else {})
+        path = str(data) if isinstance(data, str | Path) else plain(data).get("path")
+        options = defaults_for(path, load_recipe(recipe) if recipe else {})
     return run_loop(_settings(options, recipe, overrides), quiet=quiet)
 
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from torch import Tensor, nn
 
-from sims.config import options_of, override, plain, to_dict
+from sims.config import JSON, options_of, override, plain, to_dict
 from sims.data import sources
 from sims.data.arrays import ArrayLike
 from sims.data.codec import Codec
@@ -141,13 +141,14 @@ def fine_tune(
         raise UserError(f"a {type(model.denoiser).__name__} cannot be fine-tuned: give a model of a single network")
     data = _fitting(model, samples, labels)
     options = override(TrainOptions(lr=lr, batch=batch, ema_rampup=0.5), plain(train or {}), "train.")
-    made_of = {"model": model.hash, "data": data.fingerprint, "images": images, "train": to_dict(options), "seed": seed}
+    config: dict[str, JSON] = {"command": "fine_tune", "model": model.hash, "data": data.fingerprint, "images": images}
+    config |= {"train": to_dict(options), "seed": seed}
     with ExitStack() as stack:
         if folder is None:
             if join().num_processes > 1:
                 raise UserError("several processes need a folder that all of them see: give folder")
             folder = stack.enter_context(TemporaryDirectory())
-        run = Run(folder, {"command": "fine_tune", **made_of}, quiet=quiet)
+        run = Run(folder, config, quiet=quiet)
         stack.callback(run.close)
         trainer = Trainer(model, data, options, run.path / "training", images=images, seed=seed)
         with run.progress("fine-tune", images) as advance:

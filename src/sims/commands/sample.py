@@ -21,7 +21,7 @@ from sims.guidance import Guide
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.model import Model, load
 from sims.processes import collect, join
-from sims.runs.directory import Advance
+from sims.runs.progress import Advance
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 

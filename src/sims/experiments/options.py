@@ -193,4 +193,4 @@ class ImproveOptions(CommonOptions):
             other = "a fixed search.w" if self.search.w is not None else "data.path = 'none'"
             raise UserError(f"trusted images choose a strength for models of the data: leave out trusted, or {other}")
         if self.data.path == "none" and self.model is None:
-            raise UserError("without real data (data.path = 'none') a trained model is needed: give model")
+            raise UserError("without real data (data.path = 'none') a trained model is needed: give option 'model'")

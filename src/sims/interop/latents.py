@@ -26,7 +26,7 @@ from sims.files import digest, digest_file, read_json
 from sims.interop.diffusers_folder import pretrained
 
 _BATCH = 16  # pictures that the autoencoder works on at once
-_REMEDY = "give the folder of an AutoencoderKL of diffusers with --vae"
+_REMEDY = "give the folder of an AutoencoderKL of diffusers with option 'vae'"
 
 
 class Autoencoder:
@@ -133,7 +133,7 @@ def latent_codec(folder: Path | str, latents: Latents | None = None) -> Codec:
 def with_vae(codec: Codec, folder: Path | str, data_shape: tuple[int, ...]) -> Codec:
     """The codec of a latent model with the autoencoder that decodes it; UserError where that one does not fit."""
     if codec.kind == "pixels" or len(data_shape) != 3:
-        raise UserError("this model makes its samples itself, without an autoencoder: leave out --vae")
+        raise UserError("this model makes its samples itself, without an autoencoder: leave out option 'vae'")
     channels = latent_channels(_config(_folder(folder)))
     if channels != data_shape[0]:
         raise UserError(
@@ -144,7 +144,7 @@ def with_vae(codec: Codec, folder: Path | str, data_shape: tuple[int, ...]) -> C
     if codec.latents and codec.latents.vae_hash not in (None, found.latents and found.latents.vae_hash):
         raise UserError(
             f"the autoencoder in {folder} is another one than the model was made with ({codec.latents.vae}): "
-            "give that one, or leave out --vae"
+            "give that one, or leave out option 'vae'"
         )
     return replace(codec, kind="latents", latents=found.latents)
 
@@ -179,7 +179,7 @@ def check_size(shape: tuple[int, ...], channels: int, reduction: int) -> tuple[i
     if len(shape) != 3 or shape[0] != channels or any(size % reduction for size in shape[1:]):
         raise UserError(
             f"pictures of shape {tuple(shape)} cannot be encoded: the autoencoder takes {channels} channels, "
-            f"height and width multiples of {reduction}; resize or convert them (--data.source.size)"
+            f"height and width multiples of {reduction}; resize or convert them (option 'source.size')"
         )
     return shape
 

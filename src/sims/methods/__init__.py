@@ -36,28 +36,3 @@ def default_methods() -> tuple[str, ...]:
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
     """The look of every method, or variant of the leading one, of these names."""
     return {name: VARIANTS[name] if name in VARIANTS else METHODS[name].look for name in names}
-
-
-__all__ = [
-    "BASE",
-    "CACHED",
-    "DISTILLED",
-    "FAST",
-    "HEIR",
-    "LEADER",
-    "METHODS",
-    "SIMS",
-    "VARIANTS",
-    "Artefact",
-    "AuxiliarySettings",
-    "Base",
-    "Continuous",
-    "DistilledOptions",
-    "Expected",
-    "Fixed",
-    "Leader",
-    "Method",
-    "Settings",
-    "default_methods",
-    "looks_of",
-]

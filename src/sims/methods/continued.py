@@ -31,7 +31,7 @@ def train_on(base: Base, real: Dataset, images: int, run: Run) -> Artefact:
     )  # fmt: skip
     with run.progress("train the base on", total) as advance:
         trained = trainer.run(advance, run.log)
-    return Artefact(folder.name, {images: trained.last}, images=images)
+    return Artefact(folder.name, {images: trained.last}, Cost(images))
 
 
 def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:

@@ -15,7 +15,7 @@ from sims.errors import UserError
 from sims.files import digest, write_atomic
 from sims.metrics.arrays import Array
 from sims.metrics.classifier import NUM_FEATURES, ConvClassifier, shrink
-from sims.metrics.statistics import read_tensors
+from sims.metrics.saved import read_tensors
 
 PCA_LARGEST = 16  # pixels a side
 PCA_COMPONENTS = 64

@@ -11,7 +11,7 @@ from torch import Tensor
 from sims.errors import UserError
 from sims.metrics.arrays import Array, as_matrix, same_width
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.manifold import manifolds
+from sims.metrics.precision_recall import manifolds
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from sims.files import atomic_path, digest, remove_leftovers
 from sims.metrics.accumulate import MomentAccumulator, Reservoir
 from sims.metrics.extractors import ClassifierExtractor, Extractor
 from sims.metrics.frechet import Moments
-from sims.metrics.statistics import read_tensors
+from sims.metrics.saved import read_tensors
 from sims.processes import agree
 from sims.results.scores import Space
 

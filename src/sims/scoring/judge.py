@@ -16,11 +16,11 @@ from sims.data.dataset import Dataset, View, at_once
 from sims.errors import UserError
 from sims.files import digest
 from sims.interop.latents import Autoencoder
+from sims.metrics.copies import nearest_distances
 from sims.metrics.extractors import ClassifierExtractor, Extractor, extract
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.memorization import nearest_distances
 from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
-from sims.metrics.statistics import read_tensors, write_tensors
+from sims.metrics.saved import read_tensors, write_tensors
 from sims.results.common import ClassFigures, ExtractorFacts
 from sims.results.scores import ScoreRow, Space
 from sims.scoring.features import FeatureSet, Neighbours

@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from sims.config import convert, to_dict
-from sims.experiments.cost.bounds import search_bound, search_expected
 from sims.experiments.improve.improvement import Context
-from sims.experiments.improve.search import Features, Search, Searched, around
+from sims.experiments.improve.search import Features, Search, Searched, around, search_bound, search_expected
 from sims.experiments.improve.trusted import MOST, Candidates
 from sims.experiments.options import ImproveOptions
 from sims.files import digest

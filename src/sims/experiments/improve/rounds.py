@@ -32,29 +32,26 @@ class RoundOutcome:
         return next((line.choice for line in self.table if line.choice.label == label), None)
 
 
-def named_methods(options: ImproveOptions, round_: int = 0) -> list[Method]:
-    """The methods of a round in the order of the table: those asked for; later on, those that every round has."""
-    if round_:
-        return [method for method in METHODS.values() if method.later_rounds]
-    return [METHODS[name] for name in options.methods]
-
-
-def _lacks(options: ImproveOptions, method: Method, round_: int) -> str | None:
+def _named(options: ImproveOptions, round_: int) -> dict[Method, str | None]:
+    """The methods of a round in the order of the table, and what each needs that this job lacks."""
+    named = [METHODS[name] for name in options.methods]
+    if round_:  # further rounds have their own, whatever was asked for
+        named = [method for method in METHODS.values() if method.later_rounds]
     snapshots = options.model is None and bool(options.base.snapshots) and round_ == 0
-    return method.lacks(options.data.path != "none", snapshots)
+    return {method: method.lacks(options.data.path != "none", snapshots) for method in named}
 
 
 def methods_of(options: ImproveOptions, round_: int = 0) -> list[Method]:
-    """Those of them that this job can run: without real data, or snapshots of the base, some are left out."""
-    return [method for method in named_methods(options, round_) if not _lacks(options, method, round_)]
+    """The methods that a round runs: without real data, or snapshots of the base, some are left out."""
+    return [method for method, lacks in _named(options, round_).items() if lacks is None]
 
 
 def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
     """All methods of one round, chosen and judged."""
     options = context.options
-    for method in named_methods(options, round_):
-        if reason := _lacks(options, method, round_):
-            context.run.log(f"{method.name} is left out: {reason}")
+    for method, lacks in _named(options, round_).items():
+        if lacks is not None:
+            context.run.log(f"{method.name} is left out: {lacks}")
     methods = methods_of(options, round_)
     chosen: dict[str, Choice] = {}
     searches: dict[str, Searched] = {}

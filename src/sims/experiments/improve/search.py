@@ -16,6 +16,7 @@ import numpy as np
 from scipy import special
 
 from sims.errors import UserError
+from sims.methods.contract import Continuous
 from sims.results.improve import Chosen, SearchCell
 
 Array = np.ndarray
@@ -173,3 +174,47 @@ class Search:
             self.cells[key] = self.distance(have[:n]) if finite else math.inf
             self.half_widths[key] = half_width([have[:n]], self.distance) if finite else None
         return self.cells[key]
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------------
+
+
+def search_bound(options: SearchOptions, budgets: int, start: Sequence[float]) -> int:
+    """No search draws more samples than this: the first rung, the limit, and what every rung needs at least."""
+    search = Search(lambda *_: None, lambda _: 0.0, range(budgets), start, options)  # type: ignore[arg-type, return-value]
+    lattice, tried = (search.lattice, _tried(search)) if options.w is None else ([options.w], 1)
+    coarse, needed, alive = budgets * tried * options.rungs[0], 0, budgets
+    for before, after in zip(options.rungs, options.rungs[1:]):
+        alive = max(1, math.ceil(alive / 2))
+        needed += alive * (after - before)
+    limit = coarse if options.w is not None else max(coarse, options.limit)
+    return min(budgets * len(lattice) * max(options.rungs), limit + needed)
+
+
+def _tried(search: Search) -> int:
+    """Strengths of the first rung when the range is extended as far as it goes, both ways."""
+    low, high, count = min(search.start), max(search.start), len(search.start)
+    while higher := [w for w in search.lattice if w >= 1.5 * high]:
+        high, count = higher[0], count + 1
+    while lower := [w for w in search.lattice if w <= low / 1.5]:
+        low, count = lower[-1], count + 1
+    return count
+
+
+def search_expected(options: SearchOptions, budgets: int, strengths: Continuous) -> tuple[int, int]:
+    """Samples and cells that a search draws where the distance is U-shaped around a usual strength of the method.
+
+    The search itself is run on made-up distances, once for every budget that could be the best.
+    """
+    samples = cells = 0
+    for best in range(budgets):
+
+        def features(budget: int, w: float, first: int, last: int, best: int = best) -> np.ndarray:
+            strength = strengths.usual * 1.4 ** (best - budget)  # the longer the training, the less w
+            off = math.log(max(w, 1e-3) / strength) ** 2 + 0.2 * (budget - best) ** 2
+            return np.full((last - first, 1), off)
+
+        search = Search(features, lambda x: float(x[0, 0]), range(budgets), strengths.start, options)
+        samples += search.run().samples
+        cells += len(search.cells)
+    return round(samples / budgets), round(cells / budgets)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sims.config import nearest
 from sims.errors import UserError
@@ -181,16 +180,15 @@ class PollutionOptions(RepeatedOptions):
             raise UserError(f"the pollution experiment is for images, not for {self.data.path}: use sims loop")
 
 
-def defaults_for(words: Sequence[str], recipe: Mapping[str, Any]) -> LoopOptions:
-    """What options start from: the loops in two dimensions have defaults of their own.
+def defaults_for(path: str | None, recipe: Mapping[str, object]) -> LoopOptions:
+    """What options start from: the loops in two dimensions, asked for as data, have defaults of their own.
 
-    They are asked for by --data.path, or by the data of a recipe where that is not given.
+    Where no ``path`` of data is given, that of the recipe counts.
     """
     data = recipe.get("data")
-    asked = [str(data["path"])] if isinstance(data, dict) and "path" in data else []
-    asked += [after for before, after in itertools.pairwise(words) if before == "--data.path"]
-    asked += [word.partition("=")[2] for word in words if word.startswith("--data.path=")]
-    return toy_defaults(asked[-1]) if asked and asked[-1] in TOYS else LoopOptions()
+    if path is None and isinstance(data, dict):
+        path = data.get("path")
+    return toy_defaults(path) if path in TOYS else LoopOptions()
 
 
 def toy_defaults(name: str = "gaussian") -> LoopOptions:

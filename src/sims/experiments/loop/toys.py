@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sims.gaussians import GaussianMixture
-from sims.metrics.manifold import manifolds
-from sims.metrics.memorization import memorization, nearest_distances
+from sims.metrics.copies import memorization, nearest_distances
 from sims.metrics.points import mode_coverage, sliced_wasserstein
+from sims.metrics.precision_recall import manifolds
 from sims.results.common import FigureFacts
 from sims.seeds import derive_seed
 from sims.training.noise import TrainingNoise

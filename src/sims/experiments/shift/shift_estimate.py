@@ -12,7 +12,8 @@ from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.outputs import GRID
 from sims.experiments.options import CommonOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
-from sims.methods import DISTILLED
+from sims.methods import Expected, Settings
+from sims.methods.distilled import distilled_work
 from sims.processes import join
 from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 
@@ -56,10 +57,8 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
     if options.guidance.cache_cost:
         work.append(_sampled("choose what to cache", options.guidance.pilot, guided))
     if distilled.samples:
-        student = Training(DISTILLED.name, distilled.train, taught=True)
-        taught, drawn = training_work("distil", student, distilled.images, leaves=DISTILLED.name), distilled.samples
-        leaves = (Leaves("guided samples, before compression", samples=drawn), *taught.leaves)
-        work.append(replace(taught, evaluations=drawn * guided, samples=drawn, leaves=leaves))
+        expected = Expected(Settings(distilled=distilled), options.base.train, own, guided)
+        work.append(replace(distilled_work(expected), stage="distil"))
     if "classifier" in baselines.methods:
         drawn = len(baselines.scales) * size
         work.append(_sampled("scales of classifier guidance", drawn, 3 * own, features=drawn))

@@ -97,7 +97,7 @@ def _variants(run: Run, options: ShiftOptions, base: Base, solved: Solved) -> li
         artefact = DISTILLED.prepare(base, None, settings, run)
         assert artefact is not None
         model = base.model.with_denoiser(artefact.load(options.distilled.images, run.device).denoiser)
-        cost += Cost(artefact.images, artefact.evaluations)
+        cost += artefact.cost
         variants.append(of_model(DISTILLED.name, model, size, cost, w, "the steered model in one network"))
     return variants
 
