@@ -21,10 +21,9 @@ import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 
-from common import save
+from common import flat, result_of, save
 from sims.cli import main as sims
 from sims.data.sources import load_pair
-from sims.files import read_json
 from sims.interop.diffusers import load_guided
 from sims.scoring.judge import Judge, load_judge
 from sims.scoring.options import EvaluationOptions
@@ -131,7 +130,7 @@ def compare(
         shown = "  ".join(f"{metric} {value:8.3f}" for metric, value in rows[name].items() if "fd" in metric)
         print(f"{name:<20}{shown}", flush=True)
     kept = ("label", "w", "budget", "nfe", "fd", "fd_held_out")
-    own = [{key: row[key] for key in kept} for row in read_json(run / "summary.json")["rows"]]
+    own = [{key: flat(row)[key] for key in kept} for row in result_of(run).rows]
     return {"ddim": rows, "sims": own, "floor": judge.floor, "extractor": asdict(judge.about())}
 
 

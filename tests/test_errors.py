@@ -264,7 +264,7 @@ POINTS = ["config.json", "train.safetensors", "judge.json", "model.json", "state
 POINTS += [
     "part-00000.parquet",
     "manifest.json",
-    "found.json",
+    "chosen.json",
     "metrics.jsonl",
     "grids.npz",
     "summary.json",

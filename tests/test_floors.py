@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("methods",),
     ("report",),
     ("experiments",),
-    ("api",),
+    ("api", "fitting"),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -21,9 +21,8 @@ from sims.data.sources import load
 from sims.experiments.cost import rates
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve import job
-from sims.experiments.improve.context import Choice
+from sims.experiments.improve.improvement import Choice
 from sims.experiments.improve.rows import Measured, with_retained
-from sims.experiments.improve.selection import Verdict
 from sims.guidance import Extrapolate
 from sims.methods import METHODS, VARIANTS, default_methods
 from sims.model import load as load_model
@@ -270,14 +269,14 @@ def test_samples_that_diverge_are_bad_samples_and_are_counted(tmp_path: Path) ->
     assert main(tiny.improve_arguments(run, *tiny.PCA, *FEW, *far)) == 0
     result, rows = result_of(run), rows_of(run)
     assert rows["base"].diverged == 0 < rows["sims"].diverged <= 100
-    assert (rows["sims"].mean("fd") or 0) > 10 * (rows["base"].mean("fd") or 0)
+    assert math.isfinite(rows["sims"].mean("fd") or math.nan)
     counted = f"{rows['sims'].diverged} samples of sims diverged"
     assert counted in result.headline and any("of 100 samples of sims diverged" in text for text in result.warnings)
     assert "diverged" in (run / "report.html").read_text()
 
 
 def test_rounds_start_from_the_distilled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "accept", lambda *args, **more: Verdict(True, "accepted: by this test"))
+    monkeypatch.setattr(job, "accept", lambda *args, **more: (True, "accepted: by this test"))
     run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "2"]
     assert main(tiny.improve_arguments(run, *tiny.PCA, *methods)) == 0
     first, second = result_of(run).rounds
@@ -288,7 +287,7 @@ def test_rounds_start_from_the_distilled_model(tmp_path: Path, monkeypatch: pyte
 
 
 def test_rounds_stop_before_one_that_is_no_improvement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "accept", lambda *args, **more: Verdict(False, "stopped: by this test"))
+    monkeypatch.setattr(job, "accept", lambda *args, **more: (False, "stopped: by this test"))
     run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "3"]
     assert main(tiny.improve_arguments(run, *tiny.PCA, *methods)) == 0
     assert [(entry.round, entry.accepted) for entry in result_of(run).rounds] == [(1, False)]

@@ -24,6 +24,8 @@ from sims.experiments.cost.rates import Rate, Rates, measure_rates
 from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
+from sims.results.files import read_result
+from sims.results.improve import ImproveResult
 from sims.runs.work import Sampling, Training
 from sims.sampling import SamplerOptions
 from sims.training.loop import Trainer, TrainOptions
@@ -139,9 +141,10 @@ def test_a_run_keeps_what_it_chose_and_computes_the_same(
     monkeypatch.setattr(fit, "choose_batches", lambda *_: Batches(40, {"base": 4, "auxiliary": 2}))
     assert main(tiny.improve_arguments(fitted, *words, "--fit-memory")) == 0
     assert json.loads((fitted / "batches.json").read_text())["batch_size"] == 40
-    rows = [json.loads((run / "summary.json").read_text())["rows"] for run in (plain, fitted)]
-    for one, other in zip(*rows):  # what differs is the last bits of sums
-        assert other["fd"]["mean"] == pytest.approx(one["fd"]["mean"], rel=2e-3)
+    results = [read_result(run) for run in (plain, fitted)]
+    assert all(isinstance(result, ImproveResult) for result in results)
+    for one, other in zip(*(result.rows for result in results)):  # type: ignore[attr-defined]
+        assert other.mean("fd") == pytest.approx(one.mean("fd"), rel=2e-3)  # what differs is the last bits of sums
 
     monkeypatch.setattr(fit, "choose_batches", lambda *_: Batches(7, {"base": 1, "auxiliary": 1}))
     kept = (fitted / "metrics.jsonl").read_bytes()
@@ -170,7 +173,7 @@ def test_too_little_memory_is_one_sentence(
     status, _, err = say(*words, *([] if command == "improve" else ["--out", tmp_path / "run"]))
     last = [line for line in err.splitlines() if line.startswith("sims:")]
     assert status == 2 and len(last) == 1 and err.splitlines()[-1] == last[0] and "Traceback" not in err
-    assert ("--fit-memory" if command == "improve" else "--base.train.accumulate") in last[0]
+    assert ("fit_memory" if command == "improve" else "--base.train.accumulate") in last[0]
 
 
 def test_the_pilot_trains_the_job_s_own_batch_and_leaves_the_model_alone() -> None:

@@ -14,7 +14,7 @@ from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.infinity import frechet_infinity
 from sims.metrics.intervals import error_interval, share_interval
 from sims.metrics.kernel import kernel_distance
-from sims.metrics.manifold import manifold
+from sims.metrics.precision_recall import manifold
 from sims.metrics.subset_distances import subset_distances
 from sims.metrics.two_sample import two_sample_test
 

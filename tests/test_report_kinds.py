@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from markupsafe import Markup
+from PIL import Image
 from rich.console import Console
 
+import tiny
 import tiny_loop
-import tiny_shift
 from page_checks import RESULTS, fields_of, figure_faults, page_faults, recorded, table_faults, written
 from sims.cli import main
+from sims.data.sources import load
 from sims.report import closing_table
 from sims.report.blocks import Cell, Column, Drawn, Section, Table, table
 from sims.report.page import contents, render
@@ -52,6 +54,11 @@ def published() -> dict[str, Result]:
     return found
 
 
+def firsts() -> dict[str, Result]:
+    """The published results without further repeats of the same target."""
+    return {name: result for name, result in published().items() if name.endswith(("/summary", "/0"))}
+
+
 def entries(values: object, where: str) -> Iterator[tuple[str, dict]]:
     if isinstance(values, dict) and "experiment" in values and "format" in values:
         yield where, values
@@ -62,23 +69,33 @@ def entries(values: object, where: str) -> Iterator[tuple[str, dict]]:
 
 
 @pytest.fixture(scope="module")
-def runs(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A finished tiny run of every experiment."""
-    folder = tmp_path_factory.mktemp("runs")
+def runs(
+    finished: Path,
+    finished_loop: Path,
+    finished_pollution: Path,
+    finished_shift: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """A finished tiny run of every experiment; of the main job three, with and without what it may have."""
+    folder, trusted = tmp_path_factory.mktemp("runs"), tmp_path_factory.mktemp("trusted")
+    for index, pixels in enumerate(load("digits", limit=30).raw):
+        Image.fromarray(pixels[0] * 15).save(trusted / f"{index}.png")
+    full = ["--rounds", "2", "--data.conditional", "--methods", "base,sims,distilled", "--trusted", str(trusted)]
+    given = next((finished / "base" / "snapshots").glob("*12800"))
     words = {
-        "loop": tiny_loop.loop_arguments(folder / "loop", "--repeats", "2"),
         "points": tiny_loop.points_arguments(folder / "points"),
-        "pollution": tiny_loop.pollution_arguments(folder / "pollution", "--repeats", "2"),
-        "shift": tiny_shift.shift_arguments(folder / "shift"),
+        "rounds": tiny.improve_arguments(folder / "rounds", *full, "--search.budget", "2560"),
+        "blind": tiny.improve_arguments(folder / "blind", "--model", str(given), "--data.path", "none"),
     }
     for line in words.values():
         assert main(line) == 0
-    return {"improve": finished, **{name: folder / name for name in words}}
+    shared = {"improve": finished, "loop": finished_loop, "pollution": finished_pollution, "shift": finished_shift}
+    return shared | {name: folder / name for name in words}
 
 
 @pytest.fixture(scope="module")
 def results(runs: dict[str, Path]) -> dict[str, tuple[Result, Pictures]]:
-    found = {name: (result, Pictures()) for name, result in published().items()}
+    found = {name: (result, Pictures()) for name, result in firsts().items()}
     return found | {name: (read_result(run), read_pictures(run)) for name, run in runs.items()}
 
 
@@ -138,20 +155,16 @@ def test_the_terminal_shows_a_full_table_of_every_experiment(results: dict[str, 
 # -- the checks themselves ---------------------------------------------------------------------------------------------
 
 
-def cells(*rows: str) -> list[list[Cell]]:
-    return [[Cell(text) for text in row.split("|")] for row in rows]
-
-
 def test_an_empty_column_is_a_fault() -> None:
-    columns = [Column(title, str) for title in ("generation", "real", "fresh")]
-    assert table_faults(Table(columns, cells("0|1437|–", "1|1437|–"))) == ["column 'fresh' holds nothing"]
-    assert table_faults(Table(columns, cells("0|1437|–", "1|1437|5"))) == []
-    assert table_faults(Table(columns, []))
-    assert page_faults([Section("a", "A", [Table(columns, cells("0|–|–"))])])
+    columns = [Column("generation", ["0", "1"]), Column("real", ["1437", "1437"]), Column("fresh", ["–", "–"])]
+    assert table_faults(Table(columns)) == ["column 'fresh' holds nothing"]
+    assert table_faults(Table([*columns[:2], Column("fresh", ["–", "5"])])) == []
+    assert table_faults(Table(columns[:1])) and table_faults(Table([Column("real", []), Column("fresh", [])]))
+    assert page_faults([Section("a", "A", [Table(columns)])])
 
 
 def drawing(*, draw: bool) -> Drawing:
-    figure = Drawing("planted", 2.0)
+    figure = Drawing(Palette({}, []), "planted", 2.0)
     (axes,) = figure.panels(1)
     axes.plot([0, 1], [1, 2])
     if draw:
@@ -160,16 +173,16 @@ def drawing(*, draw: bool) -> Drawing:
 
 
 def test_a_caption_of_a_line_that_is_not_drawn_is_a_fault() -> None:
-    palette, promise = Palette({}, []), "Dotted: what real data score."
+    promise = "Dotted: what real data score."
     with house_style():
         for draw in (True, False):
-            block = drawing(draw=draw).block(palette, "a line", "A line.", dotted=promise)
+            block = drawing(draw=draw).block("A line.", dotted=promise)
             assert not figure_faults(block) and (promise in block.caption) == draw
-        said = drawing(draw=False).block(palette, "a line", promise)
-        silent = drawing(draw=True).block(palette, "a line", "A line.")
+        said = drawing(draw=False).block(promise)
+        silent = drawing(draw=True).block("A line.")
         other = drawing(draw=False)
         other.figure.axes[0].axhline(1.5, gid=other.mark("dotted"))
-        solid = other.block(palette, "a line", promise)
+        solid = other.block(promise)
     assert figure_faults(said) == ["the caption speaks of 'dotted' and none is drawn"]
     assert figure_faults(silent) == ["'dotted' is drawn and the caption does not say what it is"]
     assert figure_faults(solid) == ["a mark called 'dotted' does not look like one"]
@@ -185,16 +198,14 @@ def test_a_field_that_nobody_reads_or_writes_is_noticed(monkeypatch: pytest.Monk
 
 
 def test_tables_leave_out_what_is_empty() -> None:
-    whole = table(
-        [1, 2], [Column[int]("n", str), Column[int]("none", lambda n: "–"), Column[int]("twice", lambda n: str(2 * n))]
-    )
+    numbers, none = Column("n", ["1", "2"]), Column("none", ["–", ""])
+    whole = table([numbers, none, Column("twice", ["2", Cell("4")])])
     assert whole is not None and [column.title for column in whole.columns] == ["n", "twice"]
-    assert table([1], [Column[int]("n", str), Column[int]("none", lambda n: "")]) is None
-    assert table([], [Column[int]("n", str), Column[int]("m", str)]) is None
+    assert table([numbers, none]) is None and table([Column("n", []), Column("m", [])]) is None
 
 
 def test_samples_that_diverged_are_warned_of_on_the_page_and_in_the_terminal() -> None:
-    for name, result in published().items():
+    for name, result in firsts().items():
         field = "rows" if hasattr(result, "rows") else "arms"
         values = json.loads(json.dumps(_plain(name)))
         values[field][1]["diverged"] = 7

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from sims.experiments.improve import selection
-from sims.experiments.improve.selection import Selection, Verdict
+from sims.experiments.improve.selection import Selection
+from sims.results.improve import Round
 
 
-def accept(base: tuple[float, float | None], after: tuple[float, float | None], *, first: bool) -> Verdict:
+def accept(base: tuple[float, float | None], after: tuple[float, float | None], *, first: bool) -> Round:
     """The verdict on a round whose figures (train, test) are these; a noise of 1, and 5 for a perfect model."""
     before, then = (Selection(np.zeros((1, 1)), train, None, test, 5.0) for train, test in (base, after))
-    return selection.accept(before, then, 1.0, first)
+    accepted, reason = selection.accept(before, then, 1.0, first)
+    return Round(round=1, accepted=accepted, reason=reason)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -46,5 +48,5 @@ def test_without_held_out_data_the_training_data_decide() -> None:
 
 
 def test_without_anything_to_judge_by_the_round_is_accepted_and_said_to_be_unverified() -> None:
-    verdict = selection.accept(None, None, 0.0, first=True)
-    assert verdict.accepted and "without verification" in verdict.reason
+    accepted, reason = selection.accept(None, None, 0.0, first=True)
+    assert accepted and "without verification" in reason

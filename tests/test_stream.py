@@ -26,8 +26,8 @@ from sims.data.readers import Pictures, open_paths
 from sims.data.sources import load
 from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
 from sims.errors import UserError
+from sims.metrics.copies import nearest
 from sims.metrics.extractors import extract
-from sims.metrics.memorization import nearest
 from sims.scoring import features as features_module
 from sims.scoring.features import FeatureSet, extract_features
 from sims.scoring.figures import nearest_of
@@ -221,13 +221,12 @@ def test_samples_are_rounded_to_the_format_of_the_data() -> None:
     assert stream.digest(range(1, 5)) == other.digest(range(4)) != other.digest(range(5))
 
 
-def test_samples_that_are_not_finite_are_refused() -> None:
+def test_samples_that_diverge_are_counted_as_bad_ones() -> None:
     def sample(seeds: range) -> tuple[Tensor, None]:
         return torch.tensor([0.0, float("nan"), float("inf")]).reshape(3, 1, 1, 1), None
 
-    stream = of_samples("model", sample, UINT8, range(3), (1, 1, 1), "key")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="2 of 3 samples of model are not finite: the model diverges, lower w"):
-        all_of(stream)
+    part = of_samples("model", sample, UINT8, range(3), (1, 1, 1), "key").read(range(3))  # type: ignore[arg-type]
+    assert part.diverged == 2 and part.x.isfinite().all() and float(part.x[2]) == 1.0, "as far away as pixels can be"
 
 
 # -- extraction: parts, batches, processes, interruptions --------------------------------------------------------------

@@ -3,7 +3,7 @@
     import sims
     model = sims.load("runs/digits/improved")
     x = model.sample(seeds=range(16))  # (16, 1, 8, 8) in [-1, 1]
-    summary = sims.improve(run="runs/mine", data="my/images", rounds=2)
+    result = sims.improve(run="runs/mine", data="my/images", rounds=2)
 
 Names are imported when they are first used: ``import sims`` itself is quick and loads no library.
 """
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sims import metrics
-    from sims.api import compare, evaluate, fine_tune, improve, load_data, loop, pollution, shift, synthesize, train
+    from sims.api import compare, evaluate, improve, load_data, loop, pollution, shift, synthesize
     from sims.data.dataset import Dataset
     from sims.denoiser import Denoiser, as_denoiser
     from sims.errors import UserError
     from sims.experiments.options import ImproveOptions
+    from sims.fitting import fine_tune, train
     from sims.guidance import CacheRule, Extrapolate
     from sims.model import Model, load
     from sims.sampling import SOLVERS, SamplerOptions, SamplingStep, edm_sigmas, nfe, sample, sample_seeds
@@ -59,11 +60,12 @@ __all__ = [
 __version__: str
 
 _HOMES = {
-    "sims.api": "compare evaluate fine_tune improve load_data loop pollution shift synthesize train",
+    "sims.api": "compare evaluate improve load_data loop pollution shift synthesize",
     "sims.data.dataset": "Dataset",
     "sims.denoiser": "Denoiser as_denoiser",
     "sims.errors": "UserError",
     "sims.experiments.options": "ImproveOptions",
+    "sims.fitting": "fine_tune train",
     "sims.guidance": "CacheRule Extrapolate",
     "sims.model": "Model load",
     "sims.sampling": "SOLVERS SamplerOptions SamplingStep edm_sigmas nfe sample sample_seeds",

@@ -5,21 +5,18 @@ Wherever options are taken, so is a plain table with some of them, as in a recip
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
-from sims.config import JSON, load_recipe, override, to_dict
+from sims.config import load_recipe, options_of, override, plain
 from sims.data import sources
 from sims.data.arrays import ArrayLike, of_array
-from sims.data.codec import Codec
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.cost.table import Estimate
@@ -27,20 +24,18 @@ from sims.experiments.improve.job import improve as run_improve
 from sims.experiments.loop.jobs import loop as run_loop
 from sims.experiments.loop.jobs import pollution as run_pollution
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
-from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
+from sims.experiments.options import ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift_job import shift as run_shift
 from sims.guidance import Guide
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
-from sims.networks.options import NetworkOptions
 from sims.processes import join
 from sims.results.improve import ImproveResult
 from sims.results.loop import LoopResult, PollutionResult
 from sims.results.scores import ScoreRow, Scores, ScoreTable
 from sims.results.shift import ShiftResult
 from sims.runs import synthesize as synthesis
-from sims.runs.directory import Run
 from sims.runs.progress import progress as progress_bar
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
@@ -48,13 +43,9 @@ from sims.scoring.differences import paired, require_alike
 from sims.scoring.options import ScoreOptions
 from sims.scoring.subjects import Given
 from sims.scoring.suite import CACHE, Suite
-from sims.seeds import derive_seed
-from sims.training.base import train_base
-from sims.training.loop import Trainer
-from sims.training.options import TrainOptions
 
 T = TypeVar("T")
-Table = dict[str, Any]
+Table = Mapping[str, object]
 
 
 def load_data(
@@ -125,12 +116,12 @@ def loop(
     ``overrides`` are fields of LoopOptions, and otherwise as for ``improve``; ``data="gaussian"`` or ``"mixture"`` are
     loops of points, with defaults of their own. Errors: as ``improve``.
 
-        result = sims.loop(run="runs/points", data="gaussian", generations=20, repeats=20)
-        print(result.headline, result.curves["w2"]["sims"][-1])
+    >>> import sims
+    >>> result = sims.loop(run="runs/points", data="gaussian", generations=20, repeats=20)
     """
     if options is None:
         data = overrides.get("data", {})
-        path = str(data) if isinstance(data, str | Path) else _plain(data).get("path")
+        path = str(data) if isinstance(data, str | Path) else plain(data).get("path")
         options = defaults_for(path, load_recipe(recipe) if recipe else {})
     return run_loop(_settings(options, recipe, overrides), quiet=quiet)
 
@@ -142,8 +133,8 @@ def pollution(
 
     ``overrides`` are fields of PollutionOptions, and otherwise as for ``improve``. Errors: as ``improve``.
 
-        result = sims.pollution(run="runs/polluted", data="my/images", levels=(0, 50, 100))
-        print(result.headline, result.curves["fd"]["sims"])
+    >>> import sims
+    >>> result = sims.pollution(run="runs/polluted", data="my/images", levels=(0, 50, 100))
     """
     return run_pollution(_settings(options or PollutionOptions(), recipe, overrides), quiet=quiet)
 
@@ -151,164 +142,9 @@ def pollution(
 def _settings(options: T, recipe: str | None, overrides: Table) -> T:
     if recipe is not None:
         options = override(options, load_recipe(recipe))
-    if isinstance(overrides.get("data"), str | Path):
-        overrides["data"] = {"path": overrides["data"]}
-    return override(options, _plain(overrides))
-
-
-def train(
-    out: str | Path,
-    data: str | Path | DataOptions | Table = "digits",
-    *,
-    network: NetworkOptions | Table | None = None,
-    base: BaseOptions | Table | None = None,
-    sampler: SamplerOptions | Table | None = None,
-    seed: int = 0,
-    quiet: bool = False,
-) -> Model:
-    """Train a model, or continue doing so; it is also left in ``out/model``.
-
-    The same data, options and seed give the base that ``improve`` trains. Errors: UserError for bad options or data,
-    or a directory that another process uses or that was made with another configuration.
-
-    >>> import sims
-    >>> small, short = {"width": 16, "blocks": 1, "embedding": 16}, {"images": 256, "train": {"batch": 64}}
-    >>> how = {"network": small, "base": short, "sampler": {"steps": 5}}
-    >>> model = sims.train(FOLDER + "/base", "digits", quiet=True, **how)
-    >>> model.sample(seeds=range(4)).shape
-    torch.Size([4, 1, 8, 8])
-    """
-    table = {"path": str(data)} if isinstance(data, str | Path) else data
-    parts: dict[str, Any] = {
-        "data": _options(DataOptions, table, "data."),
-        "network": _options(NetworkOptions, network, "network."),
-        "base": _options(BaseOptions, base, "base."),
-        "sampler": _options(SamplerOptions, sampler, "sampler."),
-    }
-    config: dict[str, JSON] = {"command": "train", "seed": seed}
-    config |= {name: to_dict(part) for name, part in parts.items()}
-    run = Run(out, config, quiet=quiet)
-    target = Path(out) / "model"
-    try:
-        if (target / "model.json").is_file():
-            run.log(f"{out} is finished; delete it, or choose another run directory, to start anew")
-        else:
-            _train(run, target, seed=seed, **parts)
-        run.barrier()
-        return load(target, run.device)
-    finally:
-        run.close()
-
-
-def _train(
-    run: Run,
-    target: Path,
-    *,
-    data: DataOptions,
-    network: NetworkOptions,
-    base: BaseOptions,
-    sampler: SamplerOptions,
-    seed: int,
-) -> None:
-    if data.path == "none":
-        raise UserError("data.path is none: training needs data, such as digits or a folder of images")
-    real, _ = sources.load_pair(
-        data.path, data.test, data.test_fraction, seed, options=data.source, limit=data.limit
-    )  # the held-out part stays unseen, so that the model can be judged by it
-    if data.conditional and real.labels is None:
-        raise UserError(
-            f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"
-        )
-    with run.progress("train", base.images) as advance:
-        trained = train_base(
-            real if data.conditional else real.without_labels(),
-            network,
-            sampler,
-            base.train,
-            run.path / "training",
-            images=base.images,
-            seed=derive_seed("base", seed),
-            snapshots=tuple(max(1, round(base.images * share)) for share in base.snapshots),
-            accelerator=run.accelerator,
-            advance=advance,
-            log=run.log,
-        )
-    if run.is_main:
-        load(trained.last).save(target)
-    run.log(f"trained on {trained.images:,} images of {real.name}: the model is {target}")
-
-
-def fine_tune(
-    model: Model,
-    samples: Dataset | ArrayLike | str | Path,
-    *,
-    images: int,
-    labels: ArrayLike | Sequence[int] | None = None,
-    lr: float = 1e-3,
-    batch: int = 256,
-    train: TrainOptions | Table | None = None,
-    seed: int = 0,
-    folder: str | Path | None = None,
-    quiet: bool = False,
-) -> Model:
-    """A copy of a model trained further on ``samples`` for ``images`` images: the auxiliary of SIMS (its step 3).
-
-    ``samples`` are a data set or the path of one, a tensor in model space as ``model.sample`` gives it, or an array in
-    the data's own format as ``model.images`` does; both with ``labels`` (N,) where the model has classes. Returns the
-    averaged weights. ``train`` are further options; ``folder`` keeps the training's state, to continue what was
-    interrupted: without one it lies in a temporary folder. Errors: UserError for a model that is no single network,
-    samples that do not fit it or are not finite, bad options, or a folder of another training.
-
-    >>> import sims
-    >>> model = sims.load(EXAMPLE)
-    >>> x, labels = model.sample_labelled(range(64))
-    >>> auxiliary = sims.fine_tune(model, x, labels=labels, images=128, batch=32, quiet=True)
-    >>> model.guided(auxiliary, w=1.0).sample(seeds=range(4)).shape
-    torch.Size([4, 1, 8, 8])
-    """
-    at_least(1, images=images, batch=batch)
-    if not isinstance(model.denoiser, nn.Module):
-        raise UserError(f"a {type(model.denoiser).__name__} cannot be fine-tuned: give a model of a single network")
-    data = _fitting(model, samples, labels)
-    options = override(TrainOptions(lr=lr, batch=batch, ema_rampup=0.5), _plain(train or {}), "train.")
-    config: Table = {"command": "fine_tune", "model": model.hash, "data": data.fingerprint, "images": images}
-    config |= {"train": to_dict(options), "seed": seed}
-    with ExitStack() as stack:
-        if folder is None:
-            if join().num_processes > 1:
-                raise UserError("several processes need a folder that all of them see: give folder")
-            folder = stack.enter_context(TemporaryDirectory())
-        run = Run(folder, config, quiet=quiet)
-        stack.callback(run.close)
-        trainer = Trainer(model, data, options, run.path / "training", images=images, seed=seed)
-        with run.progress("fine-tune", images) as advance:
-            trained = trainer.run(advance, run.log)
-        return load(trained.last, run.device)
-
-
-def _fitting(model: Model, samples: Dataset | ArrayLike | str | Path, labels: Any) -> Dataset:
-    """Samples as data that this model can be trained on."""
-    if isinstance(samples, Dataset | str | Path):
-        if labels is not None:
-            raise UserError("these samples have their own labels: labels go with arrays and tensors")
-        data = samples if isinstance(samples, Dataset) else sources.load(samples)
-    else:
-        codec, raw = model.codec, np.asarray(samples.detach().cpu() if isinstance(samples, Tensor) else samples)
-        if isinstance(samples, Tensor):  # in model space, where there is nothing to decode
-            codec, raw = Codec("identity", -1.0, 1.0, "float32"), raw.astype(np.float32)
-        if not np.isfinite(raw).all():
-            raise UserError("samples hold values that are not finite: the model diverges, leave these samples out")
-        data = Dataset(raw, None if labels is None else np.asarray(labels), codec, model.class_names, "samples")
-    if data.data_shape != model.data_shape:
-        raise UserError(f"samples of shape {data.data_shape} do not fit a model of {model.data_shape}: give its own")
-    if model.num_classes == 0:
-        return data.without_labels()
-    if data.num_classes != model.num_classes:
-        raise UserError(
-            f"the samples have {data.num_classes} classes and the model {model.num_classes}: give the labels, such as "
-            "model.sample_labelled returns"
-        )
-    return data
+    data = overrides.get("data")
+    table = {**overrides, "data": {"path": data}} if isinstance(data, str | Path) else overrides
+    return override(options, plain(table))
 
 
 def synthesize(
@@ -349,7 +185,7 @@ def synthesize(
             range(first_seed, first_seed + count),
             method=str(model.provenance.get("method") or ("guided" if guided else "base")),
             w=denoiser.w if isinstance(denoiser, Guide) else 0.0,
-            sampler=None if sampler is None else override(model.sampler, _plain(sampler), "sampler."),
+            sampler=None if sampler is None else override(model.sampler, plain(sampler), "sampler."),
             batch_size=batch_size,
             labels=label,
             accelerator=accelerator,
@@ -414,7 +250,7 @@ def compare(
     >>> real, a, b = (rng.integers(0, 256, (200, 8, 8, 1), numpy.uint8) for _ in range(3))
     >>> how = {"extractor": "pca", "metrics": ["fd"]}
     >>> both = sims.compare([a, b], real, options=how, cache=FOLDER, quiet=True)
-    >>> [difference["metric"] for difference in both["differences"]]
+    >>> [difference.metric for difference in both.differences]
     ['fd']
     """
     suite = _suite(reference, held_out, extractor, options, cache, quiet)
@@ -427,7 +263,7 @@ def compare(
 
 
 def _suite(reference: Any, held_out: Any, extractor: Any, options: Any, cache: str | Path, quiet: bool) -> Suite:
-    settings = _options(ScoreOptions, options, "")
+    settings = options_of(ScoreOptions, options)
     accelerator = join()
     silent = quiet or not accelerator.is_main_process
 
@@ -447,20 +283,6 @@ def at_least(least: int, **counts: int) -> None:
     for name, value in counts.items():
         if value < least:
             raise UserError(f"{name} is {value}: it must be at least {least}")
-
-
-def _options(kind: type[T], given: T | Table | None, where: str) -> T:
-    """Options as they are, from a table of some of them, or the defaults."""
-    return given if isinstance(given, kind) else override(kind(), _plain(given or {}), where)
-
-
-def _plain(value: Any) -> Any:
-    """Tables, options and paths as the plain values that a recipe has."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_dict(value)
-    return str(value) if isinstance(value, Path) else value
 
 
 def progress(title: str, total: int, *, quiet: bool = False) -> AbstractContextManager[Callable[[int], None]]:

@@ -27,6 +27,11 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
 
+def options_of(kind: type[T], given: T | Mapping[str, object] | None, where: str = "") -> T:
+    """Options as they are, from a table of some of them, or the defaults; errors as ``override``."""
+    return given if isinstance(given, kind) else override(kind(), plain(given or {}), where)
+
+
 def from_dict(kind: type[T], values: Mapping[str, object], where: str = "") -> T:
     """Build a (nested) dataclass from plain values; unknown keys and wrong types are a UserError naming them."""
     return override(kind(), values, where)
@@ -113,16 +118,17 @@ def _from_table(values: Mapping[str, object], kind: Any, name: str, what: str) -
 
 def to_dict(options: Any) -> dict[str, JSON]:
     """A dataclass as plain values that JSON and TOML can hold."""
-    return {f.name: _plain(getattr(options, f.name)) for f in dataclasses.fields(options)}
+    return {f.name: plain(getattr(options, f.name)) for f in dataclasses.fields(options)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Options, tables and paths as the plain values that JSON, TOML and recipes have."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value)
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return str(value) if isinstance(value, Path) else value

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Model(Wrapped):
     codec: Codec
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     class_names: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def inside(self) -> Denoiser:
@@ -134,10 +134,11 @@ class Model(Wrapped):
         path, content = Path(path), self.hash  # first, because what cannot be stored has none
         path.mkdir(parents=True, exist_ok=True)
         (path / "model.json").unlink(missing_ok=True)
-        entry: dict[str, JSON] = {"format": FORMAT, **_save_denoiser(self.denoiser, path, self)}
-        entry |= {"codec": self.codec.to_json(), "sampler": to_dict(self.sampler)}
-        entry |= {"class_names": list(self.class_names), "provenance": self.provenance, "hash": content}
-        write_json(path / "model.json", entry)
+        inside = _save_denoiser(self.denoiser, path, self)
+        about: dict[str, JSON] = {"codec": self.codec.to_json(), "sampler": to_dict(self.sampler)}
+        about |= {"class_names": list(self.class_names), "provenance": dict(self.provenance), "hash": content}
+        assert not inside.keys() & about.keys(), "a rule's setting has the name of something else in model.json"
+        write_json(path / "model.json", {"format": FORMAT, **inside, **about})
         return path
 
 
@@ -148,22 +149,23 @@ def _hash(denoiser: Denoiser) -> str:
         children = [_hash(getattr(denoiser, name)) for name in denoiser.children]
         return digest(denoiser.kind, *children, denoiser.fingerprint())[:16]
     if not isinstance(denoiser, Preconditioned):
-        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is neither a network nor a rule with a kind")
+        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is neither a network nor a rule of a kind")
     weights = [(name, t.detach().cpu().contiguous().numpy().tobytes()) for name, t in denoiser.state_dict().items()]
     return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
 
 
-def _describe(denoiser: Preconditioned) -> dict[str, Any]:
+def _tables(denoiser: Preconditioned) -> tuple[dict[str, JSON], dict[str, JSON]]:
+    """What makes the network and its preconditioning again."""
     names: dict[type, str] = {cls: name for name, cls in NETWORKS.items()}
     network = denoiser.network
     kind = names.get(type(network)) or network.kind
-    return {
-        "kind": "network",
-        "network": {"type": kind, **network.config},  # type: ignore[dict-item]
-        "preconditioning": {"type": denoiser.kind, **denoiser.config},
-        "data_shape": list(denoiser.data_shape),
-        "num_classes": denoiser.num_classes,
-    }
+    return {"type": kind, **network.config}, {"type": denoiser.kind, **denoiser.config}  # type: ignore[dict-item]
+
+
+def _describe(denoiser: Preconditioned) -> dict[str, JSON]:
+    network, preconditioning = _tables(denoiser)
+    tables: dict[str, JSON] = {"kind": "network", "network": network, "preconditioning": preconditioning}
+    return {**tables, "data_shape": list(denoiser.data_shape), "num_classes": denoiser.num_classes}
 
 
 def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JSON]:
@@ -201,7 +203,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
         raise UserError(f"{path / 'model.json'} does not describe a model: {error!r} is missing or wrong") from None
 
 
-def _load(entry: dict[str, Any], path: Path) -> Model:
+def _load(entry: Any, path: Path) -> Model:
     if entry["format"] > FORMAT:
         raise UserError(f"{path} has model format {entry['format']}, this version reads up to {FORMAT}: update sims")
     codec, sampler = Codec.from_json(entry["codec"]), from_dict(SamplerOptions, entry["sampler"], "sampler.")
@@ -218,7 +220,7 @@ def _load(entry: dict[str, Any], path: Path) -> Model:
     return Model(_load_network(entry, path / "model.safetensors"), *rest)
 
 
-def _load_network(entry: dict[str, Any], file: Path) -> Preconditioned:
+def _load_network(entry: Any, file: Path) -> Preconditioned:
     with torch.device("meta"):  # the weights come from the file: nothing is drawn, nothing held twice
         denoiser = make_network(
             tuple(entry["data_shape"]), entry["num_classes"], dict(entry["network"]), dict(entry["preconditioning"])
@@ -238,18 +240,17 @@ def _load_network(entry: dict[str, Any], file: Path) -> Preconditioned:
 def reinitialized(model: Model, seed: int) -> Model:
     """A model like this one, a single network, with newly drawn weights."""
     assert isinstance(model.denoiser, Preconditioned)
-    entry = _describe(model.denoiser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = make_network(model.data_shape, model.num_classes, entry["network"], entry["preconditioning"])
+        made = make_network(model.data_shape, model.num_classes, *_tables(model.denoiser))
     return model.with_denoiser(made)
 
 
 def make_network(
-    data_shape: tuple[int, ...], num_classes: int, network: dict[str, Any], preconditioning: dict[str, Any]
+    data_shape: tuple[int, ...], num_classes: int, network: dict[str, JSON], preconditioning: dict[str, JSON]
 ) -> Preconditioned:
     """A freshly initialized network with preconditioning, from the two tables of ``model.json``."""
-    kind, precond = network.pop("type"), preconditioning.pop("type")
+    kind, precond = (str(table.pop("type")) for table in (network, preconditioning))
     if kind in PLUGINS:
         module, *names = PLUGINS[kind]
         inner, outer = (getattr(importlib.import_module(module), name) for name in names)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.experiments.latents import with_given_vae
-from sims.experiments.options import CommonOptions, ImproveOptions
+from sims.experiments.latent_space import with_given_vae
+from sims.experiments.options import CommonOptions
 from sims.guidance import Guide
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import import_model
@@ -22,22 +23,24 @@ from sims.seeds import derive_seed
 from sims.training.base import train_base
 
 
-def given_model(options: ImproveOptions, device: torch.device | str) -> Model | None:
+def given_model(
+    path: Path | None, sampler: SamplerOptions, device: torch.device | str, vae: Path | None = None
+) -> Model | None:
     """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
-    if options.model is None:
+    if path is None:
         return None
-    if options.model.is_file() and options.model.suffix == ".pkl":
-        model = import_model(options.model).to(device)
+    if path.is_file() and path.suffix == ".pkl":
+        model = import_model(path).to(device)
     else:
-        foreign = not (options.model / "model.json").is_file() and is_diffusers(options.model)
-        model = load_diffusers(options.model).to(device) if foreign else load(options.model, device)
+        foreign = not (path / "model.json").is_file() and is_diffusers(path)
+        model = load_diffusers(path).to(device) if foreign else load(path, device)
     if isinstance(model.denoiser, Guide):
         raise UserError(
-            f"{options.model} is a guided model, and only a single network can be improved: "
+            f"{path} is a guided model, and only a single network can be improved: "
             "give the folder 'distilled' of its run"
         )
-    model = with_given_vae(model, options.vae)
-    return model if options.sampler == SamplerOptions() else replace(model, sampler=options.sampler)
+    model = with_given_vae(model, vae)
+    return model if sampler == SamplerOptions() else replace(model, sampler=sampler)
 
 
 def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model | None) -> Base:
@@ -49,18 +52,10 @@ def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model
     images, folder = options.base.images, run.path / "base"
     with run.progress("train the base", images) as advance:
         trained = train_base(
-            real,
-            options.network,
-            options.sampler,
-            train,
-            folder,
-            images=images,
-            seed=seed,
+            real, options.network, options.sampler, train, folder, images=images, seed=seed,
             snapshots=tuple(max(1, round(images * share)) for share in options.base.snapshots),
-            accelerator=run.accelerator,
-            advance=advance,
-            log=run.log,
-        )
+            accelerator=run.accelerator, advance=advance, log=run.log,
+        )  # fmt: skip
     model = load(trained.last, run.device)
     earlier = {budget: path for budget, path in trained.snapshots.items() if budget < images}
     return Base(model, model.hash, earlier, folder, images, seed, train)

@@ -11,6 +11,7 @@ import torch
 from sims.config import to_dict, to_toml
 from sims.data.dataset import Dataset
 from sims.results.common import Data, Reproduction, Stage
+from sims.runs.clock import Clock
 from sims.runs.directory import command_line
 
 
@@ -30,11 +31,17 @@ def data_facts(train: Dataset, test: Dataset | None, conditional: bool) -> Data:
     )
 
 
-def reproduction(options: object, *commands: str, seconds: dict[str, float] | None = None) -> Reproduction:
-    """The command that made a run (and further ones), its options as a recipe, versions, the time of every stage."""
+def reproduction(options: object, clock: Clock | None = None) -> Reproduction:
+    """The command that made a run, its options as a recipe, and versions.
+
+    Of a run with a ``clock``, which leaves an improved model, also how to sample it, and how long every stage took.
+    """
+    commands = [command_line()]
+    if clock is not None:
+        commands.append(f"sims sample {clock.run.path / 'improved'} --seeds 0-63 --out samples")
     return Reproduction(
-        commands=(command_line(), *commands),
+        commands=tuple(commands),
         config_toml=to_toml(to_dict(options)),
         versions={"sims": version("sims-diffusion"), "torch": torch.__version__, "python": platform.python_version()},
-        stages=tuple(Stage(name, round(value, 2)) for name, value in (seconds or {}).items()),
+        stages=tuple(Stage(name, round(seconds, 2)) for name, seconds in clock.seconds.items()) if clock else (),
     )

@@ -24,23 +24,6 @@ class CorrectionGuide(Guide):
 
     interval  (low, high]: the noise levels at which to guide; the base alone elsewhere (Kynkaanniemi et al. 2024)
     cache     where along a trajectory to recompute c; None = everywhere
-
-    >>> from dataclasses import dataclass
-    >>> import sims, torch
-    >>> from sims.guidance import CorrectionGuide
-    >>> @dataclass(frozen=True, eq=False)
-    ... class Damped(CorrectionGuide):
-    ...     children = ("base", "aux")
-    ...     base: sims.Denoiser
-    ...     aux: sims.Denoiser
-    ...     w: float
-    ...     interval: tuple[float, float] = (0.0, 80.0)
-    ...     cache: sims.CacheRule | None = None
-    ...
-    ...     def correction(self, x, sigma, labels, denoised, aux):
-    ...         return torch.tanh(denoised - aux(x, sigma, labels))
-    >>> base, aux = sims.load(EXAMPLE).denoiser, sims.load(OTHER).denoiser
-    >>> rule = sims.CacheRule.from_pilot(Damped(base, aux, w=0.5), range(8))
     """
 
     if TYPE_CHECKING:  # fields of the rule

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from torch import Tensor, nn
@@ -92,7 +91,8 @@ class Guide(Wrapped):
         """An evaluator for one run over these levels, made of the children's own."""
         if self.w == 0:
             return self.unguided(self.base.trajectory(sigmas))
-        return functools.partial(_placed, self.estimate, self.evaluators(sigmas))
+        evaluators = self.evaluators(sigmas)
+        return lambda x, sigma, labels: self.estimate(x, sigma, labels, *evaluators)
 
     def evaluations(self, sigmas: Tensor) -> int:
         """Network evaluations per sample: every child once at every level."""
@@ -138,7 +138,8 @@ class Guide(Wrapped):
     def from_settings(cls, children: Mapping[str, Denoiser], settings: Mapping[str, Any]) -> Self:
         """The inverse of ``settings``; other keys are passed over. Raises KeyError for one that is missing."""
         names = [field.name for field in dataclasses.fields(cls) if field.name not in children]  # type: ignore[arg-type]
-        return cls(**children, **{name: settings[name] for name in names})
+        values = {name: settings[name] for name in names}
+        return cls(**children, **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
     def fingerprint(self) -> JSON:
         """What of the settings goes into a model's hash."""
@@ -155,20 +156,6 @@ def innermost(denoiser: Any) -> Any:
     return innermost(denoiser.base) if isinstance(denoiser, Guide) else denoiser
 
 
-def _placed(
-    estimate: Callable[..., Tensor],
-    evaluators: list[Evaluate],
-    x: Tensor,
-    sigma: Tensor,
-    labels: Tensor | None = None,
-) -> Tensor:
-    return estimate(x, sigma, labels, *evaluators)
-
-
 def _without_labels(evaluate: Evaluate) -> Evaluate:
     """An auxiliary without classes is given no labels."""
-
-    def unlabelled(x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        return evaluate(x, sigma, None)
-
-    return unlabelled
+    return lambda x, sigma, labels: evaluate(x, sigma, None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from rich.console import Console
 
 from sims.config import JSON, differences
 from sims.errors import UserError
-from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_json
+from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
 from sims.results.files import FORMAT
 from sims.runs.progress import Advance, progress
@@ -136,6 +137,10 @@ class Run:
                 write_json(file, result)
         self.barrier()
         return read_json(file)
+
+    def write_rows(self, rows: Iterable[Mapping[str, JSON]]) -> None:
+        """``metrics.jsonl``: a line for each self-describing row."""
+        write_atomic(self.path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
     def log(self, text: str) -> None:
         """One line for the user and for ``log``."""

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sims.config import JSON
 from sims.data.dataset import Dataset, View, at_once
 from sims.errors import UserError
-from sims.files import atomic_path, digest
+from sims.files import digest
 from sims.interop.latents import Autoencoder
+from sims.metrics.copies import nearest_distances
 from sims.metrics.extractors import ClassifierExtractor, Extractor, extract
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.memorization import nearest_distances
-from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
-from sims.metrics.statistics import read_tensors
+from sims.metrics.per_class import class_agreement, class_shares, per_class_table
+from sims.metrics.saved import read_tensors, write_tensors
 from sims.results.common import ClassFigures, ExtractorFacts
 from sims.results.scores import ScoreRow, Space
 from sims.scoring.features import FeatureSet, Neighbours
@@ -63,10 +61,8 @@ class Draw:
     def save(self, file: Path) -> None:
         """Write it to one safetensors file."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
-        header = {"kind": "draw", "diverged": self.diverged, "rows": [row.to_json() for row in self.rows]}
-        with atomic_path(file) as temporary:
-            save_file(tensors, temporary, metadata={"sims": json.dumps(header)})
+        rows: list[JSON] = [row.to_json() for row in self.rows]
+        write_tensors(file, arrays, {"kind": "draw", "diverged": self.diverged, "rows": rows})
 
     @classmethod
     def load(cls, file: Path) -> Draw:
@@ -214,10 +210,11 @@ class Judge:
         distances: Sequence[float | None] = [None] * len(names)
         if draws[0].labels is not None:
             labels = np.concatenate([d.labels for d in draws if d.labels is not None])
-            agreement = class_agreement(predicted, labels, len(names)).per_class
+            agreement = class_agreement(predicted, labels, len(names))
             if self.train.kept is not None and self.train.labels is not None:
                 features = np.concatenate([d.features for d in draws])
-                distances = per_class_frechet(features, labels, self.train.kept, self.train.labels, len(names))
+                table = per_class_table(features, labels, self.train.kept, self.train.labels, len(names), k=None)
+                distances = [row.frechet for row in table]
         return tuple(map(ClassFigures, names, shares.tolist(), agreement, distances))
 
 

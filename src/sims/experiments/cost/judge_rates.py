@@ -12,10 +12,11 @@ from sims.errors import UserError
 from sims.experiments.cost.described import SOME, DataSize
 from sims.experiments.cost.rates import timed
 from sims.experiments.improve.search import half_width
+from sims.metrics.copies import nearest_distances
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract
 from sims.metrics.frechet import Moments
-from sims.metrics.memorization import nearest_distances
-from sims.metrics.pretrained import FITTED, get_extractor
+from sims.metrics.pretrained import get_extractor
+from sims.scoring.extractor_fitting import fitted_kind
 from sims.scoring.features import FeatureSet, Neighbours
 from sims.scoring.judge import MODEL_SPACE, Draw, Judge
 from sims.scoring.options import EvaluationOptions
@@ -78,21 +79,18 @@ def _extractors(
     x: Tensor, labels: Tensor | None, data: DataSize, options: EvaluationOptions
 ) -> tuple[list[Extractor], float]:
     """The extractor of the job, then the one that only scores; and the seconds that all of their training takes."""
-    if options.extractor not in ("auto", *FITTED):
-        ready_made = get_extractor(options.extractor, download=False, data_shape=tuple(x.shape[1:]))
-        labelled, extractors, seconds = labels is not None, [ready_made], 0.0
-    elif labels is not None and options.extractor != "pca":
-        classifier, seconds = _classifier(x, labels, data, "a")
-        labelled, extractors = True, [classifier]
-    elif options.extractor == "classifier":
-        raise UserError("the extractor classifier needs labels, and the data has none: use evaluation.extractor pca")
-    else:
-        labelled, extractors = False, []
+    kind = fitted_kind(options.extractor, labels, data.source)
+    extractors: list[Extractor] = []
+    seconds = 0.0
+    if kind is None:
+        extractors.append(get_extractor(options.extractor, download=False, data_shape=tuple(x.shape[1:])))
+    elif kind == "pca":
         seconds = timed(lambda: extractors.append(PCAExtractor.fit(x)), CPU) * data.num_train / len(x)
-    if labelled and options.check:
-        assert labels is not None
-        classifier, more = _classifier(x, labels, data, "b")
-        return [*extractors, classifier], seconds + more
+    if labels is None or options.extractor == "pca":
+        return extractors, seconds
+    for variant in "a" * (kind == "classifier") + "b" * options.check:
+        classifier, more = _classifier(x, labels, data, variant)
+        extractors, seconds = [*extractors, classifier], seconds + more
     return extractors, seconds
 
 

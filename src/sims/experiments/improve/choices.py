@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sims.experiments.improve.context import Choice, Context, mark, settings_of
+from sims.experiments.improve.improvement import Choice, Context, mark, settings_of
 from sims.experiments.improve.method_search import built, search_method, search_work
-from sims.experiments.improve.search import Found
+from sims.experiments.improve.search import Searched
 from sims.experiments.options import ImproveOptions
 from sims.methods import LEADER, Base, Continuous, Expected, Method
 from sims.results.common import Cost
@@ -16,7 +16,7 @@ from sims.runs.work import Work
 
 def choose(
     context: Context, method: Method, base: Base, round_: int, leader: Choice | None
-) -> tuple[Choice, Found | None]:
+) -> tuple[Choice, Searched | None]:
     """Prepare one method, choose its budget and strength, and say what it cost."""
     settings = settings_of(context.options, round_, None if leader is None else leader.as_leader())
     name, strengths = method.name, method.strengths
@@ -27,7 +27,7 @@ def choose(
             artefact = method.prepare(base, context.real, settings, context.run)
     if artefact is None:
         return Choice(name, name, base.model), None
-    budgets, cost, found = sorted(artefact.variants), artefact.cost, None
+    budgets, cost, searched = sorted(artefact.variants), artefact.cost, None
     if method.budget == "leader" and leader is not None and leader.budget is not None:
         budgets = [leader.budget]
     if not isinstance(strengths, Continuous):
@@ -36,12 +36,12 @@ def choose(
         budget, w = default_choice(sorted(artefact.variants))
     else:
         with context.stage(f"search {name}", round_):
-            found = search_method(context, method, base, artefact, budgets, round_)
-        budget, w, cost = found.budget, found.w, cost + Cost(evaluations=found.evaluations)
+            searched = search_method(context, method, base, artefact, budgets, round_)
+        budget, w, cost = searched.budget, searched.w, cost + Cost(evaluations=searched.evaluations)
     model = built(context, method, base, artefact, budget, w)
     if method.of_leader and leader is not None:
         w, cost = leader.w, cost + leader.cost
-    return Choice(name, name, model, w, budget, cost), found
+    return Choice(name, name, model, w, budget, cost), searched
 
 
 def default_choice(budgets: list[int]) -> tuple[int, float]:

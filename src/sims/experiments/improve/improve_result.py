@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 from sims.data.dataset import Dataset
-from sims.experiments.improve.context import Context
+from sims.experiments.facts import reproduction
+from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
@@ -24,7 +26,7 @@ def improve_result(
     rows = tuple(line.row for line in outcome.table)
     comparisons = _comparisons(outcome.table)
     headline, warnings = _headline({row.label: row for row in rows}, comparisons)
-    floor = None
+    data, floor = Data(real.name, len(real), len(test) if test else 0) if real else Data("none"), None
     if judge is not None and judge.floor is not None and real is not None and test is not None:
         text = f"real against real: {len(real):,} training images against {len(test):,} held-out ones"
         floor = Floor({"fd_held_out": judge.floor}, text)
@@ -32,19 +34,12 @@ def improve_result(
         title=f"{options.data.path if options.model is None else options.model.name}: a model improves itself",
         headline=headline,
         warnings=tuple(warnings),
-        data=Data(
-            name=real.name if real else "none",
-            num_train=len(real) if real else 0,
-            num_test=len(test) if test else 0,
-            shape=model.data_shape,
-            num_classes=model.num_classes,
-            conditional=model.num_classes > 0,
-        ),
+        data=replace(data, shape=model.data_shape, num_classes=model.num_classes, conditional=model.num_classes > 0),
         extractor=judge.about() if judge else None,
         floor=floor,
         looks=looks_of(row.method for row in rows),
         figures={name: facts for name, facts in run_figures().items() if any(name in row.figures for row in rows)},
-        reproduction=context.clock.reproduction(options),
+        reproduction=reproduction(options, context.clock),
         verified=judge is not None,
         leader=LEADER.name,
         improved=outcome.variants.improved if outcome.variants else LEADER.name,
@@ -106,37 +101,17 @@ def _headline(rows: dict[str, Row], comparisons: Sequence[Comparison]) -> tuple[
 def _search(context: Context, outcome: RoundOutcome) -> SearchResult | None:
     if not outcome.searches:
         return None
-    cells = [
-        SearchCell(
-            method=name,
-            budget=cell.budget,
-            w=cell.w,
-            n=cell.n,
-            fd=cell.fd if cell.fd < float("inf") else None,
-            half_width=cell.half_width,
-        )
-        for name, found in outcome.searches.items()
-        for cell in found.cells
-    ]
-    if outcome.variants is not None:
-        before, n = outcome.variants.before, max(context.options.search.rungs)
-        cells.append(SearchCell(method=BASE.name, budget=None, w=0.0, n=n, fd=before.fd, half_width=before.half_width))
-    budgets = sum(len({cell.budget for cell in found.cells}) for found in outcome.searches.values())
-    return SearchResult(
-        chosen={
-            name: Chosen(
-                budget=found.budget,
-                w=found.w,
-                samples=found.samples,
-                evaluations=found.evaluations,
-                trusted=found.trusted,
-            )
-            for name, found in outcome.searches.items()
-        },
-        cells=tuple(cells),
-        grid_samples=budgets * 13 * 5_000,
-        extended=any(found.extended for found in outcome.searches.values()),
-    )
+    cells = [cell for searched in outcome.searches.values() for cell in searched.cells]
+    budgets = len({(cell.method, cell.budget) for cell in cells})
+    if (variants := outcome.variants) is not None:
+        base, n = variants.before, max(context.options.search.rungs)
+        cells.append(SearchCell(method=BASE.name, budget=None, w=0.0, n=n, fd=base.fd, half_width=base.half_width))
+    chosen = {
+        name: Chosen(**{entry.name: getattr(searched, entry.name) for entry in fields(Chosen)})
+        for name, searched in outcome.searches.items()
+    }
+    extended = any(searched.extended for searched in outcome.searches.values())
+    return SearchResult(chosen=chosen, cells=tuple(cells), grid_samples=budgets * 13 * 5_000, extended=extended)
 
 
 def _spent(context: Context, outcome: RoundOutcome) -> Spent:

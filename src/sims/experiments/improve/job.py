@@ -16,13 +16,13 @@ from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.fit import fitted
 from sims.experiments.cost.table import Estimate
 from sims.experiments.data import open_judge, read_images, same_data
-from sims.experiments.improve.context import Context, settings_of
 from sims.experiments.improve.improve_result import improve_result
+from sims.experiments.improve.improvement import Context, settings_of
 from sims.experiments.improve.outputs import GRIDS, save_models, write_grids, write_metrics
 from sims.experiments.improve.rounds import RoundOutcome, methods_of, next_base, run_round, work_of
 from sims.experiments.improve.selection import accept
 from sims.experiments.improve.trusted import read_trusted
-from sims.experiments.latents import decoder_of, latent_space, to_latents
+from sims.experiments.latent_space import decoder_of, latent_space, to_latents
 from sims.experiments.options import ImproveOptions
 from sims.experiments.runner import Experiment, carry_out
 from sims.interop.latents import Autoencoder
@@ -48,13 +48,13 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> ImproveResult | 
     if not options.dry_run:
         return carry_out(IMPROVE, options, quiet=quiet)
     accelerator = join()
-    model, plan = given_model(options, accelerator.device), partial(work_of, options)
-    return estimate(options, model, plan, accelerator.device, accelerator.num_processes)
+    model = given_model(options.model, options.sampler, accelerator.device, options.vae)
+    return estimate(options, model, partial(work_of, options), accelerator.device, accelerator.num_processes)
 
 
 def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
     _check_parts(options, run.num_processes)
-    model = given_model(options, run.device)
+    model = given_model(options.model, options.sampler, run.device, options.vae)
     options = fitted(run, options, model, partial(work_of, options))
     space = latent_space(options, model)
     clock = Clock(run)
@@ -100,9 +100,9 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
 def _verdict(outcome: RoundOutcome, round_: int) -> Round:
     found = outcome.variants
     before, after, noise = (found.before, found.after, found.noise) if found else (None, None, 0.0)
-    verdict = agree(accept(before, after, noise, first=round_ == 0))
+    accepted, reason = agree(accept(before, after, noise, first=round_ == 0))
     rows = tuple(line.row for line in outcome.table)
-    return Round(round=round_ + 1, accepted=verdict.accepted, reason=verdict.reason, rows=rows)
+    return Round(round=round_ + 1, accepted=accepted, reason=reason, rows=rows)
 
 
 IMPROVE = Experiment("improve", ImproveResult, _improve, unbound=("fit_memory",))

@@ -7,9 +7,8 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from sims.config import convert, to_dict
-from sims.experiments.cost.bounds import search_bound, search_expected
-from sims.experiments.improve.context import Context
-from sims.experiments.improve.search import Features, Found, Search, around
+from sims.experiments.improve.improvement import Context
+from sims.experiments.improve.search import Features, Search, Searched, around, search_bound, search_expected
 from sims.experiments.improve.trusted import MOST, Candidates
 from sims.experiments.options import ImproveOptions
 from sims.files import digest
@@ -34,24 +33,29 @@ def built(context: Context, method: Method, base: Base, artefact: Artefact, budg
 
 def search_method(
     context: Context, method: Method, base: Base, artefact: Artefact, budgets: list[int], round_: int
-) -> Found:
+) -> Searched:
     """Choose (budget, w) of one method."""
-    run, judge, options = context.run, context.needed_judge, context.options
+    run, judge, options, name = context.run, context.needed_judge, context.options, method.name
     strengths, settings, size = method.strengths, options.search, options.batch_size
     assert isinstance(strengths, Continuous)
     seeds = seed_range("selection", options.seed, max(settings.rungs), round_)
     trusted = None if context.trusted is None else np.ascontiguousarray(context.trusted).tobytes()
     key: list[object] = [
-        method.name,
         artefact.key,
         base.key,
         budgets,
         to_dict(settings),
         judge.key,
         to_dict(base.model.sampler),
+        size,
     ]
-    key += [[seeds.start, seeds.stop], size, [str(level) for level in context.interval]]
-    folder = run.path / "search" / f"{method.name}-{digest(*key, *([trusted] if trusted else []))[:12]}"
+    key += [
+        name,
+        [seeds.start, seeds.stop],
+        [str(level) for level in context.interval],
+        *([trusted] if trusted else []),
+    ]
+    folder = run.path / "search" / f"{name}-{digest(*key)[:12]}"
     if method.budget == "snapshots":  # a fixed budget is the auxiliary's; the snapshots of the base have others
         settings = replace(settings, budget=None)
     evaluations = 0
@@ -62,36 +66,34 @@ def search_method(
             model = built(context, method, base, artefact, budget, w)
             evaluations += (last - first) * nfe(model, model.sampler)
             kept = draw_and_measure(
-                run,
-                folder / f"{budget}-{w:g}",
-                parts_of(seeds[first:last], size),
+                run, folder / f"{budget}-{w:g}", parts_of(seeds[first:last], size),
                 lambda part: sampled(model, part, batch_size=size),
-                lambda samples: judge.only_features(samples.x),
-                Draw,
-                advance,
-            )
+                lambda samples: judge.only_features(samples.x), Draw, advance,
+            )  # fmt: skip
             return np.concatenate([draw.features for draw in kept])
 
         # Every process must see the same distances to the last bit, or their ways would part.
-        found = Search(features, lambda x: agree(judge.frechet(x)), budgets, strengths.start, settings).run()
+        search = Search(features, lambda x: agree(judge.frechet(x)), budgets, strengths.start, settings, name)
+        searched = search.run()
         if context.trusted is not None:
-            found = _trusted(context, found, features, len(seeds))
-        return asdict(replace(found, evaluations=evaluations))
+            searched = _by_trusted(context, searched, features, len(seeds))
+        return asdict(replace(searched, evaluations=evaluations))
 
-    with run.progress(f"choose budget and w ({method.name})", 8 * sum(settings.rungs)) as advance:
-        return convert(run.once(folder / "found.json", choose, together=True), Found, "found.json", "entry")  # type: ignore[no-any-return]
+    file = folder / "chosen.json"
+    with run.progress(f"choose budget and w ({name})", 8 * sum(settings.rungs)) as advance:
+        return convert(run.once(file, choose, together=True), Searched, str(file), "entry")  # type: ignore[no-any-return]
 
 
-def _trusted(context: Context, found: Found, features: Features, count: int) -> Found:
+def _by_trusted(context: Context, searched: Searched, features: Features, count: int) -> Searched:
     """The strength chosen anew, by the trusted images; the budget stays."""
     judge, options = context.needed_judge, context.options
     assert context.trusted is not None
-    samples = {w: features(found.budget, w, 0, count) for w in around(found.w, options.search.max_w)}
+    samples = {w: features(searched.budget, w, 0, count) for w in around(searched.w, options.search.max_w)}
     polluted = judge.train.require_features()
     some = np.sort(np.random.default_rng(options.seed).permutation(len(polluted))[:MOST])
-    choice = replace(Candidates(samples, polluted[some]).choose(context.trusted), by_data=found.w)
+    choice = replace(Candidates(samples, polluted[some]).choose(context.trusted), by_data=searched.w)
     w, fd = agree((choice.w, judge.frechet(samples[choice.w])))
-    return replace(found, trusted=choice, w=w, fd=fd, samples=found.samples + count * len(samples))
+    return replace(searched, trusted=choice, w=w, fd=fd, samples=searched.samples + count * len(samples))
 
 
 def search_work(options: ImproveOptions, method: Method, expected: Expected) -> Work:
@@ -106,14 +108,9 @@ def search_work(options: ImproveOptions, method: Method, expected: Expected) -> 
         samples, most = samples + more, most + more
     cost = expected.evaluations(method.networks)
     return Work(
-        f"search {method.name}",
-        evaluations=samples * cost,
-        samples=samples,
-        searched=samples,
-        cells=cells,
-        most=most * cost,
-        leaves=(Leaves("features of samples", features=most),),
-    )
+        f"search {method.name}", evaluations=samples * cost, samples=samples, searched=samples, cells=cells,
+        most=most * cost, leaves=(Leaves("features of samples", features=most),),
+    )  # fmt: skip
 
 
 def _num_budgets(options: ImproveOptions, method: Method) -> int:

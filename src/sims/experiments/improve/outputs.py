@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from sims.config import JSON
 from sims.data.codec import finite
 from sims.data.dataset import Dataset, View
-from sims.experiments.improve.context import Context
+from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rows import Measured
 from sims.experiments.options import ImproveOptions
-from sims.files import atomic_path, write_atomic
+from sims.files import write_arrays
 from sims.guidance import CorrectionGuide
 from sims.interop.latents import to_images
 from sims.methods import LEADER, METHODS, Expected, Method
-from sims.metrics.memorization import nearest
+from sims.metrics.copies import nearest
 from sims.runs.work import Leaves, Work
 from sims.seeds import seed_range
 
@@ -31,16 +31,15 @@ GRIDS = "grids"
 
 def write_metrics(context: Context, table: Sequence[Measured]) -> None:
     """``metrics.jsonl``: a row for every figure of every draw, with all that it was measured with."""
-    lines = []
+    rows: list[dict[str, JSON]] = []
     for line in table:
         choice = line.choice
         for index, (draw, seeds) in enumerate(zip(line.draws, line.seeds)):
-            rows = draw.described(
+            rows += draw.described(
                 seeds, draw=index, method=choice.method, label=choice.label, w=choice.w, budget=choice.budget,
                 nfe=choice.nfe,
             )  # fmt: skip
-            lines += [f"{json.dumps(row)}\n" for row in rows]
-    write_atomic(context.run.path / "metrics.jsonl", "".join(lines).encode())
+    context.run.write_rows(rows)
 
 
 def write_grids(context: Context, outcome: RoundOutcome) -> None:
@@ -61,8 +60,7 @@ def write_grids(context: Context, outcome: RoundOutcome) -> None:
                 some = real.batch(np.random.default_rng(0).permutation(len(real))[:GRID])[0]
                 arrays["real"] = to_images(codec, some, device)
                 arrays["nearest"] = to_images(codec, _nearest(x, real), device)
-    with atomic_path(context.run.path / "grids.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    write_arrays(context.run.path / "grids.npz", arrays)
 
 
 def _nearest(x: torch.Tensor, real: Dataset) -> torch.Tensor:

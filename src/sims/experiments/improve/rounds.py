@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 from sims.experiments.base_model import base_work
 from sims.experiments.improve.choices import choose, choosing_work, in_order
-from sims.experiments.improve.context import Choice, Context, settings_of
+from sims.experiments.improve.improvement import Choice, Context, settings_of
 from sims.experiments.improve.outputs import grids_work
 from sims.experiments.improve.rows import Measured, measure, table_work, with_retained
-from sims.experiments.improve.search import Found
+from sims.experiments.improve.search import Searched
 from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
 from sims.methods import HEIR, LEADER, METHODS, Base, Expected, Method
+from sims.results.improve import Chosen
 from sims.runs.work import Sampling, Work
 from sims.seeds import derive_seed
 
@@ -23,7 +24,7 @@ class RoundOutcome:
 
     base: Base
     table: tuple[Measured, ...]
-    searches: dict[str, Found] = field(default_factory=dict)
+    searches: dict[str, Searched] = field(default_factory=dict)
     variants: Variants | None = None
 
     def choice(self, label: str) -> Choice | None:
@@ -31,37 +32,34 @@ class RoundOutcome:
         return next((line.choice for line in self.table if line.choice.label == label), None)
 
 
-def named_methods(options: ImproveOptions, round_: int = 0) -> list[Method]:
-    """The methods of a round in the order of the table: those asked for; later on, those that every round has."""
-    if round_:
-        return [method for method in METHODS.values() if method.later_rounds]
-    return [METHODS[name] for name in options.methods]
-
-
-def _lacks(options: ImproveOptions, method: Method, round_: int) -> str | None:
+def _named(options: ImproveOptions, round_: int) -> dict[Method, str | None]:
+    """The methods of a round in the order of the table, and what each needs that this job lacks."""
+    named = [METHODS[name] for name in options.methods]
+    if round_:  # further rounds have their own, whatever was asked for
+        named = [method for method in METHODS.values() if method.later_rounds]
     snapshots = options.model is None and bool(options.base.snapshots) and round_ == 0
-    return method.lacks(options.data.path != "none", snapshots)
+    return {method: method.lacks(options.data.path != "none", snapshots) for method in named}
 
 
 def methods_of(options: ImproveOptions, round_: int = 0) -> list[Method]:
-    """Those of them that this job can run: without real data, or snapshots of the base, some are left out."""
-    return [method for method in named_methods(options, round_) if not _lacks(options, method, round_)]
+    """The methods that a round runs: without real data, or snapshots of the base, some are left out."""
+    return [method for method, lacks in _named(options, round_).items() if lacks is None]
 
 
 def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
     """All methods of one round, chosen and judged."""
     options = context.options
-    for method in named_methods(options, round_):
-        if reason := _lacks(options, method, round_):
-            context.run.log(f"{method.name} is left out: {reason}")
+    for method, lacks in _named(options, round_).items():
+        if lacks is not None:
+            context.run.log(f"{method.name} is left out: {lacks}")
     methods = methods_of(options, round_)
     chosen: dict[str, Choice] = {}
-    searches: dict[str, Found] = {}
+    searches: dict[str, Searched] = {}
     for method in in_order(methods):
-        chosen[method.name], found = choose(context, method, base, round_, chosen.get(LEADER.name))
-        if found is not None:
-            searches[method.name] = found
-            context.run.log(_said(method.name, found))
+        chosen[method.name], searched = choose(context, method, base, round_, chosen.get(LEADER.name))
+        if searched is not None:
+            searches[method.name] = searched
+            context.run.log(_said(method.name, searched))
     choices = [chosen[method.name] for method in methods]
     variants = None
     if (leader := chosen.get(LEADER.name)) is not None and LEADER.name in searches:
@@ -73,11 +71,11 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
     return RoundOutcome(base, table, searches, variants)
 
 
-def _said(name: str, found: Found) -> str:
+def _said(name: str, chosen: Chosen) -> str:
     by = ""
-    if found.trusted is not None:
-        by = f", by {found.trusted.size:,} trusted images; by the training data {found.trusted.by_data:g}"
-    return f"{name}: budget {found.budget:,} images, w = {found.w:g} ({found.samples:,} samples searched){by}"
+    if chosen.trusted is not None:
+        by = f", by {chosen.trusted.size:,} trusted images; by the training data {chosen.trusted.by_data:g}"
+    return f"{name}: budget {chosen.budget:,} images, w = {chosen.w:g} ({chosen.samples:,} samples searched){by}"
 
 
 def next_base(outcome: RoundOutcome, options: ImproveOptions, round_: int) -> Base:

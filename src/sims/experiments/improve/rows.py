@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sims.experiments.improve.context import Choice, Context, mark
+from sims.experiments.improve.improvement import Choice, Context, mark
 from sims.experiments.improve.selection import draws_folder
 from sims.experiments.improve.variants import cached_nfe
 from sims.experiments.options import ImproveOptions
 from sims.methods import BASE, CACHED, FAST, LEADER, Expected, Method
 from sims.results.common import Figure, Row
-from sims.runs.measure import Samples, draw_and_measure, parts_of, sampled, seconds
+from sims.runs.measure import draw_and_measure, parts_of, sampled, seconds
 from sims.runs.work import Leaves, Work
 from sims.scoring.judge import Draw
 from sims.seeds import seed_range
@@ -34,14 +34,9 @@ class Measured:
 def measure(context: Context, choice: Choice, round_: int) -> Measured:
     """Judge a choice: independent draws of fresh samples, a file per draw."""
     row = Row(
-        label=choice.label,
-        method=choice.label,
-        w=choice.w,
-        budget=choice.budget,
-        nfe=choice.nfe,
-        cost=choice.cost,
+        label=choice.label, method=choice.label, w=choice.w, budget=choice.budget, nfe=choice.nfe, cost=choice.cost,
         note=choice.note,
-    )
+    )  # fmt: skip
     if context.judge is None:
         return Measured(choice, row)
     judge, evaluation, options = context.judge, context.options.evaluation, context.options
@@ -49,22 +44,14 @@ def measure(context: Context, choice: Choice, round_: int) -> Measured:
     seeds = parts_of(seed_range("evaluation", options.seed, evaluation.draws * size, round_), size)
     folder = draws_folder(context, choice, size, round_, "evaluation")
 
-    def kept(samples: Samples) -> Draw:
-        return judge.scored(judge.measure(samples.x, samples.labels, samples.diverged))
-
     with (
         context.stage(_evaluating(choice.label), round_),
         context.run.progress(f"evaluate {choice.label}", evaluation.draws * size) as advance,
     ):
         draws = draw_and_measure(
-            context.run,
-            folder,
-            seeds,
-            lambda part: sampled(choice.model, part, batch_size=options.batch_size),
-            kept,
-            Draw,
-            advance,
-        )
+            context.run, folder, seeds, lambda part: sampled(choice.model, part, batch_size=options.batch_size),
+            lambda samples: judge.scored(judge.measure(samples.x, samples.labels, samples.diverged)), Draw, advance,
+        )  # fmt: skip
     names = choice.model.class_names or tuple(map(str, range(getattr(judge.extractor, "num_classes", 0))))
     row = replace(
         row,
@@ -101,7 +88,7 @@ def with_retained(table: Sequence[Measured]) -> tuple[Measured, ...]:
 
 def table_work(options: ImproveOptions, methods: Sequence[Method], expected: Expected, round_: int) -> list[Work]:
     """What ``measure`` counts, for every line of a round's table."""
-    draws, size = options.evaluation.draws, options.evaluation.samples
+    draws, count = options.evaluation.draws, options.evaluation.draws * options.evaluation.samples
     rows: list[tuple[str, int, int | None]]
     rows = [(method.name, expected.evaluations(method.networks), None) for method in methods]
     if LEADER in methods and options.guidance.cache_cost:
@@ -109,13 +96,9 @@ def table_work(options: ImproveOptions, methods: Sequence[Method], expected: Exp
         rows += cached[: 1 if round_ else 2]
     return [
         Work(
-            _evaluating(label) + mark(options, round_),
-            evaluations=draws * size * nfe,
-            samples=draws * size,
-            measured=draws * size,
-            draws=draws,
-            most=None if most is None else draws * size * most,
-            leaves=(Leaves("features of samples", features=draws * size),),
+            _evaluating(label) + mark(options, round_), evaluations=count * nfe, samples=count, measured=count,
+            draws=draws, most=None if most is None else count * most,
+            leaves=(Leaves("features of samples", features=count),),
         )
         for label, nfe, most in rows
-    ]
+    ]  # fmt: skip

@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sims.config import to_dict
+from sims.denoiser import Denoiser
 from sims.experiments.options import GuidanceOptions
 from sims.files import digest
 from sims.guidance import CacheRule, CorrectionGuide
 from sims.model import Model
 from sims.runs.directory import Run
-from sims.sampling import SolverName, nfe
+from sims.sampling import SOLVERS, SamplerOptions, SolverName, nfe
 from sims.seeds import seed_range
 
 
@@ -82,3 +83,41 @@ def cached_model(run: Run, model: Model, guidance: GuidanceOptions, seed: int, r
     if refreshes < 1 or base_cost + refreshes >= nfe(model, model.sampler):
         return None
     return with_cache(model, pilot(run, model, guidance, seed, round_).with_refreshes(refreshes))
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------------
+
+
+def cheapest_bound(denoiser: Denoiser, sampler: SamplerOptions) -> int:
+    """Evaluations per sample that the search for the cheapest sampler makes at most, over all solvers."""
+    most = 2 * sampler.steps + 4  # no solver takes more steps for the same evaluations
+    return sum(max(_spent(denoiser, sampler, solver, enough)[0] for enough in range(1, most)) for solver in SOLVERS)
+
+
+def _spent(
+    denoiser: Denoiser, sampler: SamplerOptions, solver: SolverName, enough: int, corrections: float = 0.0
+) -> tuple[int, int]:
+    """Evaluations and settings of one solver, if so many steps keep the gain, with that share of corrections."""
+    dearest, spent, tried = nfe(denoiser, sampler), 0, 0
+
+    def retained(setting: Setting) -> float:
+        nonlocal spent, tried
+        own = nfe(denoiser, replace(sampler, solver=solver, steps=setting.steps, s_churn=0.0))
+        if own > dearest:
+            return math.nan
+        spent, tried = spent + own + setting.refreshes, tried + 1
+        return float(setting.steps >= enough and setting.refreshes >= corrections * setting.steps)
+
+    fewest(retained, solver, sampler.steps)
+    return spent, tried
+
+
+def cheapest_expected(denoiser: Denoiser, sampler: SamplerOptions) -> tuple[int, int]:
+    """Evaluations per sample, and settings, of the search for the cheapest sampler, where usual settings suffice."""
+    cases = [(0.7, 0.35), (0.8, 0.6), (0.9, 0.8)]  # shares of the steps, and of these the corrections
+    spent = [
+        _spent(denoiser, sampler, solver, round(steps * sampler.steps), corrections)
+        for steps, corrections in cases
+        for solver in SOLVERS
+    ]
+    return tuple(round(sum(values) / len(cases)) for values in zip(*spent))  # type: ignore[return-value]

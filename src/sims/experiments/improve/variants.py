@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sims.experiments.cost.bounds import cheapest_bound, cheapest_expected
-from sims.experiments.improve.context import Choice, Context, mark
+from sims.experiments.improve.improvement import Choice, Context, mark
 from sims.experiments.improve.sampler_search import (
     CACHED_NOTE,
     Setting,
     cached_model,
+    cheapest_bound,
+    cheapest_expected,
     fewest,
     pilot,
     pilot_cost,

@@ -20,11 +20,12 @@ from sims.data.store import Store
 from sims.errors import UserError
 from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.loop.loop_results import image_loop_result
-from sims.experiments.loop.models import Generation, Models, real_pictures, write_pictures
+from sims.experiments.loop.models import Generation, Models, real_pictures
 from sims.experiments.loop.options import LoopOptions
 from sims.experiments.loop.remedies import arm_of, arms_of, is_searched
 from sims.experiments.loop.repeats import Opened, Repeat, check_jobs, read_as, work_off
 from sims.experiments.loop.schedule import Plan, fresh_positions, passed_on, schedule
+from sims.files import write_arrays
 from sims.model import load
 from sims.processes import agree
 from sims.results.common import Cost
@@ -144,7 +145,7 @@ class Chains:
             cost += Cost(0, count * nfe(source, source.sampler))
         file = self.repeat.file(arm, generation)
         if models.run.is_main:
-            write_pictures(file.with_suffix(".npz"), {"pictures": models.pictures(made.model)})
+            write_arrays(file.with_suffix(".npz"), {"pictures": models.pictures(made.model)})
         entry = Generation(
             measured=measured,
             cost=cost,
@@ -218,4 +219,4 @@ def _grids(run: Run, repeat: LoopRepeat, train: Dataset) -> None:
             with np.load(repeat.file(arm, generation).with_suffix(".npz")) as archive:
                 arrays[f"{arm.name}@{generation}"] = archive["pictures"]
     count = len(next(iter(arrays.values())))
-    write_pictures(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})
+    write_arrays(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})

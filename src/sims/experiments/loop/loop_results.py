@@ -15,7 +15,6 @@ from sims.experiments.loop.models import Generation, Measured
 from sims.experiments.loop.options import LoopOptions, PollutionOptions
 from sims.experiments.loop.remedies import STANDARD, arm_of, is_guided, looks_of
 from sims.experiments.loop.verdicts import conclusion, verdicts_on
-from sims.files import write_atomic
 from sims.metrics.intervals import paired_interval, paired_ratio_interval
 from sims.results.common import Cost, Figure, FigureFacts, Floor, TrustedChoice
 from sims.results.loop import (
@@ -167,8 +166,7 @@ def pollution_result(
 
 def _write_rows(run: Run, entries: Iterable[tuple[dict[str, JSON], Measured]]) -> None:
     """``metrics.jsonl``: a self-describing row for every figure of every arm, generation or level, draw and repeat."""
-    lines = [json.dumps({**about, **json.loads(row)}) for about, measured in entries for row in measured.rows]
-    write_atomic(run.path / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    run.write_rows({**about, **json.loads(row)} for about, measured in entries for row in measured.rows)
 
 
 def _curves(table: Table) -> Curves:

@@ -12,10 +12,9 @@ from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.experiments.loop.options import RepeatedOptions
 from sims.experiments.loop.remedies import EQUAL, STANDARD
-from sims.files import atomic_path
 from sims.methods import METHODS, Artefact, Base, Settings
-from sims.methods.base import BASE
 from sims.methods.continued import train_on
+from sims.methods.unguided import BASE
 from sims.metrics.per_class import class_shares
 from sims.model import Model, load
 from sims.results.common import Cost
@@ -208,12 +207,6 @@ class Models:
                 if (state.parent / "done.json").is_file():
                     state.unlink()
         self.run.barrier()
-
-
-def write_pictures(file: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Pictures (or points) by name."""
-    with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-        np.savez_compressed(opened, **arrays)  # type: ignore[arg-type]
 
 
 def real_pictures(train: Dataset, count: int) -> np.ndarray:

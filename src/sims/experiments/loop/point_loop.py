@@ -10,7 +10,6 @@ import numpy as np
 
 from sims.errors import UserError
 from sims.experiments.facts import reproduction
-from sims.experiments.loop.models import write_pictures
 from sims.experiments.loop.options import LoopOptions
 from sims.experiments.loop.remedies import EQUAL, arms_of, is_guided, is_searched, looks_of
 from sims.experiments.loop.repeats import check_jobs, in_processes
@@ -18,6 +17,7 @@ from sims.experiments.loop.replica_group import PointGeneration, ReplicaGroup
 from sims.experiments.loop.schedule import schedule
 from sims.experiments.loop.toys import POINT_FIGURES, TOYS, Ruler
 from sims.experiments.loop.verdicts import choose_strength, conclusion, verdicts_on
+from sims.files import write_arrays
 from sims.methods import METHODS
 from sims.methods.neon import NEON
 from sims.methods.sims import SIMS
@@ -184,4 +184,4 @@ def _pictures(run: Run, group: ReplicaGroup) -> None:
     for generation in sorted({round(group.generations * share / 5) for share in range(6)}):
         with np.load(group.folder / f"{generation:03d}" / "points.npz") as points:
             arrays |= {f"{arm.name}@{generation}": points[arm.name][:1_000, 0] for arm in group.arms}
-    write_pictures(run.path / "grids.npz", arrays)
+    write_arrays(run.path / "grids.npz", arrays)

@@ -23,10 +23,11 @@ from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.improve.trusted import MOST, Candidates, read_trusted
 from sims.experiments.loop.generations import trained_on
 from sims.experiments.loop.loop_results import AtLevel, Choice, Level, pollution_result
-from sims.experiments.loop.models import Measured, Models, real_pictures, write_pictures
+from sims.experiments.loop.models import Measured, Models, real_pictures
 from sims.experiments.loop.options import PollutionOptions
 from sims.experiments.loop.remedies import arm_of, is_guided
 from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off
+from sims.files import write_arrays
 from sims.methods import Base
 from sims.processes import agree
 from sims.results.common import Cost
@@ -122,7 +123,7 @@ class Levels:
             pictures[name] = self._guided(name, level, data, base, found)
         file = self.repeat.file(level)
         if models.run.is_main:
-            write_pictures(file.with_suffix(".npz"), pictures)
+            write_arrays(file.with_suffix(".npz"), pictures)
         models.run.once(file, lambda: to_json(found))
         shown = ", ".join(f"{label} {arm.measured.figures['fd']:.2f}" for label, arm in found.arms.items())
         models.run.log(f"{self.repeat.folder}: +{level:g} %: FD to train {shown}")
@@ -177,4 +178,4 @@ def _grids(run: Run, repeat: PollutionRepeat, train: Dataset) -> None:
         with np.load(repeat.file(level).with_suffix(".npz")) as archive:
             arrays |= {f"{name}@{level:g}": archive[name] for name in archive.files}
     count = len(next(iter(arrays.values())))
-    write_pictures(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})
+    write_arrays(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})

@@ -21,13 +21,12 @@ from sims.data.codec import Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.experiments.loop.affine import AffineReplicas
-from sims.experiments.loop.models import write_pictures
 from sims.experiments.loop.options import LoopOptions
 from sims.experiments.loop.remedies import EQUAL, STEPS, is_guided
 from sims.experiments.loop.repeats import read_as
 from sims.experiments.loop.schedule import Counts, Plan, passed_on, schedule
 from sims.experiments.loop.toys import TOYS, ReplicaData, ReplicaNoise, Ruler, Toy, sampling_noise
-from sims.files import atomic_path, write_json
+from sims.files import atomic_path, write_arrays, write_json
 from sims.methods import METHODS
 from sims.model import Model, load
 from sims.networks import MLP, ReplicaMLP
@@ -144,7 +143,7 @@ class ReplicaGroup:
             figures[arm.name] = self._measure(points)
             diverged[arm.name] = int((~torch.isfinite(points).all(dim=2)).sum())
             shown[arm.name] = points[:SHOWN, :SHOWN_REPLICAS].numpy()
-        write_pictures(folder / "points.npz", shown)
+        write_arrays(folder / "points.npz", shown)
         write_json(folder / "done.json", to_json(PointGeneration(figures, diverged)))
 
     def _bases(self, generation: int) -> dict[str, Model]:
@@ -275,7 +274,7 @@ class ReplicaGroup:
         if isinstance(whole, AffineReplicas):
             return model.with_denoiser(whole.select(slices))
         assert isinstance(whole, Preconditioned) and isinstance(whole.network, ReplicaMLP)
-        part = type(whole)(whole.network.select(slices), (len(slices), 2), 0, **whole.config)  # type: ignore[call-arg]
+        part = type(whole)(whole.network.select(slices), (len(slices), 2), 0, **whole.config)  # type: ignore[call-arg,arg-type]
         return model.with_denoiser(part.eval().requires_grad_(False))
 
     def _model(self, denoiser: Denoiser) -> Model:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sims.gaussians import GaussianMixture
-from sims.metrics.manifold import manifolds
-from sims.metrics.memorization import memorization, nearest_distances
+from sims.metrics.copies import memorization, nearest_distances
 from sims.metrics.points import mode_coverage, sliced_wasserstein
+from sims.metrics.precision_recall import manifolds
 from sims.results.common import FigureFacts
 from sims.seeds import derive_seed
 from sims.training.noise import TrainingNoise
@@ -24,8 +24,8 @@ EXACT = 10_000  # exact samples that stand for the truth of a mixture
 PROJECTIONS = 32
 LEAST_SHARE = 0.2  # of its true share that a mode must have to be covered
 POINT_FIGURES = {
-    "w2": FigureFacts("2-Wasserstein distance to the truth", "lower", "distance"),
-    "sliced_w2": FigureFacts("sliced Wasserstein distance to the truth", "lower", "distance"),
+    "w2": FigureFacts("2-Wasserstein distance", "lower", "distance"),
+    "sliced_w2": FigureFacts("sliced Wasserstein distance", "lower", "distance"),
     "precision": FigureFacts("precision", "higher", "share"),
     "recall": FigureFacts("recall", "higher", "share"),
     "memorized": FigureFacts("share suspiciously near a training point", "lower", "share"),

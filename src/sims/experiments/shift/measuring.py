@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sims.config import JSON
 from sims.data.codec import Codec
 from sims.errors import UserError
 from sims.experiments.shift.attributes import Classifier
-from sims.files import atomic_path, digest
+from sims.files import digest
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.manifold import manifolds
-from sims.metrics.proportions import kl_interval, proportions, tv_interval, weighted_moments, weights_to
-from sims.metrics.statistics import read_tensors
+from sims.metrics.precision_recall import manifolds
+from sims.metrics.proportions import distances_to, proportions, weighted_moments, weights_to
+from sims.metrics.saved import read_tensors, write_tensors
 from sims.processes import agree
 from sims.results.common import FigureFacts
+from sims.results.scores import ScoreFigure, ScoreRow
 from sims.results.shift import Bounded, Group, Shares
 from sims.runs.directory import Run
 from sims.runs.measure import Samples, draw_and_measure, parts_of, rounded
 from sims.scoring.features import FeatureSet
 from sims.scoring.judge import Judge, some
+from sims.scoring.reference import Reference
 
 Array = np.ndarray
 Sample = Callable[[range], Tensor]  # seeds -> samples (n, C, H, W) in model space
@@ -71,9 +70,7 @@ class Seen:
         return {name: array for name, array in vars(self).items() if array is not None}
 
     def save(self, file: Path) -> None:
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in self._arrays().items()}
-        with atomic_path(file) as temporary:
-            save_file(tensors, temporary, metadata={"sims": json.dumps({"kind": "seen"})})
+        write_tensors(file, self._arrays(), {"kind": "seen"})
 
     @classmethod
     def load(cls, file: Path) -> Seen:
@@ -84,18 +81,6 @@ class Seen:
         """The samples of all parts, one after the other."""
         arrays = [part._arrays() for part in parts]
         return cls(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
-
-
-@dataclass(frozen=True)
-class Real:
-    """Real data as a reference in the target's proportions: features with the attribute's values (n,), -1 = unknown."""
-
-    reference: FeatureSet
-    labels: Array
-
-    def reweighted(self, target: Array, names: Sequence[str]) -> Moments:
-        """Moments of the data, weighted so that the attribute has the target's proportions."""
-        return weighted_moments(self.reference.require_features(), weights_to(target, self.labels, names))
 
 
 class Meter:
@@ -119,17 +104,25 @@ class Meter:
         self.run, self.judge, self.target, self.batch_size = run, judge, target, batch_size
         self.steering, self.judging = steering, judging
         self.names = steering.attribute.values
-        self.train = Real(judge.train, train)
-        self.references = {TRAIN: self.train.reweighted(target, self.names)}
+        self.target_hash = digest(target.tolist())[:16]
+        self.real = judge.train.require_features(), train
+        self.references = {TRAIN: self._in_proportions(judge, judge.train, train)}
         if test is not None and judge.test is not None and self._covers(test):
-            self.references[HELD_OUT] = Real(judge.test, test).reweighted(target, self.names)
+            self.references[HELD_OUT] = self._in_proportions(judge, judge.test, test)
         if judge.second is not None:
-            self.references[CHECK] = Real(judge.second.train, train).reweighted(target, self.names)
+            self.references[CHECK] = self._in_proportions(judge.second, judge.second.train, train)
 
     def _covers(self, labels: Array) -> bool:
         """Whether there are real samples of all that the target asks for."""
         counts = np.bincount(labels[labels >= 0], minlength=len(self.target))[self.target > 0]
         return bool((counts > 0).all()) and int(counts.sum()) >= 2
+
+    def _in_proportions(self, judge: Judge, real: FeatureSet, labels: Array) -> Reference:
+        """Real data, weighted so that the attribute has the target's proportions."""
+        weighted = weighted_moments(real.require_features(), weights_to(self.target, labels, self.names))
+        name, hash_ = f"{real.name} in the target's proportions", digest(real.hash, self.target_hash)[:16]
+        moments = replace(weighted, count=real.count)
+        return Reference(judge.extractor, replace(real, name=name, hash=hash_, moments=moments))
 
     def measure(self, key: Sequence[JSON], sample: Sample, codec: Codec, seeds: range, name: str) -> Seen:
         """Samples of these seeds, measured; ``key`` names all that they depend on."""
@@ -154,10 +147,7 @@ class Meter:
         """Proportions of the attribute with intervals, corrected for the classifier's errors; TV and KL."""
         confusion, names = (self.judging if judged else self.steering).confusion, self.names
         found = proportions(predicted, confusion, level, names=names)
-        tv, kl = (
-            Bounded(*map(finite, interval(predicted, confusion, self.target, names=names)))
-            for interval in (tv_interval, kl_interval)
-        )
+        tv, kl = (Bounded(*map(finite, each)) for each in distances_to(self.target, predicted, confusion, names=names))
         values, low, high, raw = (tuple(x.tolist()) for x in (found.values, found.low, found.high, found.raw))
         return Shares(values=values, low=low, high=high, raw=raw, n=found.n, tv=tv, kl=kl)
 
@@ -168,15 +158,53 @@ class Meter:
     def distances(self, seen: Seen) -> dict[str, float]:
         """Fréchet distances to the real data in the target's proportions; ``check_``: on the second extractor."""
         return {
-            name: frechet_distance(Moments.of(features), reference)
+            name: frechet_distance(Moments.of(features), reference.train.moments)
             for name, reference in self.references.items()
             if (features := seen.checked if name == CHECK else seen.features) is not None
         }
 
+    def rows(self, draw: Seen, seeds: range) -> list[ScoreRow]:
+        """A self-describing row for every distance of a draw."""
+        settings: dict[str, JSON] = {"target": self.target_hash}
+        samples = FeatureSet(
+            "", "", Moments.of(draw.features), seeds=np.asarray(seeds), format="memory", dtype=self.judge.space.dtype,
+            diverged=draw.diverged,
+        )  # fmt: skip
+        rows: list[ScoreRow] = []
+        for name, value in self.distances(draw).items():
+            figure = ScoreFigure(value, samples=len(draw), settings=settings)
+            rows += self.references[name].rows({name: figure}, samples)
+        return rows
+
+    def rows_of_shares(self, seen: Seen, seeds: range) -> list[ScoreRow]:
+        """A self-describing row for every share by the judging classifier, for TV and for KL."""
+        shares = self.shares(seen.judged, judged=True)
+        each = zip(self.names, shares.values, shares.low, shares.high)
+        figures = {"tv": shares.tv, "kl": shares.kl} | {f"share[{name}]": Bounded(*share) for name, *share in each}
+        about = ScoreRow(
+            metric="",
+            value=0.0,
+            extractor_name=f"judge of {self.judging.attribute.name}",
+            extractor_hash=self.judging.hash,
+            reference_name="target",
+            reference_hash=self.target_hash,
+            num_samples=len(seen),
+            seeds=(seeds.start, seeds.stop),
+            dtype=self.judge.space.dtype,
+            diverged=seen.diverged,
+            interval="redrawn errors",
+            settings={"target": self.target_hash, "confusion": digest(self.judging.confusion.tolist())[:16]},
+        )
+        return [
+            replace(about, metric=name, value=share.value, low=share.low, high=share.high)
+            for name, share in figures.items()
+            if share.value is not None
+        ]
+
     def group(self, seen: Seen, value: int, limit: int) -> Group:
         """Quality within one group, the samples that the judge gives this value: the first ``limit`` of them."""
-        ours = seen.features[seen.judged == value][:limit]
-        real = self.train.reference.require_features()[self.train.labels == value]
+        features, labels = self.real
+        ours, real = seen.features[seen.judged == value][:limit], features[labels == value]
         fd = precision = recall = None
         if min(len(ours), len(real)) >= 2:
             fd = frechet_distance(Moments.of(ours), Moments.of(real))

@@ -13,14 +13,12 @@ from sims.data.sources import load as load_data
 from sims.errors import UserError
 from sims.experiments.base_model import given_model
 from sims.experiments.data import open_judge, read_images, same_data
-from sims.experiments.options import ImproveOptions
 from sims.experiments.shift import attributes, user_classifiers
 from sims.experiments.shift.attributes import Attribute, Classifier, Labelled, joint
 from sims.experiments.shift.measuring import Meter, check_accuracy
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.target import check_support, cut, parts_of, shares_of, split_parts, target_of
 from sims.files import digest
-from sims.methods import BASE, DISTILLED, SIMS
 from sims.model import Model
 from sims.runs.directory import Run
 from sims.seeds import derive_seed
@@ -97,7 +95,7 @@ def read_problem(run: Run, options: ShiftOptions) -> Problem:
 
 def _model(run: Run, options: ShiftOptions, train: Dataset) -> Model | None:
     """The given model, its samples rounded to the values that the data can have."""
-    model = given_model(as_improve(options), run.device)
+    model = given_model(options.model, options.sampler, run.device)
     if model is None:
         return None
     if model.codec.kind == "latents":
@@ -110,15 +108,6 @@ def _model(run: Run, options: ShiftOptions, train: Dataset) -> Model | None:
             f"{train.data_shape}: give the data it was trained on"
         )
     return replace(model, codec=train.codec)
-
-
-def as_improve(options: ShiftOptions) -> ImproveOptions:
-    """What the stages of the main job need to know: base, sampler, guidance, distillation."""
-    return ImproveOptions(
-        run=options.run, data=options.data, model=options.model, methods=(BASE.name, SIMS.name, DISTILLED.name),
-        seed=options.seed, batch_size=options.batch_size, network=options.network, base=options.base,
-        sampler=options.sampler, guidance=options.guidance, distilled=options.distilled, evaluation=options.evaluation,
-    )  # fmt: skip
 
 
 def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:

@@ -20,10 +20,10 @@ from sims.experiments.shift.contenders import (
     of_model,
     rejection,
 )
-from sims.experiments.shift.estimate import estimate_shift
 from sims.experiments.shift.measuring import Meter
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import open_meter, read_problem
+from sims.experiments.shift.shift_estimate import estimate_shift
 from sims.experiments.shift.shift_result import summarized, write_outputs
 from sims.experiments.shift.steering import Candidates
 from sims.methods import BASE, DISTILLED, Base, Leader, Settings
@@ -97,7 +97,7 @@ def _variants(run: Run, options: ShiftOptions, base: Base, solved: Solved) -> li
         artefact = DISTILLED.prepare(base, None, settings, run)
         assert artefact is not None
         model = base.model.with_denoiser(artefact.load(options.distilled.images, run.device).denoiser)
-        cost += Cost(artefact.images, artefact.evaluations)
+        cost += artefact.cost
         variants.append(of_model(DISTILLED.name, model, size, cost, w, "the steered model in one network"))
     return variants
 

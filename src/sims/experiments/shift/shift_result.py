@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from sims.config import JSON
+from sims.experiments.facts import data_facts, reproduction
 from sims.experiments.shift.attributes import Classifier
 from sims.experiments.shift.contenders import LOOKS, Judged, ratio_within
-from sims.experiments.shift.measuring import CHECK, FIGURES, HELD_OUT, TRAIN, Meter, tv_of
+from sims.experiments.shift.measuring import FIGURES, TRAIN, Meter, tv_of
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import Problem
-from sims.files import atomic_path, digest, write_atomic
+from sims.files import write_arrays
 from sims.methods import BASE
-from sims.metrics.comparison import ScoreRow
 from sims.model import Model
-from sims.results.common import Data, Figure
+from sims.results.common import Figure
 from sims.results.shift import (
     REJECTION,
     STEERED,
-    Bounded,
     ClassifierFacts,
     Group,
     Rejection,
@@ -179,18 +178,15 @@ def summarized(
         title=f"{options.data.path if options.model is None else options.model.name}: proportions to a target",
         headline=_headline(base, steered, solver.met),
         warnings=tuple(warnings),
-        data=Data(
-            name=problem.train.name,
-            num_train=len(problem.train),
-            num_test=len(problem.test),
+        data=replace(
+            data_facts(problem.train, problem.test, problem.base_data.labels is not None),
             num_base_train=len(problem.base_data) if options.model is None else None,
-            shape=tuple(problem.train.data_shape),
             imbalance=options.imbalance,
         ),
         extractor=meter.judge.about(),
         looks={row.label: LOOKS[row.label] for row in rows},
         figures={name: facts for name, facts in FIGURES.items() if name in measured},
-        reproduction=clock.reproduction(options),
+        reproduction=reproduction(options, clock),
         attribute=meter.steering.attribute.name,
         values=meter.names,
         target=tuple(meter.target.tolist()),
@@ -211,8 +207,7 @@ def _facts(classifier: Classifier) -> ClassifierFacts:
 
 def write_outputs(run: Run, options: ShiftOptions, meter: Meter, base: Model, table: Sequence[Judged]) -> None:
     """``metrics.jsonl`` and ``grids.npz``: "LABEL" are 64 samples of the same seeds, "LABEL#K" up to 8 of value K."""
-    lines = [json.dumps(entry) for judged in table for entry in _score_rows(meter, options, judged)]
-    write_atomic(run.path / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    run.write_rows(row for judged in table for row in _described(meter, options, judged))
     seeds = seed_range("figures", options.seed, SHOWN)
     arrays: dict[str, np.ndarray] = {"seeds": np.asarray(seeds)}
     for judged in table:
@@ -223,59 +218,18 @@ def write_outputs(run: Run, options: ShiftOptions, meter: Meter, base: Model, ta
         arrays[judged.label] = images[:GRID]
         for value in range(len(meter.names)):
             arrays[f"{judged.label}#{value}"] = images[values == value][:GROUP]
-    with atomic_path(run.path / "grids.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    write_arrays(run.path / "grids.npz", arrays)
 
 
-def _score_rows(meter: Meter, options: ShiftOptions, judged: Judged) -> list[dict[str, JSON]]:
-    """One self-describing row per figure: distances of every draw, shares, TV and KL of all samples."""
-    judge, size, seen, contender = meter.judge, options.evaluation.samples, judged.seen, judged.contender
-    seeds = seed_range("evaluation", options.seed, options.evaluation.draws * size)
-    target = digest(meter.target.tolist())[:16]
+def _described(meter: Meter, options: ShiftOptions, judged: Judged) -> Iterator[dict[str, JSON]]:
+    """One self-describing row per figure: distances of every draw; shares, TV and KL of all samples."""
+    contender, size = judged.contender, options.evaluation.samples
     about: dict[str, JSON] = {"label": contender.label, "w": contender.w, "nfe": contender.nfe}
-    rows: list[dict[str, JSON]] = []
+    seeds = seed_range("evaluation", options.seed, options.evaluation.draws * size)
+    drawn = seeds if judged.drawn is None else range(seeds.start, seeds.start + judged.drawn)
     for index, draw in enumerate(judged.draws):
-        part = (seeds.start + index * size, seeds.start + (index + 1) * size)
-        for name, value in meter.distances(draw).items():
-            own = judge.second if name == CHECK and judge.second else judge
-            reference = own.test if name == HELD_OUT and own.test else own.train
-            score = ScoreRow(
-                metric=name,
-                value=value,
-                extractor_name=own.extractor.name,
-                extractor_hash=own.extractor.hash,
-                reference_name=f"{reference.name} in the target's proportions",
-                reference_hash=digest(reference.hash, target)[:16],
-                num_samples=len(draw),
-                seeds=part if judged.drawn is None else (seeds.start, seeds.start + judged.drawn),
-                resize=own.extractor.resize,
-                dtype="as the data",
-                num_reference=reference.moments.count,
-                settings={"target": target},
-            )
-            rows.append({**about, **score.to_json(), "diverged": draw.diverged, "draw": index})
-    shares, count = meter.shares(seen.judged, judged=True), judged.drawn or len(seen)
-    measured = {"tv": shares.tv, "kl": shares.kl}
-    measured |= {
-        f"share[{name}]": Bounded(*each) for name, *each in zip(meter.names, shares.values, shares.low, shares.high)
-    }
-    for name, bounded in measured.items():
-        if bounded.value is None:
-            continue
-        score = ScoreRow(
-            metric=name,
-            value=bounded.value,
-            extractor_name=f"judge of {meter.judging.attribute.name}",
-            extractor_hash=meter.judging.hash,
-            reference_name="target",
-            reference_hash=target,
-            num_samples=len(seen),
-            seeds=(seeds.start, seeds.start + count),
-            dtype="as the data",
-            low=bounded.low,
-            high=bounded.high,
-            interval="classifier's errors",
-            settings={"target": target, "confusion": digest(meter.judging.confusion.tolist())[:16]},
-        )
-        rows.append({**about, **score.to_json(), "diverged": seen.diverged})
-    return rows
+        part = drawn if judged.drawn is not None else drawn[index * size : (index + 1) * size]
+        for row in meter.rows(draw, part):
+            yield {**about, **row.to_json(), "draw": index}
+    for row in meter.rows_of_shares(judged.seen, drawn):
+        yield {**about, **row.to_json()}

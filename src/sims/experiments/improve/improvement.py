@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -76,6 +75,3 @@ class Choice:
 
     def as_leader(self) -> Leader:
         return Leader(self.model, self.w, self.budget, self.cost)
-
-
-Advance = Callable[[int], None]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from math import ceil
 
-from sims.experiments.base_model import given_model
+from sims.experiments.base_model import base_work, given_model
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.outputs import GRID
+from sims.experiments.options import CommonOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
-from sims.experiments.shift.problem import as_improve
+from sims.methods import Expected, Settings
+from sims.methods.distilled import distilled_work
 from sims.processes import join
 from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 
@@ -27,8 +29,10 @@ def estimate_shift(options: ShiftOptions) -> Estimate:
     UserError where neither the data nor its shape is known.
     """
     accelerator = join()
-    device, job, plan = accelerator.device, as_improve(options), partial(work_of_shift, options)
-    estimated = estimate(job, given_model(job, device), plan, device, accelerator.num_processes)
+    device, model = accelerator.device, given_model(options.model, options.sampler, accelerator.device)
+    shared = {entry.name: getattr(options, entry.name) for entry in fields(CommonOptions)}
+    job = ImproveOptions(**shared, model=options.model, guidance=options.guidance)
+    estimated = estimate(job, model, partial(work_of_shift, options), device, accelerator.num_processes)
     return replace(estimated, notes=[*estimated.notes, *NOTES])
 
 
@@ -36,11 +40,11 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
     """The stages after the references, in order."""
     auxiliary, settings, baselines, distilled = options.auxiliary, options.solver, options.baselines, options.distilled
     size, own, guided, rows = settings.samples, sampling.nfe, sampling.guided, _rows(options, sampling)
-    base, trained = Training("base", options.base.train), Training("auxiliary", auxiliary.train)
+    trained = Training("auxiliary", auxiliary.train)
     judged, further = options.evaluation.draws * options.evaluation.samples, settings.rounds - 1
     work = []
     if options.model is None:
-        work.append(training_work("train the base", base, options.base.images, leaves="base"))
+        work.append(base_work(options))
     pools = ceil(auxiliary.max_candidates / auxiliary.candidates)
     most = auxiliary.max_candidates if pools > 1 else None
     work.append(_sampled("own samples", auxiliary.candidates, own, most, images=pools * auxiliary.candidates))
@@ -53,10 +57,8 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
     if options.guidance.cache_cost:
         work.append(_sampled("choose what to cache", options.guidance.pilot, guided))
     if distilled.samples:
-        student = Training("distilled", distilled.train, taught=True)
-        taught, drawn = training_work("distil", student, distilled.images, leaves="distilled"), distilled.samples
-        leaves = (Leaves("guided samples, before compression", samples=drawn), *taught.leaves)
-        work.append(replace(taught, evaluations=drawn * guided, samples=drawn, leaves=leaves))
+        expected = Expected(Settings(distilled=distilled), options.base.train, own, guided)
+        work.append(replace(distilled_work(expected), stage="distil"))
     if "classifier" in baselines.methods:
         drawn = len(baselines.scales) * size
         work.append(_sampled("scales of classifier guidance", drawn, 3 * own, features=drawn))
