@@ -24,13 +24,13 @@ from sims.results.loop import LoopResult
 from sims.seeds import seed_range
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(finished_loop: Path) -> Path:
-    """The tiny loop, finished; tests must not change it."""
+    """The tiny experiment, finished; tests must not change it."""
     return finished_loop
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def result(run: Path) -> LoopResult:
     return tiny_loop.loop_result(run)
 

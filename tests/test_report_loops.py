@@ -74,7 +74,7 @@ def test_points_are_drawn(loop: LoopResult) -> None:
     rng = np.random.default_rng(0)
     points = {f"{arm.name}@{place}": rng.normal(size=(50, 2)) for arm in loop.arms for place in (0, 2)}
     html = render(replace(loop, figures={}), Pictures(points=points, truth=rng.normal(size=(50, 2))))
-    assert "Scatter plots" in html and html.count("<image") == 6
+    assert "Samples at a few generations" in html and html.count("<image") == 6
 
 
 def test_a_section_disappears_with_its_part(loop: LoopResult) -> None:

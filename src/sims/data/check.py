@@ -29,12 +29,12 @@ class Report:
     source: str
     kind: str = "unknown"
     count: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)  # "WxH" -> pictures
-    channels: dict[int, int] = field(default_factory=dict)  # channels -> pictures
-    dtypes: dict[str, int] = field(default_factory=dict)
+    sizes: Counter[str] = field(default_factory=Counter)  # "WxH" -> pictures
+    channels: Counter[int] = field(default_factory=Counter)  # channels -> pictures
+    dtypes: Counter[str] = field(default_factory=Counter)
     value_range: tuple[float, float] | None = None
     class_names: list[str] = field(default_factory=list)
-    labels: dict[str, int] = field(default_factory=dict)  # class name -> samples; "none" for -1
+    labels: Counter[str] = field(default_factory=Counter)  # class name -> samples; "none" for -1
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # file, reason
     duplicates: list[tuple[str, str]] = field(default_factory=list)  # first file, its copy
     problems: list[str] = field(default_factory=list)
@@ -111,25 +111,17 @@ def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
 
 
 def _pictures(report: Report, found: Pictures, options: SourceOptions, seen: dict[bytes, str]) -> None:
-    sizes, channels, dtypes = Counter(report.sizes), Counter(report.channels), Counter(report.dtypes)
     for i, name in enumerate(found.names):
         report.count += 1
         try:
             pixels = decode_image(found.read(i))
-        except (Unreadable, OSError) as error:
+            _look(report, pixels, name, seen)
+            changed = transform(pixels, options)
+        except (Unreadable, OSError, UserError) as error:
             report.unreadable.append((name, str(error)))
             continue
-        sizes[f"{pixels.shape[2]}x{pixels.shape[1]}"] += 1
-        _values(report, pixels, name)
-        _duplicate(report, pixels, name, seen)
-        try:
-            pixels = transform(pixels, options)
-        except UserError as error:
-            report.unreadable.append((name, str(error)))
-            continue
-        channels[len(pixels)] += 1
-        dtypes[str(pixels.dtype)] += 1
-    report.sizes, report.channels, report.dtypes = dict(sizes), dict(channels), dict(dtypes)
+        report.channels[len(changed)] += 1
+        report.dtypes[str(changed.dtype)] += 1
 
 
 def _arrays(report: Report, found: Arrays, seen: dict[bytes, str]) -> None:
@@ -139,14 +131,18 @@ def _arrays(report: Report, found: Arrays, seen: dict[bytes, str]) -> None:
         report.problems.append(f"values of type {raw.dtype} are not numbers: convert them to uint8 or float32")
         return
     if raw.ndim == 4:
-        report.sizes[f"{raw.shape[3]}x{raw.shape[2]}"] = report.sizes.get(f"{raw.shape[3]}x{raw.shape[2]}", 0) + len(
-            raw
-        )
-        report.channels[raw.shape[1]] = report.channels.get(raw.shape[1], 0) + len(raw)
-    report.dtypes[str(raw.dtype)] = report.dtypes.get(str(raw.dtype), 0) + len(raw)
+        report.channels[raw.shape[1]] += len(raw)
+    report.dtypes[str(raw.dtype)] += len(raw)
     for i, sample in enumerate(raw):
-        _values(report, sample, f"{found.name} sample {i}")
-        _duplicate(report, sample, f"{found.name} sample {i}", seen)
+        _look(report, sample, f"{found.name} sample {i}", seen)
+
+
+def _look(report: Report, sample: np.ndarray, name: str, seen: dict[bytes, str]) -> None:
+    """Size, values and copies of one sample, as it is stored."""
+    if sample.ndim == 3:
+        report.sizes[f"{sample.shape[2]}x{sample.shape[1]}"] += 1
+    _values(report, sample, name)
+    _duplicate(report, sample, name, seen)
 
 
 def _values(report: Report, sample: np.ndarray, name: str) -> None:
@@ -180,7 +176,7 @@ def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, .
     for value, number in zip(values.tolist(), counts.tolist()):
         valid = value == int(value) and 0 <= value < len(names) if np.isfinite(value) else False
         key = names[int(value)] if valid else "none" if value == -1 else f"{value} (outside)"
-        report.labels[key] = report.labels.get(key, 0) + number
+        report.labels[key] += number
         if not valid and value != -1:
             allowed = f"0 to {len(names) - 1}, or -1 for none" if names else "-1 for none"
             report.problems.append(f"{number} samples have label {value}, outside the classes ({allowed})")
@@ -201,8 +197,9 @@ def _conclude(report: Report, options: SourceOptions) -> None:
         report.problems.append(f"{total} labels for {report.count} samples: give exactly one label for each sample")
     if report.duplicates:
         pairs = ", ".join(f"{copy} = {first}" for first, copy in report.duplicates[:_SHOWN])
-        report.remarks.append(f"{len(report.duplicates)} exact duplicates ({pairs}{_more(report.duplicates)})")
-    sizes = [report.labels.get(name, 0) for name in report.class_names]
+        more = ", ..." if len(report.duplicates) > _SHOWN else ""
+        report.remarks.append(f"{len(report.duplicates)} exact duplicates ({pairs}{more})")
+    sizes = [report.labels[name] for name in report.class_names]
     if sizes and min(sizes) == 0:
         report.remarks.append(f"{sizes.count(0)} classes have no samples")
     present = [size for size in sizes if size]
@@ -212,11 +209,7 @@ def _conclude(report: Report, options: SourceOptions) -> None:
         )
 
 
-def _more(items: list[Any]) -> str:
-    return ", ..." if len(items) > _SHOWN else ""
-
-
-def _table(table: dict[Any, int], shown: int = _SHOWN) -> str:
-    rows = sorted(table.items(), key=lambda item: -item[1])
+def _table(table: Counter[Any], shown: int = _SHOWN) -> str:
+    rows = table.most_common()
     text = ", ".join(str(key) if len(rows) == 1 else f"{key} ({number})" for key, number in rows[:shown])
     return text + (f", ... ({len(rows)} in all)" if len(rows) > shown else "")
