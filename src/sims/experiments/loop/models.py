@@ -207,8 +207,3 @@ class Models:
                 if (state.parent / "done.json").is_file():
                     state.unlink()
         self.run.barrier()
-
-
-def real_pictures(train: Dataset, count: int) -> np.ndarray:
-    """Some real images as they are shown beside the samples (n, H, W, C)."""
-    return train.codec.to_images(train.batch(np.random.default_rng(0).permutation(len(train))[:count])[0])

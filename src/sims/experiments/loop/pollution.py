@@ -23,10 +23,10 @@ from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.improve.trusted import MOST, Candidates, read_trusted
 from sims.experiments.loop.generations import trained_on
 from sims.experiments.loop.loop_results import AtLevel, Choice, Level, pollution_result
-from sims.experiments.loop.models import Measured, Models, real_pictures
+from sims.experiments.loop.models import Measured, Models
 from sims.experiments.loop.options import PollutionOptions
 from sims.experiments.loop.remedies import arm_of, is_guided
-from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off
+from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off, write_grids
 from sims.files import write_arrays
 from sims.methods import Base
 from sims.processes import agree
@@ -44,8 +44,8 @@ class PollutionRepeat(Repeat[PollutionOptions]):
     command: ClassVar[str] = PollutionResult.experiment
 
     @property
-    def files(self) -> list[Path]:
-        return [self.file(level) for level in self.options.levels]
+    def files(self) -> list[tuple[float, Path]]:
+        return [(level, self.file(level)) for level in self.options.levels]
 
     def file(self, level: float) -> Path:
         """What a finished level leaves."""
@@ -53,7 +53,7 @@ class PollutionRepeat(Repeat[PollutionOptions]):
 
     def results(self) -> list[Level]:
         """What every level left."""
-        return [read_as(Level, file) for file in self.files]
+        return [read_as(Level, file) for _, file in self.files]
 
     def work(self, models: Models, train: Dataset) -> None:
         Levels(models, self, train).run()
@@ -69,7 +69,7 @@ def run_pollution(run: Run, options: PollutionOptions) -> PollutionResult:
     repeats = [PollutionRepeat(options, folder, seed) for folder, seed in folders_and_seeds(options)]
     work_off(repeats, options.jobs, (train, judge))
     if run.is_main:
-        _grids(run, repeats[0], train)
+        write_grids(run, repeats[0], train)
     return pollution_result(run, options, [repeat.results() for repeat in repeats], judge, (train, test))
 
 
@@ -169,13 +169,3 @@ class Levels:
         """Features (n, D) of images, of at most so many."""
         some = data if most is None else chosen(data, min(most, len(data)), self.seed)
         return self.models.judge.features(some.all()[0])
-
-
-def _grids(run: Run, repeat: PollutionRepeat, train: Dataset) -> None:
-    """The same seeds for every arm and level of the first repeat, as ``arm@level``; and real images."""
-    arrays: dict[str, np.ndarray] = {}
-    for level in repeat.options.levels:
-        with np.load(repeat.file(level).with_suffix(".npz")) as archive:
-            arrays |= {f"{name}@{level:g}": archive[name] for name in archive.files}
-    count = len(next(iter(arrays.values())))
-    write_arrays(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})
