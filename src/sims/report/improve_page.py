@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sims.report import figures
+from sims.report import figures, tables
 from sims.report import numbers as say
 from sims.report.blocks import Block, Cell, Column, Fact, Section, Table, Text, details, facts, present, prose, table
 from sims.report.context import base_row, called, title
 from sims.report.figures import Improve
 from sims.report.head import Head
 from sims.report.strips import nearest_pairs, sample_grids
-from sims.report.tables import (
-    MADE_FOR,
-    all_figures,
-    diverged,
-    diverged_column,
-    draws_text,
-    extractor_text,
-    figure_column,
-    figure_tiles,
-    made_for,
-    reproduce,
-    trusted_table,
-)
+from sims.report.tables import MADE_FOR
 from sims.results.common import Row
 from sims.results.improve import CacheResult, ImproveResult, SearchResult
 
@@ -68,17 +56,17 @@ def improve_head(result: ImproveResult) -> Head:
     base, leader = base_row(result.rows), leading_row(result)
     by = change(leader, base) if leader else None
     if base is None or leader is None or by is None:
-        return Head.of(result, diverged(result.rows), verified=result.verified)
+        return Head.of(result, tables.diverged(result.rows), verified=result.verified)
     limits, text = change_interval(result, leader, base, "fd"), ""
     if limits:
         kind = "paired difference" if limits[3] else "the widest the two intervals allow"
         text = f"95 %: {say.signed_percent(limits[1])} to {say.signed_percent(limits[2])} ({kind})"
-    tiles = figure_tiles(result, ("fd", "fd_held_out", "precision", "recall"), leader, base)
+    tiles = tables.figure_tiles(result, ("fd", "fd_held_out", "precision", "recall"), leader, base)
     budget = f"budget {say.short_count(leader.budget)} images" if leader.budget else ""
     tiles.append(Fact("Strength w", say.strength(leader.w), budget))
     return Head.of(
         result,
-        diverged(result.rows),
+        tables.diverged(result.rows),
         big=say.signed_percent(by),
         big_label=f"{title(result, 'fd')}, {called(result, leader.label)} against the base",
         big_interval=text,
@@ -122,7 +110,7 @@ def improve_table(result: ImproveResult) -> Table | None:
         Column(title(result, "fd_held_out"), [say.fixed(row.mean("fd_held_out"), places) for row in rows]),
         Column(title(result, "precision"), [say.fixed(row.mean("precision"), 3) for row in rows], drop=4),
         Column(title(result, "recall"), [say.fixed(row.mean("recall"), 3) for row in rows], drop=3),
-        diverged_column(rows),
+        tables.diverged_column(rows),
         Column("gain", kept, drop=1),
         Column("change", [say.signed_percent(change(row, base)) for row in rows]),
     ]
@@ -141,9 +129,9 @@ def _results(c: Improve) -> list[Block]:
         _main_table(c),
         figures.fd_dots(c),
         prose(text),
-        prose(extractor_text(result.extractor)),
+        prose(tables.extractor_text(result.extractor)),
         _comparison_table(c),
-        all_figures(c, result.rows),
+        tables.all_figures(c, result.rows),
     )
 
 
@@ -155,8 +143,8 @@ def _main_table(c: Improve) -> Table | None:
         Column("w", [say.strength(row.w) for row in rows]),
         Column("budget", [say.short_count(row.budget) for row in rows]),
         Column("NFE", [say.short_count(row.nfe) for row in rows]),
-        *(figure_column(c.result, name, rows) for name in MAIN),
-        diverged_column(rows),
+        *(tables.figure_column(c.result, name, rows) for name in MAIN),
+        tables.diverged_column(rows),
         Column("change", [say.signed_percent(change(row, base)) for row in rows]),
     ]
     caption = (
@@ -166,7 +154,7 @@ def _main_table(c: Improve) -> Table | None:
     if any("check_fd" in row.figures for row in rows):
         caption += " Second extractor: features which nothing was chosen with."
     least = say.lowest(rows, "fd")
-    caption += draws_text(rows) + (f" FD, as published figures are given: {least}" if least else "")
+    caption += tables.draws_text(rows) + (f" FD, as published figures are given: {least}" if least else "")
     return table(columns, caption, strong=[k for k, row in enumerate(rows) if row is best])
 
 
@@ -203,7 +191,7 @@ def _cost(c: Improve) -> list[Block]:
         Column("NFE", [say.short_count(row.nfe) for row in rows]),
         Column("of the base", [f"{row.nfe / base.nfe:.2f}×" if base and base.nfe else "" for row in rows]),
         Column("s / 1000 samples", [say.fixed(row.seconds_per_1000) for row in rows]),
-        Column("made for", [made_for(row.cost) for row in rows]),
+        Column("made for", [tables.made_for(row.cost) for row in rows]),
         Column("of base training", [say.percent(row.cost.total / (3 * whole)) if whole else "" for row in rows]),
         *gains,
     ]
@@ -319,7 +307,9 @@ def _search(c: Improve, search: SearchResult) -> list[Block]:
         Column("samples drawn", [say.count(found.samples) for found in chosen.values()]),
         Column("network evaluations", [say.short_count(found.evaluations or None) for found in chosen.values()]),
     ]
-    trusted = [trusted_table(found.trusted, c.palette.name(name)) for name, found in chosen.items() if found.trusted]
+    trusted = [
+        tables.trusted_table(found.trusted, c.palette.name(name)) for name, found in chosen.items() if found.trusted
+    ]
     return present(
         tiles,
         prose(edge if search.extended else ""),
@@ -363,5 +353,5 @@ def improve_sections(c: Improve) -> list[Section]:
         Section("classes", "Classes", present(_classes(c))),
         Section("rounds", "Rounds", _rounds(c)),
         Section("search", "Search", _search(c, result.search) if result.search else []),
-        Section("reproduce", "Reproduce", reproduce(result.reproduction)),
+        Section("reproduce", "Reproduce", tables.reproduce(result.reproduction)),
     ]

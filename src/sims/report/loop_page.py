@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+from sims.report import curves
 from sims.report import numbers as say
 from sims.report.blocks import (
     Block,
@@ -23,17 +24,7 @@ from sims.report.blocks import (
     table,
 )
 from sims.report.context import Context, facts_of, heading, in_order, title
-from sims.report.curves import (
-    Either,
-    Loops,
-    curve_panels,
-    distances_of,
-    place_text,
-    places_of,
-    point_grid,
-    strength_panels,
-    thinned,
-)
+from sims.report.curves import Either, Loops
 from sims.report.head import Head
 from sims.report.strips import make_strip, split_key
 from sims.report.tables import diverged, diverged_column, extractor_text, made_for, reproduce, trusted_table
@@ -45,8 +36,8 @@ VERDICTS = {"mad": "collapses (MAD)", "weak": "weak prevention", "strong": "stro
 
 def loop_head(result: Either) -> Head:
     """The conclusion, as the run drew it, and the main distance of every arm at the last generation or level."""
-    tiles, last = [], place_text(result, places_of(result)[-1])
-    for name in distances_of(result)[:1]:
+    tiles, last = [], curves.place_text(result, curves.places_of(result)[-1])
+    for name in curves.distances_of(result)[:1]:
         for arm in result.arms[:6]:
             mean = Figure.of(result.curves[name][arm.name][-1]).mean
             tiles.append(Fact(arm.label, say.fixed(mean, say.decimals([mean])), f"{title(result, name)}, {last}"))
@@ -55,7 +46,7 @@ def loop_head(result: Either) -> Head:
 
 def loop_table(result: LoopResult) -> Table | None:
     """The closing table of a loop: every arm at generation 0 and at the last, its compute and its verdict."""
-    arms, last, main = result.arms, result.generations, distances_of(result)[0]
+    arms, last, main = result.arms, result.generations, curves.distances_of(result)[0]
     others = [name for name in ("fd_held_out", "recall") if main == "fd" and name in result.curves]
 
     def column(name: str, generation: int, drop: int = 0) -> Column:
@@ -110,33 +101,33 @@ def _arm(c: Loops, name: str) -> Cell:
 
 
 def _distances(c: Loops) -> list[Block]:
-    names = distances_of(c.result)
+    names = curves.distances_of(c.result)
     text = prose(extractor_text(c.result.extractor))
-    panels = curve_panels(c, "distances", names, "Distances: mean over the repeats. Lower is better.")
+    panels = curves.curve_panels(c, "distances", names, "Distances: mean over the repeats. Lower is better.")
     return present(panels, _figure_table(c, names[:2]), text)
 
 
 def _others(c: Loops) -> list[Block]:
     everything = in_order(c.result, c.result.curves)
-    names = [name for name in everything if name not in distances_of(c.result)]
-    panels = curve_panels(c, "figures", names, "The other figures, measured on the same samples.")
+    names = [name for name in everything if name not in curves.distances_of(c.result)]
+    panels = curves.curve_panels(c, "figures", names, "The other figures, measured on the same samples.")
     return present(panels, details("All figures", _figure_table(c, everything)))
 
 
 def _figure_table(c: Loops, names: Sequence[str]) -> Table | None:
     """Figures of every arm: a line per figure and arm, a column per level or for some generations."""
-    result, places = c.result, places_of(c.result)
+    result, places = c.result, curves.places_of(c.result)
     digits = {n: say.decimals(max(values) for curve in result.curves[n].values() for values in curve) for n in names}
     lines = [(name, arm) for name in names for arm in result.arms]
     columns = [
         Column("of", [heading(result, name) for name, _ in lines], False),
         Column("arm", [_arm(c, arm.name) for _, arm in lines], False),
     ]
-    for place in places if isinstance(result, PollutionResult) else thinned(places):
+    for place in places if isinstance(result, PollutionResult) else curves.thinned(places):
         index = places.index(place)
         values = [(Figure.of(result.curves[name][arm.name][index]), digits[name]) for name, arm in lines]
         cells = [Cell(say.plus_minus(value, digit), title=say.ends(value, digit)) for value, digit in values]
-        columns.append(Column(place_text(result, place), cells))
+        columns.append(Column(curves.place_text(result, place), cells))
     return table(columns, "Mean over the repeats ± half the 95 % interval.")
 
 
@@ -145,13 +136,13 @@ def _samples(c: Loops) -> list[Block]:
     images = {split_key(key): array for key, array in c.pictures.images.items()}
     strips = []
     for arm in c.result.arms:
-        for place in thinned(sorted(place for name, place in images if name == arm.name and place is not None)):
-            text, swatch = f"{arm.label}, {place_text(c.result, place)}", c.palette[arm.name].variable
+        for place in curves.thinned(sorted(place for name, place in images if name == arm.name and place is not None)):
+            text, swatch = f"{arm.label}, {curves.place_text(c.result, place)}", c.palette[arm.name].variable
             strips.append(make_strip(images[arm.name, place], text, f"Samples of {text}", swatch))
     if strips and c.pictures.real is not None:
         strips.append(make_strip(c.pictures.real, "real", "Clean training images, not samples"))
     caption = "Each column starts from the same noise. Samples are not selected."
-    return present(Images(strips, caption) if strips else None, point_grid(c))
+    return present(Images(strips, caption) if strips else None, curves.point_grid(c))
 
 
 def _end(c: Loops) -> list[Section]:
@@ -182,7 +173,7 @@ def _trained_on(c: Loops) -> Details | None:
         ", ".join(f"{say.count(number)} of generation {earlier}" for earlier, number in item.synthetic.items())
         for item in items
     ]
-    places = [place_text(c.result, item.place).removeprefix("generation ") for item in items]
+    places = [curves.place_text(c.result, item.place).removeprefix("generation ") for item in items]
     columns = [
         Column("pollution" if is_level else "generation", places),
         Column("real", [say.count(item.real) for item in items]),
@@ -204,7 +195,7 @@ def _classes(c: Loops) -> Table | None:
         Column("class", data.class_names if shares else (), False),
         Column("real data", [say.percent(share) for share in data.class_shares]),
     ]
-    where = place_text(c.result, places_of(c.result)[-1])
+    where = curves.place_text(c.result, curves.places_of(c.result)[-1])
     caption = f"Shares of the classes among the samples at {where}, by the extractor’s classifier; mean over repeats."
     return table([*named, *columns], caption)
 
@@ -275,7 +266,7 @@ def pollution_sections(c: Context[PollutionResult]) -> list[Section]:
         Section("levels", "Against standard training", present(_comparisons(c, [first]), rest)),
         Section("samples", "Samples", _samples(c)),
         Section("figures", "Other figures", _others(c)),
-        Section("strengths", "Strength", present(strength_panels(c), _strength_table(c))),
+        Section("strengths", "Strength", present(curves.strength_panels(c), _strength_table(c))),
         Section("trusted", "Choosing w with a few trusted images", _trusted(c)),
         *_end(c),
     ]

@@ -6,33 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sims.report import numbers as say
+from sims.report import shares, tables
 from sims.report.blocks import Block, Cell, Column, Fact, Images, Section, Table, Text, details, present, prose, table
 from sims.report.context import title
 from sims.report.head import Head
-from sims.report.shares import (
-    Shift,
-    farthest,
-    percents,
-    reached_table,
-    share_plot,
-    share_table,
-    trained_table,
-    uncorrected_table,
-    value_of,
-)
+from sims.report.shares import Shift, value_of
 from sims.report.strips import MAX_STRIPS, make_strip, sample_grids
-from sims.report.tables import (
-    MADE_FOR,
-    all_figures,
-    diverged,
-    diverged_column,
-    draws_text,
-    extractor_text,
-    figure_column,
-    figure_tiles,
-    made_for,
-    reproduce,
-)
+from sims.report.tables import MADE_FOR
 from sims.results.common import Figure
 from sims.results.shift import STEERED, Rejection, ShiftResult, ShiftRow
 
@@ -48,10 +28,10 @@ def shift_head(result: ShiftResult) -> Head:
     worse = [text.removeprefix(WORSE) for text in result.warnings if text.startswith(WORSE)]
     said = [text for text in result.warnings if not text.startswith(WORSE)] + [WORSE + "; ".join(worse)] * bool(worse)
     if steered is None or before is None or after is None:
-        return Head.of(result, diverged(result.rows), said)
+        return Head.of(result, tables.diverged(result.rows), said)
     return Head.of(
         result,
-        diverged(result.rows),
+        tables.diverged(result.rows),
         said,
         big=say.fixed(after.mean, 3),
         big_label=f"{label}; the base: {say.with_ends(before, 3)}",
@@ -90,13 +70,13 @@ def _verdict(result: ShiftResult, steered: ShiftRow, before: Figure, after: Figu
 
 def _head_facts(result: ShiftResult, steered: ShiftRow) -> list[Fact]:
     """Base → steered, one tile per figure; and what was saved."""
-    (place,) = farthest(result, 1)
-    ours, theirs, target = percents(
+    (place,) = shares.farthest(result, 1)
+    ours, theirs, target = shares.percents(
         [steered.proportions.values[place], result.base.proportions.values[place], result.target[place]]
     )
     note = f"base {theirs}, target {target}".replace(" %", "\u00a0%")
     tiles = [Fact(f"Share of {say.short_name(result.values[place])}", ours, note)]
-    tiles += figure_tiles(result, DISTANCES[:2], steered, result.base)
+    tiles += tables.figure_tiles(result, DISTANCES[:2], steered, result.base)
     if saved := result.row(result.improved):
         note = f"total variation {say.fixed(saved.proportions.tv.value, 3)}, {say.short_count(saved.nfe)} evaluations"
         tiles.append(Fact("Saved as improved/", saved.label, note))
@@ -112,7 +92,7 @@ def shift_table(result: ShiftResult) -> Table | None:
         Column("TV to target", [say.with_ends(value_of(row.proportions.tv), 3) for row in rows]),
         Column(title(result, DISTANCES[0]), [say.fixed(row.mean(DISTANCES[0])) for row in rows]),
         Column("NFE / sample", [f"{row.nfe:.1f}" for row in rows]),
-        diverged_column(rows),
+        tables.diverged_column(rows),
         Column("made for", [say.count(row.cost.total) for row in rows], drop=2),
         Column("break-even", [even.get(row.label, "") for row in rows], drop=1),
     ]
@@ -128,10 +108,10 @@ def _proportions(c: Shift) -> list[Block]:
         text += f" For the purpose the base’s training data were cut ({data.imbalance}){cut}."
     return present(
         Text(text),
-        share_plot(c, models, farthest(result, MOST)),
-        share_table(c, models),
-        details("Shares of the baselines", share_table(c, baselines)),
-        details("Shares by the other classifier, and without correction", uncorrected_table(c, models)),
+        shares.share_plot(c, models, shares.farthest(result, MOST)),
+        shares.share_table(c, models),
+        details("Shares of the baselines", shares.share_table(c, baselines)),
+        details("Shares by the other classifier, and without correction", shares.uncorrected_table(c, models)),
     )
 
 
@@ -155,10 +135,10 @@ def _table(c: Shift) -> list[Block]:
         Column("w", [say.strength(row.w) for row in rows]),
         Column("TV to target", [away(row) for row in rows]),
         Column("KL", [Cell(say.fixed(v.mean if v else None, 3), title=f"95 %: {say.with_ends(v, 3)}") for v in kl]),
-        *(figure_column(result, name, rows) for name in DISTANCES),
-        diverged_column(rows),
+        *(tables.figure_column(result, name, rows) for name in DISTANCES),
+        tables.diverged_column(rows),
         Column("NFE", [say.short_count(row.nfe) for row in rows]),
-        Column("made for", [made_for(row.cost) for row in rows]),
+        Column("made for", [tables.made_for(row.cost) for row in rows]),
     ]
     caption = (
         "TV: total variation to the target, with its 95 % interval, and KL: the Kullback-Leibler divergence from it, "
@@ -168,10 +148,10 @@ def _table(c: Shift) -> list[Block]:
     scales = ", ".join(f"{scale}: {say.fixed(tv, 3)}" for scale, tv in result.scales.items())
     tried = f"Scales of classifier guidance that were tried, and the total variation of each: {scales}."
     return present(
-        table(columns, caption + draws_text([row for row in rows if row.drawn is None])),
+        table(columns, caption + tables.draws_text([row for row in rows if row.drawn is None])),
         prose(tried if scales else ""),
-        prose(extractor_text(result.extractor)),
-        all_figures(c, rows),
+        prose(tables.extractor_text(result.extractor)),
+        tables.all_figures(c, rows),
     )
 
 
@@ -181,7 +161,7 @@ def _cost(c: Shift) -> list[Block]:
         Column("", [c.cell(saving.label) for saving in savings], False),
         Column("TV", [say.fixed(saving.tv, 3) for saving in savings]),
         Column("NFE", [say.short_count(saving.nfe) for saving in savings]),
-        Column("made for", [made_for(saving.cost) for saving in savings]),
+        Column("made for", [tables.made_for(saving.cost) for saving in savings]),
         *_against("rejection at equal error", [saving.rejection_at_equal_error for saving in savings]),
         *_against("exact rejection", [saving.rejection for saving in savings]),
     ]
@@ -216,7 +196,7 @@ def _samples(c: Shift) -> list[Block]:
     whole = replace(c.pictures, images={key: array for key, array in images.items() if "#" not in key})
     pair = [row.label for row in result.rows if row.label in (result.base.label, STEERED)]
     places = [place for place in range(len(result.values)) if any(f"{label}#{place}" in images for label in pair)]
-    kept = [place for place in farthest(result, MAX_STRIPS // 2) if place in places]
+    kept = [place for place in shares.farthest(result, MAX_STRIPS // 2) if place in places]
     strips = []
     for place, label in ((place, label) for place in kept for label in pair if f"{label}#{place}" in images):
         text, swatch = f"{say.short_name(result.values[place], 40)}, {label}", c.palette[label].variable
@@ -282,8 +262,8 @@ def _solver(c: Shift) -> list[Block]:
         prose(f"Farther than auxiliaries were seen to move a value, and tried nevertheless: {far}." if far else ""),
         Text(f"{end}. {say.sentence(solver.reason)}."),
         table(columns, caption, strong=[place for place, item in enumerate(rounds) if item.chosen]),
-        trained_table(c),
-        details("Shares that each strength gave", reached_table(c)),
+        shares.trained_table(c),
+        details("Shares that each strength gave", shares.reached_table(c)),
     )
 
 
@@ -324,5 +304,5 @@ def shift_sections(c: Shift) -> list[Section]:
         Section("groups", "Quality within each group", _groups(c)),
         Section("solver", "How the solver went", _solver(c)),
         Section("classifiers", "Classifiers", _classifiers(c)),
-        Section("reproduce", "Reproduce", reproduce(c.result.reproduction)),
+        Section("reproduce", "Reproduce", tables.reproduce(c.result.reproduction)),
     ]
