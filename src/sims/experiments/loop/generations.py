@@ -202,12 +202,12 @@ def _selection(run: Run, options: LoopOptions, opened: Opened) -> dict[str, Stre
     def choice(name: str) -> StrengthChoice:
         fd = {w: repeat.read(arms[name, w], generations).measured.figures["fd"] for w in options.strengths}
         w = min(sorted(fd), key=lambda w: fd[w])
-        shown = {f"{strength:g}": value for strength, value in fd.items()}
+        shown = {f"{w:g}": value for w, value in fd.items()}
         return StrengthChoice(w=w, distances=shown, generations=generations, at_edge=w == max(fd), replicas=1)
 
     work_off([repeat], 1, opened)
     entries = run.once(run.path / "selection.json", lambda: to_json({name: choice(name) for name in remedies}))
     choices: dict[str, StrengthChoice] = convert(entries, dict[str, StrengthChoice], "selection.json", what="entry")
-    for name, found in choices.items():
-        run.log(f"{name}: w = {found.w:g}, chosen after {generations} generations of a repeat that judges nothing")
+    for name, strength in choices.items():
+        run.log(f"{name}: w = {strength.w:g}, chosen after {generations} generations of a repeat that judges nothing")
     return choices

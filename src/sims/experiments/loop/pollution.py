@@ -113,22 +113,22 @@ class Levels:
         """Every level uses the same seeds, so that levels are compared pair by pair as well."""
         models, remedies = self.models, self.options.remedies
         base = models.base(data, 0)
-        found = Level(trained_on=trained_on(data, level))
+        entry = Level(trained_on=trained_on(data, level))
         pictures: dict[str, np.ndarray] = {}
         for name in [name for name in remedies if not is_guided(name)]:
             made = models.made(arm_of(name), base, data, 0, 0)
-            found.arms[name] = AtLevel(models.measure(made.model, 0, f"{name}, +{level:g} %"), 0.0, made.cost)
+            entry.arms[name] = AtLevel(models.measure(made.model, 0, f"{name}, +{level:g} %"), 0.0, made.cost)
             pictures[name] = models.pictures(made.model)
         for name in [name for name in remedies if is_guided(name)]:
-            pictures[name] = self._guided(name, level, data, base, found)
+            pictures[name] = self._guided(name, level, data, base, entry)
         file = self.repeat.file(level)
         if models.run.is_main:
             write_arrays(file.with_suffix(".npz"), pictures)
-        models.run.once(file, lambda: to_json(found))
-        shown = ", ".join(f"{label} {arm.measured.figures['fd']:.2f}" for label, arm in found.arms.items())
+        models.run.once(file, lambda: to_json(entry))
+        shown = ", ".join(f"{label} {arm.measured.figures['fd']:.2f}" for label, arm in entry.arms.items())
         models.run.log(f"{self.repeat.folder}: +{level:g} %: FD to train {shown}")
 
-    def _guided(self, name: str, level: float, data: Dataset, base: Base, found: Level) -> np.ndarray:
+    def _guided(self, name: str, level: float, data: Dataset, base: Base, entry: Level) -> np.ndarray:
         """A remedy at every strength (0 is the base), and the strengths that the two ways of choosing take."""
         models, options = self.models, self.options
         artefact = models.artefact(name, base, 0)
@@ -140,9 +140,9 @@ class Levels:
             features[w] = models.features(model, options.selection_samples)
         choice = self._choice(data, {w: one.figures["fd"] for w, one in curve.items()}, features)
         for label, w in ((name, choice.chosen), (f"{name}-trusted", choice.trusted.w)):
-            found.arms[label] = AtLevel(curve[w], w, Cost(base.images) + artefact.cost)
-        found.strengths[name] = {f"{w:g}": one.figures for w, one in curve.items()}
-        found.choices[name] = choice
+            entry.arms[label] = AtLevel(curve[w], w, Cost(base.images) + artefact.cost)
+        entry.strengths[name] = {f"{w:g}": one.figures for w, one in curve.items()}
+        entry.choices[name] = choice
         return models.pictures(models.guided(name, base, artefact, choice.chosen))
 
     def _choice(self, data: Dataset, fd: dict[float, float], features: dict[float, np.ndarray]) -> Choice:
