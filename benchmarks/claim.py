@@ -23,7 +23,7 @@ from typing import Any
 
 from common import result_of
 from sims.metrics.intervals import paired_ratio_interval, t_interval
-from sims.results.files import to_json
+from sims.results.documents import to_json
 from sims.results.improve import ImproveResult
 
 BEDS = {"digits-5k": "digits", "digits-20k": "digits-20k", "cifar10-8x8": "cifar10-8x8"}

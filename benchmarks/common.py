@@ -21,7 +21,7 @@ from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.metrics.intervals import t_interval
 from sims.results.common import Row
-from sims.results.files import read_result
+from sims.results.documents import read_result
 from sims.results.improve import ImproveResult
 
 

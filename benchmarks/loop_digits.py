@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from common import figure, save
-from sims.results.files import read_result, to_json
+from sims.results.documents import read_result, to_json
 from sims.results.loop import LoopResult, Verdicts
 
 

@@ -26,7 +26,7 @@ from sims.experiments.loop.point_loop import GROUP
 from sims.experiments.loop.remedies import EQUAL, STANDARD, arm_of
 from sims.experiments.loop.replica_group import ReplicaGroup
 from sims.methods.sims import SIMS
-from sims.results.files import to_json
+from sims.results.documents import to_json
 from sims.results.loop import LoopResult
 
 RESULTS = Path(__file__).parent / "results"

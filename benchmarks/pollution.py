@@ -21,7 +21,7 @@ from pathlib import Path
 from common import figure, save
 from sims.methods.sims import SIMS
 from sims.results.common import Interval
-from sims.results.files import read_result, to_json
+from sims.results.documents import read_result, to_json
 from sims.results.loop import PollutionResult
 
 BEDS = {

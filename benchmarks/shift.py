@@ -35,7 +35,7 @@ from sims.experiments.shift.measuring import HELD_OUT
 from sims.experiments.shift.measuring import TRAIN as FD
 from sims.methods import BASE, DISTILLED
 from sims.results.common import Reproduction, Stage
-from sims.results.files import read_result, to_json
+from sims.results.documents import read_result, to_json
 from sims.results.shift import STEERED, ShiftResult
 
 PARITY = "parity:even=0+2+4+6+8/odd=1+3+5+7+9"

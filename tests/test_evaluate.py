@@ -36,7 +36,7 @@ from sims.metrics.precision_recall import manifold
 from sims.results.scores import ScoreRow
 from sims.scoring.options import EvaluationOptions
 from sims.scoring.reference import make_references
-from sims.training.classifier import train_classifier
+from sims.training.feature_classifier import train_classifier
 from tiny import Say
 
 # -- the figures are those of the features -----------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import kernel_distance
 from sims.metrics.precision_recall import manifold
 from sims.results.common import FigureFacts
-from sims.results.files import read_result
+from sims.results.documents import read_result
 from sims.results.improve import ImproveResult
 from sims.results.scores import ScoreFigure, ScoreRow
 from sims.scoring import figures as figures_module
@@ -35,7 +35,7 @@ from sims.scoring.figures import METRICS, Metric, run_figures
 from sims.scoring.judge import Draw, Judge, load_judge
 from sims.scoring.options import EvaluationOptions, ScoreOptions
 from sims.scoring.reference import Reference, make_references
-from sims.training.classifier import train_classifier
+from sims.training.feature_classifier import train_classifier
 from tiny import Say
 
 OPTIONS = EvaluationOptions(samples=120, manifold_samples=60)

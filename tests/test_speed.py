@@ -22,9 +22,9 @@ from sims.guidance import Extrapolate
 from sims.model import load
 from sims.networks.layers import Resample, ResampleConv
 from sims.sampling import SamplerOptions, sample_seeds
-from sims.training import loop
+from sims.training import trainer
 from sims.training.feed import Feed
-from sims.training.loop import Trained, Trainer, TrainOptions
+from sims.training.trainer import Trained, Trainer, TrainOptions
 
 FAST = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=0.0, precision="fp32")
 UNET: dict[str, Any] = {"width": 64, "blocks": 1, "channel_mult": (1,), "attention": (4,)}
@@ -81,9 +81,9 @@ def test_fp16_scales_the_loss_and_resumes_bit_for_bit(
     plain: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exact = train(plain, tmp_path / "exact", FAST)
-    monkeypatch.setattr(loop, "autocast_dtype", lambda precision, device: torch.float16)
+    monkeypatch.setattr(trainer, "autocast_dtype", lambda precision, device: torch.float16)
     scaler = {"init_scale": 2.0**24, "growth_interval": 3}
-    monkeypatch.setattr(loop, "loss_scaler", lambda dtype, device: torch.amp.GradScaler("cpu", **scaler))
+    monkeypatch.setattr(trainer, "loss_scaler", lambda dtype, device: torch.amp.GradScaler("cpu", **scaler))
     whole = train(plain, tmp_path / "whole", replace(FAST, precision="fp16"))
     parts = interrupted(plain, tmp_path / "parts", replace(FAST, precision="fp16"))
     assert whole.losses == parts.losses and whole.nonfinite == parts.nonfinite
@@ -124,7 +124,7 @@ def test_batches_made_ahead_are_the_same(
 ) -> None:
     options = replace(FAST, accumulate=accumulate)
     whole = train(plain, tmp_path / "whole", options)
-    monkeypatch.setattr(loop, "Feed", lambda make, ahead: Feed(make, ahead=True))
+    monkeypatch.setattr(trainer, "Feed", lambda make, ahead: Feed(make, ahead=True))
     assert same(tensors(whole), tensors(interrupted(plain, tmp_path / "ahead", options)))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
 

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from sims.results.files import read_result
+from sims.results.documents import read_result
 from sims.results.loop import LoopResult, PollutionResult
 
 COMMON = shlex.split(

@@ -11,7 +11,7 @@ from pathlib import Path
 from sims.data.dataset import Dataset
 from sims.experiments.shift.attributes import Labelled
 from sims.results.common import Reproduction
-from sims.results.files import read_result
+from sims.results.documents import read_result
 from sims.results.shift import ShiftResult
 
 ARGUMENTS = shlex.split(

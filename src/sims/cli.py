@@ -37,8 +37,7 @@ from sims.commands.options import (
     SynthesizeCommand,
     TrainCommand,
 )
-from sims.commands.sample import sample_images
-from sims.commands.synthesize import synthesize_store
+from sims.commands.sample import sample_images, synthesize_store
 from sims.commands.train import train
 from sims.config import load_recipe, nearest, override
 from sims.data.check import check
@@ -76,7 +75,7 @@ def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
     def run(options: Any) -> int:
         result = work(options)
         if isinstance(result, Estimate) and processes.rank() == 0:
-            print(result)
+            print(in_flags(str(result), type(options)))
         return 0
 
     return run

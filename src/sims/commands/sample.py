@@ -1,4 +1,4 @@
-"""sims sample: images of chosen seeds, one file each, and a contact sheet of the first of them."""
+"""sims sample and sims synthesize: images of chosen seeds, a file each and a contact sheet; or a store."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sims import api
 from sims.api import at_least, progress
-from sims.commands.options import SampleCommand
+from sims.commands.options import SampleCommand, SynthesizeCommand
 from sims.data.codec import Codec
 from sims.data.pictures import encode_png
 from sims.errors import UserError
@@ -164,3 +165,20 @@ def contact_sheet(images: np.ndarray) -> np.ndarray:
         top, left = i // columns * (height + GAP), i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
     return sheet.transpose(2, 0, 1)
+
+
+def synthesize_store(options: SynthesizeCommand) -> int:
+    """Write or continue the store OUT."""
+    data = api.synthesize(
+        options.model,
+        options.out,
+        options.count,
+        first_seed=options.first_seed,
+        label=options.label,
+        batch_size=options.batch_size,
+    )
+    if not join().is_main_process:
+        return 0
+    last = options.first_seed + options.count - 1
+    print(f"{options.out} is finished: {len(data):,} samples, seeds {options.first_seed} to {last}")
+    return 0

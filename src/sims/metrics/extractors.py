@@ -12,7 +12,7 @@ from torch import Tensor
 from sims.errors import UserError
 from sims.files import digest
 from sims.metrics.arrays import Array
-from sims.metrics.classifier import NUM_FEATURES, ConvClassifier, shrink
+from sims.metrics.conv_classifier import NUM_FEATURES, ConvClassifier, shrink
 from sims.metrics.saved import read_tensors, write_tensors
 
 PCA_LARGEST = 16  # pixels a side

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sims.data.stream import Stream
 from sims.errors import UserError
-from sims.metrics.classifier import shrink
+from sims.metrics.conv_classifier import shrink
 from sims.metrics.extractors import PCA_LARGEST, ClassifierExtractor, PCAExtractor
 from sims.metrics.pretrained import FITTED
 from sims.scoring.features import unreadable_pictures
-from sims.training.classifier import train_classifier
+from sims.training.feature_classifier import train_classifier
 
 FIT_VALUES = 1 << 29  # pixels that an extractor is fitted to at most: 2 GiB
 FIT_IMAGES = 100_000  # images that components of a run are fitted to at most

@@ -35,7 +35,7 @@ from sims.files import write_arrays
 from sims.model import load
 from sims.processes import agree
 from sims.results.common import Cost
-from sims.results.files import to_json
+from sims.results.documents import to_json
 from sims.results.loop import Arm, LoopResult, StrengthChoice, TrainedOn
 from sims.runs.directory import Run
 from sims.sampling import nfe

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sims.errors import UserError
-from sims.metrics.classifier import ConvClassifier
+from sims.metrics.conv_classifier import ConvClassifier
 from sims.metrics.extractors import ClassifierExtractor, extract
 
 Array = np.ndarray
