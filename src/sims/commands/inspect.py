@@ -111,7 +111,7 @@ def _names(names: tuple[str, ...]) -> str:
     return ", ".join(names if len(names) <= NAMES else (*names[:3], "...", names[-1]))
 
 
-def _denoiser_lines(denoiser: Denoiser, entry: dict[str, Any], path: Path) -> list[Line]:
+def _denoiser_lines(denoiser: Denoiser, entry: Mapping[str, Any], path: Path) -> list[Line]:
     if not isinstance(denoiser, Guide):
         kind = f"network: {_table(entry['network'])}; preconditioning: {_table(entry['preconditioning'])}"
         return [("kind", kind), ("parameters", f"{parameters(denoiser):,}")]
@@ -161,27 +161,21 @@ def run_lines(path: Path) -> list[Line]:
         )
     command = config["command"]
     final = path / ("model/model.json" if command == "train" else "summary.json")
+    models = sorted(file.parent for file in path.glob("*/model.json"))
+    trained = {file.parent: read_json(file)["images"] for file in sorted(path.rglob("done.json"))}
+    stores = [file.parent for file in sorted(path.rglob("manifest.json"))]
+    seconds = read_json(path / "seconds.json") if (path / "seconds.json").is_file() else {}
     lines: list[Line] = [
         ("run", f"{path} ({command})"),
         ("finished", "yes" if final.is_file() else "no: run the same command again to continue"),
+        ("models", "\n".join(map(str, models)) or "none yet"),
+        ("trained", "\n".join(f"{place.relative_to(path)}: {images:,} images" for place, images in trained.items())),
+        ("stores", "\n".join(str(store.relative_to(path)) for store in stores)),
+        ("stages", "\n".join(f"{name}: {value:.1f} s" for name, value in seconds.items())),
     ]
-    models = sorted(found.parent for found in path.glob("*/model.json"))
-    lines.append(("models", "\n".join(str(model) for model in models) or "none yet"))
-    trained = [
-        f"{done.parent.relative_to(path)}: {read_json(done)['images']:,} images"
-        for done in sorted(path.rglob("done.json"))
-    ]
-    if trained:
-        lines.append(("trained", "\n".join(trained)))
-    stores = [found.parent.relative_to(path) for found in sorted(path.rglob("manifest.json"))]
-    if stores:
-        lines.append(("stores", "\n".join(str(store) for store in stores)))
-    if (path / "seconds.json").is_file():
-        seconds = read_json(path / "seconds.json")
-        lines.append(("stages", "\n".join(f"{name}: {value:.1f} s" for name, value in seconds.items())))
     if command != "train" and final.is_file():
         lines += [("headline", read_result(path).headline), ("report", path / "report.html")]
-    return [*lines, ("config", to_toml(config).strip())]
+    return [line for line in (*lines, ("config", to_toml(config).strip())) if line[1]]
 
 
 def _shape(shape: Iterable[int]) -> str:
@@ -193,7 +187,7 @@ def _codec(codec: Codec) -> str:
     return f"{codec.kind}, {codec.dtype}, values {codec.low:g} to {codec.high:g}{vae}"
 
 
-def _sampler(options: SamplerOptions) -> dict[str, Any]:
+def _sampler(options: SamplerOptions) -> dict[str, JSON]:
     """What differs from the defaults, and always solver and steps."""
     default = to_dict(SamplerOptions())
     return {
@@ -201,7 +195,7 @@ def _sampler(options: SamplerOptions) -> dict[str, Any]:
     }
 
 
-def _table(values: dict[str, Any]) -> str:
+def _table(values: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
