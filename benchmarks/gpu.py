@@ -36,7 +36,7 @@ from sims.experiments.options import ImproveOptions
 from sims.guidance import CacheRule, Extrapolate
 from sims.model import Model
 from sims.networks.options import NetworkOptions
-from sims.results.documents import to_json
+from sims.results.summaries import to_json
 from sims.sampling import SamplerOptions, nfe, sample_seeds
 from sims.training.base import new_model
 from sims.training.trainer import Trainer, TrainOptions

@@ -181,7 +181,7 @@ def test_memory_stays_small(tmp_path: Path) -> None:
     code = f"""
 import numpy as np, sklearn.model_selection, torch
 from sims.data.sources import load_pair
-from sims.training.random_numbers import DataOrder
+from sims.training.training_noise import DataOrder
 file = {str(tmp_path / "big.npy")!r}
 np.lib.format.open_memmap(file, "w+", np.uint8, (50_000, 3, 32, 32)).flush()
 with open("/proc/self/status") as status:

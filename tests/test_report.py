@@ -27,8 +27,8 @@ from sims.report.page import render
 from sims.report.palette import SPARE, THEME, Palette
 from sims.report.strips import Pictures, read_pictures
 from sims.results.common import Comparison, Figure, Interval, Row
-from sims.results.documents import read_result, to_json
 from sims.results.improve import CacheResult, ImproveResult
+from sims.results.summaries import read_result, to_json
 
 
 @pytest.fixture(scope="module")

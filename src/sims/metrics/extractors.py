@@ -12,8 +12,8 @@ from torch import Tensor
 from sims.errors import UserError
 from sims.files import digest
 from sims.metrics.arrays import Array
-from sims.metrics.conv_classifier import NUM_FEATURES, ConvClassifier, shrink
 from sims.metrics.saved import read_tensors, write_tensors
+from sims.metrics.small_classifier import NUM_FEATURES, ConvClassifier, shrink
 
 PCA_LARGEST = 16  # pixels a side
 PCA_COMPONENTS = 64

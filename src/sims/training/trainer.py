@@ -28,8 +28,8 @@ from sims.training.feed import Feed, Position
 from sims.training.loss import denoising_loss
 from sims.training.options import TrainOptions
 from sims.training.posthoc import begin, store
-from sims.training.random_numbers import DataOrder, TrainingNoise
 from sims.training.sharding import force_weights, put_together, split, whole
+from sims.training.training_noise import DataOrder, TrainingNoise
 
 
 class TrainingData(Protocol):

@@ -32,8 +32,8 @@ from sims.model import Model, load
 from sims.networks import MLP, ReplicaMLP
 from sims.preconditioning import EDMPrecond, Preconditioned
 from sims.results.common import Cost
-from sims.results.documents import to_json
 from sims.results.loop import Arm
+from sims.results.summaries import to_json
 from sims.sampling import SamplerOptions, nfe, sample
 from sims.seeds import derive_seed
 from sims.training.trainer import Trainer, TrainOptions, read_trained
