@@ -18,10 +18,9 @@ from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.guidance import Extrapolate
 from sims.methods import METHODS, Artefact, Base, Continuous, Fixed
-from sims.methods.auxiliary import AuxiliarySettings, Settings
-from sims.methods.continued import ContinuedSettings
-from sims.methods.distilled import DistilledOptions, DistilledSettings
+from sims.methods.settings import AuxiliarySettings, DistilledOptions, Leader, Settings
 from sims.model import Model, load, reinitialized
+from sims.results.common import Cost
 from sims.runs.directory import Run
 from sims.sampling import nfe
 from sims.training.base import train_base
@@ -57,18 +56,16 @@ def base(real: Dataset, run: Run) -> Base:
     return Base(model, model.hash, earlier, folder, 320, 5, FAST)
 
 
-def settings_of(name: str, base: Base) -> Any:
-    if name == "continued":
-        return ContinuedSettings(96)
-    if name == "distilled":
-        teacher = base.model.guided(reinitialized(base.model, 1), 0.1)
-        return DistilledSettings(teacher, 0.1, DistilledOptions(40, 64, FAST), 3, 0, 20)
-    return SETTINGS
+def settings_of(base: Base) -> Settings:
+    """What every method is prepared with, after a leader that cost as much as 96 training images."""
+    teacher = base.model.guided(reinitialized(base.model, 1), 0.1)
+    leader = Leader(teacher, 0.1, 128, Cost(images=64, evaluations=96))
+    return replace(SETTINGS, distilled=DistilledOptions(40, 64, FAST), leader=leader)
 
 
 @pytest.fixture(scope="module")
 def artefacts(base: Base, real: Dataset, run: Run) -> dict[str, Artefact | None]:
-    return {name: METHODS[name].prepare(base, real, settings_of(name, base), run) for name in ALL}
+    return {name: METHODS[name].prepare(base, real, settings_of(base), run) for name in ALL}
 
 
 def network(artefact: Artefact | None) -> Model | None:
@@ -135,12 +132,12 @@ def test_a_strength_needs_the_prepared_network(name: str, base: Base) -> None:
 @pytest.mark.parametrize("name", [name for name in ALL if METHODS[name].needs_real])
 def test_methods_that_need_real_data_say_so(name: str, base: Base, run: Run) -> None:
     with pytest.raises(UserError, match="needs the real training data"):
-        METHODS[name].prepare(base, None, settings_of(name, base), run)
+        METHODS[name].prepare(base, None, settings_of(base), run)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if not METHODS[name].needs_real])
 def test_the_other_methods_do_without(name: str, base: Base, run: Run, artefacts: dict[str, Artefact | None]) -> None:
-    assert METHODS[name].prepare(base, None, settings_of(name, base), run) == artefacts[name]
+    assert METHODS[name].prepare(base, None, settings_of(base), run) == artefacts[name]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -157,7 +154,7 @@ def test_preparing_twice_works_once(
 
     monkeypatch.setattr(Trainer, "update", never)
     before = tiny.snapshot(run.path)
-    assert METHODS[name].prepare(base, real, settings_of(name, base), run) == artefacts[name]
+    assert METHODS[name].prepare(base, real, settings_of(base), run) == artefacts[name]
     assert tiny.snapshot(run.path) == before
 
 
@@ -226,7 +223,7 @@ def test_continuing_is_the_longer_run(
 def test_continuing_needs_the_state_of_the_base(base: Base, real: Dataset, run: Run, tmp_path: Path) -> None:
     lost = replace(base, training=tmp_path, seed=6)
     with pytest.raises(UserError, match=r"no state\.safetensors"):
-        METHODS["continued"].prepare(lost, real, ContinuedSettings(96), run)
+        METHODS["continued"].prepare(lost, real, settings_of(base), run)
 
 
 def test_distilling_counts_what_the_teacher_costs(base: Base, artefacts: dict[str, Artefact | None]) -> None:

@@ -11,15 +11,13 @@ from sims.config import nearest
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
-from sims.methods.auxiliary import AuxiliarySettings
-from sims.methods.distilled import DistilledOptions
+from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOptions, default_methods
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.scoring.judge import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 T = TypeVar("T")
-ALL_METHODS = ("base", "continued", "placebo", "self-trained", "autoguidance", "sims", "neon", "distilled")
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ class ImproveOptions(CommonOptions):
     """Statistics of real data (the `references` folder of a run) to choose by, where the data itself is not at hand."""
     trusted: Path | None = None
     """Images that are known to be real (a hundred do), where synthetic ones may be among the training data: they choose w."""  # noqa: E501
-    methods: tuple[str, ...] = ALL_METHODS
+    methods: tuple[str, ...] = field(default_factory=default_methods)
     """Methods and controls to run, in the order of the table."""
     rounds: int = 1
     """Rounds of improvement: the distilled model becomes the next round's base."""
@@ -172,13 +170,12 @@ class ImproveOptions(CommonOptions):
         super().__post_init__()
         self.check_counts("rounds")
         for name in self.methods:
-            if name not in ALL_METHODS:
-                raise UserError(f"unknown method {name!r}{nearest(name, ALL_METHODS)}")
-        for needed in [("distilled", "sims"), ("continued", "sims"), ("placebo", "sims")]:
-            if needed[0] in self.methods and needed[1] not in self.methods:
-                raise UserError(f"method {needed[0]!r} follows from {needed[1]!r}: name both, or neither")
-        if self.rounds > 1 and "distilled" not in self.methods:
-            raise UserError("more than one round needs the method 'distilled': its model is the next round's base")
+            if name not in METHODS:
+                raise UserError(f"unknown method {name!r}{nearest(name, METHODS)}")
+            if METHODS[name].follows_leader and LEADER.name not in self.methods:
+                raise UserError(f"method {name!r} follows from {LEADER.name!r}: name both, or neither")
+        if self.rounds > 1 and HEIR.name not in self.methods:
+            raise UserError(f"more than one round needs the method {HEIR.name!r}: its model is the next round's base")
         if self.search.budget is not None and self.search.budget not in self.auxiliary.budgets:
             known = ", ".join(map(str, sorted(self.auxiliary.budgets)))
             raise UserError(f"search.budget {self.search.budget} is none of the auxiliary's budgets: {known}")
@@ -188,7 +185,7 @@ class ImproveOptions(CommonOptions):
                 "use base or scratch"
             )
         if self.trusted is not None and (self.data.path == "none" or self.search.w is not None):
-            other = "a fixed --search.w" if self.search.w is not None else "--data.path none"
-            raise UserError(f"trusted images choose a strength for models of the data: leave out --trusted, or {other}")
+            other = "a fixed search.w" if self.search.w is not None else "data.path = 'none'"
+            raise UserError(f"trusted images choose a strength for models of the data: leave out trusted, or {other}")
         if self.data.path == "none" and self.model is None:
-            raise UserError("without real data (--data.path none) a trained model is needed: give --model")
+            raise UserError("without real data (data.path = 'none') a trained model is needed: give model")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sims.methods.autoguidance import AUTOGUIDANCE
 from sims.methods.base import BASE
 from sims.methods.continued import CONTINUED
@@ -10,10 +12,52 @@ from sims.methods.distilled import DISTILLED
 from sims.methods.neon import NEON
 from sims.methods.placebo import PLACEBO
 from sims.methods.self_trained import SELF_TRAINED
+from sims.methods.settings import AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
 from sims.methods.sims import SIMS
+from sims.results.common import Look
 
 METHODS: dict[str, Method] = {
     rule.name: rule for rule in (BASE, CONTINUED, PLACEBO, SELF_TRAINED, AUTOGUIDANCE, SIMS, NEON, DISTILLED)
 }
+LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose
+HEIR = DISTILLED  # the leader in one network: the next round's base
+CACHED, FAST = f"{LEADER.name} (cached)", f"{LEADER.name} (fast)"  # the leader, sampled at less cost
+VARIANTS = {
+    CACHED: Look(f"{LEADER.look.title}, cached", "#0b8496", "#45c6d8", "s"),
+    FAST: Look(f"{LEADER.look.title}, fast", "#00699e", "#5fb8e8", "p"),
+}
 
-__all__ = ["METHODS", "Artefact", "Base", "Continuous", "Fixed", "Method"]
+
+def default_methods() -> tuple[str, ...]:
+    """The names of the methods that run unless methods are named."""
+    return tuple(name for name, method in METHODS.items() if method.default)
+
+
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """The look of every method, or variant of the leading one, of these names."""
+    return {name: VARIANTS[name] if name in VARIANTS else METHODS[name].look for name in names}
+
+
+__all__ = [
+    "BASE",
+    "CACHED",
+    "DISTILLED",
+    "FAST",
+    "HEIR",
+    "LEADER",
+    "METHODS",
+    "SIMS",
+    "VARIANTS",
+    "Artefact",
+    "AuxiliarySettings",
+    "Base",
+    "Continuous",
+    "DistilledOptions",
+    "Expected",
+    "Fixed",
+    "Leader",
+    "Method",
+    "Settings",
+    "default_methods",
+    "looks_of",
+]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.methods.contract import Artefact, Base, Continuous, Method
 from sims.methods.guided import extrapolate
+from sims.methods.settings import Settings
 from sims.results.common import Look
 from sims.runs.directory import Run
 
 
-def _prepare(base: Base, real: Dataset | None, settings: Any, run: Run) -> Artefact:
+def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
     if not base.snapshots:
         raise UserError("method 'autoguidance' needs earlier snapshots of the base's training: a given model has none")
     return Artefact(base.key, dict(base.snapshots))
@@ -27,4 +26,5 @@ AUTOGUIDANCE = Method(
     extrapolate,
     needs_snapshots=True,
     networks=2,
+    budget="snapshots",
 )

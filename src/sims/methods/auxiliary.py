@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.methods.base import BASE
 from sims.methods.contract import Artefact, Base
+from sims.methods.settings import AuxiliarySettings, Expected, Settings
 from sims.model import Model, load, reinitialized
 from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
+from sims.runs.work import Leaves, Training, Work, training_work
 from sims.sampling import nfe
 from sims.seeds import derive_seed, seed_range
-from sims.training.loop import Trainer, TrainOptions, read_trained
-
-
-@dataclass(frozen=True)
-class AuxiliarySettings:
-    """The auxiliary that sims and neon share (and placebo copies with real data)."""
-
-    samples: int = 10_000
-    """Own samples the auxiliary is trained on (n_s in the paper)."""
-    budgets: tuple[int, ...] = (64_000, 128_000, 256_000, 512_000)
-    """Training budgets to choose from, in images seen (B in the paper)."""
-    init: Literal["base", "scratch", "snapshot"] = "base"
-    """How it starts: a copy of the base, random weights, or the earliest snapshot of the base's training."""
-    train: TrainOptions = field(default_factory=lambda: TrainOptions(ema_rampup=0.5))
-    """Its training. The weights are averaged over half of it: guidance multiplies what noise an auxiliary has."""
-
-    def __post_init__(self) -> None:
-        if not self.budgets or min(self.budgets) < 1:
-            raise UserError(f"auxiliary.budgets is {list(self.budgets)}: give at least one positive number of images")
-        if self.samples < 2:
-            raise UserError(f"auxiliary.samples is {self.samples}: at least 2 are needed")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What every method is prepared with: the auxiliary's settings, a seed, and the compute batch of sampling."""
-
-    auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
-    seed: int = 0
-    round: int = 0
-    batch_size: int = 500
+from sims.training.loop import Trainer, read_trained
 
 
 def samples_folder(base: Base, settings: Settings, run: Run) -> tuple[Path, range]:
@@ -64,7 +36,7 @@ def own_samples(base: Base, settings: Settings, run: Run) -> Dataset:
             base.model,
             folder,
             seeds,
-            method="base",
+            method=BASE.name,
             batch_size=settings.batch_size,
             accelerator=run.accelerator,
             advance=advance,
@@ -79,10 +51,28 @@ def prepare_auxiliary(base: Base, real: Dataset | None, settings: Settings, run:
     return replace(trained, synthesized=count, evaluations=count * nfe(base.model, base.model.sampler))
 
 
+def auxiliary_work(expected: Expected) -> Work:
+    """What ``prepare_auxiliary`` counts."""
+    options, count = expected.settings.auxiliary, expected.settings.auxiliary.samples
+    trained = _training_work(options, "auxiliary")
+    kept = Leaves("own samples, before compression", samples=count)
+    return replace(trained, evaluations=count * expected.nfe, samples=count, leaves=(kept, *trained.leaves))
+
+
 def prepare_placebo(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
     """The same training on real data: what guidance away from *any* fine-tune would do."""
     assert real is not None
     return _train(base, lambda: real, real.fingerprint, settings, run, "placebo")
+
+
+def placebo_work(expected: Expected) -> Work:
+    """What ``prepare_placebo`` counts."""
+    return _training_work(expected.settings.auxiliary, "placebo")
+
+
+def _training_work(options: AuxiliarySettings, leaves: str) -> Work:
+    training, budgets = Training("auxiliary", options.train), {*options.budgets}
+    return training_work("", training, max(budgets), leaves=leaves, snapshots=len(budgets))
 
 
 def _train(base: Base, data: Callable[[], Dataset], data_key: str, settings: Settings, run: Run, name: str) -> Artefact:

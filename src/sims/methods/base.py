@@ -13,4 +13,5 @@ BASE = Method(
     Fixed(0.0),
     lambda base, real, settings, run: None,
     replace,
+    later_rounds=True,
 )

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
+
+import torch
 
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.errors import UserError
+from sims.methods.settings import Expected, Settings
 from sims.model import Model, load
-from sims.results.common import Look
+from sims.results.common import Cost, Look
 from sims.runs.directory import Run
-from sims.training.loop import TrainOptions
+from sims.runs.work import Work
+from sims.training.options import TrainOptions
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,11 @@ class Artefact:
     images: int = 0
     evaluations: int = 0
 
-    def load(self, budget: int, device: Any = "cpu") -> Model:
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.images, self.evaluations)
+
+    def load(self, budget: int, device: torch.device | str = "cpu") -> Model:
         """The network trained for ``budget`` images; UserError names the budgets there are."""
         if budget not in self.variants:
             raise UserError(f"no snapshot at {budget:,} images: there are {', '.join(map(str, sorted(self.variants)))}")
@@ -71,17 +79,22 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to make a base model better (or a control that should not), from two functions.
+    """A way to make a base model better (or a control that should not): three functions, and facts that others ask for.
 
-    ``preparation`` makes what the method needs, once: the artefact is content-addressed and found again.
-    ``construction`` combines the base with one prepared network at strength w.
+    ``preparation`` makes what the method needs, once: the artefact is content-addressed and found again. Beside it,
+    ``work`` says what that counts. ``construction`` combines the base with one prepared network at strength w.
 
-    look              its title, colours and marker in tables and figures
+    look              its title, colours and marker in tables and figures, where its label is its name
     needs_real        trains on real data
     needs_snapshots   needs earlier snapshots of the base's own training
     networks          network evaluations at each evaluation of its denoiser
     prepared_as       what it prepares: methods that name the same share one artefact; "" prepares nothing
-    follows_leader    what it is prepared with follows from what the leading method (SIMS) chose
+    budget            which of its networks: one that a search chooses, that of the leader's budget, one of the base's
+                      snapshots that a search chooses, or the only one
+    follows_leader    what it is prepared with, or its budget, follows from what the leading method chose
+    of_leader         is made from the leader's model, so that its strength and all its costs are its own too
+    later_rounds      runs in every round, and not in the first alone
+    saved             is one network that the run leaves as a model directory of the method's name
     default           runs unless methods are named
     """
 
@@ -89,19 +102,41 @@ class Method:
     summary: str
     look: Look
     strengths: Continuous | Fixed
-    preparation: Callable[[Base, Dataset | None, Any, Run], Artefact | None]
+    preparation: Callable[[Base, Dataset | None, Settings, Run], Artefact | None]
     construction: Callable[[Model, Model, float], Denoiser]
+    work: Callable[[Expected], Work] | None = None
     needs_real: bool = False
     needs_snapshots: bool = False
     networks: int = 1
     prepared_as: str = ""
+    budget: Literal["searched", "leader", "snapshots", "only"] = "searched"
     follows_leader: bool = False
+    of_leader: bool = False
+    later_rounds: bool = False
+    saved: bool = False
     default: bool = True
 
-    def prepare(self, base: Base, real: Dataset | None, settings: Any, run: Run) -> Artefact | None:
+    def __post_init__(self) -> None:
+        if bool(self.prepared_as) != (self.work is not None):
+            raise TypeError(f"method {self.name!r}: what prepares something says under which name, and what it counts")
+
+    @property
+    def feeds_loops(self) -> bool:
+        """Whether it can be a remedy in a loop: made from a generation's own model alone, and not that model itself."""
+        return not self.needs_real and not self.follows_leader and self.strengths != Fixed(0.0)
+
+    def lacks(self, real: bool, snapshots: bool) -> str | None:
+        """What it needs and this job does not have: real data, or snapshots of the base's training."""
+        if self.needs_real and not real:
+            return "it needs the real training data"
+        if self.needs_snapshots and not snapshots:
+            return "it needs earlier snapshots of the base's training, and a given model has none"
+        return None
+
+    def prepare(self, base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact | None:
         """The method's artefact; None if it needs none. UserError if it needs real data and there is none."""
         if self.needs_real and real is None:
-            raise UserError(f"method {self.name!r} needs the real training data: give --data, or leave the method out")
+            raise UserError(f"method {self.name!r} needs the real training data: give data.path, or leave it out")
         return self.preparation(base, real, settings, run)
 
     def build(self, base: Model, aux: Model | None, w: float) -> Denoiser:

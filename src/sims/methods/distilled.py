@@ -6,47 +6,27 @@ distillation of guidance (Meng et al. 2023, arXiv 2210.03142), applied to SIMS.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import dataclasses
 
 from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
-from sims.model import Model
+from sims.methods.settings import Expected, Settings
+from sims.methods.sims import SIMS
 from sims.results.common import Look
 from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
+from sims.runs.work import Leaves, Training, Work, training_work
 from sims.sampling import nfe
 from sims.seeds import derive_seed, seed_range
-from sims.training.loop import Trainer, TrainOptions, read_trained
+from sims.training.loop import Trainer, read_trained
 
 
-@dataclass(frozen=True)
-class DistilledOptions:
-    """How the student is trained."""
-
-    samples: int = 10_000
-    """Guided samples to learn from."""
-    images: int = 128_000
-    """Training images seen."""
-    train: TrainOptions = field(default_factory=TrainOptions)
-
-
-@dataclass(frozen=True)
-class DistilledSettings:
-    """The options, and the guided model to learn from."""
-
-    teacher: Model
-    w: float
-    options: DistilledOptions = field(default_factory=DistilledOptions)
-    seed: int = 0
-    round: int = 0
-    batch_size: int = 500
-
-
-def _prepare(base: Base, real: Dataset | None, settings: DistilledSettings, run: Run) -> Artefact:
-    options, teacher = settings.options, settings.teacher
+def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
+    assert settings.leader is not None
+    options, teacher = settings.distilled, settings.leader.model
     if options.samples < 2 or options.images < 1:
         raise UserError(
             f"distilling from {options.samples} samples for {options.images} images: at least 2 and 1 are needed"
@@ -62,8 +42,8 @@ def _prepare(base: Base, real: Dataset | None, settings: DistilledSettings, run:
                 teacher,
                 run.artefact("guided", *key),
                 seeds,
-                method="sims",
-                w=settings.w,
+                method=SIMS.name,
+                w=settings.leader.w,
                 batch_size=settings.batch_size,
                 accelerator=run.accelerator,
                 advance=advance,
@@ -85,6 +65,17 @@ def _prepare(base: Base, real: Dataset | None, settings: DistilledSettings, run:
     return Artefact(folder.name, {options.images: trained.last}, options.samples, options.images, evaluations)
 
 
+def _work(expected: Expected) -> Work:
+    options = expected.settings.distilled
+    training = Training("distilled", options.train, taught=True)
+    trained = training_work("", training, options.images, leaves="distilled")
+    kept = Leaves("guided samples, before compression", samples=options.samples)
+    evaluations = options.samples * expected.guided
+    return dataclasses.replace(
+        trained, evaluations=evaluations, samples=options.samples, leaves=(kept, *trained.leaves)
+    )
+
+
 DISTILLED = Method(
     "distilled",
     "sims in one network",
@@ -92,6 +83,11 @@ DISTILLED = Method(
     Fixed(1.0),
     _prepare,
     replace,
+    _work,
     prepared_as="distilled",
+    budget="only",
     follows_leader=True,
+    of_leader=True,
+    later_rounds=True,
+    saved=True,
 )

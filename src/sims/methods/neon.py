@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sims.methods.auxiliary import prepare_auxiliary
+from sims.methods.auxiliary import auxiliary_work, prepare_auxiliary
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate_weights
 from sims.results.common import Look
@@ -14,5 +14,7 @@ NEON = Method(
     Continuous(usual=0.75),
     prepare_auxiliary,
     extrapolate_weights,
+    auxiliary_work,
     prepared_as="auxiliary",
+    saved=True,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sims.methods.auxiliary import prepare_placebo
+from sims.methods.auxiliary import placebo_work, prepare_placebo
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate
 from sims.results.common import Look
@@ -14,8 +14,10 @@ PLACEBO = Method(
     Continuous(usual=0.3),
     prepare_placebo,
     extrapolate,
+    placebo_work,
     needs_real=True,
     networks=2,
     prepared_as="placebo",
+    budget="leader",
     follows_leader=True,
 )

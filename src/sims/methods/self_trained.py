@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sims.methods.auxiliary import prepare_auxiliary
+from sims.methods.auxiliary import auxiliary_work, prepare_auxiliary
 from sims.methods.contract import Fixed, Method
 from sims.methods.guided import replace
 from sims.results.common import Look
@@ -14,6 +14,7 @@ SELF_TRAINED = Method(
     Fixed(-1.0),
     prepare_auxiliary,
     replace,
+    auxiliary_work,
     prepared_as="auxiliary",
-    follows_leader=True,
+    budget="leader",
 )

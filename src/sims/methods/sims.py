@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sims.methods.auxiliary import prepare_auxiliary
+from sims.methods.auxiliary import auxiliary_work, prepare_auxiliary
 from sims.methods.contract import Continuous, Method
 from sims.methods.guided import extrapolate
 from sims.results.common import Look
@@ -14,6 +14,8 @@ SIMS = Method(
     Continuous(usual=2.5),
     prepare_auxiliary,
     extrapolate,
+    auxiliary_work,
     networks=2,
     prepared_as="auxiliary",
+    later_rounds=True,
 )

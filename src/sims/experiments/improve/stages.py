@@ -20,13 +20,11 @@ from sims.experiments.improve.trusted import MOST, Candidates
 from sims.experiments.options import ImproveOptions
 from sims.files import digest, read_json, write_json
 from sims.guidance import CacheRule, Extrapolate, Recorder
-from sims.methods import METHODS, Artefact, Base, Continuous
-from sims.methods.auxiliary import Settings
-from sims.methods.continued import ContinuedSettings
-from sims.methods.distilled import DistilledSettings
+from sims.methods import METHODS, Artefact, Base, Continuous, Leader, Settings
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import Model, load
 from sims.processes import agree
+from sims.results.common import Cost
 from sims.runs.directory import Run
 from sims.sampling import SOLVERS, SamplerOptions, SolverName, nfe
 from sims.scoring.judge import Draw, Judge, draw_samples, interval
@@ -253,15 +251,11 @@ class Stages:
         return Choice(name, name, model, found.w, found.budget, images, evaluations + found.evaluations), found
 
     def _settings_of(self, name: str, round_: int, sims: Choice | None) -> Any:
-        options = self.options
-        if name == "continued":
-            assert sims is not None
-            images = sims.extra_images + sims.extra_evaluations // 3
-            return ContinuedSettings(max(1, images))
-        if name == "distilled":
-            assert sims is not None
-            return DistilledSettings(sims.model, sims.w, options.distilled, options.seed, round_, options.batch_size)
-        return self.settings(round_)
+        if sims is None:
+            return self.settings(round_)
+        cost = Cost(sims.extra_images, sims.extra_evaluations)
+        leader = Leader(sims.model, sims.w, sims.budget, cost)
+        return replace(self.settings(round_), distilled=self.options.distilled, leader=leader)
 
     def cached(self, sims: Choice, round_: int) -> Choice | None:
         """SIMS with the correction recomputed only where a pilot says; None where caching is off or gains nothing."""

@@ -15,7 +15,7 @@ from sims.experiments.loop.options import EQUAL, STANDARD, STEPS, CommonOptions
 from sims.files import read_json, write_json
 from sims.methods import METHODS, Artefact, Base
 from sims.methods.auxiliary import Settings
-from sims.methods.continued import ContinuedSettings
+from sims.methods.continued import train_on
 from sims.metrics.per_class import class_shares
 from sims.model import Model, load
 from sims.runs.directory import Run
@@ -135,8 +135,7 @@ class Models:
             return Made(base.model, spent, weights.last)
         if arm.remedy == EQUAL:
             more = self.extra(base, passed_on).total
-            trained = METHODS["continued"].prepare(base, data, ContinuedSettings(more), self.run)
-            assert trained is not None
+            trained = train_on(base, data, more, self.run)
             return Made(trained.load(more, self.run.device), spent + Cost(more), trained.variants[more])
         artefact = self.artefact(arm.method, base, generation)
         model = self.guided(arm.method, base, artefact, arm.w)

@@ -9,7 +9,7 @@ from pathlib import Path
 from sims.config import nearest
 from sims.errors import UserError
 from sims.experiments.options import BaseOptions, DataOptions, GuidanceOptions
-from sims.methods.distilled import DistilledOptions
+from sims.methods import DistilledOptions
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.scoring.judge import EvaluationOptions

@@ -21,8 +21,7 @@ from sims.experiments.shift.setup import Problem, as_improve, open_meter, read_p
 from sims.experiments.shift.steering import Candidates, Cost
 from sims.experiments.shift.summary import Row, summarize, write_outputs
 from sims.files import write_json
-from sims.methods import METHODS, Base
-from sims.methods.distilled import DistilledSettings
+from sims.methods import DISTILLED, Base, Leader, Settings
 from sims.model import Model
 from sims.processes import agree
 from sims.runs.directory import Run
@@ -226,8 +225,9 @@ def _contenders(
         checked = Cost(0, samples * nfe(cached.model, cached.model.sampler), samples)
         found.append(of_model("steered (cached)", cached.model, size, solved.cost + pilot + checked, w, cached.note))
     if options.distilled.samples:
-        settings = DistilledSettings(solved.model, w, options.distilled, options.seed, 0, size)
-        artefact = METHODS["distilled"].prepare(base, None, settings, run)
+        leader = Leader(solved.model, w)
+        settings = Settings(seed=options.seed, batch_size=size, distilled=options.distilled, leader=leader)
+        artefact = DISTILLED.prepare(base, None, settings, run)
         assert artefact is not None
         model = base.model.with_denoiser(artefact.load(options.distilled.images, run.device).denoiser)
         cost = solved.cost + Cost(artefact.images, artefact.evaluations)

@@ -1,0 +1,80 @@
+"""What methods are prepared with: their options, seeds, and what the leading method chose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sims.errors import UserError
+from sims.model import Model
+from sims.results.common import Cost
+from sims.training.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class AuxiliarySettings:
+    """The auxiliary that sims and neon share (and placebo copies with real data)."""
+
+    samples: int = 10_000
+    """Own samples the auxiliary is trained on (n_s in the paper)."""
+    budgets: tuple[int, ...] = (64_000, 128_000, 256_000, 512_000)
+    """Training budgets to choose from, in images seen (B in the paper)."""
+    init: Literal["base", "scratch", "snapshot"] = "base"
+    """How it starts: a copy of the base, random weights, or the earliest snapshot of the base's training."""
+    train: TrainOptions = field(default_factory=lambda: TrainOptions(ema_rampup=0.5))
+    """Its training. The weights are averaged over half of it: guidance multiplies what noise an auxiliary has."""
+
+    def __post_init__(self) -> None:
+        if not self.budgets or min(self.budgets) < 1:
+            raise UserError(f"auxiliary.budgets is {list(self.budgets)}: give at least one positive number of images")
+        if self.samples < 2:
+            raise UserError(f"auxiliary.samples is {self.samples}: at least 2 are needed")
+
+
+@dataclass(frozen=True)
+class DistilledOptions:
+    """How the student is trained."""
+
+    samples: int = 10_000
+    """Guided samples to learn from."""
+    images: int = 128_000
+    """Training images seen."""
+    train: TrainOptions = field(default_factory=TrainOptions)
+
+
+@dataclass(frozen=True)
+class Leader:
+    """What the leading method chose: its model at strength w, the budget, and the cost of all that led to it."""
+
+    model: Model
+    w: float
+    budget: int | None = None
+    cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every method is prepared with; ``leader`` is known only to those that are prepared after it."""
+
+    auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
+    seed: int = 0
+    round: int = 0
+    batch_size: int = 500
+    distilled: DistilledOptions = field(default_factory=DistilledOptions)
+    leader: Leader | None = None
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a job before it runs, for counting its work.
+
+    train        how the base is trained
+    nfe, guided  network evaluations of a sample of the base, and of a guided pair of networks
+    leader       what the leading method is expected to cost
+    """
+
+    settings: Settings
+    train: TrainOptions
+    nfe: int = 0
+    guided: int = 0
+    leader: Cost = field(default_factory=Cost)
