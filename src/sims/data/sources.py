@@ -15,9 +15,10 @@ import numpy as np
 from sims.data import hub, mapped
 from sims.data.codec import EDM2_LATENTS, Codec
 from sims.data.dataset import ROW, Dataset, check_labels
+from sims.data.division import PARTS
 from sims.data.mapped import Rows, content
 from sims.data.pictures import NUMPY, SourceOptions, Unreadable, decode_image, transform
-from sims.data.readers import Arrays, Pictures, find_parts, open_paths
+from sims.data.readers import Arrays, Pictures, Source, open_source
 from sims.data.store import Store, is_store
 from sims.errors import UserError
 from sims.files import digest
@@ -46,8 +47,10 @@ def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | Non
     path = resolve(source, options)
     if is_store(path):
         return _limited(_transformed(Store.read(path), options), limit)
-    parts = find_parts(path)
-    return dataset_of(open_paths(parts.get("train") or parts["all"]), options, limit)
+    stores = divided_stores(path)
+    if stores:
+        return _limited(_transformed(Store.read(stores["train"]), options), limit)
+    return _told(open_source(path, options), options, limit)
 
 
 def load_pair(
@@ -72,12 +75,33 @@ def load_pair(
         return _limited(train, limit), held_out
     if str(source) not in BUILT_IN:
         path = resolve(source, options)
-        parts = find_parts(path)
-        if "train" in parts and "test" in parts:
-            held_out = dataset_of(open_paths(parts["test"]), options)
-            return _matched(dataset_of(open_paths(parts["train"]), options, limit), held_out)
+        if stores := divided_stores(path):
+            both = (_transformed(Store.read(stores[part]), options) for part in ("train", "test"))
+            return _matched(_limited(next(both), limit), next(both))
+        opened = None if is_store(path) else open_source(path, options)
+        if opened is not None and opened.held_out is not None:
+            train = _told(opened, options, limit)
+            return _matched(train, dataset_of(opened.held_out, options))
     train, held_out = load(source, options=options).numbered().split(test_fraction, seed)
     return _limited(train, limit), held_out
+
+
+def divided_stores(path: Path) -> dict[str, Path]:
+    """The stores of a folder that holds two of them, ``train`` and ``test``; {} for anything else."""
+    if not path.is_dir():
+        return {}
+    found = {PARTS.get(child.name.lower()): child for child in sorted(path.iterdir()) if is_store(child)}
+    found = {"test" if part == "validation" else part: child for part, child in found.items()}
+    return {"train": found["train"], "test": found["test"]} if {"train", "test"} <= found.keys() else {}  # type: ignore[index]
+
+
+def _told(opened: Source, options: SourceOptions, limit: int | None) -> Dataset:
+    """The data to train on; what is to be said of the source is said."""
+    data = dataset_of(opened.train, options, limit)
+    notes = [*opened.notes, *data.notes]
+    for note in notes:
+        mapped.say(f"{data.name}: {note}")
+    return replace(data, notes=tuple(notes))
 
 
 def resolve(source: str | Path, options: SourceOptions = _NONE) -> Path:
