@@ -34,7 +34,7 @@ from sims.data.sources import load_pair
 from sims.denoiser import Precision
 from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
-from sims.guidance import CacheRule, Extrapolate, Recorder
+from sims.guidance import CacheRule, Extrapolate
 from sims.model import Model
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions, nfe, sample_seeds
@@ -194,11 +194,9 @@ def guidance(setting: Setting) -> list[dict[str, Any]]:
     model, data = cifar(setting)
     base = short_training(model, data, setting).to(setting.device)
     aux = short_training(model.with_denoiser(base), data, setting).to(setting.device)
-    records: list[Any] = []
     pair = Extrapolate(base, aux, 1.0)  # type: ignore[arg-type]
     batch = 4 if setting.tiny else 128
-    sample_seeds(Recorder(pair, records), range(batch), model.sampler, batch_size=batch)
-    rule = CacheRule.from_corrections(*zip(*records), sigma_data=0.5, refreshes=2 if setting.tiny else 4)
+    rule = CacheRule.from_pilot(pair, range(batch), model.sampler, 2 if setting.tiny else 4, sigma_data=0.5)
     rivals = {"one network, distilled": base, "guided": pair, "cached": Extrapolate(base, aux, 1.0, cache=rule)}  # type: ignore[arg-type,dict-item]
     rows: list[dict[str, Any]] = []
     for precision in ("fp32", "bf16"):

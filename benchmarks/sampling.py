@@ -33,10 +33,10 @@ def rivals(run: Path) -> dict[str, tuple[Model, SamplerOptions]]:
 
     heun = improved.sampler
     few = replace(guided.cache, refreshes=4)
-    fast = Extrapolate(guided.base, guided.aux, guided.w, guided.interval, few)
+    fast = guided.with_cache(few)
     return {
         "base": (model(guided.base), heun),
-        "sims": (model(Extrapolate(guided.base, guided.aux, guided.w, guided.interval)), heun),
+        "sims": (model(guided.with_cache(None)), heun),
         "sims (cached)": (improved, heun),
         "sims (fast, 2M, 4 corrections)": (model(fast), replace(heun, solver="dpmpp2m", steps=18)),
         "distilled": (distilled, heun),

@@ -93,7 +93,7 @@ def test_what_has_no_tensors_to_export(write: Any, tmp_path: Path, say: Say) -> 
     model.guided(model, 0.5).save(tmp_path / "pair")
     (tmp_path / "there.safetensors").touch()
     for name, out, message in (
-        ("pair", "new.safetensors", "guided pair.*folders 'base' and 'aux' within"),
+        ("pair", "new.safetensors", "is guided.*folders 'base' and 'aux' within"),
         ("model", "folder", "no .safetensors file"),
         ("model", "there.safetensors", "exists"),
     ):

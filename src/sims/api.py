@@ -22,7 +22,7 @@ from sims.experiments.improve.job import improve as run_improve
 from sims.experiments.options import BaseOptions, DataOptions, ImproveOptions
 from sims.experiments.shift.command import shift as run_shift
 from sims.experiments.shift.options import ShiftOptions
-from sims.guidance import Extrapolate
+from sims.guidance import Guide
 from sims.metrics.comparison import ScoreRow
 from sims.metrics.extractors import Extractor
 from sims.model import Model, load
@@ -184,14 +184,14 @@ def synthesize(
     accelerator = join()
     model = model.to(accelerator.device) if isinstance(model, Model) else load(model, accelerator.device)
     denoiser = model.denoiser
-    guided = isinstance(denoiser, Extrapolate)
+    guided = isinstance(denoiser, Guide)
     with progress("synthesize", count, quiet=quiet or not accelerator.is_main_process) as advance:
         return synthesis.synthesize(
             model,
             Path(out),
             range(first_seed, first_seed + count),
             method=str(model.provenance.get("method") or ("guided" if guided else "base")),
-            w=denoiser.w if isinstance(denoiser, Extrapolate) else 0.0,
+            w=denoiser.w if isinstance(denoiser, Guide) else 0.0,
             sampler=None if sampler is None else override(model.sampler, _plain(sampler), "sampler."),
             batch_size=batch_size,
             labels=label,

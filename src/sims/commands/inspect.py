@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from sims.commands.options import InspectCommand
 from sims.config import to_dict, to_toml
 from sims.data.codec import Codec
 from sims.data.store import Store, StoreHeader, is_store
-from sims.denoiser import Denoiser
+from sims.denoiser import Denoiser, networks_of
 from sims.errors import UserError
 from sims.files import read_json
-from sims.guidance import Extrapolate
+from sims.guidance import Guide, innermost
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import open_snapshot, to_model
 from sims.model import Model, load
@@ -70,7 +69,7 @@ def checkpoint_lines(path: Path) -> list[Line]:
 def diffusers_lines(path: Path) -> list[Line]:
     """A folder of diffusers: its network, and how it is sampled here."""
     model = load_diffusers(path)
-    single: Any = model.denoiser.base if isinstance(model.denoiser, Extrapolate) else model.denoiser
+    single = innermost(model.denoiser)
     schedule = single.schedule
     return [
         ("folder", f"{path} (diffusers)"),
@@ -113,32 +112,22 @@ def _names(names: tuple[str, ...]) -> str:
 
 
 def _denoiser_lines(denoiser: Denoiser, entry: dict[str, Any], path: Path) -> list[Line]:
-    if not isinstance(denoiser, Extrapolate):
+    if not isinstance(denoiser, Guide):
         kind = f"network: {_table(entry['network'])}; preconditioning: {_table(entry['preconditioning'])}"
         return [("kind", kind), ("parameters", f"{parameters(denoiser):,}")]
-    low, high = denoiser.interval
-    limits = "at all noise levels" if (low, high) == (0.0, math.inf) else f"for sigma in ({low:g}, {high:g}]"
-    cache = denoiser.cache
     children = [
-        f"{name} ({path / name}): {parameters(getattr(denoiser, name)):,} parameters" for name in ("base", "aux")
+        f"{name} ({path / name}): {parameters(getattr(denoiser, name)):,} parameters" for name in denoiser.children
     ]
     return [
-        ("kind", "extrapolation: base + w (base - aux)"),
-        ("w", f"{denoiser.w:g}, {limits}"),
-        (
-            "cache",
-            "none" if cache is None else f"the correction is computed {cache.refreshes} times along a trajectory",
-        ),
+        *denoiser.describe().items(),
         ("children", "\n".join(children)),
         ("parameters", f"{parameters(denoiser):,}"),
     ]
 
 
 def parameters(denoiser: Any) -> int:
-    """Number of weights of a network or a guided pair."""
-    if isinstance(denoiser, Extrapolate):
-        return parameters(denoiser.base) + parameters(denoiser.aux)
-    return sum(weight.numel() for weight in denoiser.parameters())
+    """Number of weights of a network, or of all networks of a guided model."""
+    return sum(weight.numel() for network in networks_of(denoiser) for weight in network.parameters())
 
 
 def store_lines(path: Path) -> list[Line]:

@@ -17,7 +17,7 @@ from sims.data.codec import Codec
 from sims.data.pictures import encode_png
 from sims.errors import UserError
 from sims.files import atomic_path, write_atomic
-from sims.guidance import Extrapolate
+from sims.guidance import Guide
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.model import Model, load
 from sims.processes import collect, join
@@ -86,8 +86,8 @@ def at_strength(model: Model, w: float) -> Model:
     if not math.isfinite(w):
         raise UserError(f"w is {w}: the strength of guidance must be a finite number, such as 1 (0 = the base)")
     guided = model.denoiser
-    if isinstance(guided, Extrapolate):
-        return model.with_denoiser(Extrapolate(guided.base, guided.aux, w, guided.interval, guided.cache))
+    if isinstance(guided, Guide):
+        return model.with_denoiser(guided.with_strength(w))
     if w != 0:
         raise UserError(f"w is {w:g}, but the model is not guided: leave out --w, or give a guided model")
     return model

@@ -11,15 +11,14 @@ diffusers, so that it can be trained, averaged, extrapolated and written like an
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sims.data.codec import UINT8, Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.files import read_json, write_json
-from sims.guidance import CacheRule, Extrapolate
+from sims.guidance import RULES, Extrapolate, Guide
 from sims.interop.diffusers_folder import (
     FORMAT,
     NOTES,
@@ -79,8 +78,8 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
 
     single = denoiser(layout.network)
     whole: Denoiser = single
-    if notes.get("kind") == "extrapolation":
-        whole = _pair(single, denoiser(layout.aux), notes, layout.folder / NOTES)
+    if notes.get("kind") in RULES:
+        whole = _guided({"base": single, "aux": denoiser(layout.aux)}, notes, layout.folder / NOTES)
     ignored = {key: scheduler[key] for key in IGNORED if key in scheduler}
     return Model(
         whole,
@@ -102,9 +101,9 @@ def _codec(layout: Layout, data_shape: tuple[int, ...]) -> Codec:
 def load_guided(folder: Path | str) -> GuidedNetwork:
     """The guided pair that ``save_diffusers`` wrote, as one module for a sampling loop of diffusers."""
     guided = load_diffusers(folder).denoiser
-    if not isinstance(guided, Extrapolate):
+    if not isinstance(guided, Guide) or not guided.guides_outputs:
         raise UserError(f"{folder} holds a single network, not a guided pair: load it with diffusers itself")
-    return GuidedNetwork(guided)
+    return GuidedNetwork(cast(Extrapolate, guided))
 
 
 def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = None) -> Path:
@@ -116,7 +115,12 @@ def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = Non
     UserError if the folder is not empty, or the model or ``like`` are of another kind.
     """
     whole, folder = _inner(model), Path(folder)
-    base = _single(whole.base if isinstance(whole, Extrapolate) else whole)
+    if isinstance(whole, Guide) and not whole.guides_outputs:
+        raise UserError(
+            f"{whole.kind or type(whole).__name__} cannot be exported: in a loop of diffusers only the outputs of "
+            "two networks can be guided; export a single network, such as 'distilled' of a run"
+        )
+    base = _single(whole.base if isinstance(whole, Guide) else whole)
     layout = None if like is None else find_layout(Path(like))
     if layout is not None:
         _check_like(base, layout)
@@ -125,24 +129,20 @@ def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = Non
     notes |= {"timesteps": base.timesteps, "sigma_data": base.sigma_data}
     with fresh_folder(folder) as temporary:
         base.network.model.save_pretrained(temporary / component)
-        if isinstance(whole, Extrapolate):
-            aux = _single(whole.aux)
+        if isinstance(whole, Guide):
+            aux = _single(getattr(whole, whole.children[1]))
             if aux.scheduler != base.scheduler:
                 raise UserError("base and auxiliary have different schedulers: make the auxiliary from this base")
             aux.network.model.save_pretrained(temporary / aux_component(component))
-            low, high = whole.interval
-            notes |= {"kind": "extrapolation", "w": whole.w, "interval": [low, None if math.isinf(high) else high]}
-            notes |= {"cache": whole.cache.to_json() if whole.cache else None}
+            notes |= {"kind": whole.kind, **whole.settings()}
         write_json(temporary / NOTES, notes)
         copy_rest(temporary, component, base.scheduler, layout)
     return folder
 
 
-def _pair(base: Denoiser, aux: Denoiser, notes: dict[str, Any], file: Path) -> Extrapolate:
+def _guided(children: dict[str, Denoiser], notes: dict[str, Any], file: Path) -> Guide:
     try:
-        low, high = notes["interval"]
-        cache = CacheRule.from_json(notes["cache"]) if notes["cache"] else None
-        return Extrapolate(base, aux, notes["w"], (low, math.inf if high is None else high), cache)
+        return RULES[notes["kind"]].from_settings(children, notes)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} does not describe a guided pair ({error!r}): restore it") from error
 

@@ -23,7 +23,7 @@ from sims.config import nearest
 from sims.data.codec import EDM2_LATENTS, UINT8, Codec, Latents
 from sims.errors import UserError
 from sims.files import atomic_path, digest_file
-from sims.guidance import Extrapolate
+from sims.guidance import Guide, innermost
 from sims.model import Model, make_network
 from sims.networks import NETWORKS
 from sims.networks.layers import filter_kernel
@@ -169,10 +169,8 @@ def to_model(snapshot: Snapshot, path: Path) -> Model:
 
 
 def has_their_network(model: Model) -> bool:
-    """Whether a model, or the base of a guided pair, is a network that a class of NVIDIA's is made of."""
-    denoiser: Any = model.denoiser
-    while isinstance(denoiser, Extrapolate):
-        denoiser = denoiser.base
+    """Whether a model, or the base of a guided one, is a network that a class of NVIDIA's is made of."""
+    denoiser = innermost(model.denoiser)
     kinds = tuple(NETWORKS[name] for name in (*_NETWORKS.values(), "edm2_unet"))
     known = {entry.preconditioning for entry in _CLASSES.values()}
     return getattr(denoiser, "kind", None) in known and isinstance(denoiser.network, kinds)
@@ -181,13 +179,14 @@ def has_their_network(model: Model) -> bool:
 def export_tensors(model: Model, file: Path | str) -> Path:
     """Write a network's tensors under NVIDIA's names (.safetensors): what ``load_state_dict`` of their class takes.
 
-    Raises UserError for a guided pair, another network than EDM's and EDM2's, another suffix, or a file that is there.
+    Raises UserError for a guided model, another network than EDM's and EDM2's, another suffix, or a file that is there.
     """
     file, denoiser = Path(file), model.denoiser
-    if isinstance(denoiser, Extrapolate):
+    if isinstance(denoiser, Guide):
+        folders = " and ".join(repr(name) for name in denoiser.children)
         raise UserError(
-            "this is a guided pair, and a class of NVIDIA's holds one network: export 'distilled' of the run, or the "
-            "folders 'base' and 'aux' within the pair, one at a time"
+            f"this model is guided ({denoiser.kind}), and a class of NVIDIA's holds one network: export 'distilled' "
+            f"of the run, or the folders {folders} within the model, one at a time"
         )
     if not has_their_network(model):
         raise UserError(f"a {type(denoiser).__name__} is no network of EDM or EDM2: only these have tensors to export")

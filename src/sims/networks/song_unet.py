@@ -61,13 +61,9 @@ class SongUNet(nn.Module):
         super().__init__()
         channels, resolution = image_size(data_shape, channel_mult, num_blocks)
         taps = check_filter(resample_filter)
-        for name, value, known in (
-            ("embedding_type", embedding_type, ("positional", "fourier")),
-            ("encoder_type", encoder_type, ("standard", "skip", "residual")),
-            ("decoder_type", decoder_type, ("standard", "skip")),
-        ):
-            if value not in known:
-                raise UserError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
+        _check_type("embedding_type", embedding_type, "positional", "fourier")
+        _check_type("encoder_type", encoder_type, "standard", "skip", "residual")
+        _check_type("decoder_type", decoder_type, "standard", "skip")
         self.config: dict[str, Any] = {
             "out_channels": out_channels,
             "augment_dim": augment_dim,
@@ -187,6 +183,11 @@ class SongUNet(nn.Module):
             embedding = embedding + self.map_augment(augment)
         embedding = F.silu(self.map_layer0(embedding))  # (B, E)
         return F.silu(self.map_layer1(embedding))
+
+
+def _check_type(name: str, value: str, *types: str) -> None:
+    if value not in types:
+        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(types)}")
 
 
 def _aux(place: Place, what: str) -> str:

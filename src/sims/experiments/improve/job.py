@@ -26,7 +26,7 @@ from sims.experiments.improve.trusted import read_trusted
 from sims.experiments.latents import decoder_of, latent_space, to_latents, with_given_vae
 from sims.experiments.options import ImproveOptions
 from sims.files import read_json
-from sims.guidance import Extrapolate
+from sims.guidance import Guide
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.latents import Autoencoder
 from sims.interop.nvidia import import_model
@@ -147,9 +147,9 @@ def given_model(options: ImproveOptions, device: Any) -> Model | None:
     else:
         foreign = not (options.model / "model.json").is_file() and is_diffusers(options.model)
         model = load_diffusers(options.model).to(device) if foreign else load(options.model, device)
-    if isinstance(model.denoiser, Extrapolate):
+    if isinstance(model.denoiser, Guide):
         raise UserError(
-            f"{options.model} is a guided pair of networks, and only a single network can be improved: "
+            f"{options.model} is a guided model, and only a single network can be improved: "
             "give the folder 'distilled' of its run"
         )
     model = with_given_vae(model, options.vae)

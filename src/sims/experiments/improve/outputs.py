@@ -12,7 +12,7 @@ from sims.data.dataset import Dataset, View
 from sims.experiments.improve.stages import Stages
 from sims.experiments.options import ImproveOptions
 from sims.files import atomic_path, write_atomic, write_json
-from sims.guidance import Extrapolate
+from sims.guidance import CorrectionGuide
 from sims.interop.latents import to_images
 from sims.metrics.memorization import nearest
 from sims.runs.directory import Run
@@ -51,9 +51,9 @@ def _grids(run: Run, options: ImproveOptions, result: dict[str, Any], real: Data
         x = choice.model.sample(seeds, sampler=choice.options, batch_size=GRID)
         arrays[f"{choice.label}@{choice.w:g}"] = to_images(codec, x, run.device)
         guided = choice.model.denoiser
-        if choice.label == "sims" and isinstance(guided, Extrapolate):
+        if choice.label == "sims" and isinstance(guided, CorrectionGuide):
             for w in (0.5 * choice.w, 2.0 * choice.w):
-                other = Extrapolate(guided.base, guided.aux, w, guided.interval)
+                other = guided.with_cache(None).with_strength(w)
                 images = choice.model.with_denoiser(other).sample(seeds, batch_size=GRID)
                 arrays[f"sims@{w:g}"] = to_images(codec, images, run.device)
             if real is not None:

@@ -19,7 +19,7 @@ from sims.experiments.improve.search import Features, Found, Search, around, hal
 from sims.experiments.improve.trusted import MOST, Candidates
 from sims.experiments.options import ImproveOptions
 from sims.files import digest, read_json, write_json
-from sims.guidance import CacheRule, Extrapolate, Recorder
+from sims.guidance import CacheRule, CorrectionGuide, Guide
 from sims.methods import METHODS, Artefact, Base, Continuous, Leader, Settings
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import Model, load
@@ -166,10 +166,8 @@ class Stages:
 
     def _limited(self, denoiser: Denoiser) -> Denoiser:
         """The guidance interval applies to whatever guides."""
-        if not isinstance(denoiser, Extrapolate):
-            return denoiser
         limits = (self.options.guidance.sigma_low, self.options.guidance.sigma_high)
-        return Extrapolate(denoiser.base, denoiser.aux, denoiser.w, limits)
+        return denoiser.limited(limits) if isinstance(denoiser, Guide) else denoiser
 
     def _features(self, model: Model, folder: Path, seeds: range, advance: Callable[[int], None]) -> np.ndarray:
         """Features of some seeds, a file per compute batch, shared out over the processes."""
@@ -260,7 +258,7 @@ class Stages:
     def cached(self, sims: Choice, round_: int) -> Choice | None:
         """SIMS with the correction recomputed only where a pilot says; None where caching is off or gains nothing."""
         denoiser, allowed = sims.model.denoiser, self.options.guidance.cache_cost
-        if not allowed or not isinstance(denoiser, Extrapolate) or denoiser.w == 0:
+        if not allowed or not isinstance(denoiser, CorrectionGuide) or denoiser.w == 0:
             return None
         base_cost = denoiser.base.evaluations(sims.options.planned(denoiser.base))
         refreshes = int((allowed - 1) * base_cost + 1e-6)  # 0.2 * 35 is 7, whatever floating point says
@@ -278,15 +276,11 @@ class Stages:
     def pilot(self, sims: Choice, round_: int) -> CacheRule:
         """The rule from a short run of full guidance, kept in the run directory."""
         denoiser = sims.model.denoiser
-        assert isinstance(denoiser, Extrapolate)
+        assert isinstance(denoiser, CorrectionGuide)
         seeds = seed_range("pilot", self.options.seed, self.options.guidance.pilot, round_)
 
         def measure() -> dict[str, Any]:
-            records: list[tuple[float, Any]] = []
-            sims.model.with_denoiser(Recorder(denoiser, records)).sample(seeds, batch_size=len(seeds))
-            sigma_data = float(getattr(denoiser.base, "sigma_data", 0.5))
-            levels, corrections = [level for level, _ in records], [correction for _, correction in records]
-            return CacheRule.from_corrections(levels, corrections, sigma_data, refreshes=1).to_json()
+            return CacheRule.from_pilot(denoiser, seeds, sims.model.sampler, refreshes=1).to_json()
 
         key = digest(sims.model.hash, to_dict(sims.model.sampler), [seeds.start, seeds.stop])[:12]
         return CacheRule.from_json(self.run.once(self.run.path / "search" / f"pilot-{key}.json", measure))
@@ -320,7 +314,7 @@ class Stages:
         First the number of steps with full guidance, then fewer corrections. None where there is no gain to keep.
         """
         denoiser = sims.model.denoiser
-        if full_fd >= base_fd or not self.options.guidance.cache_cost or not isinstance(denoiser, Extrapolate):
+        if full_fd >= base_fd or not self.options.guidance.cache_cost or not isinstance(denoiser, CorrectionGuide):
             return None
         rule = self.pilot(sims, round_)
         dearest = nfe(denoiser.base, sims.options)
@@ -393,8 +387,8 @@ def fast(sims: Choice, rule: CacheRule, setting: Setting) -> Choice:
 def with_cache(model: Model, rule: CacheRule) -> Model:
     """The guided model with a cache rule."""
     guided = model.denoiser
-    assert isinstance(guided, Extrapolate)
-    return model.with_denoiser(Extrapolate(guided.base, guided.aux, guided.w, guided.interval, rule))
+    assert isinstance(guided, CorrectionGuide)
+    return model.with_denoiser(guided.with_cache(rule))
 
 
 def default_choice(budgets: list[int]) -> tuple[int, float]:
