@@ -74,9 +74,9 @@ def divide_files(names: Sequence[str], source: str, division: Division) -> Divid
                 f"{source} holds {_listed(without)} beside files of the parts {_listed(sorted(parts))}: move them "
                 "away, or say data.source.division = 'none' (all is one set) or 'parts' (they are left out)"
             )
-        rest = {name: "beside the parts" for name in without}
+        rest = dict.fromkeys(without, "beside the parts")
         return _by_part([(part, name, [name]) for name, part in mentioned.items() if part], rest)
-    remarks = ()
+    remarks: tuple[str, ...] = ()
     if parts and without:
         remarks = (f"read as one set: {_listed(without)} name no part",)
     elif len(parts) > 1:
@@ -107,11 +107,11 @@ def _by_part(found: Sequence[tuple[str, str, list[str]]], left: dict[str, str]) 
     remarks = []
     if "validation" in parts:
         if "test" in parts:
-            left = left | {name: "the validation part: the test part is held out" for name in parts.pop("validation")}
+            left = left | dict.fromkeys(parts.pop("validation"), "the validation part: the test part is held out")
         else:
             parts["test"] = parts.pop("validation")
             remarks.append(f"held out: {_listed(called['validation'])}")
-    order = {part: sorted(parts[part]) for part in ("train", "test") if part in parts}
+    order: dict[str, list[str]] = {part: sorted(parts[part]) for part in ("train", "test") if part in parts}
     return Divided(order, left, tuple(remarks))
 
 

@@ -19,7 +19,9 @@ Labels = tuple[np.ndarray | None, tuple[str, ...]]
 _NAME_KEYS, _LABEL_KEYS = ("file_name", "filename", "image", "path"), ("label", "labels", "class", "class_name")
 
 
-def labels_of(listing: Listing, names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...], str | None, list[str]]:
+def labels_of(
+    listing: Listing, names: Sequence[str]
+) -> tuple[np.ndarray | None, tuple[str, ...], str | None, list[str]]:
     """Labels (n,) of pictures, the names of the classes, the file that lists them, and remarks.
 
     A listing counts that lies above the pictures or in their first folder; where several do, the nearest to the top,

@@ -1,4 +1,4 @@
-"""What lies below a path, before anything of it is believed: names, kinds by content, and what is passed over and why."""
+"""What lies below a path, before anything of it is believed: names, kinds by content, what is passed over and why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from sims.data.pictures import HEAD, Unreadable, kind_of
 from sims.errors import UserError
 
-#: Suffixes that are taken at their word until a file is decoded; whatever has another one, or none, shows its first bytes.
+#: Suffixes that are taken at their word until a file is decoded; what has another one, or none, shows its first bytes.
 SUFFIXES = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".bmp", ".gif", ".tif", ".tiff"), "picture"),
     **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx"), "picture"),
@@ -26,7 +26,9 @@ SUFFIXES = {
     ".zip": "archive",
 }
 LISTINGS = ("dataset.json", "metadata.csv", "metadata.jsonl")  # of EDM and StyleGAN; of the hub's image folders
-_JUNK = re.compile(r"^(\..*|thumbs\.db|desktop\.ini|__macosx|(readme|licen[cs]e|copying|notice)(\..*)?|.*\.(md|sha256|md5))$")
+_JUNK = re.compile(
+    r"^(\..*|thumbs\.db|desktop\.ini|__macosx|(readme|licen[cs]e|copying|notice)(\..*)?|.*\.(md|sha256|md5))$"
+)
 _NAMED = 3  # examples of each reason
 _ZIP_ERRORS = (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError)
 
@@ -247,7 +249,7 @@ MOST_MEMBER = 2 << 30  # bytes of one file in an archive
 
 def mended(name: str) -> str:
     """A name in an archive as everybody else writes it: / between folders, no way out of the archive."""
-    parts = [part for part in name.replace("\\", "/").split("/")]
+    parts = name.replace("\\", "/").split("/")
     tail = "/" if parts[-1] == "" else ""
     return "/".join(part for part in parts if part not in ("", ".", "..")) + tail
 

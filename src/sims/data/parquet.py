@@ -176,9 +176,9 @@ def _sample_column(
             "data.source.image_column"
         )
     chosen = (named or marked or candidates)[0]
-    if (kind := schema.field(chosen).type) and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
-        if _holds_pictures(kind.value_type):
-            raise UserError(f"{path}: column {chosen!r} holds lists of pictures: write one picture in each row")
+    kind = schema.field(chosen).type
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _holds_pictures(kind.value_type):
+        raise UserError(f"{path}: column {chosen!r} holds lists of pictures: write one picture in each row")
     others = [name for name in candidates if name != chosen]
     remark = f"samples are those of column {chosen!r}, not {', '.join(others)} (data.source.image_column)"
     return chosen, chosen in pictures, remark if others and pictures else None

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from sims.errors import UserError
 
-#: What is decoded, as Pillow names it: nothing that starts another program (EPS does), nothing that holds pages of text.
+#: What is decoded, as Pillow names it: nothing that starts another program (EPS does), no pages of text.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO")
 LOSSY = ("jpeg", "webp", "avif", "jp2")  # formats that may have changed the pixels
 HEAD = 64  # bytes that tell what a file is
@@ -28,6 +28,7 @@ _MAGIC = (  # first bytes, kind
     (b"\0\0\0\x0cjP  ", "jp2"), (b"\xff\x4f\xff\x51", "jp2"), (_NUMPY_MAGIC, "npy"), (b"PAR1", "parquet"),
     (b"PK\x03\x04", "zip"), (b"\x1f\x8b", "gzip"), (b"%!PS", "eps"), (b"\xc5\xd0\xd3\xc6", "eps"), (b"%PDF", "pdf"),
 )  # fmt: skip
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1")
 _KINDS = {"npy": "array", "parquet": "table", "zip": "archive"}
 _PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's convert("L")
@@ -44,6 +45,8 @@ class SourceOptions:
 
     cache: Path | None = None
     """Folder for what is decoded, encoded or downloaded once (runs/cache if not given); sets above 1 GiB are read from there."""  # noqa: E501
+    value_range: tuple[float, ...] = ()
+    """Values of black and white, such as 0,255, where the type of the values does not tell."""
     image_column: str | None = None
     """Column of a table that holds the pictures, where several could."""
     label_column: str | None = None
@@ -64,6 +67,10 @@ class SourceOptions:
         return not self.grayscale and self.size is None
 
     def __post_init__(self) -> None:
+        if self.value_range and not (len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]):
+            raise UserError(
+                f"value_range is {list(self.value_range)}: give the values of black and white, such as 0,255"
+            )
         if self.size is not None and self.size < 1:
             raise UserError(f"size {self.size} is below 1: give the number of pixels on a side, such as 32")
 
@@ -81,14 +88,16 @@ def format_of(head: bytes) -> str | None:
         return "webp" if head[12:16] != b"VP8L" else "webp, lossless"
     if head[4:8] == b"ftyp":
         brand = head[8:12]
-        return "avif" if brand in (b"avif", b"avis") else "heic" if brand in (b"heic", b"heix", b"mif1", b"hevc") else None
+        return (
+            "avif" if brand in (b"avif", b"avis") else "heic" if brand in (b"heic", b"heix", b"mif1", b"hevc") else None
+        )
     if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
         return "ppm"
     return None
 
 
 def kind_of(head: bytes) -> str | None:
-    """"picture", "array", "table" or "archive", else what the file is, by its first bytes; None: not known."""
+    """ "picture", "array", "table" or "archive", else what the file is, by its first bytes; None: not known."""
     found = format_of(head)
     pictures = ("png", "jpeg", "gif", "bmp", "tiff", "jp2", "webp", "webp, lossless", "avif", "ppm")
     return "picture" if found in pictures else _KINDS.get(found or "", found)

@@ -8,7 +8,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Pictures:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     files: Sequence[Path] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,8 @@ def _listed(path: Path, options: SourceOptions) -> Source:
     """A folder or a zip: pictures, or tables, or arrays, or IDX files."""
     listing = list_path(path)
     left = listing.passed_over
-    tables, about = [], []
+    tables: list[str] = []
+    about: list[str] = []
     for name in listing.of("table"):
         (tables if not listing.packed and has_samples(path / name) else about).append(name)
     left |= dict.fromkeys(about, "a table within an archive" if listing.packed else "a table without pictures")
@@ -171,11 +174,15 @@ def _pictures(listing: Listing, names: list[str], options: SourceOptions) -> Sou
         files = [root] if listing.packed else [root / name for name in members]
         parts[part] = Pictures(
             "zip" if listing.packed else "folder", root.stem if listing.packed else root.name, members,
-            lambda i, members=members: listing.read(members[i]), labels, class_names, files,
+            partial(_read_member, listing, members), labels, class_names, files,
         )  # fmt: skip
     left |= {name: "not needed for the labels" for name in listing.listings if name not in read_listings and not any(
         name in text for text in remarks)}  # fmt: skip
     return Source(parts, left, tuple(remarks))
+
+
+def _read_member(listing: Listing, members: Sequence[str], i: int) -> bytes:
+    return listing.read(members[i])
 
 
 # -- parquet -----------------------------------------------------------------------------------------------------------
@@ -203,7 +210,9 @@ def _idx(paths: list[Path], name: str) -> Arrays:
     labels = [array for array in arrays if array.ndim == 1]
     if len(images) != 1 or len(labels) > 1 or (labels and len(labels[0]) != len(images[0])):
         shapes = ", ".join(f"{path.name} {array.shape}" for path, array in zip(sorted(paths), arrays))
-        raise UserError(f"{paths[0].parent} holds {shapes}: one IDX file of images and at most one of labels make a set")
+        raise UserError(
+            f"{paths[0].parent} holds {shapes}: one IDX file of images and at most one of labels make a set"
+        )
     raw = _channels_first(images[0], str(paths[0]))
     return Arrays("idx", name, raw, labels[0].astype(np.int64) if labels else None)
 

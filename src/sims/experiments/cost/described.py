@@ -11,9 +11,7 @@ import torch
 
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
-from sims.data.readers import Arrays, find_parts, open_paths
-from sims.data.sources import BUILT_IN, load, load_pair, resolve
-from sims.data.store import Store, is_store
+from sims.data.sources import BUILT_IN, count_pair, load, load_pair
 from sims.errors import UserError
 from sims.experiments.cost.judge_rates import Pictures
 from sims.experiments.options import DataOptions, ImproveOptions
@@ -110,7 +108,7 @@ def _read(data: DataOptions, seed: int, opening: float) -> Known:
         spent = time.perf_counter() - begin
         return Known(train.data_shape, train.num_classes, train.codec, f"read from {data.path}", len(train),
                      len(test), spent, [train])  # fmt: skip
-    total, test_count = _counts(data)
+    total, test_count = count_pair(data.path, data.test, data.test_fraction, data.source)
     count = min(total, data.limit or total)
     begin = time.perf_counter()
     some = load(data.path, options=data.source, limit=min(count, SOME))
@@ -118,27 +116,6 @@ def _read(data: DataOptions, seed: int, opening: float) -> Known:
     seconds = opening + each * (total + test_count if data.limit is None else count + test_count)
     source = f"read from {data.path}"
     return Known(some.data_shape, some.num_classes, some.codec, source, count, test_count, seconds, [some])
-
-
-def _counts(data: DataOptions) -> tuple[int, int]:
-    """Images for training and held out, as ``load_pair`` divides them."""
-    path = resolve(data.path)
-    parts = {"all": [path]} if is_store(path) else find_parts(path)
-    if data.test is not None:
-        rest = find_parts(resolve(data.test))
-        return _count(parts.get("train") or parts["all"]), _count(rest.get("train") or rest["all"])
-    if "train" in parts and "test" in parts:
-        return _count(parts["train"]), _count(parts["test"])
-    total = _count(parts.get("train") or parts["all"])
-    held_out = round(total * data.test_fraction)
-    return total - held_out, held_out
-
-
-def _count(paths: list) -> int:
-    if is_store(paths[0]):
-        return len(Store.read(paths[0]))
-    found = open_paths(paths)
-    return len(found.raw) if isinstance(found, Arrays) else len(found.names)
 
 
 def stand_in(known: Known) -> Dataset:
