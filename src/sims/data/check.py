@@ -103,7 +103,7 @@ def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
         else:
             _arrays(report, found, seen)
             report.remarks += _range_notes(found, options)
-        classes[part] = _labels(report, found.labels, found.class_names)
+        classes[part] = _labels(report, found.labels, found.class_names, report.count - before)
         if part != "all":
             report.parts[part] = report.count - before
     if len(classes) > 1 and all(classes.values()):
@@ -128,7 +128,7 @@ def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
     report.kind = "built in" if str(path) in BUILT_IN else "store of synthetic samples"
     data = load(path, options=options)
     _arrays(report, Arrays(report.kind, data.name, data.raw, data.labels, data.class_names), {})
-    _labels(report, data.labels, data.class_names)
+    _labels(report, data.labels, data.class_names, len(data))
     _conclude(report, options)
 
 
@@ -194,18 +194,17 @@ def _duplicate(report: Report, sample: np.ndarray, name: str, seen: dict[bytes, 
         seen[key] = name
 
 
-def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, ...]) -> tuple[str, ...]:
+def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, ...], count: int) -> tuple[str, ...]:
     """Count labels, by the code that loads them; the names of the classes."""
     if labels is None:
         return ()
     try:
-        numbers, names = classes_of(labels, len(labels), class_names, report.source)
+        numbers, names = classes_of(labels, count, class_names, report.source)
     except UserError as error:
         report.problems.append(str(error))
         return ()
     report.class_names += [name for name in names if name not in report.class_names]
-    if numbers is None:
-        numbers = np.full(len(labels), -1)
+    numbers = np.full(count, -1) if numbers is None else numbers
     for value, number in zip(*np.unique(numbers, return_counts=True)):
         key = names[value] if value >= 0 else "none"
         report.labels[key] = report.labels.get(key, 0) + int(number)

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from sims.errors import UserError
 
 #: What is decoded, as Pillow names it: nothing that starts another program (EPS does), no pages of text.
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 LOSSY = ("jpeg", "webp", "avif", "jp2")  # formats that may have changed the pixels
 HEAD = 64  # bytes that tell what a file is
 MOST_PIXELS = 178_000_000  # of one picture
