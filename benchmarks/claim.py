@@ -21,7 +21,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from common import result_of
 from sims.metrics.intervals import paired_ratio_interval, t_interval
+from sims.results.files import to_json
+from sims.results.improve import ImproveResult
 
 BEDS = {"digits-5k": "digits", "digits-20k": "digits-20k", "cifar10-8x8": "cifar10-8x8"}
 LIMITS = {"digits-5k": (-25, 5), "digits-20k": (-25, 5), "cifar10-8x8": (-35, 0)}
@@ -38,34 +41,34 @@ def command(bed: str, seed: int, folder: Path, data: str | None, extra: list[str
     return [*words, *extra]
 
 
-def run_repeat(bed: str, seed: int, folder: Path, data: str | None, extra: list[str]) -> dict[str, Any]:
+def run_repeat(bed: str, seed: int, folder: Path, data: str | None, extra: list[str]) -> ImproveResult:
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with (folder / f"{bed}-{seed}.log").open("a") as log:
         subprocess.run(command(bed, seed, folder, data, extra), env=environment, stderr=log, stdout=log, check=True)
     print(f"{bed} repeat {seed} finished", flush=True)
-    return json.loads((folder / f"{bed}-{seed}" / "summary.json").read_text())
+    return result_of(folder / f"{bed}-{seed}")
 
 
-def collect(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def collect(results: list[ImproveResult]) -> list[dict[str, Any]]:
     """One row per method: every figure over the repeats, its change against the base, the share of the gain kept."""
-    labels = [row["label"] for row in summaries[0]["rows"]]
-    by = [{row["label"]: row for row in summary["rows"]} for summary in summaries]
+    labels = [row.label for row in results[0].rows]
+    by = [{row.label: row for row in result.rows} for result in results]
     rows = []
     for label in labels:
         if not all(label in repeat for repeat in by):
             continue
         first = by[0][label]
-        row: dict[str, Any] = {"method": first["method"], "label": label, "nfe": [r[label]["nfe"] for r in by]}
-        row |= {"w": [r[label]["w"] for r in by], "budget": [r[label]["budget"] for r in by]}
+        row: dict[str, Any] = {"method": first.method, "label": label, "nfe": [r[label].nfe for r in by]}
+        row |= {"w": [r[label].w for r in by], "budget": [r[label].budget for r in by]}
         for figure in (*FIGURES, *CHECKED):
-            if figure not in first:
+            if figure not in first.figures:
                 continue
-            ours, base = ([r[name][figure]["mean"] for r in by] for name in (label, "base"))
+            ours, base = ([r[name].figures[figure].mean for r in by] for name in (label, "base"))
             row[figure] = {"values": ours, **asdict(t_interval(ours))}
             if figure.endswith(("fd", "fd_held_out")):
                 row[figure]["change_percent"] = asdict(paired_ratio_interval(ours, base))
-                full = [r["sims"][figure]["mean"] for r in by]
+                full = [r["sims"].figures[figure].mean for r in by]
                 row[figure]["retained"] = share(*([b - o for b, o in zip(base, rival)] for rival in (ours, full)))
         rows.append(row)
     return rows
@@ -90,7 +93,7 @@ def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
         row = found["sims"]
         if f"{prefix}fd" not in row:
             continue
-        train, test = (row[f"{prefix}fd_{name}"]["change_percent"] for name in ("train", "test"))
+        train, test = (row[f"{prefix}{name}"]["change_percent"] for name in ("fd", "fd_held_out"))
         ok_train = train["mean"] <= fall
         ok_test = test["high"] < 0 if rise == 0 else test["high"] <= rise
         lines.append(
@@ -149,8 +152,8 @@ def main() -> None:
             pool.submit(run_repeat, options.bed, seed, options.folder, options.data, extra)
             for seed in range(options.first_seed, options.first_seed + options.repeats)
         ]
-        summaries = [job.result() for job in jobs]
-    rows = collect(summaries)
+        results = [job.result() for job in jobs]
+    rows = collect(results)
     lines = verdict(options.bed, rows)
     result = {
         "benchmark": "claim",
@@ -161,13 +164,12 @@ def main() -> None:
         "command": f"python benchmarks/claim.py --bed {options.bed} --repeats {options.repeats} "
         f"--first-seed {options.first_seed}",
         "options": extra,
-        "extractor": summaries[0]["extractor"],
-        "floor": summaries[0]["floor"],
+        "extractor": to_json(results[0].extractor),
+        "floor": to_json(results[0].floor),
         "verdict": lines,
         "rows": rows,
-        "chosen": [summary["search"]["chosen"] for summary in summaries],
-        "search_samples": [summary["search"]["samples_by_method"] for summary in summaries],
-        "seconds": [summary["seconds"] for summary in summaries],
+        "chosen": [to_json(result.search.chosen) for result in results if result.search],
+        "seconds": [result.reproduction.seconds for result in results],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n")

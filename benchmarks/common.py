@@ -10,13 +10,19 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 
+from sims.experiments.improve.job import improve
+from sims.experiments.options import ImproveOptions
 from sims.metrics.intervals import t_interval
+from sims.results.common import Row
+from sims.results.files import read_result
+from sims.results.improve import ImproveResult
 
 
 def machine() -> str:
@@ -38,6 +44,26 @@ def save(file: Path, result: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({**about, **result}, indent=1) + "\n")
     print(f"written: {file}")
+
+
+def improved(options: ImproveOptions, quiet: bool = False) -> ImproveResult:
+    """The result of a whole improvement."""
+    result = improve(options, quiet=quiet)
+    assert isinstance(result, ImproveResult)
+    return result
+
+
+def result_of(run: Path) -> ImproveResult:
+    """The result of a finished run of the main job."""
+    result = read_result(run)
+    assert isinstance(result, ImproveResult)
+    return result
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """A row as one table: what it is, and every figure."""
+    about = {"label": row.label, "w": row.w, "budget": row.budget, "nfe": row.nfe}
+    return {**about, **{name: asdict(value) for name, value in row.figures.items()}}
 
 
 def interleaved(rivals: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:

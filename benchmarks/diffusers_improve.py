@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 
-from common import save
+from common import flat, result_of, save
 from sims.cli import main as sims
 from sims.data.sources import load_pair
-from sims.files import read_json
 from sims.interop.diffusers import load_guided
-from sims.scoring.judge import EvaluationOptions, Judge, load_judge
+from sims.scoring.judge import Judge, load_judge
+from sims.scoring.options import EvaluationOptions
 
 UNET: dict[str, Any] = {
     "sample_size": 8,
@@ -111,8 +112,7 @@ def sample(folder: Path, count: int, steps: int, clip: bool, batch: int = 500) -
 def score(images: np.ndarray, judge: Judge) -> dict[str, float]:
     """Figures of images in [0, 1], rounded to the 17 values that digits have."""
     x = torch.from_numpy(np.round(images * 16) / 8 - 1).float()
-    draw = judge.measure(x, None)
-    return judge.scores(draw)
+    return judge.scored(judge.measure(x)).scores
 
 
 def compare(
@@ -130,8 +130,8 @@ def compare(
         shown = "  ".join(f"{metric} {value:8.3f}" for metric, value in rows[name].items() if "fd" in metric)
         print(f"{name:<20}{shown}", flush=True)
     kept = ("label", "w", "budget", "nfe", "fd", "fd_held_out")
-    own = [{key: row[key] for key in kept} for row in read_json(run / "summary.json")["rows"]]
-    return {"ddim": rows, "sims": own, "floor": judge.floor, "extractor": judge.about()}
+    own = [{key: flat(row)[key] for key in kept} for row in result_of(run).rows]
+    return {"ddim": rows, "sims": own, "floor": judge.floor, "extractor": asdict(judge.about())}
 
 
 def main() -> None:

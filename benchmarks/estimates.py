@@ -36,22 +36,7 @@ SIZES = {
     "--base.images 15000 --auxiliary.samples 200 --auxiliary.budgets 2000,4000 --search.rungs 40,80 --search.limit 800 "
     "--distilled.samples 200 --distilled.images 4000 --evaluation.draws 1 --evaluation.samples 200 --batch-size 100",
 }
-GROUPS = {  # stages of the plan -> timers of the run (by how their names begin)
-    "references": ("references",),
-    "train the base": ("train base",),
-    "synthesize": ("prepare sims",),
-    "train the auxiliary": ("prepare sims",),
-    "train the placebo": ("prepare placebo",),
-    "continue the base": ("prepare continued",),
-    "distil": ("prepare distilled",),
-    "choose the sampler": ("cheapest sampler",),
-    "evaluate": ("evaluate ",),
-    "search sims": ("search sims",),
-    "search neon": ("search neon",),
-    "search placebo": ("search placebo",),
-    "search autoguidance": ("search autoguidance",),
-}
-OTHER = "start, data, report"
+OTHER = "start, report"  # what the run does not time
 
 
 def child(kind: str, clock: str, words: list[str], out: Path) -> None:
@@ -62,27 +47,30 @@ def child(kind: str, clock: str, words: list[str], out: Path) -> None:
         begin = 0.0
     from sims.cli import parse
     from sims.config import override
+    from sims.experiments.cost.table import Estimate
     from sims.experiments.improve.job import improve
-    from sims.experiments.improve.stages import Stages
+    from sims.runs.clock import Clock
 
     stages: list[tuple[str, float, int]] = []
-    timed = Stages.timed
+    timed = Clock.stage
 
     @contextmanager
-    def noted(self: Stages, name: str) -> Iterator[None]:
+    def noted(self: Clock, name: str) -> Iterator[None]:
         entered = time.perf_counter()
         with timed(self, name):
             yield
         stages.append((name, time.perf_counter() - entered, peak()))
 
-    Stages.timed = noted  # type: ignore[method-assign]
+    Clock.stage = noted  # type: ignore[method-assign]
     found = improve(override(parse("improve", words), {"dry_run": kind == "plan"}), quiet=True)
     spent = time.perf_counter() - begin
     entry: dict[str, Any] = {"seconds": spent, "peak": peak(), "stages": stages}
-    if kind == "plan":
-        entry["plan"] = {key: found[key] for key in ("work", "memory", "seconds", "peak", "notes")}
+    if isinstance(found, Estimate):
+        stages_ = [{"stage": work.stage, "seconds": found.seconds(work)} for work in found.work]
+        entry["plan"] = {"work": stages_, "memory": found.memory, "seconds": found.total, "notes": found.notes}
     else:
-        entry["searched"] = (found["search"] or {}).get("samples_by_method")
+        chosen = found.search.chosen if found.search else {}
+        entry["searched"] = {name: choice.samples for name, choice in chosen.items()}
     out.write_text(json.dumps(entry))
 
 
@@ -102,35 +90,24 @@ def start(kind: str, clock: str, words: list[str], folder: Path) -> dict[str, An
 
 
 def compare(plan: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row per group of stages: predicted and actual seconds and peak memory (by its end), and the last in all."""
-    rows: dict[str, dict[str, Any]] = {}
-
-    def row(name: str) -> dict[str, Any]:
-        return rows.setdefault(name, {"stage": name, "predicted": 0.0, "actual": 0.0})
-
-    for work in plan["work"]:
-        row(GROUPS.get(work["stage"], (OTHER,))[0])["predicted"] += work["seconds"]
+    """A row per stage: predicted and actual seconds, and the last in all."""
+    actual: dict[str, float] = {}
     for name, seconds, _ in run["stages"]:
-        group = next((g for (g,) in GROUPS.values() if name.startswith(g)), OTHER)
-        row(group)["actual"] += seconds
-    row(OTHER)["actual"] += run["seconds"] - sum(seconds for _, seconds, _ in run["stages"])
-    rows["in all"] = {"stage": "in all", "predicted": plan["seconds"], "actual": run["seconds"]}
-    for entry in rows.values():
-        entry["ratio"] = round(entry["predicted"] / entry["actual"], 3) if entry["actual"] else None
-    return list(rows.values())
+        actual[name] = actual.get(name, 0.0) + seconds
+    predicted = {work["stage"]: work["seconds"] for work in plan["work"]}
+    rows = [{"stage": name, "predicted": predicted.get(name, 0.0), "actual": spent} for name, spent in actual.items()]
+    rest = sum(seconds for name, seconds in predicted.items() if name not in actual)
+    rows.append({"stage": OTHER, "predicted": rest, "actual": run["seconds"] - sum(actual.values())})
+    rows.append({"stage": "in all", "predicted": plan["seconds"], "actual": run["seconds"]})
+    return [{**row, "ratio": round(row["predicted"] / row["actual"], 3) if row["actual"] else None} for row in rows]
 
 
 def memory(plan: dict[str, Any], run: dict[str, Any]) -> list[dict[str, Any]]:
     """A row per stage whose memory is predicted: the highest by its end, as predicted and as it was."""
-    ends = {"references": "references", "train the base": "train base", "train the auxiliary": "prepare sims"}
-    ends |= {"distil": "prepare distilled", "sample": ""}
-    rows, highest = [], 0
-    for stage, predicted in plan["memory"]:
+    rows, highest, ends = [], 0, {name: held for name, _, held in run["stages"]} | {"sample": run["peak"]}
+    for stage, predicted in plan["memory"].items():
         highest = max(highest, predicted)
-        actual = (
-            run["peak"] if not ends[stage] else max((m for n, _, m in run["stages"] if n == ends[stage]), default=0)
-        )
-        if actual:
+        if actual := ends.get(stage):
             rows.append({"stage": stage, "predicted": highest, "actual": actual, "ratio": round(highest / actual, 3)})
     return rows
 

@@ -26,17 +26,17 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import save
+from common import improved, save
 from sims.config import override
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.denoiser import Precision
-from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.guidance import CacheRule, Extrapolate
 from sims.model import Model
 from sims.networks.options import NetworkOptions
+from sims.results.files import to_json
 from sims.sampling import SamplerOptions, nfe, sample_seeds
 from sims.training.base import new_model
 from sims.training.loop import Trainer, TrainOptions
@@ -213,8 +213,8 @@ def job(setting: Setting) -> dict[str, Any]:
     """The main job: digits at their defaults, so that CPU and GPU can be compared."""
     with tempfile.TemporaryDirectory() as folder:
         options = replace(ImproveOptions(), run=Path(folder) / "run")
-        summary = improve(override(options, TINY_JOB) if setting.tiny else options)
-    return {"seconds": summary["seconds"], "headline": summary["headline"], "rows": summary["rows"]}
+        result = improved(override(options, TINY_JOB) if setting.tiny else options)
+    return {"seconds": result.reproduction.seconds, "headline": result.headline, "rows": to_json(result.rows)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sims.results.files import read_result
+
 OFTEN = shlex.split(
     "--base.train.checkpoint-seconds 0.2 --auxiliary.train.checkpoint-seconds 0.2 "
     "--distilled.train.checkpoint-seconds 0.2"
@@ -74,10 +76,8 @@ def kill(job: Sequence[str], log: Path, seconds: float) -> bool:
 def figures(run: Path) -> dict[str, Any]:
     """What a run measured: ``metrics.jsonl`` byte for byte, and the rows of the table without their times."""
     summary = json.loads((run / "summary.json").read_text())
-    timeless = {
-        key: value for key, value in summary.items() if key not in ("seconds", "stages", "commands", "config_toml")
-    }
-    return {"metrics": (run / "metrics.jsonl").read_text(), "summary": without_times(timeless)}
+    summary.pop("reproduction")
+    return {"metrics": (run / "metrics.jsonl").read_text(), "summary": without_times(summary)}
 
 
 def without_times(value: Any) -> Any:
@@ -134,7 +134,7 @@ def main() -> int:
             duration = finish(command(whole, options.config, extra), whole.with_suffix(".out"))
         else:
             whole = options.reference
-            duration = json.loads((whole / "summary.json").read_text())["seconds"]
+            duration = read_result(whole).reproduction.seconds
         expected = figures(whole)
         print(f"uninterrupted: {duration:.1f} s", flush=True)
         entries = []

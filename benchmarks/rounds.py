@@ -11,9 +11,10 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from common import save
+from common import improved, save
 from sims.cli import parse
-from sims.experiments.improve.job import improve
+from sims.methods import BASE, HEIR, LEADER
+from sims.results.files import to_json
 
 
 def main() -> None:
@@ -23,16 +24,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     settings, extra = parser.parse_known_args()
     options = parse("improve", ["--recipe", settings.recipe, *extra])
-    options = replace(options, rounds=settings.rounds, keep_going=True, methods=("base", "sims", "distilled"))
-    summary = improve(options)
-    for entry in summary["rounds"]:
-        print(f"round {entry['round']}: {entry['reason']}")
-        for row in entry["rows"]:
-            train, test = row["fd"], row["fd_held_out"]
-            print(f"  {row['label']:<14} w {row['w']:<5g} FD train {train['mean']:.2f}  FD test {test['mean']:.2f}  "
-                  f"nearest {row['distance_ratio']['mean']:.3f}  recall {row['recall']['mean']:.3f}")  # fmt: skip
-    save(settings.out, {"benchmark": "rounds", "recipe": settings.recipe, "rounds": summary["rounds"],
-                        "floor": summary["floor"], "extractor": summary["extractor"]})  # fmt: skip
+    options = replace(options, rounds=settings.rounds, keep_going=True, methods=(BASE.name, LEADER.name, HEIR.name))
+    result = improved(options)
+    for entry in result.rounds:
+        print(f"round {entry.round}: {entry.reason}")
+        for row in entry.rows:
+            train, test, near, recall = (row.mean(n) for n in ("fd", "fd_held_out", "distance_ratio", "recall"))
+            print(f"  {row.label:<14} w {row.w:<5g} FD train {train:.2f}  FD test {test:.2f}  "
+                  f"nearest {near:.3f}  recall {recall:.3f}")  # fmt: skip
+    save(settings.out, {"benchmark": "rounds", "recipe": settings.recipe, "rounds": to_json(result.rounds),
+                        "floor": to_json(result.floor), "extractor": to_json(result.extractor)})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -9,25 +9,27 @@ again on five fresh draws, paired by seed; the interval of their difference incl
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common import save
+from common import result_of, save
 from sims.data.sources import load_pair
+from sims.methods import LEADER
 from sims.metrics.intervals import paired_interval
 from sims.model import Model, load
-from sims.scoring.judge import EvaluationOptions, Judge, draw_samples, load_judge
+from sims.runs.measure import sampled
+from sims.scoring.judge import Judge, load_judge
+from sims.scoring.options import EvaluationOptions
 
 STRENGTHS = [0.5 * index for index in range(13)]
 
 
 def grid_cell(base: Model, aux: Model, w: float, judge: Judge, seeds: range) -> float:
     model = base.guided(aux, w) if w else base
-    return judge.frechet(draw_samples(model, seeds, judge).features)
+    return judge.frechet(judge.features(sampled(model, seeds).x))
 
 
 def main() -> None:
@@ -36,7 +38,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search-grid.json"))
     options = parser.parse_args()
-    summary = json.loads((options.run / "summary.json").read_text())
+    search = result_of(options.run).search
+    assert search is not None
     train, test = load_pair("digits")
     judge = load_judge(options.run / "references", train, test, EvaluationOptions())
     base = load(next(iter(sorted((options.run / "base" / "snapshots").iterdir(), reverse=True))))
@@ -50,24 +53,24 @@ def main() -> None:
             cells.append({"budget": budget, "w": w, "fd": fd})
             print(f"budget {budget:>7,} w {w:3.1f}: {fd:.2f}", flush=True)
     best = min(cells, key=lambda cell: cell["fd"])
-    chosen = summary["search"]["chosen"]["sims"]
-    used = summary["search"]["samples_by_method"]["sims"]
+    ours = search.chosen[LEADER.name]
+    chosen, used = {"budget": ours.budget, "w": ours.w}, ours.samples
 
     def again(cell: dict[str, Any]) -> list[float]:
         aux = auxiliaries[cell["budget"]]
         starts = [2 * 10**9 + index * options.samples for index in range(5)]
         return [grid_cell(base, aux, cell["w"], judge, range(start, start + options.samples)) for start in starts]
 
-    ours, theirs = again(chosen), again(best)
-    difference = paired_interval(ours, theirs)
+    fresh, theirs = again(chosen), again(best)
+    difference = paired_interval(fresh, theirs)
     total = len(cells) * options.samples
     verdict = "within the noise of" if difference.low <= 0 else "worse than"
     print(f"grid: {total:,} samples, best budget {best['budget']:,} w {best['w']:g}; search: {used:,} samples "
           f"({used / total:.1%}), budget {chosen['budget']:,} w {chosen['w']:g}")  # fmt: skip
-    print(f"fresh draws: search {np.mean(ours):.2f}, grid {np.mean(theirs):.2f}; difference {difference.mean:+.2f} "
+    print(f"fresh draws: search {np.mean(fresh):.2f}, grid {np.mean(theirs):.2f}; difference {difference.mean:+.2f} "
           f"[{difference.low:+.2f}, {difference.high:+.2f}]: the choice is {verdict} the grid's best")  # fmt: skip
     save(options.out, {"benchmark": "search against the full grid", "cells": cells, "grid_samples": total, "best": best,
-                       "chosen": chosen, "search_samples": used, "share": used / total, "fresh_search": ours,
+                       "chosen": chosen, "search_samples": used, "share": used / total, "fresh_search": fresh,
                        "fresh_grid": theirs, "difference": asdict(difference), "verdict": verdict})  # fmt: skip
 
 

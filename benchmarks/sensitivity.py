@@ -15,11 +15,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from common import save
-from sims.experiments.improve.job import improve
+from common import flat, improved, save
 from sims.experiments.options import ImproveOptions
 from sims.methods.auxiliary import AuxiliarySettings
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 SAMPLES = (500, 2_000, 10_000, 40_000)
@@ -39,9 +38,8 @@ def point(run: Path, folder: Path, samples: int, rate: float) -> dict[str, Any]:
         auxiliary=auxiliary,
         evaluation=evaluation,
     )
-    summary = improve(options, quiet=True)
-    rows = {row["label"]: row for row in summary["rows"]}
-    return {"samples": samples, "lr": rate, "rows": {name: rows[name] for name in ("base", "sims", "neon")}}
+    rows = {row.label: flat(row) for row in improved(options, quiet=True).rows}
+    return {"samples": samples, "lr": rate, "rows": {name: rows[name] for name in options.methods}}
 
 
 def figure(points: list[dict[str, Any]], file: Path) -> None:

@@ -17,20 +17,26 @@ the first base at equal error for 2 % -> 10 %, at least 10 times fewer for 2 % -
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shlex
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from common import save
-from sims.experiments.shift.baselines import ratio_within
+from sims.config import JSON
+from sims.experiments.shift.contenders import CACHED, ratio_within
+from sims.experiments.shift.measuring import HELD_OUT
+from sims.experiments.shift.measuring import TRAIN as FD
+from sims.methods import BASE, DISTILLED
+from sims.results.common import Reproduction, Stage
+from sims.results.files import read_result, to_json
+from sims.results.shift import STEERED, ShiftResult
 
 PARITY = "parity:even=0+2+4+6+8/odd=1+3+5+7+9"
 LOOP = "loop:loop=0+6+8+9/open=1+2+3+4+5+7"
@@ -58,7 +64,7 @@ BEDS = {
 FIRST = {"rare": "uniform"}  # whose distilled model is the base
 BOUND, UPPER = 0.035, 0.045
 TIMES = {"uniform": 3.0, "rare": 10.0}
-CHEAP = ("steered (cached)", "distilled")
+CHEAP = (CACHED, DISTILLED.name)
 
 
 def command(options: argparse.Namespace, target: str, repeat: int, extra: list[str]) -> list[str]:
@@ -72,41 +78,45 @@ def command(options: argparse.Namespace, target: str, repeat: int, extra: list[s
     return [*words, *shlex.split(TARGETS[options.bed][target]), *extra]
 
 
-def cheaper(summary: dict[str, Any], first: dict[str, Any] | None, label: str) -> tuple[float, int | None] | None:
+def cheaper(result: ShiftResult, first: ShiftResult | None, label: str) -> tuple[float, int | None] | None:
     """How many times fewer evaluations a sample costs than by rejection at equal error, and the break-even number.
 
-    Rejection is from the base of ``first``, where there is one; then making its distilled model is paid for too.
+    Rejection is from the base of ``first``, where there is one; then making its distilled model is paid for too. None
+    where there is no such row.
     """
-    entry = next((entry for entry in summary["costs"] if entry["label"] == label), None)
-    if entry is None:
+    saving = next((saving for saving in result.savings if saving.label == label), None)
+    if saving is None:
         return None
     if first is None:
-        found = entry["rejection_at_equal_error"]
-        return found["times"], found["break_even"]
-    base = next(row for row in first["rows"] if row["label"] == "base")
-    shares, target = np.array(base["proportions"]["values"]), np.array(summary["target"])
-    rejection = base["nfe"] * ratio_within(target, shares, entry["tv"])
-    made = entry["cost"] + next(row["cost"]["total"] for row in first["rows"] if row["label"] == "distilled")
-    saved = rejection - entry["nfe"]
-    return rejection / entry["nfe"], math.ceil(made / saved) if saved > 0 else None
+        rejection = saving.rejection_at_equal_error
+        return rejection.times or math.inf, rejection.break_even
+    shares, target = np.array(first.base.proportions.values), np.array(result.target)
+    nfe = first.base.nfe * ratio_within(target, shares, saving.tv or 0.0)
+    made = saving.cost.total + next(row.cost.total for row in first.rows if row.label == DISTILLED.name)
+    saved = nfe - saving.nfe
+    return nfe / saving.nfe, math.ceil(made / saved) if saved > 0 else None
 
 
-def verdict(target: str, summaries: list[dict[str, Any]], first: list[dict[str, Any]] | None) -> list[str]:
-    """Which of the bounds hold, in words; ``first`` are the summaries of the runs that made the bases."""
+def verdict(target: str, results: list[ShiftResult], first: list[ShiftResult] | None) -> list[str]:
+    """Which of the bounds hold, in words; ``first`` are the results of the runs that made the bases."""
     lines = []
-    for repeat, summary in enumerate(summaries):
-        rows = {row["label"]: row for row in summary["rows"]}
-        base, steered = rows["base"], rows["steered"]
-        tv, before = steered["proportions"]["tv"], base["proportions"]["tv"]["value"]
-        fd, old = steered["fd_target"]["mean"], base["fd_target"]["mean"]
-        holds = tv["value"] <= BOUND and tv["high"] <= UPPER and fd < old
+    for repeat, result in enumerate(results):
+        base, steered = result.base, result.row(STEERED)
+        assert steered is not None
+        tv, before = steered.proportions.tv, base.proportions.tv.value
+        fd, old = steered.figures[FD].mean, base.figures[FD].mean
+        holds = tv.value <= BOUND and tv.high <= UPPER and fd < old
         mark = ("holds" if holds else "FAILS") if target != "rare" else "measured"
-        text = f"TV {before:.3f} -> {tv['value']:.3f} [{tv['low']:.3f}, {tv['high']:.3f}], FD {old:.2f} -> {fd:.2f}"
-        lines.append(f"{mark}: {target}, repeat {repeat}: {text} (n = {steered['n']:,}, w = {steered['w']:.2f})")
-        lines += [f"note: {target}, repeat {repeat}: {warning}" for warning in summary["warnings"]]
+        text = f"TV {before:.3f} -> {tv.value:.3f} [{tv.low:.3f}, {tv.high:.3f}], FD {old:.2f} -> {fd:.2f}"
+        lines.append(f"{mark}: {target}, repeat {repeat}: {text} (n = {steered.n:,}, w = {steered.w:.2f})")
+        lines += [f"note: {target}, repeat {repeat}: {warning}" for warning in result.warnings]
+        bad = {row.label: row.diverged for row in result.rows if row.diverged}
+        lines += [
+            f"note: {target}, repeat {repeat}: {count:,} samples of {label} diverged" for label, count in bad.items()
+        ]
     if target in TIMES:
         for label in CHEAP:
-            found = [cheaper(one, first and first[repeat], label) for repeat, one in enumerate(summaries)]
+            found = [cheaper(one, first and first[repeat], label) for repeat, one in enumerate(results)]
             kept = [entry for entry in found if entry is not None]
             if not kept:
                 continue
@@ -120,11 +130,12 @@ def verdict(target: str, summaries: list[dict[str, Any]], first: list[dict[str, 
     return lines
 
 
-def kept(summary: dict[str, Any]) -> dict[str, Any]:
-    """What a result holds of a summary: quality within groups of base and steered model alone, and not all options."""
-    left_out = ("config_toml", "stages", "versions")
-    rows = [row if row["label"] in ("base", "steered") else {**row, "groups": []} for row in summary["rows"]]
-    return {**{key: value for key, value in summary.items() if key not in left_out}, "rows": rows}
+def kept(result: ShiftResult) -> JSON:
+    """What a published result holds: quality within groups of base and steered model alone, and not all options."""
+    rows = tuple(row if row.label in (BASE.name, STEERED) else replace(row, groups=()) for row in result.rows)
+    made = result.reproduction
+    seconds = (Stage("the whole run", round(made.seconds, 1)),)
+    return to_json(replace(result, rows=rows, reproduction=Reproduction(made.commands, stages=seconds)))
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -134,23 +145,16 @@ def spread(values: list[float], digits: int) -> str:
     return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
-def table(target: str, summaries: list[dict[str, Any]]) -> str:
+def table(target: str, results: list[ShiftResult]) -> str:
     """Every contender: mean over repeats, with the range."""
     lines = ["| " + target + " | TV to target | FD to reweighted train / test | evaluations per sample | making it |"]
     lines.append("|---|---|---|---|---|")
-    for label in [row["label"] for row in summaries[0]["rows"]]:
-        rows = [row for summary in summaries for row in summary["rows"] if row["label"] == label]
-        parts: list[str] = []
-        for values in (
-            [row["proportions"]["tv"]["value"] for row in rows],
-            [row["fd_target"]["mean"] for row in rows],
-            [row["fd_held_out_target"]["mean"] for row in rows if "fd_held_out_target" in row],
-            [row["nfe"] for row in rows],
-        ):
-            digits = 3 if not parts else 2
-            parts.append(spread(values, digits))
-        made = statistics.mean(row["cost"]["total"] for row in rows)
-        lines.append(f"| {label} | {parts[0]} | {parts[1]} / {parts[2]} | {parts[3]} | {made:,.0f} |")
+    for label in [row.label for row in results[0].rows]:
+        rows = [row for result in results for row in result.rows if row.label == label]
+        tv = spread([row.proportions.tv.value or 0.0 for row in rows], 3)
+        train, test = (spread([row.figures[fd].mean for row in rows if fd in row.figures], 2) for fd in (FD, HELD_OUT))
+        nfe, made = spread([row.nfe for row in rows], 2), statistics.mean(row.cost.total for row in rows)
+        lines.append(f"| {label} | {tv} | {train} / {test} | {nfe} | {made:,.0f} |")
     return "\n".join(lines)
 
 
@@ -167,18 +171,21 @@ def main() -> None:
     options.run = options.run or Path(f"runs/shift-{options.bed}")
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     lines: list[str] = []
-    tables, results = [], {}
+    tables: list[str] = []
+    results: dict[str, list[ShiftResult]] = {}
     for target in options.targets.split(",") if options.targets else TARGETS[options.bed]:
-        found = []
+        found: list[ShiftResult] = []
         for repeat in range(options.repeats):
             words = command(options, target, repeat, extra)
             subprocess.run(words, env=environment, check=True)
-            found.append(json.loads((options.run / target / f"{repeat:02d}/summary.json").read_text()))
+            result = read_result(options.run / target / f"{repeat:02d}")
+            assert isinstance(result, ShiftResult)
+            found.append(result)
         lines += verdict(target, found, results.get(FIRST.get(target, "")))
         tables.append(table(target, found))
         results[target] = found
         # After every target: what is finished is kept where a later one fails.
-        table_of = {name: [kept(summary) for summary in each] for name, each in results.items()}
+        table_of = {name: [kept(result) for result in each] for name, each in results.items()}
         save(options.out, {"benchmark": "shift", "bed": options.bed, "verdict": lines, "targets": table_of})
         title = f"# Distribution control, {options.bed}: {options.repeats} repeats of the whole procedure"
         parts = [title, "\n".join(f"- {line}" for line in lines), *tables]

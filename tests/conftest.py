@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 import tiny
+import tiny_loop
+import tiny_shift
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start
 torch.set_num_threads(1)
@@ -41,6 +45,37 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
     assert main(tiny.improve_arguments(run, *tiny.PCA)) == 0
     return run
+
+
+def finished_once(factory: pytest.TempPathFactory, name: str, words: Callable[[Path], list[str]]) -> Path:
+    """The directory of a finished run that all processes of this test session share; tests must not change it."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / name / "summary.json").is_file():
+            assert main(words(base / name)) == 0
+    return base / name
+
+
+@pytest.fixture(scope="session")
+def finished_loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny loop of two repeats, finished; tests must not change it."""
+    return finished_once(tmp_path_factory, "loop", lambda run: tiny_loop.loop_arguments(run, "--repeats", "2"))
+
+
+@pytest.fixture(scope="session")
+def finished_pollution(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pollution experiment of two repeats, finished; tests must not change it."""
+    return finished_once(
+        tmp_path_factory, "pollution", lambda run: tiny_loop.pollution_arguments(run, "--repeats", "2")
+    )
+
+
+@pytest.fixture(scope="session")
+def finished_shift(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny distribution control, finished; tests must not change it."""
+    return finished_once(tmp_path_factory, "shift", tiny_shift.shift_arguments)
 
 
 @pytest.fixture

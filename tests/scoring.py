@@ -18,8 +18,10 @@ from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
 from sims.data.pictures import encode_png
 from sims.data.store import Store, StoreHeader
+from sims.scoring.options import ScoreOptions
 
 QUICK = ("fd", "kid", "manifold")
+EVERY = ScoreOptions().metrics
 
 
 class Toy:
@@ -54,10 +56,11 @@ def in_bytes(data: Dataset) -> Dataset:
 
 
 def evaluate(given_: Any, reference: Any, cache: Path, *, extractor: Any = None, held_out: Any = None, **options: Any):  # type: ignore[no-untyped-def]
+    """What `sims evaluate --json` prints of a set of samples."""
     options.setdefault("metrics", QUICK)
     return sims.evaluate(
         given_, reference, held_out=held_out, extractor=extractor, options=options, cache=cache, quiet=True
-    )
+    ).to_json()
 
 
 def means(found: dict[str, Any]) -> dict[str, float]:

@@ -39,7 +39,7 @@ def test_synthesize_and_evaluate_take_what_is_in_memory(home: Path, model: Path,
     real = sims.load_data("digits", limit=300)
     how: dict[str, Any] = {"options": {"extractor": "pca", "metrics": ["fd", "kid"]}, "cache": home / "cache"}
     found = sims.evaluate(data, real, quiet=True, **how)
-    assert found["metrics"] == sims.evaluate(store, real, quiet=True, **how)["metrics"]
+    assert found.figures == sims.evaluate(store, real, quiet=True, **how).figures
     with pytest.raises(UserError, match="did you mean 'neighbours'"):
         sims.evaluate(data, real, options={"neighbors": 10}, quiet=True)
 

@@ -21,22 +21,22 @@ from sims.errors import UserError
 from sims.experiments.shift.attributes import (
     Attribute,
     Classifier,
+    LabelFile,
     Labelled,
     classes,
     derived,
     joint,
     load,
     product,
-    read_labels,
     save,
     trained,
-    write_labels,
 )
 from sims.experiments.shift.user_classifiers import from_callable, torchscript
 from sims.gaussians import GaussianMixture
 from sims.guidance.classifier import GradientGuide
 from sims.metrics.proportions import proportions
 from sims.sampling import SamplerOptions, nfe, sample_seeds
+from tiny_shift import write_labels
 
 PARITY = {str(digit): "odd" if digit % 2 else "even" for digit in range(10)}
 LOOP = {str(digit): "loop" if digit in (0, 6, 8, 9) else "no loop" for digit in range(10)}
@@ -95,19 +95,19 @@ def test_label_files_are_read_back(digits: Dataset, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("\n".join(["parity,loop", *names]) + "\n")
     (tmp_path / "one.csv").write_text("\n".join(["parity", *(name.split(",")[0] for name in names)]) + "\n")
     for name in ("labels.json", "labels.csv", "one.csv"):
-        found = read_labels(tmp_path / name, digits)
-        assert found["parity"][0] == parts[0][0] and (found["parity"][1] == labels).all()
-    assert (found := read_labels(tmp_path / "labels.csv", digits)["loop"])[0].values == ("loop", "no loop")
-    assert (found[1] == parts[1][1]).all()
+        attribute, values = LabelFile.read(tmp_path / name).labelled("parity", digits)
+        assert attribute == parts[0][0] and (values == labels).all()
+    attribute, values = LabelFile.read(tmp_path / "labels.csv").labelled("loop", digits)
+    assert attribute.values == ("loop", "no loop") and (values == parts[1][1]).all()
 
 
 def test_a_label_file_of_other_data_is_refused(digits: Dataset, tmp_path: Path) -> None:
     write_labels(tmp_path / "labels.json", digits.subset(range(299, -1, -1)), [classes(digits)])
     with pytest.raises(UserError, match="labels another data set"):
-        read_labels(tmp_path / "labels.json", digits)
+        LabelFile.read(tmp_path / "labels.json").labelled("class", digits)
     (tmp_path / "labels.csv").write_text("parity\neven\nodd\n")
     with pytest.raises(UserError, match=r"has 2 values of 'parity', and .* has 300 samples"):
-        read_labels(tmp_path / "labels.csv", digits)
+        LabelFile.read(tmp_path / "labels.csv").labelled("parity", digits)
 
 
 @pytest.mark.parametrize(
@@ -119,11 +119,11 @@ def test_a_label_file_of_other_data_is_refused(digits: Dataset, tmp_path: Path) 
         ("{", "not valid JSON"),
     ],
 )
-def test_broken_label_files_are_one_sentence(content: str, words: str, digits: Dataset, tmp_path: Path) -> None:
+def test_broken_label_files_are_one_sentence(content: str, words: str, tmp_path: Path) -> None:
     file = tmp_path / ("labels.json" if content.startswith("{") else "labels.csv")
     file.write_text(content)
     with pytest.raises(UserError, match=words):
-        read_labels(file, digits)
+        LabelFile.read(file)
 
 
 # ---- classifiers
@@ -178,10 +178,6 @@ def test_a_classifier_is_kept_in_a_file(steering: Classifier, pair: tuple, tmp_p
     again, x = load(tmp_path / "steering"), pair[1].all()[0]
     assert (again.hash, again.attribute, again.accuracy) == (steering.hash, steering.attribute, steering.accuracy)
     assert (again(x) == steering(x)).all() and (again.confusion == steering.confusion).all()
-    (tmp_path / "features").mkdir()
-    steering.trained[0].save(tmp_path / "features/0.safetensors")
-    with pytest.raises(UserError, match="none of an attribute"):
-        load(tmp_path / "features")
 
 
 def test_several_networks_are_one_classifier(digits: Dataset, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 import sims
 from sims import cli
-from sims.cli import COMMANDS, main, parse
+from sims.cli import COMMANDS, Command, main, parse
 from sims.config import to_dict, to_toml
 from sims.experiments.options import ImproveOptions
 from sims.sampling import SamplerOptions
@@ -192,7 +192,7 @@ def squeezed(text: str) -> str:
 def test_the_help_of_every_command_describes_every_option(name: str, capsys: pytest.CaptureFixture) -> None:
     assert status(name, "--help") == 0
     out = capsys.readouterr().out
-    kind = COMMANDS[name][0]
+    kind = COMMANDS[name].options
     said = squeezed(out)
     assert [doc for doc in expected_docs(kind) if squeezed(doc) not in said] == []
     about = inspect.getdoc(kind)
@@ -206,8 +206,8 @@ def test_the_overview_names_every_command(capsys: pytest.CaptureFixture) -> None
     bare = capsys.readouterr().out
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == bare
-    for name, (_, _, about) in COMMANDS.items():
-        assert f"  {name}" in bare and about in bare
+    for name, command in COMMANDS.items():
+        assert f"  {name}" in bare and command.about in bare
 
 
 def test_version(capsys: pytest.CaptureFixture) -> None:
@@ -221,11 +221,11 @@ def test_arguments_come_from_the_command_line(monkeypatch: pytest.MonkeyPatch, c
     assert "nonsense" in capsys.readouterr().err
 
 
-def raising(error: BaseException) -> tuple[type, Any, str]:
-    def command(options: ImproveOptions) -> int:
+def raising(error: BaseException) -> Command:
+    def run(options: ImproveOptions) -> int:
         raise error
 
-    return (ImproveOptions, command, "")
+    return dataclasses.replace(COMMANDS["improve"], run=run)
 
 
 def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

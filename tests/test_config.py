@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sims.config import RECIPES, convert, from_dict, load_recipe, nearest, override, to_dict, to_toml
+from sims.config import JSON, RECIPES, convert, differences, from_dict, load_recipe, nearest, override, to_dict, to_toml
 from sims.errors import UserError
 from sims.experiments.options import ImproveOptions
 from sims.sampling import SamplerOptions
@@ -111,7 +111,7 @@ def test_convert(value: Any, kind: Any, expected: Any) -> None:
         ({"limit": True}, ["'limit'", "True"]),
         ({"on": 1}, ["'on'", "bool"]),
         ({"sizes": 3}, ["'sizes'", "3"]),
-        ({"sizes": [1, "two"]}, ["'sizes'", "'two'"]),
+        ({"sizes": [1, "two"]}, ["'sizes[1]'", "'two'"]),
         ({"share": True}, ["'share'", "True"]),
         ({"name": 3}, ["'name'", "3", "str"]),
     ],
@@ -148,3 +148,27 @@ def test_recipes_by_path_and_their_errors(tmp_path: Path) -> None:
         load_recipe(str(file))
     with pytest.raises(UserError, match="no recipe 'digit'; did you mean 'digits'"):
         load_recipe("digit")
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain values in a typed table."""
+
+    about: dict[str, JSON] | None = None
+    pairs: tuple[tuple[int, float], ...] = ()
+    limits: tuple[float, float | None] = (0.0, None)
+
+
+def test_plain_values_stay_as_they_are_and_pairs_have_a_type_for_each_place() -> None:
+    about = {"a": [[1, None], {"b": "none"}], "c": {"d": [1.5]}}
+    document = convert({"about": about, "pairs": [[1, 2], [3, 4.5]], "limits": [1, None]}, Document, "file")
+    assert document == Document(about, ((1, 2.0), (3, 4.5)), (1.0, None))  # type: ignore[arg-type]
+    for wrong, words in (({"pairs": [[1.5, 2]]}, r"file.pairs\[0\]\[0\]"), ({"limits": [1, 2, 3]}, "file.limits")):
+        with pytest.raises(UserError, match=words):
+            convert(wrong, Document, "file")
+
+
+def test_differences_name_the_place() -> None:
+    old, new = {"a": {"b": 1, "c": 2}, "d": {}}, {"a": {"b": 1, "c": 3, "e": 4}, "d": {"f": 5}}
+    assert list(differences(old, new)) == [("a.c", 2, 3), ("a.e", None, 4), ("d", {}, {"f": 5})]
+    assert not list(differences(old, {**old}))

@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_sentence(
     usage = mapped.shutil.disk_usage
     if when == "before":
         monkeypatch.setattr(mapped.shutil, "disk_usage", lambda path: usage(path)._replace(free=10))
-        message = r"needs 0\.00 GB in .* and 0\.00 GB are free.*--data\.source\.cache"
+        message = r"needs 0\.00 GB in .* and 0\.00 GB are free.*option 'source\.cache'"
     else:
         load(folder, options=cached(tmp_path), limit=59)  # the content is known from here on
         for made in (tmp_path / "cache").rglob("decoded-*"):
@@ -321,7 +321,7 @@ class Builder:
 def test_the_hub_is_asked_only_when_told_to(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = cached(tmp_path)
     for act in (load, load_pair, check):
-        with pytest.raises(UserError, match=r"hf:owner/name is not on this machine: give --data\.source\.download"):
+        with pytest.raises(UserError, match=r"hf:owner/name is not on this machine: give option 'source\.download'"):
             act("hf:owner/name", options=options)
     allowed = SourceOptions(cache=tmp_path / "cache", download=True)
     monkeypatch.setattr(hub, "_FILE", 3000)  # several files

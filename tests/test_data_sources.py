@@ -375,12 +375,14 @@ def test_parquet_rows_without_pictures_are_named(tmp_path: Path) -> None:
 def test_mixed_sizes_channels_and_depths(tmp_path: Path) -> None:
     save_folder(tmp_path / "sizes" / "a", pictures(1, 3, 5, 4))
     save_folder(tmp_path / "sizes" / "b", pictures(1, 3, 6, 7))
-    with pytest.raises(UserError, match=r"a/000\.png is 4x5, b/000\.png is 7x6.*--data\.source\.size.*sims data check"):
+    with pytest.raises(
+        UserError, match=r"a/000\.png is 4x5, b/000\.png is 7x6.*option 'source\.size'.*sims data check"
+    ):
         load(tmp_path / "sizes")
     assert check(tmp_path / "sizes").sizes == {"4x5": 1, "7x6": 1}
     save_folder(tmp_path / "channels" / "a", pictures(1, 3))
     save_folder(tmp_path / "channels" / "b", pictures(1, 1))
-    with pytest.raises(UserError, match=r"a/000\.png has 3, b/000\.png has 1.*--data\.source\.grayscale"):
+    with pytest.raises(UserError, match=r"a/000\.png has 3, b/000\.png has 1.*option 'source\.grayscale'"):
         load(tmp_path / "channels")
     assert not check(tmp_path / "channels").ok
     assert load(tmp_path / "channels", options=SourceOptions(grayscale=True)).data_shape == (1, 5, 4)

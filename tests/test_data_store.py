@@ -185,7 +185,7 @@ def test_broken_manifests_are_sentences(tmp_path: Path) -> None:
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     for change, words in (
         ({"format": 99}, "store format 99"),
-        ({"codec": None}, "no codec"),
+        ({"codec": None}, "header.codec': 'None' is not a valid Codec"),
         ({"total": None}, "describes no store"),
     ):
         (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))

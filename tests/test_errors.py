@@ -203,11 +203,11 @@ def test_a_misspelt_recipe_key(refused: Callable[..., str], tmp_path: Path) -> N
         (["--methods", "base,simms"], "did you mean 'sims'"),
         (["--rounds", "0"], "rounds is 0"),
         (["--auxiliary.budgets", "0"], "auxiliary.budgets"),
-        (["--data.path", "none"], "give --model"),
+        (["--data.path", "none"], "give model"),
         (["--base.train.lr", "nan"], "lr is nan"),
         (["--search.budget", "77"], "none of the auxiliary's budgets"),
         (["--guidance.sigma-low", "5", "--guidance.sigma-high", "2"], "0 <= low < high"),
-        (["--auxiliary.init", "snapshot", "--model", "mine"], "needs base.snapshots"),
+        (["--auxiliary.init", "snapshot", "--model", "mine"], "needs --base.snapshots"),
     ],
 )
 def test_options_that_cannot_work(options: list[str], words: str, refused: Callable[..., str], tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ POINTS = ["config.json", "train.safetensors", "judge.json", "model.json", "state
 POINTS += [
     "part-00000.parquet",
     "manifest.json",
-    "found.json",
+    "chosen.json",
     "metrics.jsonl",
     "grids.npz",
     "summary.json",

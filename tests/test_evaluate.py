@@ -21,21 +21,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 import sims
-from scoring import QUICK, WRITERS, Rgb, Toy, evaluate, means, write_folder, write_npz
+from scoring import EVERY, QUICK, WRITERS, Rgb, Toy, evaluate, means, write_folder, write_npz
 from sims import api
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
 from sims.data.pictures import encode_png
 from sims.data.sources import load_pair
 from sims.errors import UserError
-from sims.metrics.comparison import ScoreRow, require_comparable
+from sims.metrics.comparison import require_comparable
 from sims.metrics.extractors import PCAExtractor, extract
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import mmd_squared
 from sims.metrics.manifold import manifold
-from sims.scoring.figures import METRICS
-from sims.scoring.judge import EvaluationOptions
-from sims.scoring.run_references import make_references
+from sims.results.scores import ScoreRow
+from sims.scoring.options import EvaluationOptions
+from sims.scoring.reference import make_references
 from sims.training.classifier import train_classifier
 from tiny import Say
 
@@ -134,7 +134,7 @@ def test_draws_of_a_model_and_of_its_store_are_the_same(model: Path, store: Path
     a, b = (evaluate(one, "digits", cache, extractor=Toy(), draws=2, samples=30) for one in (model, store))
     assert means(a) == pytest.approx(means(b), rel=1e-3, abs=1e-3)
     assert [row["seeds"] for row in b["rows"] if row["metric"] == "fd"] == [[0, 30], [30, 60]]
-    with pytest.raises(UserError, match="3 draws of 30 need 90 samples, and store has 60: lower --draws or --samples"):
+    with pytest.raises(UserError, match="3 draws of 30 need 90 samples, and store has 60: lower draws or samples"):
         evaluate(store, "digits", cache, extractor=Toy(), draws=3, samples=30)
 
 
@@ -186,16 +186,16 @@ def test_statistics_of_points_need_no_extractor(cache: Path, tmp_path: Path) -> 
 def test_the_references_of_a_run_suffice(real: tuple[Dataset, Dataset], cache: Path, tmp_path: Path, say: Say) -> None:
     train, test = real
     make_references(tmp_path / "run" / "references", train, test, EvaluationOptions(extractor="pca"))
-    direct = evaluate(test.subset(range(100)), train, cache, held_out=test, metrics=tuple(METRICS))
+    direct = evaluate(test.subset(range(100)), train, cache, held_out=test, metrics=EVERY)
     for given_ in (tmp_path / "run" / "references", tmp_path / "run"):
-        found = evaluate(test.subset(range(100)), given_, cache, metrics=tuple(METRICS))
+        found = evaluate(test.subset(range(100)), given_, cache, metrics=EVERY)
         assert means(found) == pytest.approx(means(direct), rel=1e-5, abs=1e-7) and "copied" in means(found)
         assert found["extractor"] == direct["extractor"] and found["reference"]["train"]["count"] == 1437
         assert found["floor_of"] == "100 held-out images against the reference"
     status, _, err = say("evaluate", "toy:moons", "--reference", tmp_path / "run", "--cache", cache)
     assert status == 2 and "toy:moons has samples of shape (2,), and the extractor pca is made for (1, 8, 8)" in err
     status, _, err = say("evaluate", "digits", "--reference", tmp_path / "run", "--extractor", "pca", "--cache", cache)
-    assert status == 2 and "was measured with its own extractor: leave --extractor at auto" in err
+    assert status == 2 and "was measured with its own extractor: leave extractor at auto" in err
 
 
 class Named(Toy):
@@ -220,7 +220,7 @@ def foreign(real: tuple[Dataset, Dataset], tmp_path: Path) -> dict[str, Path]:
 def test_statistics_of_others(
     kind: str, name: str, count: int, foreign: dict[str, Path], real: tuple[Dataset, Dataset], cache: Path
 ) -> None:
-    found = evaluate(real[1], foreign[kind], cache, extractor=Named(name), metrics=tuple(METRICS))
+    found = evaluate(real[1], foreign[kind], cache, extractor=Named(name), metrics=EVERY)
     direct = evaluate(real[1], real[0], cache, extractor=Named(name))
     assert means(found)["fd"] == pytest.approx(means(direct)["fd"], rel=1e-5)
     assert set(found["metrics"]) == {"fd", "fd_infinity"}
@@ -248,7 +248,7 @@ def test_the_extractor_picks_among_statistics(
 def test_another_extractor_is_refused_unless_forced(
     foreign: dict[str, Path], real: tuple[Dataset, Dataset], cache: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"edm\.npz was measured with inception .*, the samples with toy .*--force"):
+    with pytest.raises(UserError, match=r"edm\.npz was measured with inception .*, the samples with toy .*with force"):
         evaluate(real[1], foreign["npz"], cache, extractor=Toy())
     found = evaluate(real[1], foreign["npz"], cache, extractor=Toy(), force=True)
     assert found["notes"][0].startswith("FORCED: the reference edm.npz was measured with inception")
@@ -306,7 +306,7 @@ def test_grey_images_become_colour_and_this_is_said(
     train, test = (data.subset(range(100)) for data in real)
     options = {"options": {"metrics": QUICK, **({"extractor": script} if kind == "script" else {})}, "cache": cache}
     grey, mixed, colour = (
-        sims.evaluate(*pair, **how, **options, quiet=True)
+        sims.evaluate(*pair, **how, **options, quiet=True).to_json()
         for pair in ((test, train), (test, in_colour(train)), (in_colour(test), in_colour(train)))
     )
     assert means(grey) == means(mixed) == means(colour)
@@ -326,7 +326,7 @@ def test_images_that_the_extractor_cannot_take(real: tuple[Dataset, Dataset], ca
         evaluate("toy:moons", real[0], cache, extractor=Rgb())
     with pytest.raises(UserError, match=r"of shape \(1, 8, 7\), and the extractor pca is made for \(1, 8, 8\)"):
         evaluate(Dataset(raw[..., :7], None, UINT8), real[0], cache)
-    with pytest.raises(UserError, match=r"holds points of shape .*: leave --extractor at auto"):
+    with pytest.raises(UserError, match=r"holds points of shape .*: leave extractor at auto"):
         sims.evaluate("toy:moons", "toy:moons", options={"extractor": "pca"}, cache=cache, quiet=True)
 
 
@@ -353,7 +353,7 @@ def test_a_range_that_was_guessed_shows_in_the_rows(real: tuple[Dataset, Dataset
 def test_a_large_reference_is_fitted_to_some_of_its_images(
     real: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sims.scoring.reference.FIT_VALUES", 300 * 64)
+    monkeypatch.setattr("sims.scoring.fitting.FIT_VALUES", 300 * 64)
     fitted = []
     fit = PCAExtractor.fit
     monkeypatch.setattr(PCAExtractor, "fit", lambda x: fitted.append(len(x)) or fit(x))
@@ -416,7 +416,7 @@ def test_unreadable_pictures_are_named_or_skipped_and_counted(
     status, out, err = run(path)
     assert status == 2 and out == "" and "Traceback" not in err
     assert "2 of 40 pictures in p cannot be read: 04.png (" in err and "; 08.png (" in err
-    assert err.strip().endswith("replace or remove them, or score the other 38 with --skip-unreadable")
+    assert err.strip().endswith("replace or remove them, or score the other 38 with skip_unreadable")
     status, out, _ = run(path, "--skip-unreadable", "--json")
     found = json.loads(out)
     rest = np.delete(samples, [4, 8], axis=0)
@@ -453,7 +453,7 @@ def test_unreadable_pictures_of_the_reference(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sims.scoring.reference.train_classifier", partial(train_classifier, steps=2))
+    monkeypatch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=2))
     labels = load_pair("digits")[0].labels
     assert labels is not None
     for index in range(60):
@@ -475,7 +475,7 @@ def test_unreadable_pictures_of_the_reference(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with a classifier of the training digits, trained for less long than usual."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sims.scoring.reference.train_classifier", partial(train_classifier, steps=100))
+        patch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=100))
         cache = tmp_path_factory.mktemp("trained")
         evaluate("digits", "digits", cache, metrics=["fd"], limit=60)
     return cache
@@ -540,14 +540,14 @@ def test_evaluate_refuses(
         ([test, "--metrics", "fid"], "unknown metric 'fid'; did you mean 'fd'"),
         ([test, "--metrics", ","], "unknown metric ''"),
         ([test, "--extractor", "inceptoin"], "did you mean 'inception'"),
-        ([test, "--extractor", "classifier"], "'classifier' needs labels, and train has none: use --extractor pca"),
+        ([test, "--extractor", "classifier"], "'classifier' needs labels, and train has none: use extractor pca"),
         ([test, "--extractor", "torchscript:nowhere.pt"], "nowhere.pt"),
         ([test, "--paired"], "--paired compares two sets of samples, and 1 were given"),
         ([test, test, test, "--paired"], "--paired compares two sets of samples, and 3 were given"),
         ([test, "--out", tmp_path], "give a file that ends in .jsonl"),
         ([test, "--out", tmp_path / "rows.json"], "give a file that ends in .jsonl"),
         ([test, "--statistics", tmp_path / "r.npz"], "give a file that ends in .safetensors"),
-        ([test, "--cache", test], "is a file: give a folder with --cache"),
+        ([test, "--cache", test], "is a file: give a folder as cache"),
     ]
     for words, said in cases:
         status, out, err = run(*words)
@@ -560,7 +560,7 @@ def test_evaluate_refuses(
 
 
 def test_rows_describe_themselves(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    found = evaluate(real[1], real[0], cache, held_out=real[1], metrics=tuple(METRICS))
+    found = evaluate(real[1], real[0], cache, held_out=real[1], metrics=EVERY)
     rows = [ScoreRow.from_json(row) for row in json.loads(json.dumps(found["rows"]))]
     assert [row.to_json() for row in rows] == found["rows"]
     assert {row.metric for row in rows} == set(found["metrics"]) and len(rows) == len(found["metrics"])
@@ -652,9 +652,9 @@ def test_the_table(model: Path, files: Path, run: Run, trained: Path, say: Say) 
 def test_classes_are_intended_or_recognized(model: Path, trained: Path) -> None:
     cache, (digits, test) = trained, load_pair("digits")
     how: dict[str, Any] = {"draws": 1, "samples": 60, "metrics": ["fd"]}
-    intended = sims.evaluate(model, digits, held_out=test, options=how, cache=cache, quiet=True)["classes"]
-    assert {row["told_by"] for row in intended} == {"intended"} and sum(row["count"] for row in intended) == 60
-    seen = sims.evaluate(test.without_labels(), digits, held_out=test, options=how, cache=cache, quiet=True)["classes"]
-    assert {row["told_by"] for row in seen} == {"recognized"} and [row["class"] for row in seen] == list("0123456789")
+    intended = sims.evaluate(model, digits, held_out=test, options=how, cache=cache, quiet=True).classes
+    assert {row.told_by for row in intended} == {"intended"} and sum(row.count for row in intended) == 60
+    seen = sims.evaluate(test.without_labels(), digits, held_out=test, options=how, cache=cache, quiet=True).classes
+    assert {row.told_by for row in seen} == {"recognized"} and [row.name for row in seen] == list("0123456789")
     counts = np.bincount(test.labels, minlength=10)  # type: ignore[arg-type]
-    assert [row["count"] for row in seen] == pytest.approx(counts.tolist(), abs=6)
+    assert [row.count for row in seen] == pytest.approx(counts.tolist(), abs=6)

@@ -31,14 +31,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("methods",),
     ("report",),
     ("experiments",),
-    ("api",),
+    ("api", "fitting"),
     ("commands",),
     ("cli",),
     ("__main__",),
 )
 HEIGHT = {unit: height for height, floor in enumerate(FLOORS) for unit in floor}
 HEIGHT["__init__"] = HEIGHT["api"] + 1  # the package itself offers the API
-REPORT_MAY_IMPORT = {"errors", "files", "config"}
+REPORT_MAY_IMPORT = {"errors", "files", "config", "results"}
 
 
 def modules() -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -14,20 +15,31 @@ import torch
 from PIL import Image
 
 import tiny
-from sims.cli import main
+from sims.cli import main, parse
+from sims.data.dataset import Dataset
 from sims.data.sources import load
+from sims.experiments.cost import rates
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve import job
-from sims.experiments.improve.summary import retained
-from sims.experiments.options import ALL_METHODS
+from sims.experiments.improve.improvement import Choice
+from sims.experiments.improve.rows import Measured, with_retained
 from sims.guidance import Extrapolate
+from sims.methods import METHODS, VARIANTS, default_methods
 from sims.model import load as load_model
+from sims.results.common import Cost, Figure, Row
+from sims.results.files import read_result
+from sims.results.improve import ImproveResult
 from sims.seeds import seed_range
 
-LABELS = ["base", "continued", "placebo", "self-trained", "autoguidance", "sims", "neon", "distilled"]
+
+def result_of(run: Path) -> ImproveResult:
+    result = read_result(run)
+    assert isinstance(result, ImproveResult)
+    return result
 
 
-def summary_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "summary.json").read_text())
+def rows_of(run: Path) -> dict[str, Row]:
+    return {row.label: row for row in result_of(run).rows}
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
@@ -35,78 +47,96 @@ def metrics_of(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def summary(finished: Path) -> dict[str, Any]:
-    return summary_of(finished)
+def result(finished: Path) -> ImproveResult:
+    return result_of(finished)
 
 
-def test_the_summary_says_what_was_done(summary: dict[str, Any]) -> None:
-    assert summary["format"] == 1 and summary["verified"]
-    assert summary["headline"].startswith("sims against base: FD to training data ")
-    assert summary["data"]["num_train"] == 1437 and summary["data"]["num_test"] == 360
-    assert summary["data"]["shape"] == [1, 8, 8] and not summary["data"]["conditional"]
-    assert summary["floor"]["fd"] > 0 and summary["extractor"]["hash"]
-    assert summary["commands"][1].endswith("--seeds 0-63 --out samples")
-    assert summary["seconds"] > 0 and all(stage["seconds"] >= 0 for stage in summary["stages"])
-    assert summary["costs"]["synthesized"] == 200 and summary["costs"]["distillation_images"] == 5120
+def test_the_result_says_what_was_done(result: ImproveResult) -> None:
+    assert result.verified and result.headline.startswith("sims against base: FD to training data ")
+    assert (result.data.num_train, result.data.num_test) == (1437, 360)
+    assert result.data.shape == (1, 8, 8) and not result.data.conditional
+    assert result.floor is not None and result.floor.values["fd_held_out"] > 0
+    assert result.extractor is not None and result.extractor.hash
+    assert result.reproduction.commands[1].endswith("--seeds 0-63 --out samples")
+    assert result.reproduction.seconds > 0 and all(stage.seconds >= 0 for stage in result.reproduction.stages)
+    assert result.spent is not None
+    assert (result.spent.synthesized, result.spent.distillation_images) == (200, 5120)
 
 
-def test_the_table_has_a_row_for_every_method(summary: dict[str, Any]) -> None:
-    rows = {row["label"]: row for row in summary["rows"]}
-    assert set(LABELS) <= set(rows) and set(LABELS) == set(ALL_METHODS)
-    assert [label for label in rows if label in LABELS] == LABELS
+def test_the_table_has_a_row_for_every_method(result: ImproveResult) -> None:
+    rows = {row.label: row for row in result.rows}
+    assert [label for label in rows if label in METHODS] == list(default_methods()) == list(METHODS)
+    assert set(rows) == {*METHODS, *VARIANTS} == set(result.looks)
     for row in rows.values():
-        assert row["draws"] == 2 and row["samples_per_draw"] == 100
-        for metric in ("fd", "fd_held_out", "kid_held_out", "precision", "recall", "memorized"):
-            figure = row[metric]
-            assert np.isfinite(figure["mean"]) and figure["low"] <= figure["mean"] <= figure["high"]
-    nfe = {label: row["nfe"] for label, row in rows.items()}
+        assert (row.draws, row.samples_per_draw, row.diverged) == (2, 100, 0)
+        for name in ("fd", "fd_held_out", "kid_held_out", "precision", "recall", "memorized"):
+            figure = row.figures[name]
+            assert figure.low is not None and figure.high is not None and figure.low <= figure.mean <= figure.high
+    nfe = {label: row.nfe for label, row in rows.items()}
     assert nfe["base"] == nfe["neon"] == nfe["distilled"] == nfe["continued"] == 11
     assert nfe["sims"] == nfe["placebo"] == nfe["autoguidance"] == 22
-    assert rows["base"]["w"] == 0 and rows["base"]["extra_training_images"] == 0
-    sims = rows["sims"]["extra_training_images"]
-    assert rows["continued"]["extra_training_images"] == sims > rows["placebo"]["budget"]
-    assert rows["distilled"]["extra_training_images"] > sims
+    assert rows["base"].w == 0 and rows["base"].cost == Cost()
+    sims = rows["sims"].cost.total
+    assert 0 <= sims - rows["continued"].cost.total < 3
+    assert rows["continued"].cost.images > (rows["placebo"].budget or 0) and rows["distilled"].cost.total > sims
 
 
-def test_the_search_is_reported_with_its_cost(summary: dict[str, Any]) -> None:
-    search = summary["search"]
-    assert set(search["chosen"]) == {"placebo", "autoguidance", "sims", "neon"}
-    assert search["samples"] == sum(search["samples_by_method"].values()) < search["grid_samples"]
-    for name, chosen in search["chosen"].items():
-        cells = [c for c in search["cells"] if c["method"] == name and c["n"] == 100]
-        best = min(cells, key=lambda c: c["fd"])
-        assert (best["budget"], best["w"]) == (chosen["budget"], chosen["w"])
-        row = next(row for row in summary["rows"] if row["label"] == name)
-        assert (row["budget"], row["w"]) == (chosen["budget"], chosen["w"])
+def test_the_search_is_reported_with_its_cost(result: ImproveResult) -> None:
+    search = result.search
+    assert search is not None and set(search.chosen) == {"placebo", "autoguidance", "sims", "neon"}
+    assert sum(chosen.samples for chosen in search.chosen.values()) < search.grid_samples
+    for name, chosen in search.chosen.items():
+        cells = [c for c in search.cells if c.method == name and c.n == 100]
+        best = min(cells, key=lambda c: c.fd or math.inf)
+        assert (best.budget, best.w) == (chosen.budget, chosen.w)
+        row = next(row for row in result.rows if row.label == name)
+        assert (row.budget, row.w) == (chosen.budget, chosen.w)
 
 
-def test_sims_is_compared_with_all_others(summary: dict[str, Any]) -> None:
-    for entry in summary["comparisons"]:
-        low, mean, high = (entry["difference"][key] for key in ("low", "mean", "high"))
-        assert low <= mean <= high
-        assert ("better" in entry["verdict"]) == (high < 0) and ("worse" in entry["verdict"]) == (low > 0)
-    others = {row["label"] for row in summary["rows"]} - {"sims"}
-    assert {(entry["b"], entry["metric"]) for entry in summary["comparisons"]} == {
-        (label, metric) for label in others for metric in ("fd", "fd_held_out")
+def test_sims_is_compared_with_all_others(result: ImproveResult) -> None:
+    for entry in result.comparisons:
+        assert entry.difference.low <= entry.difference.mean <= entry.difference.high
+        assert ("better" in entry.verdict) == (entry.difference.high < 0)
+        assert ("worse" in entry.verdict) == (entry.difference.low > 0)
+    others = {row.label for row in result.rows} - {"sims"}
+    assert {(entry.b, entry.figure) for entry in result.comparisons} == {
+        (label, figure) for label in others for figure in ("fd", "fd_held_out")
     }
 
 
-def test_every_figure_says_what_it_was_measured_with(finished: Path, summary: dict[str, Any]) -> None:
+def test_every_figure_says_what_it_was_measured_with(finished: Path, result: ImproveResult) -> None:
     rows = metrics_of(finished)
     needed = {"metric", "value", "extractor_name", "extractor_hash", "reference_name", "reference_hash", "num_samples"}
     needed |= {"seeds", "method", "label", "w", "budget", "nfe", "draw"}
     assert all(needed <= set(row) for row in rows)
-    assert {row["label"] for row in rows} == {row["label"] for row in summary["rows"]}
-    for row in summary["rows"]:
-        values = [r["value"] for r in rows if r["label"] == row["label"] and r["metric"] == "fd"]
-        assert len(values) == 2 and np.mean(values) == pytest.approx(row["fd"]["mean"])
+    assert {row["label"] for row in rows} == {row.label for row in result.rows}
+    for row in result.rows:
+        values = [r["value"] for r in rows if r["label"] == row.label and r["metric"] == "fd"]
+        assert len(values) == 2 and np.mean(values) == pytest.approx(row.mean("fd"))
 
 
-def test_there_is_no_share_of_a_gain_where_there_is_none() -> None:
-    rows = {name: {"fd": {"mean": fd}} for name, fd in (("base", 10.0), ("sims", 6.0), ("fast", 7.0))}
-    assert retained(rows, "fast", "fd") == 0.75
-    rows["sims"]["fd"]["mean"] = 12.0
-    assert retained(rows, "fast", "fd") is None
+@pytest.mark.parametrize(("sims", "share"), [(6.0, {"fd": 0.75}), (12.0, {})])
+def test_there_is_no_share_of_a_gain_where_there_is_none(digits: Dataset, sims: float, share: dict[str, float]) -> None:
+    model = tiny.model(digits)
+    table = [
+        Measured(Choice(label, label, model), Row(label=label, method=label, figures={"fd": Figure(fd)}))
+        for label, fd in (("base", 10.0), ("sims", sims), ("sims (fast)", 7.0))
+    ]
+    assert with_retained(table)[2].row.retained == share
+
+
+def test_every_stage_that_a_run_times_is_counted_by_the_dry_run(
+    finished: Path, result: ImproveResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the reverse: a stage that is forgotten in one of the two is seen here, whatever it is."""
+    monkeypatch.setattr(rates, "SECONDS", 0.1)
+    options = parse("improve", tiny.improve_arguments(finished, *tiny.PCA, "--dry-run")[1:])
+    estimate = job.improve(options)
+    assert isinstance(estimate, Estimate)
+    counted = [work.stage for work in estimate.work]
+    assert (counted[0], counted[-1]) == ("start", "report"), "before there is a run, and after its last stage"
+    timed = [stage.name for stage in result.reproduction.stages]
+    assert {*counted[1:-1]} == {*timed} and len(counted) == len({*counted})
 
 
 def test_what_selects_shares_no_seed_with_what_judges(finished: Path) -> None:
@@ -161,12 +191,12 @@ def test_a_conditional_job_reports_every_class(tmp_path: Path) -> None:
     run = tmp_path / "run"
     more = ["--data.conditional", "--data.limit", "300", *FEW, "--methods", "base,sims,neon,distilled"]
     assert main(tiny.improve_arguments(run, *more)) == 0
-    summary = summary_of(run)
-    assert summary["data"]["conditional"] and summary["extractor"]["accuracy"] > 0.9
-    for row in summary["rows"]:
-        assert [entry["class"] for entry in row["per_class"]] == list("0123456789")
-        assert sum(entry["share"] for entry in row["per_class"]) == pytest.approx(1)
-        assert all(entry["agreement"] is None or 0 <= entry["agreement"] <= 1 for entry in row["per_class"])
+    result = result_of(run)
+    assert result.data.conditional and result.extractor is not None and (result.extractor.accuracy or 0) > 0.9
+    for row in result.rows:
+        assert [entry.name for entry in row.per_class] == list("0123456789")
+        assert sum(entry.share for entry in row.per_class) == pytest.approx(1)
+        assert all(entry.agreement is None or 0 <= entry.agreement <= 1 for entry in row.per_class)
     model = load_model(run / "improved")
     assert model.num_classes == 10 and model.class_names == tuple("0123456789")
     assert not torch.equal(model.sample([0], labels=[3]), model.sample([0], labels=[4]))
@@ -178,20 +208,19 @@ def test_pictures_without_labels_are_judged_by_pca(tmp_path: Path) -> None:
         Image.fromarray(pixels[0] * 15).save(tmp_path / "pictures" / f"{index:03d}.png")
     run = tmp_path / "run"
     assert main(tiny.improve_arguments(run, "--data.path", str(tmp_path / "pictures"), *FEW)) == 0
-    summary = summary_of(run)
-    assert "pca" in summary["extractor"]["name"] and summary["data"]["num_train"] == 108
-    assert all(row["per_class"] == [] for row in summary["rows"])
+    result = result_of(run)
+    assert result.extractor is not None and "pca" in result.extractor.name and result.data.num_train == 108
+    assert all(row.per_class == () for row in result.rows)
 
 
 def test_without_any_data_the_default_is_used_unverified(finished: Path, tmp_path: Path) -> None:
     given, run = next((finished / "base" / "snapshots").glob("*12800")), tmp_path / "run"
     assert main(tiny.improve_arguments(run, "--model", str(given), "--data.path", "none")) == 0
-    summary = summary_of(run)
-    assert not summary["verified"] and "nothing was verified" in summary["headline"]
-    rows = {row["label"]: row for row in summary["rows"]}
+    result, rows = result_of(run), rows_of(run)
+    assert not result.verified and "nothing was verified" in result.headline
     assert set(rows) == {"base", "self-trained", "sims", "neon", "distilled"}
-    assert (rows["sims"]["w"], rows["sims"]["budget"]) == (1.0, 2560)
-    assert all(row["fd"]["mean"] is None for row in rows.values())
+    assert (rows["sims"].w, rows["sims"].budget) == (1.0, 2560)
+    assert not any(row.figures for row in rows.values())
     improved = load_model(run / "improved").denoiser
     assert isinstance(improved, Extrapolate) and improved.w == 1.0
     assert (run / "report.html").is_file()
@@ -201,10 +230,10 @@ def test_statistics_of_real_data_are_enough_to_choose(finished: Path, tmp_path: 
     given, run = next((finished / "base" / "snapshots").glob("*12800")), tmp_path / "run"
     reference = ["--reference", str(finished / "references"), "--methods", "base,sims"]
     assert main(tiny.improve_arguments(run, "--model", str(given), "--data.path", "none", *reference)) == 0
-    ours, theirs = ({row["label"]: row for row in summary_of(r)["rows"]} for r in (run, finished))
-    assert ours["base"]["fd"] == theirs["base"]["fd"]
-    assert (ours["sims"]["w"], ours["sims"]["budget"]) == (theirs["sims"]["w"], theirs["sims"]["budget"])
-    assert ours["sims"]["fd"] == theirs["sims"]["fd"]
+    ours, theirs = rows_of(run), rows_of(finished)
+    assert ours["base"].figures["fd"] == theirs["base"].figures["fd"]
+    assert (ours["sims"].w, ours["sims"].budget) == (theirs["sims"].w, theirs["sims"].budget)
+    assert ours["sims"].figures["fd"] == theirs["sims"].figures["fd"]
 
 
 def test_trusted_images_choose_the_strength(tmp_path: Path, say: tiny.Say) -> None:
@@ -214,44 +243,54 @@ def test_trusted_images_choose_the_strength(tmp_path: Path, say: tiny.Say) -> No
     words = [*tiny.PCA, "--methods", "base,sims", "--guidance.cache-cost", "0", "--search.budget", "2560"]
     words = tiny.improve_arguments(tmp_path / "run", *words, "--trusted", str(tmp_path / "trusted"))
     assert main(words) == 0
-    search = json.loads((tmp_path / "run" / "summary.json").read_text())["search"]
-    found, w = search["trusted"]["sims"], search["chosen"]["sims"]["w"]
-    assert found["size"] == 30 and f"{w:g}" in found["distances"] and sum(found["shares"].values()) == pytest.approx(1)
-    assert f"w = {w:g}" in (tmp_path / "run" / "log").read_text()
-    assert f"by 30 trusted images; by the training data {found['by_data']:g}" in (tmp_path / "run" / "log").read_text()
+    search, log = result_of(tmp_path / "run").search, (tmp_path / "run" / "log").read_text()
+    assert search is not None and (found := search.chosen["sims"].trusted) is not None
+    w = search.chosen["sims"].w
+    assert found.size == 30 and f"{w:g}" in found.distances and sum(found.shares.values()) == pytest.approx(1)
+    assert f"w = {w:g}" in log and f"by 30 trusted images; by the training data {found.by_data:g}" in log
     (tmp_path / "few").mkdir()
     for wrong, sentence in (("no/such", "no data at"), (str(tmp_path / "few"), "few")):
         status, _, err = say(*tiny.improve_arguments(tmp_path / "other", "--trusted", wrong))
         assert status == 2 and sentence in err and not (tmp_path / "other" / "base").exists()
     status, _, err = say(*tiny.improve_arguments(tmp_path / "other", "--trusted", "few", "--search.w", "1"))
-    assert status == 2 and "leave out --trusted, or a fixed --search.w" in " ".join(err.split())
+    assert status == 2 and "leave out trusted, or a fixed search.w" in " ".join(err.split())
 
 
 def test_a_fixed_budget_is_the_auxiliarys_not_autoguidances(tmp_path: Path) -> None:
     run, fixed = tmp_path / "run", ["--search.budget", "2560", "--search.w", "1"]
     assert main(tiny.improve_arguments(run, *tiny.PCA, *FEW, "--methods", "base,autoguidance,sims", *fixed)) == 0
-    rows = {row["label"]: row for row in summary_of(run)["rows"]}
-    assert (rows["sims"]["budget"], rows["sims"]["w"]) == (2560, 1.0)
-    assert rows["autoguidance"]["budget"] in (320, 640)
+    rows = rows_of(run)
+    assert (rows["sims"].budget, rows["sims"].w) == (2560, 1.0)
+    assert rows["autoguidance"].budget in (320, 640)
+
+
+def test_samples_that_diverge_are_bad_samples_and_are_counted(tmp_path: Path) -> None:
+    run, far = tmp_path / "run", ["--search.budget", "2560", "--search.w", "1e30", "--guidance.cache-cost", "0"]
+    assert main(tiny.improve_arguments(run, *tiny.PCA, *FEW, *far)) == 0
+    result, rows = result_of(run), rows_of(run)
+    assert rows["base"].diverged == 0 < rows["sims"].diverged <= 100
+    assert math.isfinite(rows["sims"].mean("fd") or math.nan)
+    counted = f"{rows['sims'].diverged} samples of sims diverged"
+    assert counted in result.headline and any("of 100 samples of sims diverged" in text for text in result.warnings)
+    assert "diverged" in (run / "report.html").read_text()
 
 
 def test_rounds_start_from_the_distilled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "_accept", lambda *args, **more: {"accepted": True, "reason": "accepted: by this test"})
+    monkeypatch.setattr(job, "accept", lambda *args, **more: (True, "accepted: by this test"))
     run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "2"]
     assert main(tiny.improve_arguments(run, *tiny.PCA, *methods)) == 0
-    rounds = summary_of(run)["rounds"]
-    assert [entry["round"] for entry in rounds] == [1, 2]
-    assert {row["method"] for row in rounds[1]["rows"]} == {"base", "sims", "distilled"}
-    first = {row["label"]: row for row in rounds[0]["rows"]}
-    assert rounds[1]["rows"][0]["fd"]["mean"] == pytest.approx(first["distilled"]["fd"]["mean"], rel=0.3)
+    first, second = result_of(run).rounds
+    assert (first.round, second.round) == (1, 2)
+    assert {row.label for row in second.rows} - {*VARIANTS} == {"base", "sims", "distilled"}
+    distilled = next(row for row in first.rows if row.label == "distilled")
+    assert second.rows[0].mean("fd") == pytest.approx(distilled.mean("fd"), rel=0.3)
 
 
 def test_rounds_stop_before_one_that_is_no_improvement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "_accept", lambda *args, **more: {"accepted": False, "reason": "stopped: by this test"})
+    monkeypatch.setattr(job, "accept", lambda *args, **more: (False, "stopped: by this test"))
     run, methods = tmp_path / "run", ["--methods", "base,sims,distilled", "--rounds", "3"]
     assert main(tiny.improve_arguments(run, *tiny.PCA, *methods)) == 0
-    summary = summary_of(run)
-    assert [(entry["round"], entry["accepted"]) for entry in summary["rounds"]] == [(1, False)]
+    assert [(entry.round, entry.accepted) for entry in result_of(run).rounds] == [(1, False)]
     assert load_model(run / "improved").data_shape == (1, 8, 8)  # what was made is kept: the report says what it is
 
 
@@ -264,8 +303,8 @@ def test_a_ready_made_extractor_judges_and_is_found_again(tmp_path: Path) -> Non
     torch.jit.script(Corners()).save(str(file))
     words = ["--methods", "base,sims", "--evaluation.extractor", f"torchscript:{file}", "--evaluation.no-check"]
     assert main(tiny.improve_arguments(tmp_path / "run", *words)) == 0
-    found = summary_of(tmp_path / "run")
-    assert found["extractor"]["num_features"] == 9 and "torchscript" in found["extractor"]["name"]
+    extractor = result_of(tmp_path / "run").extractor
+    assert extractor is not None and extractor.num_features == 9 and "torchscript" in extractor.name
     assert main(["evaluate", str(tmp_path / "run" / "improved"), "--reference", str(tmp_path / "run" / "references"),
                  "--samples", "100", "--draws", "2", "--cache", str(tmp_path / "cache")]) == 0  # fmt: skip
     torch.jit.script(torch.nn.Flatten()).save(str(file))

@@ -5,73 +5,80 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import sims
 import tiny
 import tiny_loop
-from sims.cli import main
+from sims.cli import main, parse
 from sims.data.sources import load
 from sims.experiments.improve.trusted import Candidates
+from sims.results.loop import PollutionResult
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(finished_pollution: Path) -> Path:
     """The tiny experiment, finished; tests must not change it."""
-    folder = tmp_path_factory.mktemp("pollution") / "run"
-    assert main(tiny_loop.pollution_arguments(folder, "--repeats", "2")) == 0
-    return folder
+    return finished_pollution
 
 
 @pytest.fixture(scope="module")
-def summary(run: Path) -> dict[str, Any]:
-    return tiny_loop.summary_of(run)
+def result(run: Path) -> PollutionResult:
+    return tiny_loop.pollution_result(run)
+
+
+def trained_on(result: PollutionResult) -> list[tuple[float, int, dict[str, int]]]:
+    return [(entry.place, entry.real, entry.synthetic) for entry in result.trained_on]
 
 
 ARMS = ["standard", "standard-equal", "sims", "sims-trusted"]
 
 
-def test_the_summary_holds_a_table_over_levels(summary: dict[str, Any]) -> None:
-    assert summary["experiment"] == "pollution" and summary["levels"] == [0, 100] and summary["repeats"] == 2
-    assert [arm["name"] for arm in summary["arms"]] == ARMS
+def test_the_result_holds_a_table_over_levels(result: PollutionResult) -> None:
+    assert result.levels == (0, 100) and result.repeats == 2 and {*result.curves} == {*result.figures}
+    assert [arm.name for arm in result.arms] == ARMS and list(result.looks) == ARMS[:3]
     for figure in ("fd", "fd_held_out", "precision", "recall"):
-        assert list(summary["table"][figure]) == ARMS
-        assert all(np.asarray(rows).shape == (2, 2) for rows in summary["table"][figure].values())
-    assert [entry["used"] for entry in summary["accounting"]] == [{"real": 150}, {"real": 150, "0": 150}]
-    entries = [e for e in summary["comparisons"] if e["metric"] == "fd" and e["a"] == "sims"]
-    assert [e["level"] for e in entries] == [0, 100]
+        assert list(result.curves[figure]) == ARMS
+        assert all(np.asarray(rows).shape == (2, 2) for rows in result.curves[figure].values())
+    assert trained_on(result) == [(0, 150, {}), (100, 150, {"0": 150})]
+    entries = [entry for entry in result.comparisons if entry.figure == "fd" and entry.a == "sims"]
+    assert [entry.level for entry in entries] == [0, 100]
     for entry in entries:
-        assert entry["difference"]["low"] <= entry["difference"]["mean"] <= entry["difference"]["high"]
-        assert entry["better"] == (entry["difference"]["high"] < 0)
-        assert entry["over_clean"]["mean"] > 0
-    assert "With 100 % synthetic samples" in summary["conclusion"]
+        ours, theirs = (np.array(result.curves["fd"][name][entry.level == 100]) for name in ("sims", "standard"))
+        assert entry.difference and entry.difference.mean == pytest.approx((ours - theirs).mean())
+        assert entry.better == (entry.difference.high < 0) and entry.means == (ours.mean(), theirs.mean())
+        assert entry.over_clean and entry.over_clean.mean > 0
+    assert "With 100 % synthetic samples" in result.headline
 
 
-def test_every_strength_is_measured(summary: dict[str, Any]) -> None:
-    found, table = summary["strengths"]["sims"], summary["table"]["fd"]
-    assert found["w"] == [0, 1, 2] and np.asarray(found["figures"]["fd"]).shape == (2, 3, 2)
+def test_every_strength_is_measured(result: PollutionResult) -> None:
+    found, table = result.strengths["sims"], result.curves["fd"]
+    assert found.w == (0, 1, 2) and np.asarray(found.figures["fd"]).shape == (2, 3, 2)
     for level in range(2):
-        assert found["figures"]["fd"][level][0] == table["standard"][level]
-        for repeat, w in enumerate(found["chosen"][level]):
-            index = found["w"].index(w)
-            assert found["figures"]["fd"][level][index][repeat] == table["sims"][level][repeat]
+        assert found.figures["fd"][level][0] == table["standard"][level]
+        for repeat, w in enumerate(found.chosen[level]):
+            index = found.w.index(w)
+            assert result.arms[2].strengths[level][repeat] == w
+            assert found.figures["fd"][level][index][repeat] == table["sims"][level][repeat]
 
 
-def test_trusted_images_choose_a_strength(summary: dict[str, Any]) -> None:
-    found, table = summary["trusted"]["sims"], summary["table"]["fd"]
-    assert found["size"] == 20 and found["sizes"] == [10, 20] and found["features"] == "pca"
+def test_trusted_images_choose_a_strength(result: PollutionResult) -> None:
+    found, table = result.trusted["sims"], result.curves["fd"]
+    assert found.size == 20 and found.features == "pca"
     for level in range(2):
-        for repeat, (w, ratio) in enumerate(zip(found["w"][level], found["ratio"][level])):
-            assert w in summary["strengths"]["sims"]["w"]
+        for repeat, (w, ratio) in enumerate(zip(found.w[level], found.ratio[level])):
+            assert w in result.strengths["sims"].w and result.arms[3].strengths[level][repeat] == w
+            assert found.choices[level][repeat].w == w and {*found.choices[level][repeat].distances} == {"0", "1", "2"}
             trusted, chosen = (table[name][level][repeat] for name in ("sims-trusted", "sims"))
             assert ratio == pytest.approx(trusted / chosen)
-        for per_size in found["reliability"][level]:
-            for entry in per_size:
-                assert entry["ratio"] <= entry["ratio_90"] or entry["ratio_90"] == pytest.approx(entry["ratio"])
-                assert 0 <= entry["within_10_percent"] <= 1
+        assert [[entry.size for entry in repeats] for repeats in found.reliability[level]] == [[10, 10], [20, 20]]
+        for repeats in found.reliability[level]:
+            for entry in repeats:
+                assert entry.ratio <= entry.ratio_90 or entry.ratio_90 == pytest.approx(entry.ratio)
+                assert 0 <= entry.within_10_percent <= 1
 
 
 def test_pollution_is_shared_over_the_levels(run: Path) -> None:
@@ -111,11 +118,11 @@ def test_trusted_images_of_ones_own_and_classes(tmp_path: Path) -> None:
     words = ["--levels", "50", "--trusted", str(tmp_path / "trusted"), "--data.conditional", "--strengths", "1"]
     words += ["--remedies", "standard,neon", "--repeats", "1"]
     assert main(tiny_loop.pollution_arguments(tmp_path / "run", *words)) == 0
-    summary = tiny_loop.summary_of(tmp_path / "run")
-    assert summary["trusted"]["neon"]["size"] == 12 and summary["data"]["conditional"]
-    assert [arm["name"] for arm in summary["arms"]] == ["standard", "neon", "neon-trusted"]
-    assert summary["accounting"][0]["used"] == {"real": 150, "0": 75}
-    assert "over_clean" not in summary["comparisons"][0] and "difference" not in summary["comparisons"][0]
+    result = tiny_loop.pollution_result(tmp_path / "run")
+    assert result.trusted["neon"].size == 12 and result.data.conditional
+    assert [arm.name for arm in result.arms] == ["standard", "neon", "neon-trusted"]
+    assert trained_on(result) == [(50, 150, {"0": 75})]
+    assert result.comparisons[0].over_clean is None and result.comparisons[0].difference is None
 
 
 SPREAD = np.array([3, 1, 1, 0.3, 0.1])
@@ -137,8 +144,8 @@ def candidates(count: int = 400, side: float = 0.0) -> tuple[Candidates, np.ndar
 def test_the_rule_finds_the_strength_of_the_truth() -> None:
     found, truth = candidates()
     choice = found.choose(truth[:100])
-    assert choice.w == 1.0 == min(choice.distances, key=choice.distances.__getitem__)
-    assert sum(choice.shares.values()) == pytest.approx(1) and max(choice.shares, key=choice.shares.__getitem__) == 1.0
+    assert choice.w == 1.0 and min(choice.distances, key=choice.distances.__getitem__) == "1" and choice.size == 100
+    assert sum(choice.shares.values()) == pytest.approx(1) and max(choice.shares, key=choice.shares.__getitem__) == "1"
     distances = np.linalg.norm(truth[:100, None] - found.samples[1][None], axis=2).mean(axis=1)
     np.testing.assert_allclose(found.distances(truth[:100])[1], distances)
 
@@ -173,9 +180,9 @@ def test_kinds_of_few_images() -> None:
 def test_more_trusted_images_are_more_reliable() -> None:
     found, truth = candidates()
     scores = {0.0: 40.0, 0.5: 20.0, 1.0: 10.0, 1.5: 20.0}
-    table = found.reliability(truth, [10, 200], 40, scores, 10.0, seed=1)
-    assert table["200"]["ratio"] == 1.0 == table["200"]["within_10_percent"] and table["200"]["w"] == 1.0
-    assert table["10"]["ratio"] > 1.0 >= table["10"]["within_10_percent"]
+    few, many = found.reliability(truth, [10, 200], 40, scores, 10.0, seed=1)
+    assert many.ratio == 1.0 == many.within_10_percent and many.w == 1.0 and (few.size, many.size) == (10, 200)
+    assert few.ratio > 1.0 >= few.within_10_percent
 
 
 @pytest.mark.parametrize(
@@ -205,8 +212,25 @@ def test_bad_input_is_refused_before_anything_runs(
     assert not list(tmp_path.rglob("artefacts")) and not list(tmp_path.rglob("judge.json"))
 
 
-def test_the_page_shows_the_experiment(run: Path, summary: dict[str, Any]) -> None:
+def test_the_page_shows_the_experiment(run: Path, result: PollutionResult) -> None:
     page = (run / "report.html").read_text()
-    for part in ("levels", "strengths", "trusted", "accounting", "samples"):
+    for part in ("levels", "strengths", "trusted", "trained", "samples"):
         assert f'id="{part}"' in page
-    assert summary["conclusion"][:40] in page
+    assert result.headline[:40] in page
+
+
+def test_in_python(run: Path) -> None:
+    options = parse("pollution", tiny_loop.pollution_arguments(run, "--repeats", "2")[1:])
+    assert sims.pollution(options, quiet=True) == tiny_loop.pollution_result(run)
+
+
+def test_samples_that_diverge_are_measured_and_counted(tmp_path: Path) -> None:
+    words = ["--levels", "50", "--strengths", "1e30", "--remedies", "standard,sims", "--repeats", "1"]
+    assert main(tiny_loop.pollution_arguments(tmp_path, *words)) == 0
+    result = tiny_loop.pollution_result(tmp_path)
+    assert np.isfinite(result.strengths["sims"].figures["fd"]).all()
+    diverged = {arm.name: arm.diverged for arm in result.arms}
+    assert diverged["standard"] == 0 and {diverged["sims"], diverged["sims-trusted"]} == {0, 50}
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {row["arm"]: row["diverged"] for row in rows} == diverged
+    assert "diverged" in (tmp_path / "report.html").read_text()

@@ -197,7 +197,7 @@ def test_sims_neon_and_self_trained_share_one_auxiliary(artefacts: dict[str, Art
     sims, neon, alone = (artefacts[name] for name in ("sims", "neon", "self-trained"))
     assert sims == neon == alone and sims is not None
     assert len(list((run.path / "artefacts").glob("auxiliary-*"))) == 1
-    assert sorted(sims.variants) == [64, 128] and sims.synthesized == 40
+    assert sorted(sims.variants) == [64, 128]
     with pytest.raises(UserError, match="no snapshot at 99 images: there are 64, 128"):
         sims.load(99)
 
@@ -205,8 +205,8 @@ def test_sims_neon_and_self_trained_share_one_auxiliary(artefacts: dict[str, Art
 def test_placebo_differs_from_the_auxiliary_in_data_alone(artefacts: dict[str, Artefact | None]) -> None:
     sims, placebo = artefacts["sims"], artefacts["placebo"]
     assert sims is not None and placebo is not None
-    assert placebo.key != sims.key and sims.images == placebo.images
-    assert placebo.synthesized == placebo.evaluations == 0
+    assert placebo.key != sims.key and sims.cost.images == placebo.cost.images
+    assert placebo.cost.evaluations == 0 < sims.cost.evaluations
 
 
 def test_continuing_is_the_longer_run(
@@ -228,8 +228,8 @@ def test_continuing_needs_the_state_of_the_base(base: Base, real: Dataset, run: 
 
 def test_distilling_counts_what_the_teacher_costs(base: Base, artefacts: dict[str, Artefact | None]) -> None:
     found = artefacts["distilled"]
-    assert found is not None and (found.synthesized, found.images) == (40, 64)
-    assert found.evaluations == 40 * 2 * nfe(base.model, base.model.sampler) + 2 * 64
+    assert found is not None and found.cost.images == 64
+    assert found.cost.evaluations == 40 * 2 * nfe(base.model, base.model.sampler) + 2 * 64
 
 
 def test_without_snapshots_autoguidance_says_what_it_lacks(base: Base, real: Dataset, run: Run) -> None:

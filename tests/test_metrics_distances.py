@@ -113,12 +113,6 @@ def test_moments_do_not_depend_on_batches(seed: int, sizes: list[int]) -> None:
     assert found.count == len(x)
     np.testing.assert_allclose(found.mean, truth.mean, rtol=1e-14)
     np.testing.assert_allclose(found.covariance, truth.covariance, atol=1e-8)
-    left, right = MomentAccumulator(4), MomentAccumulator(4)
-    left.update(torch.from_numpy(x[: sizes[0]]))
-    right.update(x[sizes[0] :])
-    left.merge(right)
-    left.merge(MomentAccumulator(4))
-    np.testing.assert_allclose(left.moments().covariance, truth.covariance, atol=1e-8)
 
 
 def test_moments_far_from_zero_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,26 +129,21 @@ def test_moments_far_from_zero_and_refused(monkeypatch: pytest.MonkeyPatch) -> N
         accumulator.update(np.array([[0.0, 1.0], [np.nan, 0.0], [1.0, 1.0]]))
     with pytest.raises(UserError, match="at least 2"):
         accumulator.moments()
-    with pytest.raises(UserError, match="merged"):
-        accumulator.merge(MomentAccumulator(3))
 
 
 @few
-@given(seeds, st.integers(1, 40), st.integers(1, 12), st.integers(1, 3))
-def test_subset_does_not_depend_on_the_way(seed: int, size: int, batch: int, processes: int) -> None:
+@given(seeds, st.integers(1, 40), st.integers(1, 12))
+def test_subset_does_not_depend_on_the_way(seed: int, size: int, batch: int) -> None:
     rows = np.arange(30, dtype=np.float32)[:, None] * [1, 10]
-    whole = Reservoir(size, seed)
+    whole, part = Reservoir(size, seed), Reservoir(size, seed)
     whole.update(np.arange(30), rows)
-    parts = [Reservoir(size, seed) for _ in range(processes)]
     order = np.random.default_rng(seed).permutation(30)
-    for number, start in enumerate(range(0, 30, batch)):
+    for start in range(0, 30, batch):
         chosen = order[start : start + batch]
-        parts[number % processes].update(chosen, rows[chosen])
-        parts[0].update(chosen, torch.from_numpy(rows[chosen]))  # again, as after an interruption
-    for part in parts[1:]:
-        parts[0].merge(part)
-    np.testing.assert_array_equal(parts[0].indices, whole.indices)
-    np.testing.assert_array_equal(parts[0].rows, rows[whole.indices])
+        part.update(chosen, rows[chosen])
+        part.update(chosen, torch.from_numpy(rows[chosen]))  # again, as after an interruption
+    np.testing.assert_array_equal(part.indices, whole.indices)
+    np.testing.assert_array_equal(part.rows, rows[whole.indices])
     assert len(whole.indices) == min(size, 30)
     smallest = np.sort(np.argsort(sample_keys(seed, np.arange(30)))[:size])
     np.testing.assert_array_equal(whole.indices, smallest)
@@ -174,8 +163,6 @@ def test_subset_is_uniform_and_limits() -> None:
         _ = reservoir.rows
     with pytest.raises(UserError, match="one index"):
         reservoir.update(np.array([-1]), np.zeros((1, 2)))
-    with pytest.raises(UserError, match="seed 1"):
-        reservoir.merge(Reservoir(3, seed=1))
 
 
 # Kernel distance and Inception Score

@@ -162,7 +162,9 @@ def test_what_does_not_fit_is_one_clear_error() -> None:
     assert "unknown model_type 'UNet'" in wrong(class_name, {**init, "model_type": "UNet"}, state)
     assert "unknown model_type '[1]'" in wrong(class_name, {**init, "model_type": [1]}, state)
     assert "'channel_mult' is a dict" in wrong(class_name, {**init, "channel_mult": {}}, state)
-    for changes in ({"model_channels": "many"}, {"img_resolution": None}, {"model_channels": 16.5}, {"num_blocks": []}):
+    told = wrong(class_name, {**init, "img_resolution": None}, state)
+    assert "'img_resolution' is None: it must be a whole number" in told
+    for changes in ({"model_channels": "many"}, {"model_channels": 16.5}, {"num_blocks": []}):
         assert "cannot be made with these arguments" in wrong(class_name, {**init, **changes}, state)
     assert "even number of taps" in wrong(class_name, {**init, "resample_filter": [1, 2, 1]}, state)
     first, second, *_ = state

@@ -167,9 +167,9 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     )
     worker = out / "worker.py"
     worker.write_text(
-        "import sys, pathlib, test_processes as t\n"
+        "import dataclasses, sys, pathlib, test_processes as t\n"
         "t.work(pathlib.Path(sys.argv[1]))\n"
-        "t.cli.COMMANDS['sample'] = (*t.cli.COMMANDS['sample'][:1], t.fail, '')\n"
+        "t.cli.COMMANDS['sample'] = dataclasses.replace(t.cli.COMMANDS['sample'], run=t.fail)\n"
         "sys.exit(t.main(['sample', 'model', '--out', 'nowhere', '--seeds', '0']))\n"
     )
     done = subprocess.run(launched(str(worker), str(two)), capture_output=True, text=True, timeout=300, env=ENVIRONMENT)

@@ -16,11 +16,10 @@ from sims.metrics.proportions import (
     called_shares,
     check_confusion,
     confusion,
+    distances_to,
     kl,
-    kl_interval,
     proportions,
     total_variation,
-    tv_interval,
     weighted_moments,
     weights_to,
 )
@@ -117,10 +116,9 @@ def test_intervals_hold_what_they_promise(truth: list[float], accuracy: float, c
         found = proportions(predicted, counts, seed=seed, draws=200)
         inside += (found.low <= p) & (p <= found.high)
         width += found.high - found.low
-        _, low, high = tv_interval(predicted, counts, uniform, seed=seed, draws=200)
-        tv_inside, tv_below = tv_inside + (low <= total_variation(p, uniform) <= high), tv_below + (low == 0)
-        _, low, high = kl_interval(predicted, counts, uniform, seed=seed, draws=200)
-        kl_inside += low <= kl(p, uniform) <= high
+        tv, divergence = distances_to(uniform, predicted, counts, seed=seed, draws=200)
+        tv_inside, tv_below = tv_inside + (tv[1] <= total_variation(p, uniform) <= tv[2]), tv_below + (tv[1] == 0)
+        kl_inside += divergence[1] <= kl(p, uniform) <= divergence[2]
     assert inside.min() >= 0.9 * sims
     assert tv_inside >= 0.9 * sims and kl_inside >= 0.89 * sims
     if truth == [0.1] * 10:
@@ -161,9 +159,8 @@ def test_distances() -> None:
     assert kl(np.array([1.0, 0.0]), np.array([0.5, 0.5])) == pytest.approx(math.log(2))
     assert kl(np.array([0.5, 0.5]), np.array([1.0, 0.0])) == math.inf
     predicted, counts = np.repeat([0, 1], [50, 50]), 100 * np.eye(2)
-    assert kl_interval(predicted, counts, np.array([1.0, 0.0])) == (math.inf, math.inf, math.inf)
-    value, low, high = kl_interval(np.zeros(50, int), counts, np.array([1.0, 0.0]))
-    assert (value, low, high) == (0, 0, math.inf)
+    assert distances_to(np.array([1.0, 0.0]), predicted, counts)[1] == (math.inf, math.inf, math.inf)
+    assert distances_to(np.array([1.0, 0.0]), np.zeros(50, int), counts)[1] == (0, 0, math.inf)
 
 
 def test_confusion_counts_leave_unknown_values_out() -> None:
@@ -249,8 +246,8 @@ def test_a_singular_matrix_without_a_bad_pair_is_refused_too() -> None:
         (lambda: proportions(np.zeros(5, int), np.diag([10, 0])), "no held-out sample has value 1"),
         (lambda: proportions(np.zeros(5, int), 10 * np.eye(2), level=1.0), "between 0 and 1"),
         (lambda: proportions(np.zeros(5, int), 10 * np.eye(2), draws=5), "at least 100"),
-        (lambda: tv_interval(np.zeros(5, int), 10 * np.eye(2), np.array([0.5, 0.4])), "sum to 1"),
-        (lambda: tv_interval(np.zeros(5, int), 10 * np.eye(2), np.full(4, 0.25)), "4 shares .* 2 values"),
+        (lambda: distances_to(np.array([0.5, 0.4]), np.zeros(5, int), 10 * np.eye(2)), "sum to 1"),
+        (lambda: distances_to(np.full(4, 0.25), np.zeros(5, int), 10 * np.eye(2)), "4 shares .* 2 values"),
         (lambda: confusion(np.zeros(3, int), np.zeros(4, int), 2), "one of each per sample"),
         (lambda: weights_to(np.array([0.5, 0.5]), np.zeros(4, int), ("cat", "dog")), "0.5 of 'dog', which no real"),
         (lambda: weighted_moments(np.zeros((3, 2)), np.array([1.0, 0, 0])), "at least 2"),

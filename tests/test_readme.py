@@ -56,7 +56,7 @@ def test_commands_parse(command: str, tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(blocks("toml")[0])
     name, *arguments = shlex.split(command)
-    assert type(parse(name, arguments)) is COMMANDS[name][0]
+    assert type(parse(name, arguments)) is COMMANDS[name].options
 
 
 def test_the_recipe_says_what_it_is_called() -> None:

@@ -17,23 +17,27 @@ import torch
 
 import tiny
 from sims import config
-from sims.cli import main, parse
+from sims.cli import parse
 from sims.config import RECIPES, from_dict, load_recipe, override, to_dict
 from sims.data.codec import Codec
 from sims.errors import UserError
-from sims.experiments.cost import estimate as planning
-from sims.experiments.cost import rates as probing
-from sims.experiments.cost import work as plan
-from sims.experiments.cost.bounds import cheapest_bound, cheapest_expected, search_bound
-from sims.experiments.cost.described import Known
+from sims.experiments.cost import estimate as cost
+from sims.experiments.cost import rates
+from sims.experiments.cost.described import DataSize
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
-from sims.experiments.improve.search import Search, SearchOptions
-from sims.experiments.improve.stages import Setting, fewest
+from sims.experiments.improve.sampler_search import Setting, cheapest_bound, cheapest_expected, fewest
+from sims.experiments.improve.search import Search, SearchOptions, search_bound
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
 from sims.guidance import Extrapolate
+from sims.methods import METHODS
 from sims.metrics import weights
+from sims.results.common import Row
+from sims.results.improve import ImproveResult
+from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 from sims.sampling import SOLVERS, SamplerOptions, nfe
+from sims.training.base import new_model
 from sims.training.loop import TrainOptions
 from test_pretrained import ToyInception
 
@@ -44,7 +48,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(probing, "SECONDS", 0.5)
+    monkeypatch.setattr(rates, "SECONDS", 0.5)
     yield
 
 
@@ -125,8 +129,9 @@ def test_published_values(name: str) -> None:
     options = from_dict(ImproveOptions, load_recipe(name))
     train, network = options.base.train, options.network
     codec = Codec("pixels", 0.0, 255.0, "uint8")
-    known = Known(options.data.shape or (), options.data.classes or 0, codec, "stated")
-    denoiser = planning._network(options, known, "meta")
+    data = DataSize(options.data.shape or (), options.data.classes or 0, codec, "stated").stand_in()
+    with torch.device("meta"):
+        denoiser = new_model(data, network, options.sampler, 0, train).denoiser
     sampling = [nfe(d, options.sampler) for d in (denoiser, Extrapolate(denoiser, denoiser, 1.0))]
     batch, lr, millions, dropout, augment, mean, std, channels, base, guided, parameters = TABLE[name]
     assert (train.batch, train.lr, options.base.images) == (batch, lr, round(millions * 1e6))
@@ -188,34 +193,36 @@ def test_a_shrunk_recipe_is_planned_and_runs(
     run = tmp_path / "run"
     words = [*shrunk(name), *written(name, tmp_path), "--run", str(run)]
     before = files(tmp_path)
-    planned = improve(override(parse("improve", words), {"dry_run": True}))
-    out, err = capsys.readouterr()
-    assert not err and files(tmp_path) == before
-    assert "read from" in out and "total" in out and "dry run: nothing was run or written" in out
+    estimate = improve(override(parse("improve", words), {"dry_run": True}))
+    assert isinstance(estimate, Estimate) and capsys.readouterr() == ("", "") and files(tmp_path) == before
+    text = str(estimate)
+    assert "read from" in text and "total" in text and "dry run: nothing was run or written" in text
 
-    assert main(["improve", *words]) == 0
-    summary = json.loads((run / "summary.json").read_text())
-    rows = {row["label"]: row for row in summary["rows"]}
+    result = improve(parse("improve", words), quiet=True)
+    assert isinstance(result, ImproveResult) and result.spent and result.search and result.extractor
+    rows = {row.label: row for row in result.rows}
     assert {*rows} >= {*load_recipe(name)["methods"]}
     extractor = "pca" if "512" in name else load_recipe(name)["evaluation"].get("extractor", "pca")
-    assert summary["extractor"]["name"].startswith(extractor)
+    assert result.extractor.name.startswith(extractor)
     _the_protocol_is_kept(run, rows)
-    work = {entry["stage"]: entry for entry in planned["work"]}
-    assert (planned["nfe"], planned["guided_nfe"]) == (rows["base"]["nfe"], rows["sims"]["nfe"])
-    assert work["synthesize"]["evaluations"] == summary["costs"]["synthesized"] * planned["nfe"]
-    for method, samples in summary["search"]["samples_by_method"].items():
-        cost = planned["guided_nfe"] if method in plan.GUIDED else planned["nfe"]
-        assert samples * cost <= work[f"search {method}"]["most"]
-        assert 0 < work[f"search {method}"]["evaluations"] <= work[f"search {method}"]["most"]
-    if "distilled" in work:
-        assert work["distil"]["images"] == summary["costs"]["distillation_images"]
-    assert planned["parameters"] == sum(p.numel() for p in tiny_parameters(run))
+    work = {stage.stage: stage for stage in estimate.work}
+    assert (estimate.nfe, estimate.guided_nfe) == (rows["base"].nfe, rows["sims"].nfe)
+    assert work["prepare auxiliary"].evaluations == result.spent.synthesized * estimate.nfe
+    for method, chosen in result.search.chosen.items():
+        most = work[f"search {method}"].most
+        assert most is not None and chosen.evaluations <= most
+        assert chosen.evaluations == chosen.samples * METHODS[method].networks * estimate.nfe
+        assert 0 < work[f"search {method}"].evaluations <= most
+    if "prepare distilled" in work:
+        assert work["prepare distilled"].images == result.spent.distillation_images
+    assert {stage.name for stage in result.reproduction.stages} <= {*work}
+    assert estimate.parameters == sum(p.numel() for p in tiny_parameters(run))
     disk = sum(file.stat().st_size for file in run.rglob("*") if file.suffix == ".safetensors")
-    estimated = sum(count for _, count in planned["disk"])
+    estimated = sum(estimate.disk.values())
     assert 0.4 * estimated < disk < 1.3 * estimated + 1e6
 
 
-def _the_protocol_is_kept(run: Path, rows: dict[str, Any]) -> None:
+def _the_protocol_is_kept(run: Path, rows: dict[str, Row]) -> None:
     """Three draws of fresh seeds, each with a row of its own; mean and minimum of the same three figures."""
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for label, row in rows.items():
@@ -223,7 +230,7 @@ def _the_protocol_is_kept(run: Path, rows: dict[str, Any]) -> None:
         values, seeds = [e["value"] for e in found], [range(*e["seeds"]) for e in found]
         assert len(values) == 3 and all(e["num_samples"] == len(s) == 20 for e, s in zip(found, seeds))
         assert len({*seeds[0], *seeds[1], *seeds[2]}) == 60
-        assert row["fd"]["mean"] == pytest.approx(np.mean(values)) and row["fd"]["min"] == min(values)
+        assert row.figures["fd"].mean == pytest.approx(np.mean(values)) and row.figures["fd"].lowest == min(values)
 
 
 def tiny_parameters(run: Path) -> list[torch.nn.Parameter]:
@@ -245,9 +252,9 @@ def test_without_data_the_stated_shape_counts(name: str, tmp_path: Path, say: ti
 def test_without_data_and_shape_one_sentence_says_what_to_give(tmp_path: Path, say: tiny.Say) -> None:
     words = ["improve", "--data.path", str(tmp_path / "none.npz"), "--run", str(tmp_path / "run"), "--dry-run"]
     status, _, err = say(*words)
-    assert status == 2 and "--data.shape" in err and len(err.splitlines()) == 1
+    assert status == 2 and "data.shape" in err and len(err.splitlines()) == 1
     status, _, err = say(*words, "--data.shape", "3,8,8", "--data.conditional")
-    assert status == 2 and "--data.classes" in err and len(err.splitlines()) == 1
+    assert status == 2 and "data.classes" in err and len(err.splitlines()) == 1
     status, out, _ = say(*words, "--data.shape", "3,8,8", "--data.conditional", "--data.classes", "7")
     assert status == 0 and "3x8x8, 7 classes" in out and not files(tmp_path)
 
@@ -255,14 +262,14 @@ def test_without_data_and_shape_one_sentence_says_what_to_give(tmp_path: Path, s
 def test_a_dry_run_in_a_finished_run_changes_nothing(finished: Path, say: tiny.Say) -> None:
     before = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
     status, out, _ = say(*tiny.improve_arguments(finished, *tiny.PCA, "--dry-run"))
-    assert status == 0 and "train the placebo" in out
+    assert status == 0 and "prepare placebo" in out
     assert before == {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
     assert "dry_run" not in json.loads((finished / "config.json").read_text())
 
 
 def test_a_given_model_is_planned_without_a_base(model: Path, say: tiny.Say) -> None:
     status, out, _ = say("improve", "--model", model, "--data.path", "none", "--dry-run")
-    assert status == 0 and "of the model" in out and "train the auxiliary" in out
+    assert status == 0 and "of the model" in out and "prepare auxiliary" in out
     assert not re.search("train the base|placebo|autoguidance|search|evaluate", out)
 
 
@@ -275,6 +282,25 @@ def test_data_of_another_shape_than_the_recipe_states(tmp_path: Path, say: tiny.
 def test_shapes_that_are_none(shape: str, say: tiny.Say) -> None:
     status, _, err = say("improve", "--data.shape", shape, "--dry-run")
     assert status == 2 and "data.shape" in err
+
+
+def test_whatever_a_stage_trains_and_leaves_is_in_the_estimate() -> None:
+    toy = Training("toy", TrainOptions(batch=32, precision="fp32"), taught=True)
+    options = from_dict(ImproveOptions, {"evaluation": {"extractor": "pca"}, "network": {"width": 32, "blocks": 1}})
+
+    def plan(sampling: Sampling) -> list[Work]:
+        drawn = Work("draw", evaluations=10 * sampling.nfe, samples=10, leaves=(Leaves("samples", samples=10),))
+        return [drawn, training_work("train a toy", toy, 1000, leaves="toys", snapshots=2, times=3)]
+
+    estimate = cost.estimate(options, None, plan, CPU)
+    stages = {stage.stage: stage for stage in estimate.work}
+    assert [*stages] == ["start", "read the data", "references", "draw", "train a toy", "report"]
+    assert (stages["train a toy"].images, stages["train a toy"].steps) == (3000, 96)
+    assert estimate.disk == {"samples": 10 * 64, "toys": 3 * 6 * 4 * estimate.parameters}  # 2, the state's 3, average
+    assert [*estimate.memory] == ["references", "train a toy", "sample"]
+    assert estimate.seconds(stages["train a toy"]) >= 3000 * estimate.rates.training[toy].image > 0
+    text = str(estimate)
+    assert re.search(r"train a toy +3,000 +- ", text) and re.search(r"toys +[\d.]+ [kM]B", text)
 
 
 # -- bounds ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,17 @@ import torch
 
 from sims.config import override
 from sims.errors import UserError
-from sims.experiments.loop.models import Arm
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, toy_defaults
-from sims.experiments.loop.point_loop import run_replicas
-from sims.experiments.loop.repeats import configuration
-from sims.experiments.loop.replica_group import Piece, Task
+from sims.experiments.loop.point_loop import run_points
+from sims.experiments.loop.remedies import arm_of
+from sims.experiments.loop.replica_group import ReplicaGroup
 from sims.experiments.loop.toys import TOYS, ReplicaNoise, Ruler, gaussian_w2, sampling_noise
 from sims.gaussians import GaussianMixture
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.model import load, make_network
 from sims.networks import MLP, ReplicaMLP
+from sims.results.common import Cost
+from sims.results.loop import Arm, LoopResult
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions, sample
 from sims.training import loop as training
@@ -38,22 +39,22 @@ TINY: dict[str, Any] = {
     "sampler": {"solver": "dpmpp2m", "steps": 4},
     "evaluation": {"samples": 60},
 }
-STANDARD, SIMS = Arm("standard", "standard"), Arm("sims", "sims", 1.0)
+STANDARD, SIMS = arm_of("standard"), arm_of("sims", 1.0)
 
 
 def options(folder: Path, **values: Any) -> LoopOptions:
     return override(toy_defaults(), {**TINY, **values, "run": str(folder)})
 
 
-def task(
-    folder: Path, arms: tuple[Arm, ...] = (STANDARD, SIMS), replicas: tuple[int, ...] = (0, 1), **values: Any
-) -> Task:
+def group(
+    folder: Path, arms: Sequence[Arm] = (STANDARD, SIMS), replicas: tuple[int, ...] = (0, 1), **values: Any
+) -> ReplicaGroup:
     chosen = options(folder, **values)
-    return Task(chosen, folder, arms, replicas, chosen.generations)
+    return ReplicaGroup(chosen, folder, tuple(arms), replicas, chosen.generations)
 
 
-def figures(task: Task) -> list[dict[str, Any]]:
-    return [row["figures"] for row in Piece(task).run()]
+def figures(group: ReplicaGroup) -> list[dict[str, dict[str, list[float]]]]:
+    return [entry.figures for entry in group.run()]
 
 
 def alike(left: dict[str, list[float]], right: dict[str, list[float]]) -> bool:
@@ -61,10 +62,10 @@ def alike(left: dict[str, list[float]], right: dict[str, list[float]]) -> bool:
     return left["w2"] == pytest.approx(right["w2"], rel=1e-4)
 
 
-def summary(chosen: LoopOptions) -> dict[str, Any]:
-    run = Run(chosen.run, configuration(chosen), quiet=True)
+def result(chosen: LoopOptions) -> LoopResult:
+    run = Run(chosen.run, {}, quiet=True)
     try:
-        return run_replicas(chosen, run)
+        return run_points(run, chosen)
     finally:
         run.close()
 
@@ -117,7 +118,7 @@ def test_networks_go_in_as_they_come_out() -> None:
 
 
 def test_it_is_saved_as_every_model(tmp_path: Path) -> None:
-    made = Piece(task(tmp_path))._new(0, 2)
+    made = group(tmp_path)._new(0, 2)
     made.save(tmp_path / "model")
     again = load(tmp_path / "model")
     assert again.hash == made.hash and again.data_shape == (4, 2)
@@ -153,16 +154,16 @@ def test_noise_is_the_same_in_every_arm_and_different_between_replicas() -> None
 
 
 def test_arms_with_equal_settings_agree(tmp_path: Path) -> None:
-    twins = (STANDARD, Arm("again", "standard"), SIMS, Arm("twin", "sims", 1.0))
-    for generation in figures(task(tmp_path, twins)):
+    twins = (STANDARD, arm_of("standard", name="again"), SIMS, arm_of("sims", 1.0, "twin"))
+    for generation in figures(group(tmp_path, twins)):
         assert alike(generation["standard"], generation["again"])
         assert alike(generation["sims"], generation["twin"])
         assert not alike(generation["sims"], generation["standard"])
 
 
 def test_a_replica_does_not_depend_on_the_others(tmp_path: Path) -> None:
-    together = figures(task(tmp_path / "together", replicas=(0, 1, 2)))
-    alone = figures(task(tmp_path / "alone", replicas=(1,)))
+    together = figures(group(tmp_path / "together", replicas=(0, 1, 2)))
+    alone = figures(group(tmp_path / "alone", replicas=(1,)))
     for both, one in zip(together, alone):
         for arm in both:
             assert both[arm]["w2"][1] == pytest.approx(one[arm]["w2"][0], rel=2e-3)
@@ -170,30 +171,29 @@ def test_a_replica_does_not_depend_on_the_others(tmp_path: Path) -> None:
 
 
 def test_w_0_is_the_base(tmp_path: Path) -> None:
-    for generation in figures(task(tmp_path, (STANDARD, Arm("nothing", "sims", 0.0)), generations=1)):
+    for generation in figures(group(tmp_path, (STANDARD, arm_of("sims", 0.0, "nothing")), generations=1)):
         assert alike(generation["standard"], generation["nothing"])
 
 
 def test_equal_compute_trains_longer_on_its_own_chain(tmp_path: Path) -> None:
-    arms = (STANDARD, Arm("standard-equal", "standard-equal"), SIMS)
-    piece = Piece(task(tmp_path, arms))
+    arms = (STANDARD, arm_of("standard-equal"), SIMS)
+    replicas = group(tmp_path, arms)
     extra = 96 + (40 + 30) * 4 // 3  # the auxiliary, its own samples, and the second evaluation of those passed on
-    assert piece.cost(arms[1]).total == 256 + extra
-    assert piece.cost(SIMS).total == 256 + 96 + 40 * 4 // 3
-    piece.run()
-    assert piece.evaluations(SIMS) == 2 * piece.evaluations(STANDARD) == 8
+    assert replicas.cost(arms[1]) == Cost(256 + extra)
+    assert replicas.cost(SIMS) == Cost(256 + 96, 40 * 4)
+    replicas.run()
+    assert replicas.evaluations(SIMS) == 2 * replicas.evaluations(STANDARD) == 8
 
 
 def test_the_control_with_twice_the_steps_is_standard_training_sampled_so(tmp_path: Path) -> None:
-    steps = Arm("standard-steps", "standard-steps")
-    chosen = task(tmp_path / "control", (STANDARD, steps), affine=True)
+    steps = arm_of("standard-steps")
+    chosen = group(tmp_path / "control", (STANDARD, steps), affine=True)
     control = figures(chosen)
-    finer = figures(task(tmp_path / "finer", (STANDARD,), affine=True, sampler={"solver": "dpmpp2m", "steps": 8}))
+    finer = figures(group(tmp_path / "finer", (STANDARD,), affine=True, sampler={"solver": "dpmpp2m", "steps": 8}))
     for generation, other in zip(control, finer):
         assert generation["standard-steps"] == other["standard"]
         assert not alike(generation["standard-steps"], generation["standard"])
-    piece = Piece(chosen)
-    assert piece.evaluations(steps) == 8 and piece.cost(steps) == piece.cost(STANDARD)
+    assert chosen.evaluations(steps) == 8 and chosen.cost(steps) == chosen.cost(STANDARD)
 
 
 @pytest.mark.parametrize("made", [LoopOptions, PollutionOptions])
@@ -228,20 +228,20 @@ def killer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.mark.parametrize("start", ["scratch", "continued"])
 def test_interrupted_and_resumed_it_ends_alike(tmp_path: Path, killer: Any, start: str) -> None:
-    arms = (STANDARD, Arm("standard-equal", "standard-equal"), SIMS)
-    whole = figures(task(tmp_path / "whole", arms, start=start))
-    broken = task(tmp_path / "broken", arms, start=start)
+    arms = (STANDARD, arm_of("standard-equal"), SIMS)
+    whole = figures(group(tmp_path / "whole", arms, start=start))
+    broken = group(tmp_path / "broken", arms, start=start)
     for steps in (5, 13, 17):  # within a base, an equal arm, an auxiliary
         killer(steps)
         with pytest.raises(Killed):
-            Piece(broken).run()
+            broken.run()
     killer(10**9)
     assert figures(broken) == whole
     assert figures(broken) == whole  # and finished, it is only read
 
 
 def test_finished_generations_keep_no_networks(tmp_path: Path) -> None:
-    figures(task(tmp_path))
+    figures(group(tmp_path))
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not (tmp_path / "000" / "passed.npy").exists()
     with np.load(tmp_path / "002" / "points.npz") as points:
@@ -249,11 +249,11 @@ def test_finished_generations_keep_no_networks(tmp_path: Path) -> None:
 
 
 def test_a_lost_generation_is_one_sentence(tmp_path: Path) -> None:
-    whole = task(tmp_path, kind="accumulate")
+    whole = group(tmp_path, kind="accumulate")
     figures(whole)
     shutil.rmtree(tmp_path / "002")  # and with it the proof that the samples it was trained on are not needed
     with pytest.raises(UserError, match="missing or damaged"):
-        Piece(whole).run()
+        whole.run()
 
 
 # -- loops and figures -------------------------------------------------------------------------------------------------
@@ -261,44 +261,51 @@ def test_a_lost_generation_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["fully-synthetic", "augmentation", "accumulate", "fresh"])
 def test_every_kind_trains_on_what_it_says(tmp_path: Path, kind: str) -> None:
-    piece = Piece(task(tmp_path, kind=kind, affine=True))
-    sets = [piece._data(0, SIMS)]
+    replicas = group(tmp_path, kind=kind, affine=True)
+    sets = [replicas._data(0, SIMS)]
     for generation in range(2):
-        piece._generation(generation)
-        sets.append(piece._data(generation + 1, SIMS))
-    assert torch.equal(sets[0], piece._real) and sets[0].shape == (40, 2, 2)
+        replicas._generation(generation)
+        sets.append(replicas._data(generation + 1, SIMS))
+    assert torch.equal(sets[0], replicas._real) and sets[0].shape == (40, 2, 2)
     passed = [torch.from_numpy(np.load(tmp_path / f"00{generation}" / "passed.npy"))[:, 2:] for generation in range(2)]
-    parts = {"fully-synthetic": [passed[1]], "accumulate": [piece._real, *passed]}
+    parts = {"fully-synthetic": [passed[1]], "accumulate": [replicas._real, *passed]}
     assert torch.equal(sets[2][-30:], passed[1])
     if kind == "fresh":
         assert len(sets[2]) == 70 and not torch.equal(sets[2][:40], sets[1][:40])
     else:
-        assert torch.equal(sets[2], torch.cat(parts.get(kind, [piece._real, passed[1]])))
+        assert torch.equal(sets[2], torch.cat(parts.get(kind, [replicas._real, passed[1]])))
 
 
-def test_summary_says_all_that_the_page_needs(tmp_path: Path) -> None:
-    found = summary(options(tmp_path / "run", data={"path": "mixture"}, remedies=["standard", "sims", "neon"]))
-    assert [arm["name"] for arm in found["arms"]] == ["standard", "sims", "neon"]
-    assert {"sliced_w2", "coverage", "class_distance", "precision", "recall", "memorized"} <= {*found["curves"]}
-    curve = np.array(found["curves"]["sliced_w2"]["neon"])
+def test_the_result_says_all_that_the_page_needs(tmp_path: Path) -> None:
+    found = result(options(tmp_path / "run", data={"path": "mixture"}, remedies=["standard", "sims", "neon"]))
+    assert [arm.name for arm in found.arms] == ["standard", "sims", "neon"] == list(found.looks)
+    expected = {"sliced_w2", "coverage", "class_distance", "precision", "recall", "memorized", "distance_ratio"}
+    assert {*found.curves} == {*found.figures} == expected
+    curve = np.array(found.curves["sliced_w2"]["neon"])
     assert curve.shape == (3, 3) and np.isfinite(curve).all()
-    assert {*found["verdicts"]["sims"]} == {"mad", "weak", "strong"}
-    assert found["accounting"][2]["from"] == {"1": 30} and found["accounting"][0]["real"] == 40
-    assert found["floor"]["sliced_w2"] > 0
-    assert (tmp_path / "run" / "summary.json").is_file()
+    assert found.verdicts["sims"].mad and found.verdicts["sims"].weak and found.verdicts["sims"].strong
+    assert [(entry.real, entry.synthetic) for entry in found.trained_on] == [(40, {}), (40, {"0": 30}), (40, {"1": 30})]
+    assert found.floor is not None and found.floor.values["sliced_w2"] > 0
+    assert found.arms[1].cost == Cost(3 * (256 + 96), 3 * 40 * 4)
     with np.load(tmp_path / "run" / "grids.npz") as grids:
         assert {"truth", "standard@0", "neon@2"} <= {*grids.files}
 
 
+def test_samples_that_diverge_are_counted(tmp_path: Path) -> None:
+    far = arm_of("sims", 1e30)
+    found = group(tmp_path, (STANDARD, far), affine=True, generations=1, passed_on="base").run()
+    assert [entry.diverged["standard"] for entry in found] == [0, 0]
+    assert [entry.diverged["sims"] for entry in found] == [2 * 60, 2 * 60]
+    assert min(found[-1].figures["sims"]["w2"]) > 2 * max(found[-1].figures["standard"]["w2"])
+
+
 def test_strengths_are_chosen_by_replicas_that_are_not_judged(tmp_path: Path) -> None:
-    several = summary(
-        options(tmp_path / "several", affine=True, repeats=6, w=[0.5, 1.0], remedies=["standard", "sims"])
-    )
-    assert several["judged"] == [3, 6] and several["selection"]["sims"]["replicas"] == 3
-    curves = {w: np.array(several["curves"]["w2"][f"sims@{w:g}"])[-1, :3].mean() for w in (0.5, 1.0)}
-    assert several["selection"]["sims"]["w"] == min(curves, key=lambda w: curves[w])
-    none = summary(options(tmp_path / "none", affine=True, w=[], strengths=[0.5, 1.0], remedies=["standard", "sims"]))
-    assert none["arms"][1]["w"] == none["selection"]["sims"]["w"] and none["judged"] == [0, 3]
+    several = result(options(tmp_path / "several", affine=True, repeats=6, w=[0.5, 1.0], remedies=["standard", "sims"]))
+    assert several.judged == (3, 4, 5) and several.selection["sims"].replicas == 3
+    curves = {w: np.array(several.curves["w2"][f"sims@{w:g}"])[-1, :3].mean() for w in (0.5, 1.0)}
+    assert several.selection["sims"].w == min(curves, key=lambda w: curves[w])
+    none = result(options(tmp_path / "none", affine=True, w=[], strengths=[0.5, 1.0], remedies=["standard", "sims"]))
+    assert none.arms[1].w == none.selection["sims"].w and none.judged == (0, 1, 2)
     assert (tmp_path / "none" / "selection").is_dir()
 
 
@@ -313,7 +320,7 @@ def test_strengths_are_chosen_by_replicas_that_are_not_judged(tmp_path: Path) ->
 )
 def test_what_points_do_not_know_is_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        summary(options(tmp_path / "run", **values))
+        result(options(tmp_path / "run", **values))
     assert not list((tmp_path / "run").glob("generations*"))
 
 

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from sims.report.plots import cache_levels
+from sims.report.record import base_row, change_interval, look, read_record
 
 from sims.errors import UserError
 from sims.report import closing_table, write_report
 from sims.report.numbers import count, duration, signed_percent
 from sims.report.palette import KNOWN, SPARE, THEME
-from sims.report.plots import cache_levels
-from sims.report.record import base_row, change_interval, look, read_record
 
 METHODS = (  # method, label, w, budget, nfe, FD train, FD test
     ("base", "Base", 0.0, None, 35, 19.24, 19.01),

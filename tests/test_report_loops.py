@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from sims.report.loops import band
 
 from sims.report import write_report
-from sims.report.loops import band
 
 ARMS = [
     {"name": "standard", "label": "standard", "method": "standard", "w": 0, "cost": {"images": 2_000, "seconds": 90.0}},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from safetensors.torch import load_file
 from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
-from sims.denoiser import Denoiser, Evaluate, Stateless
+from sims.denoiser import Denoiser, Evaluate, Stateless, as_denoiser, device_of
 from sims.errors import UserError
 from sims.gaussians import GaussianMixture
-from sims.sampling import Churn, SamplerOptions, SeededNoise, edm_sigmas, nfe, sample, sample_seeds
+from sims.sampling import Churn, SamplerOptions, SamplingStep, SeededNoise, edm_sigmas, nfe, sample, sample_seeds
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 
@@ -122,10 +123,10 @@ def test_bad_calls_are_user_errors() -> None:
         sample(g, noise, torch.tensor([1.0, 0.5]))
     with pytest.raises(UserError, match="step_noise"):
         sample(g, noise, edm_sigmas(4, 0.1, 1), churn=Churn(1.0))
-    with pytest.raises(UserError, match="no classes"):
+    with pytest.raises(UserError, match="takes no labels"):
         sample_seeds(g, [0], SamplerOptions(), labels=1)
     for labels in (2, torch.tensor([0, 1]), torch.tensor([-2])):
-        with pytest.raises(UserError, match="classes"):
+        with pytest.raises(UserError, match=r"classes|labels for"):
             sample_seeds(mixture([0, 1]), [0], SamplerOptions(), labels=labels)
     with pytest.raises(UserError, match="batch_size"):
         sample_seeds(g, [0], SamplerOptions(), batch_size=0)
@@ -302,3 +303,62 @@ def test_churn_noise_arrives_in_order_whatever_its_range() -> None:
     draw: Callable[[], Tensor] = step_noise
     sample(mixture(), torch.ones(1, 2), edm_sigmas(6, 0.01, 20.0), churn=Churn(2.0, s_max=1.0), step_noise=draw)
     assert len(calls) == 6
+
+
+# ---- the door: any callable, and a callback
+
+
+@pytest.mark.parametrize("solver", ["heun", "dpmpp2m"])
+def test_any_callable_is_sampled_as_the_denoiser_it_is(solver: str) -> None:
+    g, noise, sigmas = mixture(), torch.randn(5, 2), edm_sigmas(6, 0.01, 20.0)
+    expected = sample(g, noise, sigmas, solver=solver)  # type: ignore[arg-type]
+    for function in (lambda x, sigma: g(x, sigma), lambda x, sigma, labels=None: g(x, sigma, labels)):
+        assert torch.equal(sample(function, noise, sigmas, solver=solver), expected)  # type: ignore[arg-type]
+        denoiser = as_denoiser(function, (2,), sigma_min=0.01, sigma_max=20.0)
+        assert isinstance(denoiser, Denoiser) and nfe(denoiser, SamplerOptions(steps=6)) == 11
+        options = SamplerOptions(steps=6, solver=solver)  # type: ignore[arg-type]
+        assert torch.equal(sample_seeds(denoiser, range(5), options)[0], sample_seeds(g, range(5), options)[0])
+
+
+def test_a_callable_is_given_labels_where_there_are_any_and_checked() -> None:
+    seen: list[Tensor] = []
+
+    def function(x: Tensor, sigma: Tensor, labels: Tensor) -> Tensor:
+        seen.append(labels)
+        return x / 2
+
+    denoiser = as_denoiser(function, (2,), num_classes=3)
+    labels = sample_seeds(denoiser, range(4), SamplerOptions(steps=2))[1]
+    assert labels is not None and all(torch.equal(given, labels) for given in seen)
+    with pytest.raises(UserError, match=r"gives \(4, 1\) for \(4, 2\)"):
+        sample(lambda x, sigma: x[:, :1], torch.zeros(4, 2), edm_sigmas(2, 0.1, 1.0))
+    with pytest.raises(UserError, match="sigma_min < sigma_max"):
+        as_denoiser(function, (2,), sigma_min=2.0, sigma_max=1.0)
+    network = nn.Linear(2, 2, device="meta")
+    assert device_of(as_denoiser(network, (2,))) == torch.device("meta")
+
+
+@pytest.mark.parametrize("options", [SamplerOptions(steps=5, s_churn=2.0), SamplerOptions(steps=4, solver="dpmpp2m")])
+def test_a_callback_is_told_of_every_step_and_changes_nothing(options: SamplerOptions) -> None:
+    g = mixture([0, 1])
+    steps: list[SamplingStep] = []
+
+    def callback(step: SamplingStep) -> None:
+        x, denoised = step.x.clone(), step.denoised.clone()
+        steps.append(replace(step, x=x, denoised=denoised))
+        step.x.zero_(), step.denoised.zero_()  # whatever it does with them
+
+    expected = sample_seeds(g, range(7), options)
+    x, labels = sample_seeds(g, range(7), options, batch_size=3, pad=True, callback=callback)
+    assert torch.equal(x, sample_seeds(g, range(7), options, batch_size=3, pad=True)[0])
+    torch.testing.assert_close(x, expected[0])
+    batches, sigmas = [(0, 3), (3, 3), (6, 1)], options.sigmas(g)
+    assert [(s.first, len(s.x)) for s in steps] == [batch for batch in batches for _ in range(options.steps)]
+    assert [s.index for s in steps] == list(range(options.steps)) * 3
+    for step in steps:
+        assert step.num_steps == options.steps and step.sigma >= float(sigmas[step.index])
+        classes = None if labels is None else labels[step.first : step.first + len(step.x)]
+        level = torch.full((len(step.x),), step.sigma)
+        torch.testing.assert_close(step.denoised, g(step.x, level, classes), atol=1e-5, rtol=1e-4)
+    last = [step.denoised for step in steps if step.index == options.steps - 1]
+    torch.testing.assert_close(torch.cat(last), x)  # the last step, to 0, takes the estimate as it is

@@ -11,10 +11,11 @@ import pytest
 from scipy import stats
 
 from sims.errors import UserError
-from sims.metrics.comparison import ScoreRow, differences, require_comparable
+from sims.metrics.comparison import differences, require_comparable
 from sims.metrics.frechet import Moments
 from sims.metrics.intervals import Interval, paired_interval, paired_ratio_interval, t_interval
-from sims.metrics.statistics import Reference, load_statistics, save_statistics
+from sims.metrics.statistics import SavedStatistics
+from sims.results.scores import ScoreRow
 
 
 def test_t_interval_matches_scipy_and_covers() -> None:
@@ -51,7 +52,7 @@ def test_intervals_refuse() -> None:
         paired_ratio_interval([1.0, 2.0], [0.0, 1.0])
 
 
-def write(path: Path, **changes: object) -> Reference:
+def write(path: Path, **changes: object) -> SavedStatistics:
     features = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
     settings: dict = {
         "extractor_name": "pca",
@@ -62,22 +63,22 @@ def write(path: Path, **changes: object) -> Reference:
         "labels": np.arange(20) % 3,
         "extra": {"split": "test"},
     }
-    return save_statistics(path, Moments.of(features), **{**settings, **changes})
+    made = SavedStatistics(Moments.of(features), **{**settings, **changes})
+    made.save(path)
+    return made
 
 
 def test_statistics_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "reference.safetensors"
-    saved, loaded = write(path), load_statistics(path)
+    saved, loaded = write(path), SavedStatistics.load(path)
     np.testing.assert_array_equal(loaded.moments.mean, saved.moments.mean)
     np.testing.assert_array_equal(loaded.moments.covariance, saved.moments.covariance)
-    np.testing.assert_array_equal(loaded.require_features(), saved.require_features())
+    np.testing.assert_array_equal(loaded.features, saved.features)
     np.testing.assert_array_equal(loaded.labels, np.arange(20) % 3)
-    assert (loaded.moments.count, loaded.extra, loaded.hash) == (20, {"split": "test"}, saved.hash)
-    bare = write(tmp_path / "bare.safetensors", features=None, labels=None, resize="box 8x8")
-    assert load_statistics(tmp_path / "bare.safetensors").features is None
-    assert bare.hash != saved.hash
-    with pytest.raises(UserError, match="with features"):
-        bare.require_features()
+    assert (loaded.moments.count, loaded.extra, loaded.extractor_hash) == (20, {"split": "test"}, "ab")
+    write(tmp_path / "bare.safetensors", features=None, labels=None, resize="box 8x8")
+    bare = SavedStatistics.load(tmp_path / "bare.safetensors")
+    assert bare.features is None and bare.labels is None and bare.resize == "box 8x8"
     with pytest.raises(UserError, match="one label each"):
         write(path, labels=np.arange(3))
 
@@ -89,12 +90,12 @@ def test_truncated_statistics_are_refused(tmp_path: Path, keep: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(keep if isinstance(keep, int) else keep * len(content))])
     with pytest.raises(UserError, match="damaged"):
-        load_statistics(path)
+        SavedStatistics.load(path)
 
 
 def test_missing_statistics_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        load_statistics(tmp_path / "none.safetensors")
+        SavedStatistics.load(tmp_path / "none.safetensors")
 
 
 ROW = ScoreRow("fd", 1.5, "classifier-a", "ab", "digits-test", "cd", 5000, (0, 5000))

@@ -12,7 +12,7 @@ from sims.data.dataset import Dataset
 from sims.data.sources import load, load_pair
 from sims.errors import UserError
 from sims.experiments.shift.attributes import Attribute
-from sims.experiments.shift.baselines import ratio_within
+from sims.experiments.shift.contenders import ratio_within
 from sims.experiments.shift.options import ShiftOptions, SolverOptions, SteeringOptions
 from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.experiments.shift.steering import accepted, allotted
@@ -155,9 +155,9 @@ def test_the_cost_of_rejection_at_an_allowed_error() -> None:
     ("make", "needle"),
     [
         (lambda: ShiftOptions(attributes=()), "at least one"),
-        (lambda: ShiftOptions(classifier=("a:b", "c:d")), "2 of --classifier for 1"),
+        (lambda: ShiftOptions(classifier=("a:b", "c:d")), "2 of classifier for 1"),
         (lambda: ShiftOptions(classifier=("a:b",), judge=("a:b",)), "also steers"),
-        (lambda: ShiftOptions(imbalance="0=0.1", model=Path("m")), "--model or it"),
+        (lambda: ShiftOptions(imbalance="0=0.1", model=Path("m")), "model or imbalance"),
         (lambda: SolverOptions(w=5), "max_w"),
         (lambda: SolverOptions(level=1.0), "confidence"),
         (lambda: SteeringOptions(candidates=100), "candidates"),

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import nn
 
 import sims
-from scoring import QUICK, Toy, evaluate, in_bytes, means, write_folder, write_npz
+from scoring import EVERY, QUICK, Toy, evaluate, in_bytes, means, write_folder, write_npz
 from sims import api
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
@@ -25,7 +25,6 @@ from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.manifold import manifold
 from sims.metrics.points import wasserstein
 from sims.scoring.differences import paired
-from sims.scoring.figures import METRICS
 from sims.scoring.subjects import in_order_of_chance
 from tiny import Say
 
@@ -73,7 +72,7 @@ def test_planted_copies_are_found(share: float, cache: Path) -> None:
         close["mean"] == pytest.approx(0.05 + 0.95 * share, abs=0.05) and close["low"] < close["mean"] < close["high"]
     )
     assert (copied["low"] > 0) == (share > 0)
-    assert (found["metrics"]["distance_ratio"]["mean"] < 0.85) == (share > 0)
+    assert (found["metrics"]["nearest_ratio"]["mean"] < 0.85) == (share > 0)
     assert {row["settings"]["held_out"] for row in found["rows"]} == {found["reference"]["held_out"]["hash"]}
 
 
@@ -81,7 +80,7 @@ def test_memorization_is_not_guessed(real: tuple[Dataset, Dataset], cache: Path)
     train, test = real
     without = evaluate(test, train, cache, metrics=["fd", "memorization"])
     assert set(without["metrics"]) == {"fd"} and without["notes"] == [
-        "memorization is left out: it needs images that no model was trained on (--held-out)"
+        "memorization is left out: it needs images that no model was trained on (held_out)"
     ]
     for draws in (None, 2):  # samples that lie on held-out images: a ratio of distances that has no value
         found = evaluate(
@@ -133,7 +132,7 @@ def test_which_sets_are_in_the_order_of_chance(seeds: Any, labels: Any, expected
 
 
 def test_one_draw_gives_an_interval_and_says_which(real: tuple[Dataset, Dataset], cache: Path) -> None:
-    found = evaluate(real[1], real[0], cache, extractor=Toy(), metrics=tuple(METRICS), held_out=real[1])["metrics"]
+    found = evaluate(real[1], real[0], cache, extractor=Toy(), metrics=EVERY, held_out=real[1])["metrics"]
     assert {name: entry["interval"] for name, entry in found.items()} == {
         "fd": "subsampling",
         "fd_held_out": "subsampling",
@@ -179,7 +178,7 @@ def test_few_samples_are_warned_of(real: tuple[Dataset, Dataset], cache: Path) -
     assert not [note for note in evaluate(real[1].subset(range(65)), real[0], cache)["notes"] if "WARNING" in note]
     small = evaluate(real[1], real[0].subset(range(50)), cache, extractor=Toy(width=60))["notes"]
     assert "WARNING: 50 reference images for 60 features: biased likewise" in small
-    two = evaluate(real[1].subset(range(2)), real[0], cache, extractor=Toy(), metrics=tuple(METRICS))
+    two = evaluate(real[1].subset(range(2)), real[0], cache, extractor=Toy(), metrics=EVERY)
     assert set(two["metrics"]) == {"fd"} and two["metrics"]["fd"]["interval"] == "none"
 
 
@@ -224,7 +223,7 @@ def noisy(data: Dataset, amount: float, first_seed: int | None = 0) -> Dataset:
 
 def differences(a: Dataset, b: Dataset, reference: Dataset, cache: Path, **options: Any) -> dict[str, dict[str, Any]]:
     options.setdefault("metrics", QUICK)
-    found = api.compare([a, b], reference, options=options, cache=cache, quiet=True)["differences"]
+    found = api.compare([a, b], reference, options=options, cache=cache, quiet=True).to_json()["differences"]
     return {row["metric"]: row for row in found}
 
 
@@ -280,7 +279,7 @@ def test_unequal_numbers_of_draws_are_refused(real: tuple[Dataset, Dataset], cac
         options = {"metrics": ["fd"], "samples": 100, "draws": draws}
         suite = api._suite(real[0], None, Toy(), options, cache, True)
         scores.append(suite.score(noisy(real[1], 10)))
-    with pytest.raises(UserError, match=r"has 3 draw\(s\) and noise 10 1: give both as many with --draws"):
+    with pytest.raises(UserError, match=r"has 3 draw\(s\) and noise 10 1: give both as many with draws"):
         paired(*scores, suite.options)
 
 
@@ -307,7 +306,7 @@ def test_the_command_compares_two(real: tuple[Dataset, Dataset], cache: Path, tm
 def test_points_are_measured_as_they_are(cache: Path) -> None:
     data = sims.load_data("toy:grid25", limit=600)
     half, rest = data.subset(range(300)), data.subset(range(300, 600))
-    found = evaluate(half, rest, cache, metrics=tuple(METRICS))
+    found = evaluate(half, rest, cache, metrics=EVERY)
     assert found["extractor"]["name"] == "points" and found["extractor"]["num_features"] == 2
     assert means(found)["wasserstein"] == pytest.approx(wasserstein(half.raw, rest.raw), rel=1e-6)
     assert means(found)["fd"] == pytest.approx(frechet_distance(Moments.of(half.raw), Moments.of(rest.raw)), rel=1e-6)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import pages
 from sims.cli import main
 from sims.data.sources import load
-from sims.experiments.cost import rates as probe
+from sims.experiments.cost import rates
 from sims.interop.nvidia import build, read
 from sims.model import load as load_model
 from sims.sampling import sample
@@ -95,7 +95,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_snapshot(folder, patch, "edm2-img64-s-1073741-0.075.pkl", "Precond", label_dim=3, **EDM2)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(probe, "SECONDS", 0.1)
+        patch.setattr(rates, "SECONDS", 0.1)
         patch.setenv("COLUMNS", "160")
         yield folder
     assert not (folder / CANARY).exists(), "code of a snapshot was run"

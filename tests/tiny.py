@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sims.data.dataset import Dataset
 from sims.model import Model
 from sims.networks.options import NetworkOptions
+from sims.results.common import Reproduction
+from sims.results.files import read_result
+from sims.results.improve import ImproveResult
 from sims.sampling import SamplerOptions
 from sims.training.base import new_model
 
@@ -47,11 +50,12 @@ def model(data: Dataset, seed: int = 0, **network: Any) -> Model:
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """Everything that a finished run measured, without times and paths."""
-    summary = json.loads((run / "summary.json").read_text())
-    rows = [{key: value for key, value in row.items() if "seconds" not in key} for row in summary["rows"]]
-    kept = ("headline", "warnings", "comparisons", "search", "costs", "cache", "floor", "data", "extractor")
-    return {"metrics": (run / "metrics.jsonl").read_bytes(), "rows": rows, **{key: summary[key] for key in kept}}
+    """Everything that a finished run found, without times and paths."""
+    result = read_result(run)
+    assert isinstance(result, ImproveResult)
+    rows = tuple(replace(row, seconds_per_1000=None) for row in result.rows)
+    result = replace(result, rows=rows, rounds=(), reproduction=Reproduction())
+    return {"metrics": (run / "metrics.jsonl").read_bytes(), "result": result}
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:

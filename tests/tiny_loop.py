@@ -7,6 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from sims.results.files import read_result
+from sims.results.loop import LoopResult, PollutionResult
+
 COMMON = shlex.split(
     "--data.limit 150 --network.width 16 --network.blocks 1 --network.embedding 8 --sampler.steps 3 --batch-size 50 "
     "--base.images 2560 --base.train.batch 128 --auxiliary.samples 50 --auxiliary.budgets 1280 "
@@ -28,11 +31,31 @@ def pollution_arguments(run: Path, *more: str) -> list[str]:
     return ["pollution", "--run", str(run), *COMMON, *POLLUTION, "--trusted-draws", "5", *more]
 
 
+def points_arguments(run: Path, *more: str) -> list[str]:
+    """The command line of a tiny loop of points with affine denoisers; later options win."""
+    words = "--data.path gaussian --affine --kind fresh --generations 3 --repeats 4"
+    return ["loop", "--run", str(run), *shlex.split(words), *more]
+
+
 def summary_of(run: Path) -> dict[str, Any]:
     return json.loads((run / "summary.json").read_text())
 
 
+def loop_result(run: Path) -> LoopResult:
+    """The result of a finished loop, as it is read."""
+    result = read_result(run)
+    assert isinstance(result, LoopResult)
+    return result
+
+
+def pollution_result(run: Path) -> PollutionResult:
+    """The result of a finished pollution experiment, as it is read."""
+    result = read_result(run)
+    assert isinstance(result, PollutionResult)
+    return result
+
+
 def figures(run: Path) -> dict[str, Any]:
     """Everything that a finished run measured, without commands and paths."""
-    summary = {key: value for key, value in summary_of(run).items() if key not in ("commands", "config_toml")}
+    summary = {key: value for key, value in summary_of(run).items() if key != "reproduction"}
     return {"metrics": (run / "metrics.jsonl").read_bytes(), "summary": summary}

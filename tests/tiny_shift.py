@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from sims.data.dataset import Dataset
+from sims.experiments.shift.attributes import Labelled
+from sims.results.common import Reproduction
+from sims.results.files import read_result
+from sims.results.shift import ShiftResult
 
 ARGUMENTS = shlex.split(
     "--members 1 --imbalance 0=0.06 --network.width 64 --network.blocks 1 --network.embedding 32 --sampler.steps 6 "
@@ -23,12 +30,22 @@ def shift_arguments(run: Path, *more: str) -> list[str]:
     return ["shift", "--run", str(run), *ARGUMENTS, *more]
 
 
-def summary_of(run: Path) -> dict[str, Any]:
-    return json.loads((run / "summary.json").read_text())
+def result_of(run: Path) -> ShiftResult:
+    """What a finished run found."""
+    result = read_result(run)
+    assert isinstance(result, ShiftResult)
+    return result
 
 
-def figures(run: Path) -> dict[str, Any]:
+def figures(run: Path) -> tuple[bytes, ShiftResult]:
     """Everything that a finished run measured, without commands, times and paths."""
-    left_out = ("commands", "config_toml", "seconds", "stages")
-    summary = {key: value for key, value in summary_of(run).items() if key not in left_out}
-    return {"metrics": (run / "metrics.jsonl").read_bytes(), "summary": summary}
+    return (run / "metrics.jsonl").read_bytes(), replace(result_of(run), reproduction=Reproduction())
+
+
+def write_labels(path: Path, data: Dataset, parts: Sequence[Labelled]) -> None:
+    """A label file that says which data it belongs to."""
+    columns = {
+        attribute.name: [attribute.values[value] if value >= 0 else None for value in labels]
+        for attribute, labels in parts
+    }
+    path.write_text(json.dumps({"data": data.fingerprint, "attributes": columns}))

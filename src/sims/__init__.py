@@ -3,7 +3,7 @@
     import sims
     model = sims.load("runs/digits/improved")
     x = model.sample(seeds=range(16))  # (16, 1, 8, 8) in [-1, 1]
-    summary = sims.improve(run="runs/mine", data="my/images", rounds=2)
+    result = sims.improve(run="runs/mine", data="my/images", rounds=2)
 
 Names are imported when they are first used: ``import sims`` itself is quick and loads no library.
 """
@@ -13,25 +13,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sims.api import compare, evaluate, improve, load_data, shift, synthesize, train
+    from sims import metrics
+    from sims.api import compare, evaluate, improve, load_data, loop, pollution, shift, synthesize
+    from sims.data.dataset import Dataset
+    from sims.denoiser import Denoiser, as_denoiser
     from sims.errors import UserError
     from sims.experiments.options import ImproveOptions
+    from sims.fitting import fine_tune, train
+    from sims.guidance import CacheRule, Extrapolate
     from sims.model import Model, load
-    from sims.sampling import SamplerOptions
+    from sims.sampling import SOLVERS, SamplerOptions, SamplingStep, edm_sigmas, nfe, sample, sample_seeds
     from sims.training.posthoc import reconstruct
 
 __all__ = [
+    "SOLVERS",
+    "CacheRule",
+    "Dataset",
+    "Denoiser",
+    "Extrapolate",
     "ImproveOptions",
     "Model",
     "SamplerOptions",
+    "SamplingStep",
     "UserError",
     "__version__",
+    "as_denoiser",
     "compare",
+    "edm_sigmas",
     "evaluate",
+    "fine_tune",
     "improve",
     "load",
     "load_data",
+    "loop",
+    "metrics",
+    "nfe",
+    "pollution",
     "reconstruct",
+    "sample",
+    "sample_seeds",
     "shift",
     "synthesize",
     "train",
@@ -40,20 +60,19 @@ __all__ = [
 __version__: str
 
 _HOMES = {
-    "ImproveOptions": "sims.experiments.options",
-    "Model": "sims.model",
-    "SamplerOptions": "sims.sampling",
-    "UserError": "sims.errors",
-    "compare": "sims.api",
-    "evaluate": "sims.api",
-    "improve": "sims.api",
-    "load": "sims.model",
-    "load_data": "sims.api",
-    "reconstruct": "sims.training.posthoc",
-    "shift": "sims.api",
-    "synthesize": "sims.api",
-    "train": "sims.api",
+    "sims.api": "compare evaluate improve load_data loop pollution shift synthesize",
+    "sims.data.dataset": "Dataset",
+    "sims.denoiser": "Denoiser as_denoiser",
+    "sims.errors": "UserError",
+    "sims.experiments.options": "ImproveOptions",
+    "sims.fitting": "fine_tune train",
+    "sims.guidance": "CacheRule Extrapolate",
+    "sims.model": "Model load",
+    "sims.sampling": "SOLVERS SamplerOptions SamplingStep edm_sigmas nfe sample sample_seeds",
+    "sims.training.posthoc": "reconstruct",
 }
+_HOME = {name: home for home, names in _HOMES.items() for name in names.split()}
+
 
 if not TYPE_CHECKING:  # type checkers see the imports above, and flag names that are not there
 
@@ -66,9 +85,11 @@ if not TYPE_CHECKING:  # type checkers see the imports above, and flag names tha
                 return version("sims-diffusion")
             except PackageNotFoundError:  # run from a source tree
                 return "unknown"
-        if name not in _HOMES:
+        if name == "metrics":
+            return importlib.import_module("sims.metrics")
+        if name not in _HOME:
             raise AttributeError(f"module 'sims' has no attribute {name!r}")
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module(_HOME[name]), name)
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})

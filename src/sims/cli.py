@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from inspect import getdoc
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -25,9 +25,9 @@ import sims
 from sims import processes
 from sims.commands.evaluate import evaluate
 from sims.commands.export import export
+from sims.commands.flags import in_flags, speaking_of
 from sims.commands.import_ import import_checkpoint
 from sims.commands.inspect import inspect
-from sims.commands.loop import loop, pollution
 from sims.commands.options import (
     EvaluateCommand,
     ExportCommand,
@@ -45,65 +45,94 @@ from sims.data.check import check
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
+from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
+from sims.experiments.loop.jobs import loop, pollution
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, defaults_for
 from sims.experiments.options import ImproveOptions
-from sims.experiments.shift.command import shift
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.shift_job import shift
 
 
 @dataclass(frozen=True)
-class DataCommand:
+class DataCommand(SourceOptions):
     """Look at a data set: what is there, and what is wrong with it (exit status 1 if anything is)."""
 
-    action: Positional[typing.Literal["check"]]
-    """check: count, sizes, channels, labels, duplicates, unreadable files."""
-    path: Positional[str]
+    action: Positional[typing.Literal["check"]] = "check"
+    """check: count, sizes, channels, labels, duplicates, unreadable files, and what is not read."""
+    path: Positional[str] = ""
     """Folder, zip, parquet, npz, store, or a built-in name."""
-    grayscale: bool = False
-    """Convert to grayscale."""
-    size: int | None = None
-    """Downsample to this many pixels a side."""
     json: bool = False
     """Print JSON instead of text."""
 
 
-def _improve(options: ImproveOptions) -> int:
-    improve(options)
-    return 0
+def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
+    """An experiment as a command: a run shows itself, and what it would cost is shown here."""
 
+    def run(options: Any) -> int:
+        result = work(options)
+        if isinstance(result, Estimate) and processes.rank() == 0:
+            print(result)
+        return 0
 
-def _shift(options: ShiftOptions) -> int:
-    shift(options)
-    return 0
+    return run
 
 
 def _data(options: DataCommand) -> int:
-    report = check(options.path, SourceOptions(options.grayscale, options.size))
-    print(json.dumps(report.to_json(), indent=2) if options.json else "\n".join(report.lines()))
+    report = check(options.path, options)
+    lines = in_flags("\n".join(report.lines()), DataCommand)
+    print(json.dumps(report.to_json(), indent=2) if options.json else lines)
     return 0 if report.ok else 1
 
 
-COMMANDS: dict[str, tuple[type, Callable[[Any], int], str]] = {
-    "improve": (ImproveOptions, _improve, "improve a model with its own samples, and measure by how much"),
-    "loop": (LoopOptions, loop, "train generation after generation on models' samples, and stop the decay"),
-    "pollution": (PollutionOptions, pollution, "train on real data polluted by an earlier model's samples"),
-    "shift": (ShiftOptions, _shift, "move the proportions that a model generates to a target"),
-    "train": (TrainCommand, train, "train a diffusion model"),
-    "synthesize": (SynthesizeCommand, synthesize_store, "draw samples into a store"),
-    "sample": (SampleCommand, sample_images, "sample images"),
-    "evaluate": (EvaluateCommand, evaluate, "score samples or a model against real data"),
-    "data": (DataCommand, _data, "look at a data set (sims data check PATH)"),
-    "inspect": (InspectCommand, inspect, "say what a model, store, run or checkpoint holds"),
-    "import": (ImportCommand, import_checkpoint, "turn a checkpoint of EDM, EDM2 or diffusers into a model"),
-    "export": (ExportCommand, export, "write a model back to where it came from"),
+@dataclass(frozen=True)
+class Command:
+    """A command: its options, what it does (the exit status), and what help says of it.
+
+    recipe    what may set its options: a file of the user's, or a recipe that comes along too
+    alone     one process does it; the others that a launcher started have nothing to do
+    """
+
+    options: type
+    run: Callable[[Any], int]
+    about: str
+    recipe: Literal["none", "file", "named"] = "none"
+    alone: bool = False
+
+
+COMMANDS = {
+    "improve": Command(
+        ImproveOptions,
+        _experiment(improve),
+        "improve a model with its own samples, and measure by how much",
+        recipe="named",
+    ),
+    "loop": Command(
+        LoopOptions,
+        _experiment(loop),
+        "train generation after generation on models' samples, and stop the decay",
+        recipe="file",
+    ),
+    "pollution": Command(
+        PollutionOptions,
+        _experiment(pollution),
+        "train on real data polluted by an earlier model's samples",
+        recipe="file",
+    ),
+    "shift": Command(
+        ShiftOptions, _experiment(shift), "move the proportions that a model generates to a target", recipe="file"
+    ),
+    "train": Command(TrainCommand, train, "train a diffusion model", recipe="named"),
+    "synthesize": Command(SynthesizeCommand, synthesize_store, "draw samples into a store"),
+    "sample": Command(SampleCommand, sample_images, "sample images"),
+    "evaluate": Command(EvaluateCommand, evaluate, "score samples or a model against real data"),
+    "data": Command(DataCommand, _data, "look at a data set (sims data check PATH)", alone=True),
+    "inspect": Command(InspectCommand, inspect, "say what a model, store, run or checkpoint holds", alone=True),
+    "import": Command(
+        ImportCommand, import_checkpoint, "turn a checkpoint of EDM, EDM2 or diffusers into a model", alone=True
+    ),
+    "export": Command(ExportCommand, export, "write a model back to where it came from", alone=True),
 }
-
-#: Commands whose options can be in a file.
-RECIPES = ("improve", "train", "loop", "pollution", "shift")
-
-#: What one process does; the others that a launcher started have nothing to do.
-ALONE = ("data", "inspect", "import", "export")
 
 
 def _registry() -> ConstructorRegistry:
@@ -127,52 +156,55 @@ def _registry() -> ConstructorRegistry:
     return registry
 
 
-def _recipe_of(arguments: list[str]) -> tuple[str | None, list[str]]:
-    """Take --recipe NAME (or --recipe=NAME) out of the arguments."""
-    rest, recipe, index = [], None, 0
-    while index < len(arguments):
-        word = arguments[index]
-        if word == "--recipe":
-            if index + 1 == len(arguments):
-                raise UserError("--recipe needs a value: the name of a recipe or the path of a TOML file")
-            recipe, index = arguments[index + 1], index + 1
-        elif word.startswith("--recipe="):
-            recipe = word.removeprefix("--recipe=")
+def _taken(flag: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of a flag (``FLAG VALUE`` or ``FLAG=VALUE``; the last counts), and the arguments without it."""
+    rest, value = [], None
+    words = iter(arguments)
+    for word in words:
+        if word == flag:
+            value = next(words, "")
+        elif word.startswith(f"{flag}="):
+            value = word.removeprefix(f"{flag}=")
         else:
             rest.append(word)
-        index += 1
-    return recipe, rest
+    return value, rest
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """The options of a command: defaults, then the recipe, then flags."""
-    kind, _, _ = COMMANDS[name]
-    recipe, rest = _recipe_of(list(arguments))
-    settings: dict[str, Any] = {}
-    takes_recipe = name in RECIPES
-    if recipe is not None and not takes_recipe:
-        raise UserError(f"sims {name} takes no recipe: {', '.join(RECIPES[:-1])} and {RECIPES[-1]} do")
-    if takes_recipe:
-        others = any(word.split("=")[0] in ("--data.path", "--model") for word in rest)
-        main_job = name in ("improve", "train")
-        if recipe is None and not others and main_job:
-            recipe = "digits"
-        if recipe is not None and not main_job and not recipe.endswith(".toml"):
-            raise UserError(f"recipe {recipe!r} is for improve and train: give sims {name} a file of yours (.toml)")
-        values = {} if recipe is None else load_recipe(recipe)
-        if name == "train":  # the part of the main job's recipes that concerns it
-            foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
-            values = {key: value for key, value in values.items() if key not in foreign}
-        settings["default"] = override(defaults_for(rest, values) if name == "loop" else kind(), values)
-    about = (getdoc(kind) or "") + (
-        "\n\n--recipe NAME|FILE.toml sets any option; flags override it." if takes_recipe else ""
-    )
-    return tyro.cli(kind, args=rest, prog=f"sims {name}", description=about, registry=_registry(), **settings)
+    kind, takes = COMMANDS[name].options, COMMANDS[name].recipe
+    recipe, rest = _taken("--recipe", arguments)
+    if recipe == "":
+        raise UserError("--recipe needs a value: the name of a recipe or the path of a TOML file")
+    about, default = getdoc(kind) or "", {}
+    if takes != "none":
+        about += "\n\n--recipe NAME|FILE.toml sets any option; flags override it."
+        default = {"default": _default(name, recipe, rest)}
+    elif recipe is not None:
+        *others, last = (other for other, command in COMMANDS.items() if command.recipe != "none")
+        raise UserError(f"sims {name} takes no recipe: {', '.join(others)} and {last} do")
+    with speaking_of(kind):
+        return tyro.cli(kind, args=rest, prog=f"sims {name}", description=about, registry=_registry(), **default)
+
+
+def _default(name: str, recipe: str | None, flags: list[str]) -> Any:
+    """The options without flags: the command's own, or the recipe's."""
+    kind, named = COMMANDS[name].options, COMMANDS[name].recipe == "named"
+    path, model = (_taken(flag, flags)[0] for flag in ("--data.path", "--model"))
+    if recipe is None and named and path is None and model is None:
+        recipe = "digits"
+    if recipe is not None and not named and not recipe.endswith(".toml"):
+        raise UserError(f"recipe {recipe!r} is for improve and train: give sims {name} a file of yours (.toml)")
+    values = {} if recipe is None else load_recipe(recipe)
+    if name == "train":  # the part of the main job's recipes that concerns it
+        foreign = {f.name for f in dataclasses.fields(ImproveOptions)} - {f.name for f in dataclasses.fields(kind)}
+        values = {key: value for key, value in values.items() if key not in foreign}
+    return override(defaults_for(path, values) if name == "loop" else kind(), values)
 
 
 def _help() -> str:
     lines = ["usage: sims COMMAND [OPTIONS]", "", "Make a diffusion model better with nothing but its own samples.", ""]
-    lines += [f"  {name:<12}{about}" for name, (_, _, about) in COMMANDS.items()]
+    lines += [f"  {name:<12}{command.about}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", "sims COMMAND --help shows the options of a command."])
 
 
@@ -199,7 +231,7 @@ def _run(arguments: list[str]) -> int:
     if name == "--version":
         print(sims.__version__)
         return 0
-    if name in ALONE and processes.rank() > 0:
+    if name in COMMANDS and COMMANDS[name].alone and processes.rank() > 0:
         return 0
     failed = True
     try:
@@ -217,9 +249,12 @@ def _command(name: str, rest: list[str]) -> int:
     try:
         if name not in COMMANDS:
             raise UserError(f"unknown command {name!r}{nearest(name, COMMANDS)}")
-        if name not in ALONE:
+        command = COMMANDS[name]
+        if not command.alone:
             _join()
-        return COMMANDS[name][1](_parsed(name, rest))
+        options = _parsed(name, rest)
+        with speaking_of(command.options):
+            return command.run(options)
     except UserError as error:
         return _say(f"sims: {error}", 2)
     except OSError as error:

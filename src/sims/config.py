@@ -9,6 +9,7 @@ import math
 import tomllib
 import types
 import typing
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,22 +20,27 @@ JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 NON_FINITE = ("inf", "-inf", "nan")  # as JSON keeps them
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """A hint for a misspelt name: ``; did you mean 'x'?``, or the list of what is known."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint for a misspelt name: ``; did you mean 'x'?``, or the list of the names that there are."""
+    names = sorted(names)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
 
-def from_dict(kind: type[T], values: dict[str, Any], where: str = "") -> T:
+def options_of(kind: type[T], given: T | Mapping[str, object] | None, where: str = "") -> T:
+    """Options as they are, from a table of some of them, or the defaults; errors as ``override``."""
+    return given if isinstance(given, kind) else override(kind(), plain(given or {}), where)
+
+
+def from_dict(kind: type[T], values: Mapping[str, object], where: str = "") -> T:
     """Build a (nested) dataclass from plain values; unknown keys and wrong types are a UserError naming them."""
     return override(kind(), values, where)
 
 
-def override(options: T, values: dict[str, Any], where: str = "") -> T:
+def override(options: T, values: Mapping[str, object], where: str = "") -> T:
     """A copy of a (nested) dataclass instance with some of its values replaced."""
     hints = typing.get_type_hints(type(options))
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     for key, value in values.items():
         name = f"{where}{key}"
         if key not in hints:
@@ -52,9 +58,11 @@ def override(options: T, values: dict[str, Any], where: str = "") -> T:
 def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
     """One plain value as the annotated type; a UserError says which ``what`` it is, the value and the accepted type.
 
-    Tables become dataclasses, with every field that has no default, or ``dict[str, ...]``.
+    Tables become dataclasses, with every field that has no default, or ``dict[str, ...]``; ``JSON`` stays as it is.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if _kinds(arguments) == _kinds(typing.get_args(JSON)):
+        return value
     if origin in (typing.Union, types.UnionType):
         if types.NoneType in arguments and (value is None or value == "none"):
             return None
@@ -72,7 +80,9 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
         hint = nearest(str(value), map(str, arguments))
         raise UserError(f"{what} {name!r}: {value!r} is not one of its values{hint}")
     elif origin in (tuple, list) and isinstance(value, list | tuple):
-        return origin(convert(item, arguments[0], f"{name}.{i}", what) for i, item in enumerate(value))
+        kinds = arguments if arguments[-1] is not Ellipsis and origin is tuple else arguments[:1] * len(value)
+        if len(kinds) == len(value):
+            return origin(convert(v, one, f"{name}[{i}]", what) for i, (v, one) in enumerate(zip(value, kinds)))
     elif origin is dict and isinstance(value, dict):
         return {str(key): convert(item, arguments[1], f"{name}.{key}", what) for key, item in value.items()}
     elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
@@ -87,33 +97,50 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
     raise UserError(f"{what} {name!r}: {str(value)[:200]!r} is not a valid {wanted}")
 
 
-def _from_table(values: dict[str, Any], kind: Any, name: str, what: str) -> Any:
+def _kinds(union: tuple[Any, ...]) -> set[Any]:
+    """The members of a union, lists and tables without what they hold: type hints are expanded to different depths."""
+    return {typing.get_origin(kind) or kind for kind in union}
+
+
+def _from_table(values: Mapping[str, object], kind: Any, name: str, what: str) -> Any:
     """A dataclass from a table that has all its fields without a default, and no others."""
     hints = typing.get_type_hints(kind)
-    known = {entry.name: entry for entry in dataclasses.fields(kind)}
+    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
     for key in values:
-        if key not in known:
-            raise UserError(f"unknown {what} '{name}.{key}'{nearest(str(key), known)}")
-    for key, entry in known.items():
+        if key not in fields:
+            raise UserError(f"unknown {what} '{name}.{key}'{nearest(str(key), fields)}")
+    for key, entry in fields.items():
         required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
         if required and key not in values:
             raise UserError(f"{what} '{name}.{key}' is missing")
     return kind(**{key: convert(item, hints[key], f"{name}.{key}", what) for key, item in values.items()})
 
 
-def to_dict(options: Any) -> dict[str, Any]:
+def to_dict(options: Any) -> dict[str, JSON]:
     """A dataclass as plain values that JSON and TOML can hold."""
-    return {f.name: _plain(getattr(options, f.name)) for f in dataclasses.fields(options)}
+    return {f.name: plain(getattr(options, f.name)) for f in dataclasses.fields(options)}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Options, tables and paths as the plain values that JSON, TOML and recipes have."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value)
     if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return str(value) if isinstance(value, Path) else value
+
+
+def differences(old: object, new: object, where: str = "") -> Iterator[tuple[str, object, object]]:
+    """Where two nested plain values differ: the name of the place, the old value there, the new one."""
+    if isinstance(old, dict) and isinstance(new, dict) and (where == "" or (old and new)):
+        for key in [*old, *[key for key in new if key not in old]]:
+            yield from differences(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+    elif old != new:
+        yield where, old, new
 
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -124,11 +151,11 @@ def recipe_path(name: str) -> Path:
     for path in (Path(name), RECIPES / f"{name}.toml"):
         if path.is_file():
             return path
-    known = [path.stem for path in RECIPES.glob("*.toml")]
-    raise UserError(f"no recipe {name!r}{nearest(name, known)} (or give the path of a TOML file)")
+    names = [path.stem for path in RECIPES.glob("*.toml")]
+    raise UserError(f"no recipe {name!r}{nearest(name, names)} (or give the path of a TOML file)")
 
 
-def load_recipe(name: str) -> dict[str, Any]:
+def load_recipe(name: str) -> dict[str, JSON]:
     """The values that a recipe file sets; broken TOML is a UserError with the line."""
     path = recipe_path(name)
     try:
@@ -137,7 +164,7 @@ def load_recipe(name: str) -> dict[str, Any]:
         raise UserError(f"recipe {path} is not valid TOML: {error}") from None
 
 
-def to_toml(values: dict[str, Any], prefix: str = "") -> str:
+def to_toml(values: Mapping[str, object], prefix: str = "") -> str:
     """Plain nested values as TOML; None is left out (it is the default wherever it is allowed)."""
     lines, tables = [], []
     for key, value in values.items():

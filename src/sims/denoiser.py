@@ -84,6 +84,53 @@ class Stateless:
         return len(sigmas)
 
 
+class Wrapped:
+    """Shape, classes, noise levels, estimate and cost of another denoiser, the one that is ``inside``."""
+
+    @property
+    def inside(self) -> Denoiser:
+        raise NotImplementedError
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        return tuple(self.inside.data_shape)
+
+    @property
+    def num_classes(self) -> int:
+        return self.inside.num_classes
+
+    @property
+    def sigma_min(self) -> float:
+        return self.inside.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        return self.inside.sigma_max
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        return networks_of(self.inside)
+
+    @property
+    def device(self) -> torch.device:
+        return device_of(self.inside)
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.inside.round_sigma(sigma)
+
+    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self.inside(x, sigma, labels)
+
+    def trajectory(self, sigmas: Tensor) -> Evaluate:
+        return self.inside.trajectory(sigmas)
+
+    def evaluations(self, sigmas: Tensor) -> int:
+        return self.inside.evaluations(sigmas)
+
+    def compile_networks(self, graphs: bool = False) -> None:
+        compile_networks(self.inside, graphs)
+
+
 def expand(sigma: Tensor, x: Tensor) -> Tensor:
     """Reshape sigma (B,) to (B, 1, ..., 1) so that it multiplies x (B, *data_shape)."""
     return sigma.reshape(-1, *([1] * (x.ndim - 1)))

@@ -8,12 +8,15 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sims.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _FULL = "no space left on device"
 LEFTOVERS = ".*.tmp-*"
@@ -72,6 +75,14 @@ def remove_leftovers(folder: str | Path, older_than: float = 3600.0) -> list[Pat
         except FileNotFoundError:  # its writer finished meanwhile
             continue
     return removed
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays to a compressed npz file, atomically."""
+    import numpy as np  # here: most files hold none
+
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def write_json(path: str | Path, obj: Any) -> None:

@@ -79,12 +79,6 @@ class GaussianMixture(Stateless):
         denoised = torch.einsum("bk,bkd->bd", log_posterior.softmax(dim=1), self.means + shrunk)
         return denoised.reshape(x.shape).to(x)
 
-    def log_prob(self, x: Tensor, sigma: float = 0.0, labels: Tensor | None = None) -> Tensor:
-        """Log density of x (B, *data_shape) under the mixture, noised by sigma if given: (B,) float64."""
-        levels = torch.full((len(x),), sigma, dtype=torch.float64)
-        _, log_joint = self._posterior(x, levels, labels)
-        return log_joint.logsumexp(dim=1) - self._log_weights(labels, len(x)).logsumexp(dim=1)
-
     def sample(self, n: int, generator: torch.Generator | None = None, labels: Tensor | None = None) -> Tensor:
         """n exact samples (n, *data_shape) float64; labels (n,) choose each sample's class, -1 or None = any."""
         chances = self._log_weights(labels, n).exp()  # (n, K)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sims.config import JSON, from_dict, nearest, to_dict
 from sims.data.codec import Codec
-from sims.denoiser import Denoiser, Evaluate, compile_networks, networks_of
+from sims.denoiser import Denoiser, Wrapped
 from sims.errors import UserError
 from sims.files import atomic_path, digest, digest_file, read_json, write_json
 from sims.guidance import RULES, CacheRule, Extrapolate, Guide
 from sims.networks import NETWORKS
 from sims.preconditioning import PRECONDITIONINGS, Preconditioned
-from sims.sampling import SamplerOptions, sample_seeds
+from sims.sampling import Callback, Labels, SamplerOptions, sample_seeds
 
 FORMAT = 1
 # Networks of other libraries, which lie on a higher floor: module, network, denoiser. Imported only for such a model.
@@ -36,82 +36,70 @@ PLUGINS = {"diffusers": ("sims.interop.diffusers_network", "DiffusersNetwork", "
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(Wrapped):
     """A denoiser and what is needed to use it; itself a denoiser.
 
     ``sample`` returns model space (images: [-1, 1]), ``images`` the data's own format.
+
+    >>> import sims
+    >>> model = sims.load(EXAMPLE)
+    >>> model.images(seeds=range(4)).shape, model.num_classes, model.sampler.steps
+    ((4, 1, 8, 8), 10, 5)
     """
 
     denoiser: Denoiser
     codec: Codec
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     class_names: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
-    def data_shape(self) -> tuple[int, ...]:
-        return self.denoiser.data_shape
-
-    @property
-    def num_classes(self) -> int:
-        return self.denoiser.num_classes
-
-    @property
-    def sigma_min(self) -> float:
-        return self.denoiser.sigma_min
-
-    @property
-    def sigma_max(self) -> float:
-        return self.denoiser.sigma_max
-
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        return self.denoiser.round_sigma(sigma)
-
-    def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        return self.denoiser(x, sigma, labels)
-
-    def trajectory(self, sigmas: Tensor) -> Evaluate:
-        return self.denoiser.trajectory(sigmas)
-
-    def evaluations(self, sigmas: Tensor) -> int:
-        return self.denoiser.evaluations(sigmas)
+    def inside(self) -> Denoiser:
+        return self.denoiser
 
     def sample(
         self,
         seeds: Sequence[int],
         *,
-        labels: Sequence[int] | None = None,
+        labels: Labels = None,
         sampler: SamplerOptions | None = None,
         batch_size: int = 500,
         progress: Callable[[int], None] | None = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """Sample i from seed i alone: (len(seeds), *data_shape) float32 in model space, on the CPU.
 
-        ``labels`` fixes the classes of a class-conditional model; otherwise they are drawn from the seeds.
+        ``labels`` fixes the classes of a class-conditional model; otherwise they are drawn from the seeds. ``progress``
+        receives the number of samples just finished, ``callback`` a ``SamplingStep`` at every step.
+
+        >>> import sims
+        >>> model = sims.load(EXAMPLE)
+        >>> spread = []
+        >>> x = model.sample(seeds=range(4), labels=[7], callback=lambda step: spread.append(step.denoised.std()))
+        >>> x.shape, len(spread)
+        (torch.Size([4, 1, 8, 8]), 5)
         """
-        return self.sample_labelled(seeds, labels=labels, sampler=sampler, batch_size=batch_size, progress=progress)[0]
+        return self.sample_labelled(
+            seeds, labels=labels, sampler=sampler, batch_size=batch_size, progress=progress, callback=callback
+        )[0]
 
     def sample_labelled(
         self,
         seeds: Sequence[int],
         *,
-        labels: Sequence[int] | None = None,
+        labels: Labels = None,
         sampler: SamplerOptions | None = None,
         batch_size: int = 500,
         progress: Callable[[int], None] | None = None,
+        callback: Callback | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Like ``sample``, and the labels (N,) int64 (None for an unconditional model)."""
-        fixed = None if labels is None else check_labels(labels, self.num_classes, len(seeds))
         options = sampler or self.sampler
-        return sample_seeds(self.denoiser, seeds, options, labels=fixed, batch_size=batch_size, progress=progress)
+        return sample_seeds(self.denoiser, seeds, options, labels, batch_size, progress=progress, callback=callback)
 
     def images(self, seeds: Sequence[int], **options: Any) -> np.ndarray:
         """Samples in the format of the training data, (N, C, H, W), values as ``codec`` says."""
         return self.codec.decode(self.sample(seeds, **options))
-
-    def compile_networks(self, graphs: bool = False) -> None:
-        """Let torch compile the networks inside, in place; files and hash do not change."""
-        compile_networks(self.denoiser, graphs)
 
     def with_denoiser(self, denoiser: Denoiser, **provenance: Any) -> Model:
         """The same codec, sampler and classes around another denoiser."""
@@ -120,7 +108,13 @@ class Model:
     def guided(
         self, aux: Denoiser, w: float, interval: tuple[float, float] = (0.0, math.inf), cache: CacheRule | None = None
     ) -> Model:
-        """This model steered away from ``aux`` with strength ``w``: Alemohammad et al. 2024, D + w (D - D_aux)."""
+        """This model steered away from ``aux`` with strength ``w``: Alemohammad et al. 2024, D + w (D - D_aux).
+
+        >>> import sims
+        >>> guided = sims.load(EXAMPLE).guided(sims.load(OTHER), w=0.5)
+        >>> sims.load(guided.save(FOLDER + "/model")).hash == guided.hash
+        True
+        """
         aux = aux.denoiser if isinstance(aux, Model) else aux
         return self.with_denoiser(Extrapolate(self.denoiser, aux, w, interval, cache))
 
@@ -129,10 +123,6 @@ class Model:
         for network in self.networks:
             network.to(device)
         return self
-
-    @property
-    def networks(self) -> list[nn.Module]:
-        return networks_of(self.denoiser)
 
     @property
     def hash(self) -> str:
@@ -146,24 +136,9 @@ class Model:
         (path / "model.json").unlink(missing_ok=True)
         entry: dict[str, JSON] = {"format": FORMAT, **_save_denoiser(self.denoiser, path, self)}
         entry |= {"codec": self.codec.to_json(), "sampler": to_dict(self.sampler)}
-        entry |= {"class_names": list(self.class_names), "provenance": self.provenance, "hash": content}
+        entry |= {"class_names": list(self.class_names), "provenance": dict(self.provenance), "hash": content}
         write_json(path / "model.json", entry)
         return path
-
-
-def check_labels(labels: Sequence[int] | Tensor, num_classes: int, count: int) -> Tensor:
-    """Labels as (count,) int64; UserError for a label outside the classes or another count."""
-    tensor = torch.as_tensor(labels, dtype=torch.int64).reshape(-1)
-    if len(tensor) == 1:
-        tensor = tensor.expand(count)
-    if len(tensor) != count:
-        raise UserError(f"{len(tensor)} labels for {count} samples: give one label for all, or one for each")
-    if num_classes == 0 and count:
-        raise UserError("this model is unconditional: it takes no labels")
-    if count and not (int(tensor.min()) >= -1 and int(tensor.max()) < num_classes):
-        bad = int(tensor.max()) if int(tensor.max()) >= num_classes else int(tensor.min())
-        raise UserError(f"label {bad} is outside the classes: they are 0 to {num_classes - 1} (-1 = no class)")
-    return tensor.clone()
 
 
 def _hash(denoiser: Denoiser) -> str:
@@ -178,17 +153,18 @@ def _hash(denoiser: Denoiser) -> str:
     return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
 
 
-def _describe(denoiser: Preconditioned) -> dict[str, Any]:
+def _tables(denoiser: Preconditioned) -> tuple[dict[str, JSON], dict[str, JSON]]:
+    """What makes the network and its preconditioning again."""
     names: dict[type, str] = {cls: name for name, cls in NETWORKS.items()}
     network = denoiser.network
     kind = names.get(type(network)) or network.kind
-    return {
-        "kind": "network",
-        "network": {"type": kind, **network.config},  # type: ignore[dict-item]
-        "preconditioning": {"type": denoiser.kind, **denoiser.config},
-        "data_shape": list(denoiser.data_shape),
-        "num_classes": denoiser.num_classes,
-    }
+    return {"type": kind, **network.config}, {"type": denoiser.kind, **denoiser.config}  # type: ignore[dict-item]
+
+
+def _describe(denoiser: Preconditioned) -> dict[str, JSON]:
+    network, preconditioning = _tables(denoiser)
+    tables: dict[str, JSON] = {"kind": "network", "network": network, "preconditioning": preconditioning}
+    return {**tables, "data_shape": list(denoiser.data_shape), "num_classes": denoiser.num_classes}
 
 
 def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JSON]:
@@ -207,7 +183,12 @@ def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JS
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
-    """Open a model directory. UserError: no model there, truncated weights, or an unknown kind."""
+    """Open a model directory. UserError: no model there, truncated weights, or an unknown kind.
+
+    >>> import sims
+    >>> sims.load(EXAMPLE).data_shape
+    (1, 8, 8)
+    """
     path = Path(path)
     if not (path / "model.json").is_file():
         raise UserError(
@@ -221,7 +202,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
         raise UserError(f"{path / 'model.json'} does not describe a model: {error!r} is missing or wrong") from None
 
 
-def _load(entry: dict[str, Any], path: Path) -> Model:
+def _load(entry: Any, path: Path) -> Model:
     if entry["format"] > FORMAT:
         raise UserError(f"{path} has model format {entry['format']}, this version reads up to {FORMAT}: update sims")
     codec, sampler = Codec.from_json(entry["codec"]), from_dict(SamplerOptions, entry["sampler"], "sampler.")
@@ -238,7 +219,7 @@ def _load(entry: dict[str, Any], path: Path) -> Model:
     return Model(_load_network(entry, path / "model.safetensors"), *rest)
 
 
-def _load_network(entry: dict[str, Any], file: Path) -> Preconditioned:
+def _load_network(entry: Any, file: Path) -> Preconditioned:
     with torch.device("meta"):  # the weights come from the file: nothing is drawn, nothing held twice
         denoiser = make_network(
             tuple(entry["data_shape"]), entry["num_classes"], dict(entry["network"]), dict(entry["preconditioning"])
@@ -258,18 +239,17 @@ def _load_network(entry: dict[str, Any], file: Path) -> Preconditioned:
 def reinitialized(model: Model, seed: int) -> Model:
     """A model like this one, a single network, with newly drawn weights."""
     assert isinstance(model.denoiser, Preconditioned)
-    entry = _describe(model.denoiser)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made = make_network(model.data_shape, model.num_classes, entry["network"], entry["preconditioning"])
+        made = make_network(model.data_shape, model.num_classes, *_tables(model.denoiser))
     return model.with_denoiser(made)
 
 
 def make_network(
-    data_shape: tuple[int, ...], num_classes: int, network: dict[str, Any], preconditioning: dict[str, Any]
+    data_shape: tuple[int, ...], num_classes: int, network: dict[str, JSON], preconditioning: dict[str, JSON]
 ) -> Preconditioned:
     """A freshly initialized network with preconditioning, from the two tables of ``model.json``."""
-    kind, precond = network.pop("type"), preconditioning.pop("type")
+    kind, precond = (str(table.pop("type")) for table in (network, preconditioning))
     if kind in PLUGINS:
         module, *names = PLUGINS[kind]
         inner, outer = (getattr(importlib.import_module(module), name) for name in names)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sims.config import JSON
 from sims.denoiser import Stateless, device_of, expand
 from sims.errors import UserError
 from sims.networks import LossHead
@@ -44,10 +45,13 @@ class Preconditioned(Stateless, nn.Module, ABC):
         self.sigma_max = sigma_max
         self.loss_head: nn.Module | None = None
 
+    arguments: ClassVar[tuple[str, ...]]
+    """The names of what makes this preconditioning again, beyond network, shape and classes."""
+
     @property
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """The arguments beyond network, shape and classes that make this preconditioning again."""
+    def config(self) -> dict[str, JSON]:
+        """The arguments and their values."""
+        return {name: getattr(self, name) for name in self.arguments}
 
     @abstractmethod
     def coefficients(self, sigma: Tensor) -> Coefficients:
@@ -102,8 +106,7 @@ class Preconditioned(Stateless, nn.Module, ABC):
         compile_network(self.network, device_of(self), graphs)
 
     def _checked(self, augment: Tensor) -> Tensor:
-        config: dict[str, Any] = self.network.config  # type: ignore[assignment]
-        width = config.get("augment_dim", 0)
+        width = self.network.config.get("augment_dim", 0)  # type: ignore[operator,union-attr]
         if not width:
             raise UserError("this network takes no augmentation labels: leave them out")
         if augment.shape[1:] != (width,):
@@ -118,6 +121,7 @@ class EDMPrecond(Preconditioned):
     """
 
     kind = "edm"
+    arguments: ClassVar[tuple[str, ...]] = ("sigma_data", "sigma_min", "sigma_max")
 
     def __init__(
         self,
@@ -130,10 +134,6 @@ class EDMPrecond(Preconditioned):
     ) -> None:
         super().__init__(network, data_shape, num_classes, sigma_min, sigma_max)
         self.sigma_data = sigma_data
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"sigma_data": self.sigma_data, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         total = sigma**2 + self.sigma_data**2  # (B,) variance of the noisy data
@@ -150,6 +150,7 @@ class EDM2Precond(EDMPrecond):
     """
 
     kind = "edm2"
+    arguments = ("sigma_data", "sigma_min", "sigma_max", "logvar_channels")
 
     def __init__(
         self,
@@ -165,10 +166,6 @@ class EDM2Precond(EDMPrecond):
         self.loss_head = LossHead(logvar_channels)
         self.logvar_channels = logvar_channels
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return {**super().config, "logvar_channels": self.logvar_channels}
-
 
 class VPPrecond(Preconditioned):
     """Variance preserving (Song et al. 2021), column VP of table 1.
@@ -178,6 +175,7 @@ class VPPrecond(Preconditioned):
     """
 
     kind = "vp"
+    arguments = ("beta_d", "beta_min", "M", "epsilon_t")
 
     def __init__(
         self,
@@ -193,10 +191,6 @@ class VPPrecond(Preconditioned):
         super().__init__(network, data_shape, num_classes, low, high)
         self.beta_d, self.beta_min, self.M, self.epsilon_t = beta_d, beta_min, M, epsilon_t
 
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"beta_d": self.beta_d, "beta_min": self.beta_min, "M": self.M, "epsilon_t": self.epsilon_t}
-
     def coefficients(self, sigma: Tensor) -> Coefficients:
         log = (1 + sigma**2).log()  # (B,)
         time = ((self.beta_min**2 + 2 * self.beta_d * log).sqrt() - self.beta_min) / self.beta_d  # (B,) t of sigma
@@ -207,6 +201,7 @@ class VEPrecond(Preconditioned):
     """Variance exploding (Song et al. 2021), column VE of table 1."""
 
     kind = "ve"
+    arguments = ("sigma_min", "sigma_max")
 
     def __init__(
         self,
@@ -217,10 +212,6 @@ class VEPrecond(Preconditioned):
         sigma_max: float = 100.0,
     ) -> None:
         super().__init__(network, data_shape, num_classes, sigma_min, sigma_max)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         return torch.ones_like(sigma), sigma, torch.ones_like(sigma), (sigma / 2).log()
@@ -234,6 +225,7 @@ class IDDPMPrecond(Preconditioned):
     """
 
     kind = "iddpm"
+    arguments = ("C_1", "C_2", "M")
     u: Tensor  # (M + 1,) decreasing, the last one 0
 
     def __init__(
@@ -251,10 +243,6 @@ class IDDPMPrecond(Preconditioned):
         super().__init__(network, data_shape, num_classes, levels[M - 1], levels[0])
         self.C_1, self.C_2, self.M = C_1, C_2, M
         self.register_buffer("u", torch.tensor(levels, dtype=torch.float32))
-
-    @property
-    def config(self) -> dict[str, Any]:
-        return {"C_1": self.C_1, "C_2": self.C_2, "M": self.M}
 
     def index(self, sigma: Tensor) -> Tensor:
         """The number j of the level u_j nearest to each noise level: sigma's shape, int64; M stands for no noise."""

@@ -41,8 +41,8 @@ class PersistentObject:
 
     class_name: str
     init_args: tuple[Any, ...] = field(repr=False)
-    init_kwargs: dict[str, Any] = field(repr=False)
-    state: dict[str, Any] = field(repr=False)
+    init_kwargs: dict[Any, object] = field(repr=False)
+    state: dict[Any, object] = field(repr=False)
     source_hash: str
 
 

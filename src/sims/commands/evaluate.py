@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
@@ -15,33 +15,12 @@ from rich.text import Text
 from sims import api
 from sims.commands.options import EvaluateCommand
 from sims.errors import UserError
-from sims.metrics.comparison import ScoreRow
 from sims.report.numbers import decimals, fixed, plus_minus
-from sims.report.record import Interval
+from sims.results.common import Interval
+from sims.results.scores import ClassScores, Difference, ScoreFigure, ScoreRow, Scores, ScoreTable, diverged_words
 from sims.scoring.differences import require_alike
-from sims.scoring.suite import ScoreOptions
-
-NAMES = {
-    "fd": "FD",
-    "fd_held_out": "FD to held-out",
-    "fd_infinity": "FD, n to infinity",
-    "kid": "KID",
-    "kid_held_out": "KID to held-out",
-    "precision": "precision (k=3)",
-    "recall": "recall (k=3)",
-    "density": "density (k=5)",
-    "coverage": "coverage (k=5)",
-    "inception_score": "Inception Score",
-    "two_sample": "told from real",
-    "copied": "copied share",
-    "closer_than_real": "closer than real",
-    "nearest_ratio": "distance ratio",
-    "wasserstein": "2-Wasserstein",
-    "sliced_wasserstein": "sliced 2-Wass.",
-    "mmd": "MMD squared",
-    "modes_hit": "modes hit",
-    "high_quality": "high quality",
-}
+from sims.scoring.figures import facts
+from sims.scoring.options import ScoreOptions
 
 
 def evaluate(options: EvaluateCommand) -> int:
@@ -59,25 +38,26 @@ def evaluate(options: EvaluateCommand) -> int:
     if not PartialState().is_main_process:
         return 0
     if options.out is not None:
-        _append(options.out, found["scores"])
+        _append(options.out, found.scores)
     if options.json:
-        print(json.dumps(found if options.paired or len(given) != 1 else found["scores"][0], indent=2))
+        alone = len(given) == 1 and not options.paired
+        print(json.dumps((found.scores[0] if alone else found).to_json(), indent=2))
         return 0
     console = Console()
-    for score in found["scores"]:
+    for score in found.scores:
         show(score, console)
     if len(given) + len(files) > 1 or not given:
-        side_by_side(found["scores"], earlier, console)
+        side_by_side(found.scores, earlier, console)
     if options.paired:
-        show_differences(found["differences"], console)
+        show_differences(found.differences, console)
     return 0
 
 
-def _scores(given: list[str], options: EvaluateCommand, earlier: list[ScoreRow]) -> dict[str, Any]:
+def _scores(given: list[str], options: EvaluateCommand, earlier: list[ScoreRow]) -> ScoreTable:
     """What `sims.api.compare` returns; rows that were measured earlier need no reference."""
     if not given:
         require_alike([], earlier, options.force)
-        return {"scores": [], "differences": []}
+        return ScoreTable()
     fields = {field.name for field in dataclasses.fields(ScoreOptions)}
     return api.compare(
         given,
@@ -103,47 +83,44 @@ def read_rows(file: Path) -> list[ScoreRow]:
     return rows
 
 
-def _append(file: Path, scores: list[dict[str, Any]]) -> None:
+def _append(file: Path, scores: Sequence[Scores]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream:
-        stream.write("".join(json.dumps(row) + "\n" for score in scores for row in score["rows"]))
+        stream.write("".join(json.dumps(row.to_json()) + "\n" for score in scores for row in score.rows))
 
 
-def show(result: dict[str, Any], console: Console) -> None:
+def show(result: Scores, console: Console) -> None:
     """The figures of one set of samples, and the lines that say what they are."""
-    table = Table(title=Text(f"{result['samples']}"), title_justify="left", header_style="dim")
+    table = Table(title=Text(result.samples), title_justify="left", header_style="dim")
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("real against real", justify="right", no_wrap=True)
     table.add_column("n", justify="right")
     table.add_column("95 % from", style="dim")
-    for metric, entry in result["metrics"].items():
-        real = result["floor"].get(metric)
-        shown = [
-            Text(_name(metric, result["extractor"]["name"])),
-            Text(_value(entry)),
-            Text(fixed(real, _places(real))),
-        ]
-        table.add_row(*shown, f"{entry['samples']:,}", entry["interval"])
+    for metric, figure in result.figures.items():
+        real = result.floor.get(metric)
+        shown = [Text(_name(metric, result.extractor.name)), Text(_value(figure)), Text(fixed(real, _places(real)))]
+        table.add_row(*shown, f"{figure.samples:,}", figure.interval)
     console.print(table)
-    if result["classes"]:
-        console.print(_classes(result["classes"]))
+    if result.classes:
+        console.print(_classes(result.classes))
     for line in _lines(result):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _name(metric: str, extractor: str) -> str:
+def _name(metric: str, extractor: str = "inception") -> str:
     """What a metric is called; the Inception Score is one for Inception's probabilities only."""
     if metric == "inception_score" and extractor != "inception":
         return f"IS of {extractor}"
-    return NAMES.get(metric, metric)
+    known = facts().get(metric)  # rows of a run may have others
+    return known.title if known else metric
 
 
-def _value(entry: dict[str, Any]) -> str:
-    places = _places(entry["mean"])
-    if entry["low"] is None:
-        return f"{plus_minus(None, places)}" if entry["mean"] is None else f"{entry['mean']:.{places}f} ± –"
-    return plus_minus(Interval(entry["mean"], entry["low"], entry["high"]), places)
+def _value(figure: ScoreFigure) -> str:
+    places = _places(figure.mean)
+    if figure.low is None or figure.high is None:
+        return f"{figure.mean:.{places}f} ± –"
+    return plus_minus(Interval(figure.mean, figure.low, figure.high), places)
 
 
 def _places(value: float | None) -> int:
@@ -152,37 +129,37 @@ def _places(value: float | None) -> int:
     return 0 if size >= 1000 else 5 if 0 < size < 0.01 else decimals([size])
 
 
-def _classes(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"per class ({rows[0]['told_by']} classes)", title_justify="left", header_style="dim")
+def _classes(rows: Sequence[ClassScores]) -> Table:
+    table = Table(title=f"per class ({rows[0].told_by} classes)", title_justify="left", header_style="dim")
     for name in ("class", "samples", "share", "share of real", "Fréchet distance", "precision", "recall"):
         table.add_column(name, justify="left" if name == "class" else "right")
     for row in rows:
-        shares = [f"{100 * row[key]:.1f} %" for key in ("share", "reference_share")]
-        values = [fixed(row[key], places) for key, places in (("frechet", 2), ("precision", 3), ("recall", 3))]
-        table.add_row(str(row["class"]), f"{row['count']:,}", *shares, *values)
+        shares = [f"{100 * share:.1f} %" for share in (row.share, row.reference_share)]
+        values = [fixed(value, places) for value, places in ((row.frechet, 2), (row.precision, 3), (row.recall, 3))]
+        table.add_row(row.name, f"{row.count:,}", *shares, *values)
     return table
 
 
-def _lines(result: dict[str, Any]) -> list[str]:
-    e, train, held_out = result["extractor"], result["reference"]["train"], result["reference"].get("held_out")
-    count = f"{train['count']:,} images" if train["count"] else "unknown number of images"
-    lines = [f"features: {e['name']} ({e['hash']}, {e['num_features']:,} numbers)"]
-    lines.append(f"reference: {train['name']}, {count} ({train['hash']})")
+def _lines(result: Scores) -> list[str]:
+    e, train, held_out = result.extractor, result.reference, result.held_out
+    count = f"{train.count:,} images" if train.count else "unknown number of images"
+    lines = [f"features: {e.name} ({e.hash}, {e.num_features:,} numbers)"]
+    lines.append(f"reference: {train.name}, {count} ({train.hash})")
     if held_out:
-        lines.append(f"held out: {held_out['name']}, {held_out['count']:,} images ({held_out['hash']})")
-    draws, per = result["draws"], result["samples_per_draw"]
+        lines.append(f"held out: {held_out.name}, {held_out.count:,} images ({held_out.hash})")
+    draws, per = result.draws, result.samples_per_draw
     lines.append(f"{draws} draws of {per:,} samples" if draws > 1 else f"one draw of {per:,} samples")
-    if result["floor_of"]:
-        lines.append(f"real against real: {result['floor_of']}")
-    return lines + result["notes"]
+    if result.floor_of:
+        lines.append(f"real against real: {result.floor_of}")
+    return [*lines, *result.notes]
 
 
-def side_by_side(scores: list[dict[str, Any]], earlier: dict[Path, list[ScoreRow]], console: Console) -> None:
-    """One column per set of samples and file; the mean over draws."""
-    columns = [(score["samples"], [ScoreRow.from_json(row) for row in score["rows"]]) for score in scores]
-    for file, rows in earlier.items():
-        names = dict.fromkeys(row.samples for row in rows)
-        columns += [(f"{name} ({file.name})", [row for row in rows if row.samples == name]) for name in names]
+def side_by_side(scores: Sequence[Scores], earlier: dict[Path, list[ScoreRow]], console: Console) -> None:
+    """One column per set of samples and file, the mean over draws; and a warning for samples that diverged."""
+    columns: list[tuple[str, Sequence[ScoreRow]]] = [(score.samples, score.rows) for score in scores]
+    for file, kept in earlier.items():
+        names = dict.fromkeys(row.samples for row in kept)
+        columns += [(f"{name} ({file.name})", [row for row in kept if row.samples == name]) for name in names]
     table = Table(title="side by side", title_justify="left", header_style="dim")
     table.add_column("metric")
     for name, _ in columns:
@@ -191,20 +168,24 @@ def side_by_side(scores: list[dict[str, Any]], earlier: dict[Path, list[ScoreRow
         values = [[row.value for row in rows if row.metric == metric] for _, rows in columns]
         means = [sum(found) / len(found) if found else None for found in values]
         places = _places(max(abs(mean) for mean in means if mean is not None))
-        table.add_row(NAMES.get(metric, metric), *[fixed(mean, places) for mean in means])
+        table.add_row(_name(metric), *[fixed(mean, places) for mean in means])
     console.print(table)
+    for name, rows in columns:
+        worst = max(rows, key=lambda row: row.diverged)
+        if worst.diverged:
+            text = f"{name}: {diverged_words(worst.diverged, worst.num_samples)}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def show_differences(differences: list[dict[str, Any]], console: Console) -> None:
+def show_differences(differences: Sequence[Difference], console: Console) -> None:
     """The table of differences and the verdicts."""
     table = Table(title="first minus second", title_justify="left", header_style="dim")
     for name in ("metric", "difference", "95 %", "interval from"):
         table.add_column(name, justify="left" if name in ("metric", "interval from") else "right", no_wrap=True)
     for row in differences:
-        places = _places(max(abs(row["low"]), abs(row["high"])))
-        limits = f"[{row['low']:.{places}f}, {row['high']:.{places}f}]"
-        metric = NAMES.get(row["metric"], row["metric"])
-        table.add_row(metric, f"{row['difference']:+.{places}f}", limits, row["interval"])
+        places = _places(max(abs(row.low), abs(row.high)))
+        limits = f"[{row.low:.{places}f}, {row.high:.{places}f}]"
+        table.add_row(_name(row.metric), f"{row.difference:+.{places}f}", limits, row.interval)
     console.print(table)
     for row in differences:
-        console.print(row["verdict"], highlight=False, markup=False, soft_wrap=True)
+        console.print(row.verdict, highlight=False, markup=False, soft_wrap=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from sims.commands.options import InspectCommand
-from sims.config import to_dict, to_toml
+from sims.config import JSON, to_dict, to_toml
 from sims.data.codec import Codec
 from sims.data.store import Store, StoreHeader, is_store
 from sims.denoiser import Denoiser, networks_of
@@ -205,7 +205,7 @@ def _table(values: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def _provenance(values: dict[str, Any]) -> str:
+def _provenance(values: Mapping[str, JSON]) -> str:
     """A line for each entry, without those that are not set."""
     lines = []
     for name, value in values.items():

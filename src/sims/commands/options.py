@@ -10,7 +10,8 @@ from tyro.conf import Positional
 from sims.experiments.options import BaseOptions, DataOptions
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions, SolverName
-from sims.scoring.suite import CACHE, ScoreOptions
+from sims.scoring.options import ScoreOptions
+from sims.scoring.suite import CACHE
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from sims.commands.options import SampleCommand
 from sims.data.codec import Codec
 from sims.data.pictures import encode_png
 from sims.errors import UserError
-from sims.files import atomic_path, write_atomic
+from sims.files import write_arrays, write_atomic
 from sims.guidance import Guide
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.model import Model, load
 from sims.processes import collect, join
-from sims.runs.directory import Advance
+from sims.runs.progress import Advance
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
 
@@ -148,8 +148,7 @@ def _write_arrays(model: Model, batches: Iterator[Drawn], out: Path, is_main: bo
         arrays["labels"] = np.concatenate([labels.numpy() for _, _, _, labels in parts if labels is not None])
         arrays["class_names"] = np.array(model.class_names)
     if is_main:
-        with atomic_path(out / "samples.npz") as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        write_arrays(out / "samples.npz", arrays)
     return f"samples.npz with {', '.join(arrays)}"
 
 

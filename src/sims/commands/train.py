@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sims import api
+from sims import fitting
 from sims.commands.options import TrainCommand
 
 
 def train(options: TrainCommand) -> int:
     """Train or continue, and leave the model in OUT/model."""
-    api.train(
+    fitting.train(
         options.out,
         options.data,
         network=options.network,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sims.config import JSON, to_dict
 from sims.data.dataset import classes_of
 from sims.data.pictures import SourceOptions, Unreadable, decoded, transform
 from sims.data.readers import Arrays, Pictures, open_source
@@ -47,9 +48,9 @@ class Report:
         """Whether the data can be loaded as they are."""
         return not self.problems
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A JSON-able form of everything found."""
-        return {**asdict(self), "ok": self.ok}
+        return {**to_dict(self), "ok": self.ok}
 
     def lines(self) -> list[str]:
         """The report for the terminal."""
@@ -216,9 +217,9 @@ def _conclude(report: Report, options: SourceOptions) -> None:
     if report.unreadable:
         report.problems.append(f"{len(report.unreadable)} samples cannot be used: replace or remove them")
     if len(report.sizes) > 1 and options.size is None:
-        report.problems.append(f"{len(report.sizes)} different sizes: data.source.size makes them one")
+        report.problems.append(f"{len(report.sizes)} different sizes: give option 'source.size' to make them one")
     if len(report.channels) > 1:
-        report.problems.append("different numbers of channels: set data.source.grayscale, or convert the pictures")
+        report.problems.append("different numbers of channels: give option 'source.grayscale', or convert the pictures")
     if len(report.dtypes) > 1:
         report.problems.append("different types of values: convert the pictures to one depth")
     if report.value_range and report.value_range[0] == report.value_range[1]:

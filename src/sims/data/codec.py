@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sims.config import JSON, convert, to_dict
 from sims.errors import UserError
 
 KINDS = ("pixels", "identity", "latents")
@@ -126,28 +126,31 @@ class Codec:
         x = (x * 127.5 + 128).clamp(0, 255).to(torch.uint8)
         return x.permute(0, 2, 3, 1).contiguous().numpy()  # (N, H, W, C)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A JSON-able description; `from_json` reads it back."""
-        described = asdict(self)
+        described = to_dict(self)
         if self.latents is None:
             del described["latents"]
-        else:
-            described["latents"] = {k: list(v) if isinstance(v, tuple) else v for k, v in described["latents"].items()}
         return described
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, JSON]:
         """Its description without the place where an autoencoder lies, for content hashes."""
         return replace(self, latents=replace(self.latents, vae=None)).to_json() if self.latents else self.to_json()
 
     @classmethod
-    def from_json(cls, obj: dict[str, Any]) -> Codec:
+    def from_json(cls, obj: JSON) -> Codec:
         """The codec that `to_json` described; raises UserError for anything else."""
-        try:
-            latents = Latents(**obj["latents"]) if obj.get("latents") else None
-            return cls(str(obj["kind"]), float(obj["low"]), float(obj["high"]), str(obj["dtype"]), latents)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{obj!r} describes no codec: it needs kind, low, high and dtype") from error
+        return convert(obj, cls, "codec", what="entry")  # type: ignore[no-any-return]
+
+
+ABSURD = 1e3  # what a value that is not finite becomes: as far away as any figure needs it to be
+
+
+def finite(x: Tensor) -> tuple[Tensor, int]:
+    """Samples (n, ...) with finite values, and how many of them had others: bad samples, whose values lie far away."""
+    diverged = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
+    return (x.nan_to_num(0.0, ABSURD, -ABSURD) if diverged else x), diverged
 
 
 UINT8 = Codec("pixels", 0.0, 255.0, "uint8")

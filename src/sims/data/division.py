@@ -47,13 +47,13 @@ def divide(names: Sequence[str], source: str, division: Division) -> Divided:
     if others and division == "auto":
         raise UserError(
             f"{source} holds {_listed(others)} beside {_listed(part_of)}: classes, or parts to train on and to test "
-            "with? Rename the folders, or say data.source.division = 'none' (all are classes) or 'parts' (the others "
-            "are left out)"
+            "with? Rename the folders, or say none (all are classes) or parts (the "
+            "others are left out) with option 'source.division'"
         )
     if "train" not in part_of.values():
         raise UserError(
             f"{source} looks divided ({_listed(part_of)}) and has no part to train on: add a folder train, or say "
-            "data.source.division = 'none' (these are classes)"
+            "none with option 'source.division' (these are classes)"
         )
     left = {name: "beside the parts" for top in tops if top not in part_of for name in tops[top]}
     return _by_part([(part_of[top], top, tops[top]) for top in part_of], left)
@@ -72,7 +72,7 @@ def divide_files(names: Sequence[str], source: str, division: Division) -> Divid
         if division == "auto":
             raise UserError(
                 f"{source} holds {_listed(without)} beside files of the parts {_listed(sorted(parts))}: move them "
-                "away, or say data.source.division = 'none' (all is one set) or 'parts' (they are left out)"
+                "away, or say none (all is one set) or parts (they are left out) with option 'source.division'"
             )
         rest = dict.fromkeys(without, "beside the parts")
         return _by_part([(part, name, [name]) for name, part in mentioned.items() if part], rest)
@@ -82,7 +82,7 @@ def divide_files(names: Sequence[str], source: str, division: Division) -> Divid
     elif len(parts) > 1:
         raise UserError(
             f"{source} looks divided ({_listed(sorted(parts))}) and has no part to train on: give one of its parts, or "
-            "say data.source.division = 'none' (all is one set)"
+            "say none with option 'source.division' (all is one set)"
         )
     return Divided({"all": list(names)}, remarks=remarks)
 

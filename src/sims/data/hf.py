@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 
-Features = dict[str, dict[str, Any]]
+from sims.config import JSON
+
+Feature = dict[str, JSON]  # how a column is to be read
+Features = dict[str, Feature]
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -22,22 +24,35 @@ def features_of(schema: pa.Schema) -> Features:
     return {key: value for key, value in features.items() if isinstance(value, dict)}
 
 
-def with_features(schema: pa.Schema, features: Mapping[str, Mapping[str, Any]]) -> pa.Schema:
+def class_names(feature: Feature) -> tuple[str, ...]:
+    """The names of a column's classes; empty where it has none."""
+    names = feature.get("names")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def array_shape(feature: Feature) -> tuple[int, ...] | None:
+    """The shape of a column's arrays, where it is told."""
+    shape = feature.get("shape")
+    sizes = tuple(size for size in shape if isinstance(size, int)) if isinstance(shape, list) else ()
+    return sizes if sizes and sizes == tuple(shape) else None  # type: ignore[arg-type]
+
+
+def with_features(schema: pa.Schema, features: Mapping[str, Feature]) -> pa.Schema:
     """The schema with `features` embedded, so that `datasets.load_dataset("parquet", ...)` decodes the columns."""
     return schema.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def value(dtype: str) -> dict[str, Any]:
+def value(dtype: str) -> Feature:
     """The feature of a plain column."""
     return {"dtype": dtype, "_type": "Value"}
 
 
-def class_label(names: tuple[str, ...]) -> dict[str, Any]:
+def class_label(names: tuple[str, ...]) -> Feature:
     """The feature of a column of class numbers with names."""
     return {"names": list(names), "_type": "ClassLabel"}
 
 
-def array_feature(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+def array_feature(shape: tuple[int, ...], dtype: str) -> Feature:
     """The feature of a column of arrays of one shape."""
     if len(shape) == 1:
         return {"feature": value(dtype), "length": shape[0], "_type": "Sequence"}

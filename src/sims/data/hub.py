@@ -37,7 +37,7 @@ def local(source: str, options: SourceOptions, log: Callable[[str], None] = say)
     if (wanted / _DONE).is_file():
         return wanted
     if not options.download:
-        raise UserError(f"{source} is not on this machine: give --data.source.download to fetch it into {folder}")
+        raise UserError(f"{source} is not on this machine: give option 'source.download' to fetch it into {folder}")
     library = _library()
     try:
         _fetch(library, name, split, folder, log)
@@ -99,7 +99,7 @@ def _announce(
     if size is not None and size > free:
         raise UserError(
             f"{name} ({part}) needs {size / 1e9:.2f} GB in {folder}, and {free / 1e9:.2f} GB are free: free some "
-            "space, or choose another folder with --data.source.cache"
+            "space, or choose another folder with option 'source.cache'"
         )
 
 
@@ -115,8 +115,8 @@ def _split(library: Any, name: str, part: str, folder: Path, log: Callable[[str]
     if done:
         log(f"  {done:,} rows are there already")
     for number, rows in enumerate(_files(stream.skip(done) if done else stream, image, name), start=len(files)):
-        columns: dict[str, Any] = {"image": pa.array([row[image] for row in rows], hf.IMAGE)}
-        features: dict[str, Any] = {"image": {"_type": "Image"}}
+        columns = {"image": pa.array([row[image] for row in rows], hf.IMAGE)}
+        features: hf.Features = {"image": {"_type": "Image"}}
         if label:
             columns["label"] = pa.array([row[label] for row in rows])
             features["label"] = hf.class_label(names) if names else hf.value(str(columns["label"].type))
@@ -134,9 +134,9 @@ def _split(library: Any, name: str, part: str, folder: Path, log: Callable[[str]
     write_json(folder / _DONE, {"name": name, "part": part, "rows": done})
 
 
-def _files(stream: Any, image: str, name: str) -> Iterator[list[dict[str, Any]]]:
+def _files(stream: Any, image: str, name: str) -> Iterator[list[dict[str, object]]]:
     """The rows of one file after the other."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     size = 0
     for row in stream:
         cell = row[image]

@@ -134,7 +134,7 @@ def _write(
     if size - done * row > free:
         raise UserError(
             f"{what} needs {(size - done * row) / 1e9:.2f} GB in {file.parent}, and {free / 1e9:.2f} GB are free: free "
-            "some space, or choose another folder with --data.source.cache"
+            "some space, or choose another folder with option 'source.cache'"
         )
     begin = last = time.monotonic()
     try:

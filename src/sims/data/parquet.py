@@ -54,16 +54,16 @@ class Table:
         """Labels as found, and the names of the classes."""
         if self.label is None:
             return None, ()
-        names = tuple(self.features.get(self.label, {}).get("names", ()))
+        names = hf.class_names(self.features.get(self.label, {}))
         chunks = [chunk for path in self.paths for chunk in self._whole(path, self.label).chunks]
         return _labels(pa.chunked_array(chunks, chunks[0].type), names, self.paths[0])
 
     def arrays(self) -> tuple[np.ndarray, tuple[int, ...] | None]:
         """The samples of a column of arrays, and the shape that its features state."""
-        shape = self.features.get(self.column, {}).get("shape")
+        shape = hf.array_shape(self.features.get(self.column, {}))
         parts = [(path, self._whole(path, self.column)) for path in self.paths]
         raw = np.concatenate([_array_column(column, shape, path) for path, column in parts if len(column)])
-        return raw, tuple(shape) if shape else None
+        return raw, shape or None
 
     def _whole(self, path: Path, column: str) -> pa.ChunkedArray:
         return _read(path, lambda: pq.read_table(path, columns=[column], partitioning=None))[column]
@@ -158,7 +158,7 @@ def _sample_column(
     if asked is not None:
         if asked not in (*pictures, *arrays):
             raise UserError(
-                f"{path}: data.source.image_column is {asked!r}, and the columns that can hold samples are "
+                f"{path}: option 'source.image_column' is {asked!r}, and the columns that can hold samples are "
                 f"{', '.join([*pictures, *arrays]) or 'none'}"
             )
         return asked, asked in pictures, None
@@ -173,14 +173,14 @@ def _sample_column(
     if not named and len(candidates) > 1 and len(marked) != 1:
         raise UserError(
             f"{path} has several columns that could hold the samples ({', '.join(candidates)}): say which with "
-            "data.source.image_column"
+            "option 'source.image_column'"
         )
     chosen = (named or marked or candidates)[0]
     kind = schema.field(chosen).type
     if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _holds_pictures(kind.value_type):
         raise UserError(f"{path}: column {chosen!r} holds lists of pictures: write one picture in each row")
     others = [name for name in candidates if name != chosen]
-    remark = f"samples are those of column {chosen!r}, not {', '.join(others)} (data.source.image_column)"
+    remark = f"samples are those of column {chosen!r}, not {', '.join(others)} (option 'source.image_column')"
     return chosen, chosen in pictures, remark if others and pictures else None
 
 
@@ -204,7 +204,7 @@ def _label_column(
     if asked is not None:
         if asked not in names:
             raise UserError(
-                f"{path}: data.source.label_column is {asked!r}, and the columns that can hold labels are "
+                f"{path}: option 'source.label_column' is {asked!r}, and the columns that can hold labels are "
                 f"{', '.join(names) or 'none'}"
             )
         return asked, None
@@ -214,7 +214,7 @@ def _label_column(
     if not likely:
         return chosen, None
     taken = f"labels are those of column {chosen!r}" if chosen else "no labels are read"
-    return chosen, f"{taken}; columns that could hold labels too: {', '.join(likely)} (data.source.label_column)"
+    return chosen, f"{taken}; columns that could hold labels too: {', '.join(likely)} (option 'source.label_column')"
 
 
 def _could_be_labels(kind: pa.DataType) -> bool:

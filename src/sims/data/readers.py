@@ -196,7 +196,7 @@ def _parquet(paths: list[Path], options: SourceOptions) -> tuple[Pictures | Arra
         found = Pictures("parquet", table.name, cells.names, cells.read, labels, class_names, tuple(paths))
         return found, table.remarks
     raw, shape = table.arrays()
-    raw = _channels_first(raw, str(paths[0]), keep=shape is not None)
+    raw = channels_first(raw, str(paths[0]), keep=shape is not None)
     return Arrays("parquet", table.name, raw, labels, class_names), table.remarks
 
 
@@ -213,7 +213,7 @@ def _idx(paths: list[Path], name: str) -> Arrays:
         raise UserError(
             f"{paths[0].parent} holds {shapes}: one IDX file of images and at most one of labels make a set"
         )
-    raw = _channels_first(images[0], str(paths[0]))
+    raw = channels_first(images[0], str(paths[0]))
     return Arrays("idx", name, raw, labels[0].astype(np.int64) if labels else None)
 
 
@@ -258,7 +258,7 @@ def _npz(path: Path) -> Arrays:
     names = tuple(str(name) for name in arrays.get("class_names", np.array([])).ravel())
     latents = key == "latents"
     return Arrays(
-        "npz", path.stem, _channels_first(arrays[key], f"{path}, array {key!r}", keep=latents), labels, names, latents
+        "npz", path.stem, channels_first(arrays[key], f"{path}, array {key!r}", keep=latents), labels, names, latents
     )
 
 
@@ -296,7 +296,7 @@ def _array(path: Path, archive: Any, key: str) -> np.ndarray:
     return np.memmap(path, dtype, "r", start, shape)
 
 
-def _channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarray:
+def channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarray:
     """(N, H, W), (N, H, W, C) or (N, C, H, W) to (N, C, H, W); (N, 2) stays. `keep`: four axes are as they should be.
 
     The channel axis is the one that leaves square pictures, else the one of length 1, 3 or 4, else the shorter.

@@ -45,13 +45,13 @@ def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | Non
     Raises UserError, one sentence naming the file, for anything missing, broken or inconsistent.
     """
     if str(source) in BUILT_IN:
-        return _limited(_transformed(_built_in(str(source)), options), limit)
+        return limited(transformed(_built_in(str(source)), options), limit)
     path = resolve(source, options)
     if is_store(path):
-        return _limited(_transformed(Store.read(path), options), limit)
+        return limited(transformed(Store.read(path), options), limit)
     stores = divided_stores(path)
     if stores:
-        return _limited(_transformed(Store.read(stores["train"]), options), limit)
+        return limited(transformed(Store.read(stores["train"]), options), limit)
     return _told(open_source(path, options), options, limit)
 
 
@@ -74,18 +74,18 @@ def load_pair(
         return _matched(load(source, options=options, limit=limit), load(test, options=options))
     if str(source) == "digits":
         train, held_out = load(source, options=options).numbered().split(_DIGITS_TEST / 1797, seed=0)
-        return _limited(train, limit), held_out
+        return limited(train, limit), held_out
     if str(source) not in BUILT_IN:
         path = resolve(source, options)
         if stores := divided_stores(path):
-            both = (_transformed(Store.read(stores[part]), options) for part in ("train", "test"))
-            return _matched(_limited(next(both), limit), next(both))
+            both = (transformed(Store.read(stores[part]), options) for part in ("train", "test"))
+            return _matched(limited(next(both), limit), next(both))
         opened = None if is_store(path) else open_source(path, options)
         if opened is not None and opened.held_out is not None:
             train = _told(opened, options, limit)
             return _matched(train, dataset_of(opened.held_out, options))
     train, held_out = load(source, options=options).numbered().split(test_fraction, seed)
-    return _limited(train, limit), held_out
+    return limited(train, limit), held_out
 
 
 def divided_stores(path: Path) -> dict[str, Path]:
@@ -160,7 +160,7 @@ def dataset_of(found: Pictures | Arrays, options: SourceOptions = _NONE, limit: 
             check_labels(found.labels, len(found.raw), found.class_names, found.name)
         raw, codec, notes = coded(found.raw, found.name, found.latents, options.value_range)
         data = Dataset(raw, found.labels, codec, found.class_names, found.name, notes=notes)
-        return _limited(_transformed(data, options), limit)
+        return limited(transformed(data, options), limit)
     count = len(found.names)
     index = _drawn(count, limit)
     labels, class_names = found.labels, found.class_names
@@ -248,11 +248,11 @@ def _mismatch(found: Pictures, a: np.ndarray, b: np.ndarray, name_a: str, name_b
     check = "`sims data check` lists them all"
     if a.shape[1:] != b.shape[1:]:
         sizes = [f"{name} is {p.shape[2]}x{p.shape[1]}" for name, p in ((name_a, a), (name_b, b))]
-        return f"pictures in {found.name} differ in size ({', '.join(sizes)}): give --data.source.size; {check}"
+        return f"pictures in {found.name} differ in size ({', '.join(sizes)}): give option 'source.size'; {check}"
     if len(a) != len(b):
         return (
             f"pictures in {found.name} differ in channels ({name_a} has {len(a)}, {name_b} has {len(b)}):"
-            f" give --data.source.grayscale, or convert them; {check}"
+            f" give option 'source.grayscale', or convert them; {check}"
         )
     depths = f"{name_a} is {a.dtype}, {name_b} is {b.dtype}"
     return f"pictures in {found.name} differ in depth ({depths}): convert them; {check}"
@@ -299,7 +299,7 @@ def coded(
         low, high = 0.0, 255.0
     elif not identity:
         notes = (f"black is taken to be {low:.4g} and white {high:.4g}, the values' own extremes: state them with "
-                 "data.source.value_range",)  # fmt: skip
+                 "option 'source.value_range'",)  # fmt: skip
     return raw, Codec("identity" if identity else "pixels", low, high, raw.dtype.name), notes
 
 
@@ -308,7 +308,7 @@ def _narrow(high: float) -> tuple[str, ...]:
     if not 0 < high <= 255:
         return ()
     return (f"16-bit values go up to {high:g} of 65,535, as 8-bit values in a larger type do: convert them, or state "
-            "data.source.value_range",)  # fmt: skip
+            "option 'source.value_range'",)  # fmt: skip
 
 
 def _stated(
@@ -317,15 +317,15 @@ def _stated(
     """Values of a range that the user states."""
     if low < value_range[0] or high > value_range[1]:
         raise UserError(
-            f"{name}: values go from {low:g} to {high:g}, and data.source.value_range is {list(value_range)}: give a "
-            "range that holds them"
+            f"{name}: values go from {low:g} to {high:g}, beyond {list(value_range)}: give a range that holds them with "
+            "option 'source.value_range'"
         )
     if raw.dtype.kind in "iub" and raw.dtype not in (np.uint8, np.uint16):
         raw = raw.astype(np.uint8 if high <= 255 and low >= 0 else np.float32)
     return raw, Codec("pixels", float(value_range[0]), float(value_range[1]), raw.dtype.name), ()
 
 
-def _transformed(data: Dataset, options: SourceOptions) -> Dataset:
+def transformed(data: Dataset, options: SourceOptions) -> Dataset:
     """The same samples with `options` applied."""
     if options.unchanged:
         return data
@@ -344,7 +344,7 @@ def _drawn(count: int, limit: int | None) -> np.ndarray:
     return np.arange(count) if limit is None else np.sort(np.random.default_rng(0).permutation(count)[:limit])
 
 
-def _limited(data: Dataset, limit: int | None) -> Dataset:
+def limited(data: Dataset, limit: int | None) -> Dataset:
     return data if limit is None or limit >= len(data) else data.numbered().subset(_drawn(len(data), limit))
 
 
@@ -353,7 +353,7 @@ def _matched(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     if train.data_shape != test.data_shape or train.codec.kind != test.codec.kind:
         raise UserError(
             f"training data {train.name} have shape {train.data_shape}, test data {test.name} {test.data_shape}:"
-            " give test data of the same shape, or --data.source.size for both"
+            " give test data of the same shape, or option 'source.size' for both"
         )
     if train.codec.dtype != test.codec.dtype:
         raise UserError(

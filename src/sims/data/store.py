@@ -12,14 +12,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sims.config import JSON, convert, differences, to_dict
 from sims.data import hf
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset, check_labels
@@ -43,7 +43,7 @@ class StoreHeader:
     total: int  # samples, over all shards
     num_classes: int = 0
     class_names: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)  # JSON-able
+    provenance: dict[str, JSON] = field(default_factory=dict)
     shard_size: int = 1024
 
     def __post_init__(self) -> None:
@@ -66,33 +66,25 @@ class StoreHeader:
         """The sample numbers that belong to a shard."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.total))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, JSON]:
         """A JSON-able description; `from_json` reads it back."""
-        return {"format": FORMAT, **asdict(self), "codec": self.codec.to_json(),
-                "data_shape": list(self.data_shape), "dtype": self.codec.dtype,
-                "value_range": [self.codec.low, self.codec.high], "class_names": list(self.class_names)}  # fmt: skip
+        codec = self.codec  # its type and range are told twice, for those who read the store with other programs
+        told: dict[str, JSON] = {"dtype": codec.dtype, "value_range": [codec.low, codec.high]}
+        return {"format": FORMAT, **to_dict(self), "codec": codec.to_json(), **told}
 
     @classmethod
-    def from_json(cls, obj: dict[str, Any], path: str | Path = "the store") -> StoreHeader:
+    def from_json(cls, obj: JSON, path: str | Path = "the store") -> StoreHeader:
         """The header that `to_json` described; raises UserError for anything else."""
-        try:
-            if obj["format"] != FORMAT:
-                raise UserError(
-                    f"{path} has store format {obj['format']}, this version reads {FORMAT}:"
-                    " update sims or make it again"
-                )
-            return cls(
-                space=obj["space"],
-                data_shape=tuple(obj["data_shape"]),
-                codec=Codec.from_json(obj["codec"]),
-                total=obj["total"],
-                num_classes=obj["num_classes"],
-                class_names=tuple(obj["class_names"]),
-                provenance=obj["provenance"],
-                shard_size=obj["shard_size"],
+        if not isinstance(obj, dict) or obj.get("format") != FORMAT:
+            held = obj.get("format") if isinstance(obj, dict) else None
+            raise UserError(
+                f"{path} has store format {held}, this version reads {FORMAT}: update sims or make it again"
             )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{path} describes no store ({error!r}): restore the file or remove the store") from error
+        names = {entry.name for entry in fields(cls)}
+        try:
+            return convert({key: obj[key] for key in obj if key in names}, cls, "header", what="entry")  # type: ignore[no-any-return]
+        except UserError as error:
+            raise UserError(f"{path} describes no store ({error}): restore the file or remove the store") from error
 
 
 class Store:
@@ -109,7 +101,7 @@ class Store:
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file, not a folder: choose another place for the store")
         if (path / _HEADER).exists():
-            _compare(path, header, read_json(path / _HEADER))
+            _compare(path, header)
         elif path.is_dir() and any(not child.name.startswith(".") for child in path.iterdir()):
             raise UserError(f"{path} holds other files and no store: choose a new or empty folder")
         else:
@@ -202,25 +194,17 @@ def is_store(path: str | Path) -> bool:
     return (Path(path) / _HEADER).is_file()
 
 
-def _compare(path: Path, header: StoreHeader, found: dict[str, Any]) -> None:
+def _compare(path: Path, header: StoreHeader) -> None:
     """Raise UserError where the store at `path` was made for another header."""
-    StoreHeader.from_json(found, path / _HEADER)
-    wanted = header.to_json()
-    found_flat, wanted_flat = _flatten(found), _flatten(wanted)
-    for flat in (found_flat, wanted_flat):
-        flat.pop("codec.latents.vae", None)  # where the autoencoder lies changes no sample
-    different = [key for key in sorted(found_flat | wanted_flat) if found_flat.get(key) != wanted_flat.get(key)]
+    there = StoreHeader.from_json(read_json(path / _HEADER), path / _HEADER)
+    different = [
+        f"{name} is {old!r}, asked for {new!r}"
+        for name, old, new in differences(there.to_json(), header.to_json())
+        if name != "codec.latents.vae"  # where the autoencoder lies changes no sample
+    ]
     if different:
-        shown = "; ".join(f"{k} is {found_flat.get(k)!r}, asked for {wanted_flat.get(k)!r}" for k in different[:3])
+        shown = "; ".join(different[:3])
         raise UserError(f"{path} already holds a different store ({shown}): choose another folder, or remove that one")
-
-
-def _flatten(obj: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(obj, dict) or not obj:
-        return {prefix: list(obj) if isinstance(obj, tuple) else obj}
-    return {
-        k: v for key, inner in obj.items() for k, v in _flatten(inner, f"{prefix}.{key}" if prefix else key).items()
-    }
 
 
 def _column(header: StoreHeader) -> str:
@@ -229,7 +213,12 @@ def _column(header: StoreHeader) -> str:
 
 
 def _table(
-    header: StoreHeader, shard: int, raw: np.ndarray, columns: dict[str, Any], attributes: dict[str, Any], name: str
+    header: StoreHeader,
+    shard: int,
+    raw: np.ndarray,
+    columns: dict[str, np.ndarray],
+    attributes: dict[str, np.ndarray],
+    name: str,
 ) -> pa.Table:
     """One shard as a table with Hugging Face features; raises UserError for anything that does not fit the header."""
     count = len(header.indices(shard))
@@ -245,7 +234,7 @@ def _table(
         raise UserError(f"shard {shard} of {name}: labels given, but the store has no classes: set num_classes")
     if taken := set(attributes) & set(_OWN_COLUMNS):
         raise UserError(f"attribute names {sorted(taken)} are taken: choose other names")
-    features: dict[str, Any] = {}
+    features: dict[str, hf.Feature] = {}
     arrays: dict[str, pa.Array] = {}
     if _column(header) == "image":
         features["image"] = {"_type": "Image"}

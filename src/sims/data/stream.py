@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from sims.data.codec import Codec
+from sims.data.codec import Codec, finite
 from sims.data.dataset import Dataset, classes_of
 from sims.data.pictures import HEAD, SourceOptions, Unreadable, decode_image, format_of
 from sims.data.readers import Pictures
@@ -30,13 +29,14 @@ class Part:
     """Some samples: x (n, *data_shape) in model space, and the pictures among them that could not be read.
 
     positions (n,) int64 are those in the stream, as are those in unreadable, each with the reason; labels (n,) int64
-    are there where only sampling tells them.
+    are there where only sampling tells them. ``diverged`` of the samples had values that were not finite.
     """
 
     x: Tensor
     positions: np.ndarray
     unreadable: tuple[tuple[int, str], ...] = ()
     labels: Tensor | None = None
+    diverged: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,9 @@ def _mismatch(
         return f"pictures in {found.name} differ in depth ({a} is {dtype}, {b} is {second}): convert them"
     (c1, h1, w1), (c2, h2, w2) = shape, other
     if (h1, w1) != (h2, w2):
-        remedy = "resize them all in one way first, or give --source.size"
+        remedy = "resize them all in one way first, or give option 'source.size'"
         return f"pictures in {found.name} differ in size ({a} is {w1}x{h1}, {b} is {w2}x{h2}): {remedy}"
-    remedy = "convert them, or give --source.grayscale"
+    remedy = "convert them, or give option 'source.grayscale'"
     return f"pictures in {found.name} differ in channels ({a} has {c1}, {b} has {c2}): {remedy}"
 
 
@@ -243,10 +243,12 @@ def of_samples(
     key: str,
     classes: tuple[str, ...] = (),
     at_once: int = 500,
+    shown: Callable[[Tensor], Tensor] | None = None,
 ) -> Stream:
     """Samples that a model makes when they are asked for, ``at_once`` of them, rounded to the data's own format.
 
-    ``sample`` maps seeds to x (n, *data_shape) in model space; ``key`` identifies the model and how it is sampled.
+    ``sample`` maps seeds to x in model space, ``shown`` that to what is looked at (n, *data_shape), such as pixels;
+    ``key`` identifies the model and how it is sampled. Samples that diverge are counted, as bad samples.
     """
 
     def digest(part: range) -> str:
@@ -255,10 +257,9 @@ def of_samples(
 
     def read(part: range) -> Part:
         x, labels = sample(seeds[part.start : part.stop])
-        bad = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
-        if bad:
-            raise UserError(f"{bad} of {len(x)} samples of {name} are not finite: the model diverges, lower w")
-        return Part(codec.encode(codec.decode(x)), np.arange(part.start, part.stop), (), labels)
+        x, diverged = finite(x)
+        x = shown(x) if shown else x
+        return Part(codec.encode(codec.decode(x)), np.arange(part.start, part.stop), (), labels, diverged)
 
     numbers = np.arange(seeds.start, seeds.stop, dtype=np.int64)
     return Stream(

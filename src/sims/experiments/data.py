@@ -8,8 +8,9 @@ from sims.errors import UserError
 from sims.experiments.options import DataOptions
 from sims.interop.latents import Autoencoder
 from sims.runs.directory import Run
-from sims.scoring.judge import EvaluationOptions, Judge, load_judge
-from sims.scoring.run_references import make_references
+from sims.scoring.judge import Judge, load_judge
+from sims.scoring.options import EvaluationOptions
+from sims.scoring.reference import make_references
 
 
 def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
@@ -21,7 +22,7 @@ def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Datase
     if data.shape is not None and train.data_shape != data.shape:
         raise UserError(
             f"data.shape is {list(data.shape)}, and {data.path} has {list(train.data_shape)}: "
-            "give the data that the recipe is for, or its shape (--data.source.size changes pictures)"
+            "give the data that the recipe is for, or its shape (data.source.size changes pictures)"
         )
     if data.conditional and train.labels is None:
         raise UserError(
@@ -33,7 +34,7 @@ def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Datase
 def same_data(run: Run, found: dict[str, str], path: str) -> None:
     """UserError if the data, named by its fingerprints, is not what it was when the run began."""
     if run.once(run.path / "data.json", lambda: found) != found:
-        raise UserError(f"the data at {path} has changed since {run.path} began: restore it, or choose another --run")
+        raise UserError(f"the data at {path} has changed since {run.path} began: restore it, or begin a run elsewhere")
 
 
 def open_judge(

@@ -14,7 +14,7 @@ from sims.experiments.improve.search import SearchOptions
 from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOptions, default_methods
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 T = TypeVar("T")
@@ -166,6 +166,11 @@ class ImproveOptions(CommonOptions):
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     distilled: DistilledOptions = field(default_factory=DistilledOptions)
 
+    @property
+    def is_judged(self) -> bool:
+        """Whether there is anything to judge by."""
+        return self.data.path != "none" or self.reference is not None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("rounds")
@@ -188,4 +193,4 @@ class ImproveOptions(CommonOptions):
             other = "a fixed search.w" if self.search.w is not None else "data.path = 'none'"
             raise UserError(f"trusted images choose a strength for models of the data: leave out trusted, or {other}")
         if self.data.path == "none" and self.model is None:
-            raise UserError("without real data (data.path = 'none') a trained model is needed: give model")
+            raise UserError("without real data (data.path = 'none') a trained model is needed: give option 'model'")

@@ -48,7 +48,7 @@ class CacheRule:
     the first. Measured with 18 Heun steps, 8 refreshes, 5,000 samples and equal seeds on two trainings of CIFAR-10 at
     8 x 8 and three of the digits, the share of the gain in FD that is kept: 0.98, 0.97, 1.06, 1.01, 0.98. The sum of
     squares instead of the sum: 0.91, 0.99, 1.02, 1.01, 0.64. Factors that keep the size, sqrt(G_jj / G_ii): 0.97, 0.97,
-    1.06, 1.01, 0.94.
+    1.06, 1.01, 0.94. ``from_pilot`` makes one.
     """
 
     sigmas: tuple[float, ...]
@@ -146,15 +146,6 @@ class CacheRule:
                 steps.append(Step(False, 1.0 if current == j else float(factors[current, j])))
         return steps
 
-    def predicted_error(self, refreshes: int, sigmas: Tensor) -> float:
-        """The weighted error of reusing, relative to the whole correction: 0 = none, 1 = unguided."""
-        levels, _ = _grouped(sigmas)
-        if not levels:
-            return 0.0
-        gram, weights = self._interpolated(levels), _weights(levels, self.sigma_data)
-        total = float(weights @ np.sqrt(np.maximum(np.diagonal(gram), 0.0)))
-        return _place(gram, weights, refreshes)[1] / total if total > 0 else 0.0
-
     def to_json(self) -> dict[str, JSON]:
         """Plain lists and numbers."""
         return {
@@ -165,7 +156,7 @@ class CacheRule:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> CacheRule:
+    def from_json(cls, data: Any) -> CacheRule:
         """The inverse of to_json(); raises UserError if the data are not a rule."""
         try:
             rows = tuple(tuple(float(v) for v in row) for row in data["gram"])

@@ -67,10 +67,7 @@ class GradientGuide(Guide):
         return values if classes is None else values + self.num_values * classes
 
     def unguided(self, base: Evaluate) -> Evaluate:
-        def unguided(x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-            return base(x, sigma, self._parted(labels)[1])
-
-        return unguided
+        return lambda x, sigma, labels: base(x, sigma, self._parted(labels)[1])
 
     def evaluations(self, sigmas: Tensor) -> int:
         """Network evaluations per sample: a gradient through the base costs two more; the classifier is not counted."""

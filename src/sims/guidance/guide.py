@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from sims.config import JSON
-from sims.denoiser import Denoiser, Evaluate, compile_networks, device_of, networks_of
+from sims.denoiser import Denoiser, Evaluate, Wrapped, compile_networks, networks_of
 from sims.errors import UserError
 
 RULES: dict[str, type[Guide]] = {}
 """The rules that can be stored, by the kind that ``model.json`` names."""
 
 
-class Guide:
-    """A denoiser made of others: shape, classes and noise levels are the base's, and w = 0 is the base bit for bit.
+class Guide(Wrapped):
+    """A denoiser made of others: shape, classes and levels are the base's, and w = 0 is the base bit for bit.
 
     A rule is a frozen dataclass with its ``children`` and its settings as fields, and ``estimate`` says what it
     computes. Naming its ``kind`` registers it: then models that hold it can be saved, loaded, hashed and inspected.
@@ -93,7 +91,8 @@ class Guide:
         """An evaluator for one run over these levels, made of the children's own."""
         if self.w == 0:
             return self.unguided(self.base.trajectory(sigmas))
-        return functools.partial(_placed, self.estimate, self.evaluators(sigmas))
+        evaluators = self.evaluators(sigmas)
+        return lambda x, sigma, labels: self.estimate(x, sigma, labels, *evaluators)
 
     def evaluations(self, sigmas: Tensor) -> int:
         """Network evaluations per sample: every child once at every level."""
@@ -110,27 +109,8 @@ class Guide:
         return made
 
     @property
-    def data_shape(self) -> tuple[int, ...]:
-        return tuple(self.base.data_shape)
-
-    @property
-    def num_classes(self) -> int:
-        return self.base.num_classes
-
-    @property
-    def sigma_min(self) -> float:
-        return self.base.sigma_min
-
-    @property
-    def sigma_max(self) -> float:
-        return self.base.sigma_max
-
-    def round_sigma(self, sigma: Tensor) -> Tensor:
-        return self.base.round_sigma(sigma)
-
-    @property
-    def device(self) -> torch.device:
-        return device_of(self.base)
+    def inside(self) -> Denoiser:
+        return self.base
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -175,20 +155,6 @@ def innermost(denoiser: Any) -> Any:
     return innermost(denoiser.base) if isinstance(denoiser, Guide) else denoiser
 
 
-def _placed(
-    estimate: Callable[..., Tensor],
-    evaluators: list[Evaluate],
-    x: Tensor,
-    sigma: Tensor,
-    labels: Tensor | None = None,
-) -> Tensor:
-    return estimate(x, sigma, labels, *evaluators)
-
-
 def _without_labels(evaluate: Evaluate) -> Evaluate:
     """An auxiliary without classes is given no labels."""
-
-    def unlabelled(x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
-        return evaluate(x, sigma, None)
-
-    return unlabelled
+    return lambda x, sigma, labels: evaluate(x, sigma, None)

@@ -11,18 +11,21 @@ diffusers, so that it can be trained, averaged, extrapolated and written like an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+from sims.config import JSON
 from sims.data.codec import UINT8, Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.files import read_json, write_json
 from sims.guidance import RULES, Extrapolate, Guide
 from sims.interop.diffusers_folder import (
-    FORMAT,
     NOTES,
     Layout,
+    Notes,
     aux_component,
     copy_rest,
     find_layout,
@@ -67,18 +70,18 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
     """
     layout = find_layout(Path(folder))
     notes, scheduler = layout.notes, read_json(layout.scheduler)
-    null_class = bool(notes.get("null_class", False)) if null_class is None else null_class
-    sigma_data = float(notes.get("sigma_data", 1.0 if layout.has_vae else 0.5))
+    null_class = notes.null_class if null_class is None else null_class
+    sigma_data = notes.sigma_data if notes.sigma_data is not None else 1.0 if layout.has_vae else 0.5
 
     def denoiser(place: Path) -> DiffusersDenoiser:
         network = _network(place, null_class)
-        steps = timesteps or notes.get("timesteps")
+        steps = timesteps or notes.timesteps
         made = DiffusersDenoiser(network, network.data_shape, network.num_classes, scheduler, steps, sigma_data)
         return made.eval().requires_grad_(False)
 
     single = denoiser(layout.network)
     whole: Denoiser = single
-    if notes.get("kind") in RULES:
+    if notes.kind in RULES:
         whole = _guided({"base": single, "aux": denoiser(layout.aux)}, notes, layout.folder / NOTES)
     ignored = {key: scheduler[key] for key in IGNORED if key in scheduler}
     return Model(
@@ -125,8 +128,7 @@ def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = Non
     if layout is not None:
         _check_like(base, layout)
     component = layout.component if layout is not None else ("unet" if base.network.architecture == UNET else "")
-    notes: dict[str, Any] = {"format": FORMAT, "kind": "network", "null_class": base.network.null_class}
-    notes |= {"timesteps": base.timesteps, "sigma_data": base.sigma_data}
+    notes = Notes(null_class=base.network.null_class, timesteps=base.timesteps, sigma_data=base.sigma_data)
     with fresh_folder(folder) as temporary:
         base.network.model.save_pretrained(temporary / component)
         if isinstance(whole, Guide):
@@ -134,15 +136,15 @@ def save_diffusers(model: Any, folder: Path | str, like: Path | str | None = Non
             if aux.scheduler != base.scheduler:
                 raise UserError("base and auxiliary have different schedulers: make the auxiliary from this base")
             aux.network.model.save_pretrained(temporary / aux_component(component))
-            notes |= {"kind": whole.kind, **whole.settings()}
-        write_json(temporary / NOTES, notes)
+            notes = replace(notes, kind=whole.kind, settings=whole.settings())
+        write_json(temporary / NOTES, notes.to_json())
         copy_rest(temporary, component, base.scheduler, layout)
     return folder
 
 
-def _guided(children: dict[str, Denoiser], notes: dict[str, Any], file: Path) -> Guide:
+def _guided(children: dict[str, Denoiser], notes: Notes, file: Path) -> Guide:
     try:
-        return RULES[notes["kind"]].from_settings(children, notes)
+        return RULES[notes.kind].from_settings(children, notes.settings)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file} does not describe a guided pair ({error!r}): restore it") from error
 
@@ -185,7 +187,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def _class_names(index: dict[str, Any], num_classes: int) -> tuple[str, ...]:
+def _class_names(index: Mapping[str, JSON], num_classes: int) -> tuple[str, ...]:
     names = index.get("id2label")
     keys = [str(i) for i in range(num_classes)]
     return (

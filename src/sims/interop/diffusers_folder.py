@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from sims.config import JSON, convert, to_dict
 from sims.errors import UserError
 from sims.files import read_json, write_json
+from sims.interop.diffusers_network import Timesteps
 from sims.interop.schedules import library
 
 COMPONENTS = ("unet", "transformer")  # what pipelines call the network
@@ -23,6 +24,37 @@ WEIGHTS = "diffusion_pytorch_model"
 UNSAFE = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.msgpack", "*.h5")  # weights never read nor copied
 NOTES = "sims.json"  # what diffusers has no place for
 FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What ``save_diffusers`` leaves to remember; the defaults are for folders from elsewhere.
+
+    ``kind`` is "network" or that of a guide; ``settings`` are the guide's own, and stand beside the others in the file.
+    """
+
+    format: int = FORMAT
+    kind: str = "network"
+    null_class: bool = False
+    timesteps: Timesteps | None = None
+    sigma_data: float | None = None
+    settings: dict[str, JSON] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, JSON]:
+        """What the file holds."""
+        own = {name: value for name, value in to_dict(self).items() if name != "settings"}
+        return {**own, **self.settings}
+
+    @classmethod
+    def read(cls, file: Path) -> Notes:
+        """The notes in a file. Errors: UserError for a newer format, or where something else is in it."""
+        told = read_json(file)
+        if not isinstance(told, dict) or told.get("format", FORMAT) != FORMAT:
+            format = told.get("format") if isinstance(told, dict) else None
+            raise UserError(f"{file} has format {format}, this version reads {FORMAT}: update sims")
+        own = {entry.name for entry in fields(cls)} & told.keys()
+        notes: Notes = convert({name: told[name] for name in own}, cls, str(file), what="entry")
+        return replace(notes, settings={name: value for name, value in told.items() if name not in own})
 
 
 @dataclass(frozen=True)
@@ -35,7 +67,7 @@ class Layout:
     folder: Path
     component: str
     scheduler: Path
-    index: dict[str, Any]
+    index: dict[str, JSON]
 
     @property
     def network(self) -> Path:
@@ -47,16 +79,13 @@ class Layout:
 
     @property
     def has_vae(self) -> bool:
-        return listed(self.index, "vae")
+        return listed(self.index, "vae") is not None
 
     @property
-    def notes(self) -> dict[str, Any]:
-        """What ``save_diffusers`` left to remember; empty for folders from elsewhere."""
+    def notes(self) -> Notes:
+        """What ``save_diffusers`` left to remember."""
         file = self.folder / NOTES
-        notes = read_json(file) if file.is_file() else {}
-        if notes.get("format", FORMAT) > FORMAT:
-            raise UserError(f"{file} has format {notes['format']}, this version reads up to {FORMAT}: update sims")
-        return notes
+        return Notes.read(file) if file.is_file() else Notes()
 
 
 def aux_component(component: str) -> str:
@@ -64,15 +93,15 @@ def aux_component(component: str) -> str:
     return f"{component}_aux" if component else "aux"
 
 
-def listed(index: dict[str, Any], component: str) -> bool:
-    """Whether a model index lists a component; one that is left out is listed as [null, null]."""
+def listed(index: Mapping[str, JSON], component: str) -> str | None:
+    """The class of a component that a model index lists; None for one that is left out, listed as [null, null]."""
     entry = index.get(component)
-    return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+    return str(entry[1]) if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None else None
 
 
 def find_layout(folder: Path) -> Layout:
     """The parts of a pipeline folder, or of a network's folder with its scheduler; UserError where one is missing."""
-    index: dict[str, Any] = {}
+    index: dict[str, JSON] = {}
     component, schedulers = "", [folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"]
     if (folder / "model_index.json").is_file():
         index = read_json(folder / "model_index.json")
@@ -93,8 +122,7 @@ def find_layout(folder: Path) -> Layout:
     if scheduler is None:
         raise UserError(f"{folder} has no scheduler_config.json, which says what the network predicts: put it there")
     for name in ("vae", "vqvae"):
-        if listed(index, name) and index[name][1] != "AutoencoderKL":
-            kind = index[name][1]
+        if (kind := listed(index, name)) not in (None, "AutoencoderKL"):
             raise UserError(
                 f"{folder} has the autoencoder {kind}: only AutoencoderKL can be read, choose another model"
             )
@@ -139,7 +167,7 @@ def _without_weights(folder: Path) -> str:
     )
 
 
-def copy_rest(folder: Path, component: str, scheduler: dict[str, Any], like: Layout | None) -> None:
+def copy_rest(folder: Path, component: str, scheduler: Mapping[str, JSON], like: Layout | None) -> None:
     """Everything of a pipeline but the network: scheduler, other components and, last, model_index.json.
 
     Without an original, the scheduler, and for a ``component`` the index of a DDPMPipeline.

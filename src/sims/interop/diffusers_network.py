@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from sims.config import JSON
 from sims.errors import UserError
 from sims.interop.schedules import library, read_schedule
 from sims.preconditioning import Coefficients, Preconditioned
@@ -32,7 +33,7 @@ class DiffusersNetwork(nn.Module):
         data_shape: tuple[int, ...],
         num_classes: int = 0,
         architecture: str = UNET,
-        settings: dict[str, Any] | None = None,
+        settings: dict[str, JSON] | None = None,
         null_class: bool = False,
         model: nn.Module | None = None,
     ) -> None:
@@ -48,7 +49,7 @@ class DiffusersNetwork(nn.Module):
         self.model = model
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, JSON]:
         return {"architecture": self.architecture, "settings": self.settings, "null_class": self.null_class}
 
     @property
@@ -96,7 +97,7 @@ class DiffusersDenoiser(Preconditioned):
         network: nn.Module,
         data_shape: tuple[int, ...],
         num_classes: int = 0,
-        scheduler: dict[str, Any] | None = None,
+        scheduler: dict[str, JSON] | None = None,
         timesteps: Timesteps | None = None,
         sigma_data: float = 0.5,
     ) -> None:
@@ -113,7 +114,7 @@ class DiffusersDenoiser(Preconditioned):
         self.sigma_data = self.schedule.sigma_data if self.schedule.family == "edm" else sigma_data
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, JSON]:
         return {"scheduler": self.scheduler, "timesteps": self.timesteps, "sigma_data": self.sigma_data}
 
     def round_sigma(self, sigma: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sims.config import JSON
 from sims.data.codec import UINT8, Codec, Latents
 from sims.data.dataset import Dataset
 from sims.data.mapped import mapped, say
@@ -25,7 +26,7 @@ from sims.files import digest, digest_file, read_json
 from sims.interop.diffusers_folder import pretrained
 
 _BATCH = 16  # pictures that the autoencoder works on at once
-_REMEDY = "give the folder of an AutoencoderKL of diffusers with --vae"
+_REMEDY = "give the folder of an AutoencoderKL of diffusers with option 'vae'"
 
 
 class Autoencoder:
@@ -41,7 +42,7 @@ class Autoencoder:
         self.batch_size = batch_size
         config: Any = vae.config
         self.latents = latents or scaling(config)
-        self.channels, self.reduction = int(config.get("in_channels", 3)), reduction(config)
+        self.channels, self.reduction = picture_channels(config), reduction(config)
         self.shift, self.scale = (_per_channel(values) for values in (self.latents.shift, self.latents.scale))
         low, high = self.latents.pixels
         self._centre, self._half = (high + low) / 2, (high - low) / 2
@@ -132,7 +133,7 @@ def latent_codec(folder: Path | str, latents: Latents | None = None) -> Codec:
 def with_vae(codec: Codec, folder: Path | str, data_shape: tuple[int, ...]) -> Codec:
     """The codec of a latent model with the autoencoder that decodes it; UserError where that one does not fit."""
     if codec.kind == "pixels" or len(data_shape) != 3:
-        raise UserError("this model makes its samples itself, without an autoencoder: leave out --vae")
+        raise UserError("this model makes its samples itself, without an autoencoder: leave out option 'vae'")
     channels = latent_channels(_config(_folder(folder)))
     if channels != data_shape[0]:
         raise UserError(
@@ -143,7 +144,7 @@ def with_vae(codec: Codec, folder: Path | str, data_shape: tuple[int, ...]) -> C
     if codec.latents and codec.latents.vae_hash not in (None, found.latents and found.latents.vae_hash):
         raise UserError(
             f"the autoencoder in {folder} is another one than the model was made with ({codec.latents.vae}): "
-            "give that one, or leave out --vae"
+            "give that one, or leave out option 'vae'"
         )
     return replace(codec, kind="latents", latents=found.latents)
 
@@ -169,7 +170,7 @@ def latent_shape(codec: Codec, data_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape (c, h, w) of the latents of pictures; UserError where the autoencoder cannot take these."""
     assert codec.latents is not None and codec.latents.vae is not None
     config = _config(_folder(codec.latents.vae))
-    _, height, width = check_size(data_shape, int(config.get("in_channels", 3)), reduction(config))
+    _, height, width = check_size(data_shape, picture_channels(config), reduction(config))
     return latent_channels(config), height // reduction(config), width // reduction(config)
 
 
@@ -178,7 +179,7 @@ def check_size(shape: tuple[int, ...], channels: int, reduction: int) -> tuple[i
     if len(shape) != 3 or shape[0] != channels or any(size % reduction for size in shape[1:]):
         raise UserError(
             f"pictures of shape {tuple(shape)} cannot be encoded: the autoencoder takes {channels} channels, "
-            f"height and width multiples of {reduction}; resize or convert them (--data.source.size)"
+            f"height and width multiples of {reduction}; resize or convert them (option 'source.size')"
         )
     return shape
 
@@ -194,6 +195,11 @@ def scaling(config: Any) -> Latents:
 def reduction(config: Any) -> int:
     """Pixels to a latent, along each side."""
     return 2 ** (len(config["block_out_channels"]) - 1)
+
+
+def picture_channels(config: Any) -> int:
+    """Channels of the pictures."""
+    return int(config.get("in_channels", 3))
 
 
 def latent_channels(config: Any) -> int:
@@ -219,13 +225,13 @@ def _folder(given: Path | str) -> Path:
     return folder
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path) -> dict[str, JSON]:
     config = read_json(folder / "config.json")
     if not isinstance(config, dict) or config.get("_class_name") != "AutoencoderKL":
         kind = config.get("_class_name") if isinstance(config, dict) else None
         raise UserError(f"{folder} holds a {kind}, and no AutoencoderKL: {_REMEDY}")
     # A file says only what is not the library's default: 4 channels of latents, one block.
-    return {"latent_channels": 4, "block_out_channels": (64,), "scaling_factor": 0.18215, **config}
+    return {"latent_channels": 4, "block_out_channels": [64], "scaling_factor": 0.18215, **config}
 
 
 def _content(folder: Path) -> str:

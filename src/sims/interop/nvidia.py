@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sims.config import nearest
+from sims.config import JSON, convert, nearest
 from sims.data.codec import EDM2_LATENTS, UINT8, Codec, Latents
 from sims.errors import UserError
 from sims.files import atomic_path, digest_file
@@ -41,7 +41,7 @@ class _Class:
     """A class of theirs: our preconditioning, its arguments after _REQUIRED in order with their defaults."""
 
     preconditioning: str
-    arguments: dict[str, Any]
+    arguments: dict[str, JSON]
     prefixes: dict[str, str]
 
 
@@ -100,14 +100,14 @@ class Snapshot:
     """
 
     class_name: str
-    init: dict[str, Any]
+    init: dict[str, JSON]
     state: dict[str, Tensor]
     encoder: str | None
     source_hash: str
-    encoder_settings: dict[str, Any] = field(default_factory=dict)
+    encoder_settings: dict[Any, object] = field(default_factory=dict)
 
 
-def read(path: Path | str) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+def read(path: Path | str) -> tuple[str, dict[str, JSON], dict[str, Tensor]]:
     """Class name, constructor arguments (defaults included) and tensors of a snapshot's averaged network.
 
     Raises UserError for a file that cannot be read, asks for more than data, or holds no network known here.
@@ -119,33 +119,33 @@ def read(path: Path | str) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
 def open_snapshot(path: Path | str) -> Snapshot:
     """Like ``read``, with all that is known of the file."""
     content = load(Path(path))
-    found = content
+    network = content
     if isinstance(content, dict):
-        found = next((content[key] for key in ("ema", "net") if content.get(key) is not None), None)
-    if not isinstance(found, PersistentObject):
+        network = next((content[key] for key in ("ema", "net") if content.get(key) is not None), None)
+    if not isinstance(network, PersistentObject):
         held = ascii(sorted(map(str, content))) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise UserError(f"{path} holds no network under 'ema' or 'net', but {held[:200]}: give a .pkl of EDM or EDM2")
-    init = _arguments(found.class_name, found.init_args, found.init_kwargs)
+    init = _arguments(network.class_name, network.init_args, network.init_kwargs)
     encoder = content.get("encoder") if isinstance(content, dict) else None
     name, settings = (encoder.class_name, encoder.init_kwargs) if isinstance(encoder, PersistentObject) else (None, {})
-    return Snapshot(found.class_name, init, dict(_tensors(found, "", set())), name, found.source_hash, settings)
+    return Snapshot(network.class_name, init, dict(_tensors(network, "", set())), name, network.source_hash, settings)
 
 
-def build(class_name: str, init: dict[str, Any], state: dict[str, Tensor]) -> Preconditioned:
+def build(class_name: str, init: Mapping[str, object], state: dict[str, Tensor]) -> Preconditioned:
     """The denoiser that these arguments and tensors describe, in float32, ready to sample.
 
     ``init`` and ``state`` as ``read`` gives them; arguments left out have NVIDIA's defaults; use_fp16 has no effect.
     Raises UserError for an unknown class or argument, and for tensors that are missing, unknown or of another shape.
     """
-    known = _class(class_name)
+    cls = _class(class_name)
     values = _arguments(class_name, (), init)
-    channels, side = values["img_channels"], values["img_resolution"]
+    channels, side, classes = (_whole(values, name) for name in (*reversed(_REQUIRED), "label_dim"))
     try:
         with torch.device("meta"):  # the tensors come from the snapshot
-            denoiser = make_network((channels, side, side), values["label_dim"], *_tables(known, values))
+            denoiser = make_network((channels, side, side), classes, *_tables(cls, values))
     except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise UserError(f"{class_name} cannot be made with these arguments ({error}): {values}") from error
-    denoiser.load_state_dict(_matched(denoiser, known, state), assign=True)
+    denoiser.load_state_dict(_matched(denoiser, cls, state), assign=True)
     return denoiser.eval().requires_grad_(False)
 
 
@@ -172,8 +172,8 @@ def has_their_network(model: Model) -> bool:
     """Whether a model, or the base of a guided one, is a network that a class of NVIDIA's is made of."""
     denoiser = innermost(model.denoiser)
     kinds = tuple(NETWORKS[name] for name in (*_NETWORKS.values(), "edm2_unet"))
-    known = {entry.preconditioning for entry in _CLASSES.values()}
-    return getattr(denoiser, "kind", None) in known and isinstance(denoiser.network, kinds)
+    theirs = {entry.preconditioning for entry in _CLASSES.values()}
+    return getattr(denoiser, "kind", None) in theirs and isinstance(denoiser.network, kinds)
 
 
 def export_tensors(model: Model, file: Path | str) -> Path:
@@ -194,8 +194,8 @@ def export_tensors(model: Model, file: Path | str) -> Path:
         wrong = "exists" if file.exists() else "is no .safetensors file"
         raise UserError(f"{file} {wrong}: give a new file that ends in .safetensors, for the network's tensors")
     assert isinstance(denoiser, Preconditioned)
-    known = next(entry for entry in _CLASSES.values() if entry.preconditioning == denoiser.kind)
-    theirs = {ours: name for name, ours in known.prefixes.items()}
+    cls = next(entry for entry in _CLASSES.values() if entry.preconditioning == denoiser.kind)
+    theirs = {ours: name for name, ours in cls.prefixes.items()}
     tensors = {_renamed(name, theirs): t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
     with atomic_path(file) as temporary:
         save_file(tensors, temporary)
@@ -209,25 +209,25 @@ def _class(name: str) -> _Class:
     return _CLASSES[short]
 
 
-def _arguments(class_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+def _arguments(class_name: str, args: tuple[object, ...], kwargs: Mapping[Any, object]) -> dict[str, JSON]:
     """All arguments by name, defaults of the preconditioning included; UserError naming one that is unknown."""
     defaults = _class(class_name).arguments
     order = (*_REQUIRED, *defaults)
     if len(args) > len(order):
         raise UserError(f"{class_name} was made with {len(args)} arguments: it takes {len(order)} by position")
     given = {**dict(zip(order, args)), **kwargs}
-    values = {**defaults, **{name: _plain(value, name) for name, value in given.items()}}
+    values: dict[str, JSON] = {**defaults, **{name: _plain(value, name) for name, value in given.items()}}
     for name in _REQUIRED:
         if name not in values:
             raise UserError(f"{class_name} lacks the argument {name!r}: the file is damaged or of another version")
-    known = {*order, *_options(_network(values))}
+    names = {*order, *_options(_network(values))}
     for name in values:
-        if name not in known:
-            raise UserError(f"{class_name} has an unknown argument {name!r}{nearest(str(name), known)}")
+        if name not in names:
+            raise UserError(f"{class_name} has an unknown argument {name!r}{nearest(str(name), names)}")
     return values
 
 
-def _network(values: dict[str, Any]) -> str:
+def _network(values: Mapping[str, JSON]) -> str:
     """Our name of the network inside."""
     if "model_type" not in values:
         return "edm2_unet"
@@ -242,7 +242,15 @@ def _options(network: str) -> set[str]:
     return set(parameters) - {"data_shape", "num_classes", "out_channels"}
 
 
-def _plain(value: Any, name: str) -> Any:
+def _whole(values: Mapping[str, JSON], name: str) -> int:
+    """An argument that is a whole number."""
+    value = values[name]
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise UserError(f"the argument {name!r} is {value!r}: it must be a whole number, so the file is damaged")
+    return value
+
+
+def _plain(value: Any, name: str) -> JSON:
     """numpy's numbers and arrays as Python's, tuples as lists: what JSON can hold; UserError for anything else."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
@@ -253,17 +261,17 @@ def _plain(value: Any, name: str) -> Any:
     raise UserError(f"the argument {name!r} is a {type(value).__name__}: numbers, words and lists of numbers are known")
 
 
-def _tables(known: _Class, values: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _tables(cls: _Class, values: Mapping[str, JSON]) -> tuple[dict[str, JSON], dict[str, JSON]]:
     """The two tables of ``model.json``: network and preconditioning."""
     kind = _network(values)
-    network = {"type": kind, **{name: values[name] for name in _options(kind) & values.keys()}}
-    if known.preconditioning == "iddpm":
-        network["out_channels"] = 2 * values["img_channels"]
-    own = known.arguments.keys() - {"label_dim", "use_fp16", "model_type"}
-    preconditioning = {"type": known.preconditioning, **{name: values[name] for name in own}}
-    if known.preconditioning == "edm":
-        preconditioning["sigma_min"] = max(preconditioning["sigma_min"], SIGMA_MIN)
-        preconditioning["sigma_max"] = min(preconditioning["sigma_max"], SIGMA_MAX)
+    network: dict[str, JSON] = {"type": kind, **{name: values[name] for name in _options(kind) & values.keys()}}
+    if cls.preconditioning == "iddpm":
+        network["out_channels"] = 2 * _whole(values, "img_channels")
+    own = cls.arguments.keys() - {"label_dim", "use_fp16", "model_type"}
+    preconditioning: dict[str, JSON] = {"type": cls.preconditioning, **{name: values[name] for name in own}}
+    if cls.preconditioning == "edm":
+        low, high = (convert(values[name], float, name, "argument") for name in ("sigma_min", "sigma_max"))
+        preconditioning |= {"sigma_min": max(low, SIGMA_MIN), "sigma_max": min(high, SIGMA_MAX)}
     return network, preconditioning
 
 
@@ -272,21 +280,26 @@ def _tensors(module: PersistentObject, prefix: str, seen: set[int]) -> Iterator[
     if id(module) in seen:
         raise UserError(f"the module {prefix.rstrip('.') or module.class_name} appears twice: the file is damaged")
     seen.add(id(module))
-    children: dict[str, Any] = module.state.get("_modules") or {}
-    own: dict[str, Any] = {**(module.state.get("_parameters") or {}), **(module.state.get("_buffers") or {})}
-    transient = module.state.get("_non_persistent_buffers_set") or set()
-    for name, value in own.items():
-        if isinstance(value, Tensor) and name not in transient:
+    transient = module.state.get("_non_persistent_buffers_set")
+    hidden = transient if isinstance(transient, set) else set()
+    for name, value in (*_members(module, "_parameters"), *_members(module, "_buffers")):
+        if isinstance(value, Tensor) and name not in hidden:
             yield f"{prefix}{name}", value
-    for name, child in children.items():
+    for name, child in _members(module, "_modules"):
         if isinstance(child, PersistentObject):
             yield from _tensors(child, f"{prefix}{name}.", seen)
 
 
+def _members(module: PersistentObject, kind: str) -> list[tuple[Any, object]]:
+    """What a module's ``_parameters``, ``_buffers`` or ``_modules`` hold, by name."""
+    members = module.state.get(kind)
+    return list(members.items()) if isinstance(members, dict) else []
+
+
 @torch.no_grad()
-def _matched(denoiser: Preconditioned, known: _Class, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _matched(denoiser: Preconditioned, cls: _Class, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors under our names, float32; UserError naming those that are missing, unknown or do not fit."""
-    theirs = {ours: name for name, ours in known.prefixes.items()}
+    theirs = {ours: name for name, ours in cls.prefixes.items()}
     wanted = {_renamed(name, theirs): value for name, value in denoiser.state_dict().items()}
     lists = {
         "missing": [name for name in wanted if name not in state],
@@ -307,14 +320,13 @@ def _matched(denoiser: Preconditioned, known: _Class, state: dict[str, Tensor]) 
         raise UserError(f"the tensors do not fit the network that the arguments describe: {told}")
     # Copies, because snapshots can hold half precision, and views of one storage.
     return {
-        _renamed(name, known.prefixes): state[name].detach().to(torch.float32, copy=True).contiguous()
-        for name in wanted
+        _renamed(name, cls.prefixes): state[name].detach().to(torch.float32, copy=True).contiguous() for name in wanted
     }
 
 
 def _other_filters(denoiser: Preconditioned, state: dict[str, Tensor]) -> list[str]:
-    config: dict[str, Any] = denoiser.network.config  # type: ignore[assignment]
-    expected = filter_kernel(config.get("resample_filter", (1, 1)))
+    network: Any = denoiser.network
+    expected = filter_kernel(network.config.get("resample_filter", (1, 1)))
     filters = {name: value for name, value in state.items() if name.endswith(".resample_filter")}
     return [
         name
@@ -342,9 +354,9 @@ def _codec(snapshot: Snapshot) -> Codec:
     return Codec("identity", -1.5, 1.5, "float32") if latents else UINT8
 
 
-def _scaling(settings: dict[str, Any]) -> Latents:
+def _scaling(settings: Mapping[Any, object]) -> Latents:
     """EDM2's own statistics of the latents, or those that the file was made with."""
-    own = [settings.get(name) for name in ("raw_mean", "raw_std", "final_mean", "final_std")]
+    own: list[Any] = [settings.get(name) for name in ("raw_mean", "raw_std", "final_mean", "final_std")]
     if not any(value is not None for value in own):
         return EDM2_LATENTS
     default = ((5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28), 0.0, 0.5)
@@ -357,10 +369,10 @@ def _scaling(settings: dict[str, Any]) -> Latents:
 
 def _sampler(snapshot: Snapshot, denoiser: Preconditioned) -> SamplerOptions:
     """The sampler of the published scores (Karras et al. 2022, table 2 and appendix E; Karras et al. 2024)."""
-    known, side = _class(snapshot.class_name).preconditioning, snapshot.init["img_resolution"]
-    if known == "edm2":
+    kind, side = _class(snapshot.class_name).preconditioning, _whole(snapshot.init, "img_resolution")
+    if kind == "edm2":
         return SamplerOptions(steps=32)
-    if known == "edm":
+    if kind == "edm":
         if side == 64 and snapshot.init["model_type"] == "DhariwalUNet":
             return SamplerOptions(steps=256, s_churn=40.0, s_min=0.05, s_max=50.0, s_noise=1.003)
         return SamplerOptions(steps=18 if side <= 32 else 40)

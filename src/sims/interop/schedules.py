@@ -17,13 +17,14 @@ Epsilon is the noise n; v is sqrt(a) n - sqrt(1 - a) x0 (Salimans and Ho 2022); 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from sims.config import JSON, convert
 from sims.errors import UserError
 
 Family = Literal["vp", "flow", "edm"]
@@ -129,21 +130,39 @@ class Schedule:
         return self.levels.to(value.device, dtype), value.detach().to(dtype)
 
 
-def read_schedule(config: dict[str, Any]) -> Schedule:
+@dataclass(frozen=True)
+class Settings:
+    """What counts of a scheduler's configuration, under the names that it has there; None = not said."""
+
+    num_train_timesteps: int = 1000
+    prediction_type: str = "epsilon"
+    timestep_type: str | None = None
+    sigma_data: float = 1.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+    shift: float | None = None
+    flow_shift: float | None = None
+    use_flow_sigmas: bool | None = None
+    invert_sigmas: bool | None = None
+    rescale_betas_zero_snr: bool | None = None
+
+
+def read_schedule(config: Mapping[str, JSON]) -> Schedule:
     """The schedule that a ``scheduler_config.json`` describes; UserError for a scheduler of another kind.
 
     Settings that only steer sampling there (clip_sample, thresholding, timestep spacing, solver order) do not matter.
     """
     name = str(config.get("_class_name"))
     scheduler = _make(name, config)
-    settings = dict(scheduler.config)
-    count, prediction = int(settings.get("num_train_timesteps", 1000)), settings.get("prediction_type", "epsilon")
+    said = {entry.name: scheduler.config[entry.name] for entry in fields(Settings) if entry.name in scheduler.config}
+    settings = convert(said, Settings, name, what="setting")
+    prediction = settings.prediction_type
     family, reader = _family(name, settings, scheduler)
     if family == "flow" and (name.startswith("FlowMatch") or prediction == "flow_prediction"):
         prediction = "flow"
     if prediction not in PREDICTIONS[family]:
-        known = ", ".join(PREDICTIONS[family])
-        raise UserError(f"{name} has prediction_type {prediction!r}: only {known} can be read, so correct the file")
+        readable = ", ".join(PREDICTIONS[family])
+        raise UserError(f"{name} has prediction_type {prediction!r}: only {readable} can be read, so correct the file")
     with torch.device("cpu"):
         levels = reader(settings, scheduler)
     if len(levels) < 2 or not bool((levels.diff() > 0).all() and levels[0] > 0 and levels[-1].isfinite()):
@@ -151,10 +170,10 @@ def read_schedule(config: dict[str, Any]) -> Schedule:
             f"the noise levels of {name} do not increase with the timestep from above 0 ({len(levels)} levels): "
             "correct its betas in scheduler_config.json"
         )
-    return Schedule(family, prediction, levels, count, float(settings.get("sigma_data", 1.0)))
+    return Schedule(family, prediction, levels, settings.num_train_timesteps, settings.sigma_data)
 
 
-def _make(name: str, config: dict[str, Any]) -> Any:
+def _make(name: str, config: Mapping[str, JSON]) -> Any:
     diffusers = library()
     cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
     if not isinstance(cls, type):
@@ -169,16 +188,16 @@ def _make(name: str, config: dict[str, Any]) -> Any:
         raise UserError(f"diffusers cannot make the {name} ({reason}): correct scheduler_config.json") from error
 
 
-Reader = Callable[[dict[str, Any], Any], Tensor]
+Reader = Callable[[Settings, Any], Tensor]
 
 
-def _family(name: str, settings: dict[str, Any], scheduler: Any) -> tuple[Family, Reader]:
-    continuous = settings.get("timestep_type") == "continuous" and settings.get("prediction_type") == "v_prediction"
+def _family(name: str, settings: Settings, scheduler: Any) -> tuple[Family, Reader]:
+    continuous = settings.timestep_type == "continuous" and settings.prediction_type == "v_prediction"
     if name in EDM_SCHEDULERS or (name == "EulerDiscreteScheduler" and continuous):
         return "edm", _edm_ends
-    if settings.get("invert_sigmas"):
+    if settings.invert_sigmas:
         raise UserError(f"{name} has invert_sigmas, time that runs backwards, which cannot be read: use another model")
-    if name.startswith("FlowMatch") or settings.get("use_flow_sigmas"):
+    if name.startswith("FlowMatch") or settings.use_flow_sigmas:
         return "flow", _flow_levels
     if hasattr(scheduler, "alphas_cumprod"):
         return "vp", _vp_levels
@@ -188,25 +207,25 @@ def _family(name: str, settings: dict[str, Any], scheduler: Any) -> tuple[Family
     )
 
 
-def _edm_ends(settings: dict[str, Any], scheduler: Any) -> Tensor:
-    low, high = settings.get("sigma_min"), settings.get("sigma_max")
-    known = [float(s) for s in scheduler.sigmas if s > 0]
-    ends = [min(known) if low is None else low, max(known) if high is None else high]
+def _edm_ends(settings: Settings, scheduler: Any) -> Tensor:
+    low, high = settings.sigma_min, settings.sigma_max
+    levels = [float(s) for s in scheduler.sigmas if s > 0]
+    ends = [min(levels) if low is None else low, max(levels) if high is None else high]
     return torch.tensor(ends, dtype=torch.float64)
 
 
-def _flow_levels(settings: dict[str, Any], scheduler: Any) -> Tensor:
+def _flow_levels(settings: Settings, scheduler: Any) -> Tensor:
     """s / (1 - s) for s = i / T, shifted as the scheduler does; s = 1, where nothing of the data is left, is none."""
-    count, shift = int(settings["num_train_timesteps"]), settings.get("shift", settings.get("flow_shift")) or 1.0
+    count, shift = settings.num_train_timesteps, (settings.shift or settings.flow_shift) or 1.0
     share = torch.arange(1, count, dtype=torch.float64) / count
     share = shift * share / (1 + (shift - 1) * share)
     return share / (1 - share)
 
 
-def _vp_levels(settings: dict[str, Any], scheduler: Any) -> Tensor:
+def _vp_levels(settings: Settings, scheduler: Any) -> Tensor:
     """sqrt((1 - a) / a); the last level of zero terminal SNR, a = 0, where sigma is infinite, is left out."""
     alphas = scheduler.alphas_cumprod.to("cpu", torch.float64)
-    if settings.get("rescale_betas_zero_snr"):
+    if settings.rescale_betas_zero_snr:
         alphas = alphas[:-1]  # some schedulers put 2^-24 there, which is more than the alpha before
     alphas = alphas[alphas > 0]
     return ((1 - alphas) / alphas).sqrt()

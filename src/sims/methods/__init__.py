@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sims.methods.autoguidance import AUTOGUIDANCE
-from sims.methods.base import BASE
 from sims.methods.continued import CONTINUED
 from sims.methods.contract import Artefact, Base, Continuous, Fixed, Method
 from sims.methods.distilled import DISTILLED
@@ -14,6 +13,7 @@ from sims.methods.placebo import PLACEBO
 from sims.methods.self_trained import SELF_TRAINED
 from sims.methods.settings import AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
 from sims.methods.sims import SIMS
+from sims.methods.unguided import BASE
 from sims.results.common import Look
 
 METHODS: dict[str, Method] = {
@@ -36,28 +36,3 @@ def default_methods() -> tuple[str, ...]:
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
     """The look of every method, or variant of the leading one, of these names."""
     return {name: VARIANTS[name] if name in VARIANTS else METHODS[name].look for name in names}
-
-
-__all__ = [
-    "BASE",
-    "CACHED",
-    "DISTILLED",
-    "FAST",
-    "HEIR",
-    "LEADER",
-    "METHODS",
-    "SIMS",
-    "VARIANTS",
-    "Artefact",
-    "AuxiliarySettings",
-    "Base",
-    "Continuous",
-    "DistilledOptions",
-    "Expected",
-    "Fixed",
-    "Leader",
-    "Method",
-    "Settings",
-    "default_methods",
-    "looks_of",
-]

@@ -9,10 +9,11 @@ from pathlib import Path
 from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.methods.base import BASE
 from sims.methods.contract import Artefact, Base
 from sims.methods.settings import AuxiliarySettings, Expected, Settings
+from sims.methods.unguided import BASE
 from sims.model import Model, load, reinitialized
+from sims.results.common import Cost
 from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
 from sims.runs.work import Leaves, Training, Work, training_work
@@ -33,14 +34,9 @@ def own_samples(base: Base, settings: Settings, run: Run) -> Dataset:
     folder, seeds = samples_folder(base, settings, run)
     with run.progress("synthesize", len(seeds)) as advance:
         return synthesize(
-            base.model,
-            folder,
-            seeds,
-            method=BASE.name,
-            batch_size=settings.batch_size,
-            accelerator=run.accelerator,
-            advance=advance,
-        )
+            base.model, folder, seeds, method=BASE.name, batch_size=settings.batch_size,
+            accelerator=run.accelerator, advance=advance,
+        )  # fmt: skip
 
 
 def prepare_auxiliary(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
@@ -48,7 +44,7 @@ def prepare_auxiliary(base: Base, real: Dataset | None, settings: Settings, run:
     count = settings.auxiliary.samples
     folder, _ = samples_folder(base, settings, run)
     trained = _train(base, lambda: own_samples(base, settings, run), folder.name, settings, run, "auxiliary")
-    return replace(trained, synthesized=count, evaluations=count * nfe(base.model, base.model.sampler))
+    return replace(trained, cost=trained.cost + Cost(evaluations=count * nfe(base.model, base.model.sampler)))
 
 
 def auxiliary_work(expected: Expected) -> Work:
@@ -83,18 +79,12 @@ def _train(base: Base, data: Callable[[], Dataset], data_key: str, settings: Set
     trained = read_trained(folder)
     if trained is None:
         trainer = Trainer(
-            _start(base, options, seed),
-            data(),
-            options.train,
-            folder,
-            images=budgets[-1],
-            seed=seed,
-            snapshots=tuple(budgets),
-            accelerator=run.accelerator,
-        )
+            _start(base, options, seed), data(), options.train, folder,
+            images=budgets[-1], seed=seed, snapshots=tuple(budgets), accelerator=run.accelerator,
+        )  # fmt: skip
         with run.progress(f"train the {name}", budgets[-1]) as advance:
             trained = trainer.run(advance, run.log)
-    return Artefact(folder.name, trained.snapshots, images=budgets[-1])
+    return Artefact(folder.name, trained.snapshots, Cost(budgets[-1]))
 
 
 def _start(base: Base, options: AuxiliarySettings, seed: int) -> Model:

@@ -26,18 +26,12 @@ def train_on(base: Base, real: Dataset, images: int, run: Run) -> Artefact:
     folder = run.artefact("continued", base.key, real.fingerprint, images, to_dict(base.train), base.seed)
     total = base.images + images
     trainer = Trainer(
-        base.model,
-        real,
-        base.train,
-        folder,
-        images=total,
-        seed=base.seed,
-        earlier=base.training,
-        accelerator=run.accelerator,
-    )
+        base.model, real, base.train, folder,
+        images=total, seed=base.seed, earlier=base.training, accelerator=run.accelerator,
+    )  # fmt: skip
     with run.progress("train the base on", total) as advance:
         trained = trainer.run(advance, run.log)
-    return Artefact(folder.name, {images: trained.last}, images=images)
+    return Artefact(folder.name, {images: trained.last}, Cost(images))
 
 
 def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:

@@ -39,21 +39,11 @@ class Base:
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a method prepared: models by budget (images seen), and what making them cost.
-
-    ``synthesized`` counts samples drawn, ``images`` training images seen, ``evaluations`` network evaluations
-    spent besides: on the samples, and on a teacher.
-    """
+    """What a method prepared: models by budget (images seen), and what they cost: samples, training, a teacher."""
 
     key: str
     variants: dict[int, Path]
-    synthesized: int = 0
-    images: int = 0
-    evaluations: int = 0
-
-    @property
-    def cost(self) -> Cost:
-        return Cost(self.images, self.evaluations)
+    cost: Cost = field(default_factory=Cost)
 
     def load(self, budget: int, device: torch.device | str = "cpu") -> Model:
         """The network trained for ``budget`` images; UserError names the budgets there are."""

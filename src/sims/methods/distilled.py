@@ -15,7 +15,7 @@ from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
 from sims.methods.settings import Expected, Settings
 from sims.methods.sims import SIMS
-from sims.results.common import Look
+from sims.results.common import Cost, Look
 from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
 from sims.runs.work import Leaves, Training, Work, training_work
@@ -39,33 +39,22 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
     if trained is None:
         with run.progress("guided samples", len(seeds)) as advance:
             data = synthesize(
-                teacher,
-                run.artefact("guided", *key),
-                seeds,
-                method=SIMS.name,
-                w=settings.leader.w,
-                batch_size=settings.batch_size,
-                accelerator=run.accelerator,
-                advance=advance,
-            )
+                teacher, run.artefact("guided", *key), seeds, method=SIMS.name, w=settings.leader.w,
+                batch_size=settings.batch_size, accelerator=run.accelerator, advance=advance,
+            )  # fmt: skip
         trainer = Trainer(
-            base.model,
-            data,
-            options.train,
-            folder,
-            images=options.images,
-            seed=seed,
-            teacher=teacher.denoiser,
-            accelerator=run.accelerator,
-        )
+            base.model, data, options.train, folder,
+            images=options.images, seed=seed, teacher=teacher.denoiser, accelerator=run.accelerator,
+        )  # fmt: skip
         with run.progress("distill", options.images) as advance:
             trained = trainer.run(advance, run.log)
     # Beyond the student's own pass, every training image costs one of each of the teacher's two networks.
     evaluations = options.samples * nfe(teacher, teacher.sampler) + 2 * options.images
-    return Artefact(folder.name, {options.images: trained.last}, options.samples, options.images, evaluations)
+    return Artefact(folder.name, {options.images: trained.last}, Cost(options.images, evaluations))
 
 
-def _work(expected: Expected) -> Work:
+def distilled_work(expected: Expected) -> Work:
+    """What preparing the student counts."""
     options = expected.settings.distilled
     training = Training("distilled", options.train, taught=True)
     trained = training_work("", training, options.images, leaves="distilled")
@@ -83,7 +72,7 @@ DISTILLED = Method(
     Fixed(1.0),
     _prepare,
     replace,
-    _work,
+    distilled_work,
     prepared_as="distilled",
     budget="only",
     follows_leader=True,

@@ -78,3 +78,7 @@ class Expected:
     nfe: int = 0
     guided: int = 0
     leader: Cost = field(default_factory=Cost)
+
+    def evaluations(self, networks: int) -> int:
+        """Of a sample whose denoiser has so many networks, 1 or 2."""
+        return self.nfe if networks == 1 else self.guided

@@ -43,13 +43,6 @@ class MomentAccumulator:
             rows = rows - mean
             self._join(len(rows), mean, rows.T @ rows)
 
-    def merge(self, other: MomentAccumulator) -> None:
-        """Add all that another accumulator has seen; UserError where the widths differ."""
-        if len(other.mean) != len(self.mean):
-            raise UserError(f"Moments of {len(self.mean)} and of {len(other.mean)} features cannot be merged.")
-        if other.count:
-            self._join(other.count, other.mean.to(self.mean.device), other.scatter.to(self.mean.device))
-
     def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
         total = self.count + count
         shift = mean - self.mean
@@ -116,15 +109,6 @@ class Reservoir:
             self._keys = joined[: self.size]
             self._indices = np.concatenate([self._indices, offered[first]])[kept]
             self._rows = np.concatenate([self._rows, values[first]])[kept]
-
-    def merge(self, other: Reservoir) -> None:
-        """Offer what another reservoir holds; UserError where the sizes or seeds differ."""
-        if (self.size, self.seed) != (other.size, other.seed):
-            raise UserError(
-                f"Subsets of {self.size} (seed {self.seed}) and {other.size} (seed {other.seed}) cannot be merged."
-            )
-        if other._rows is not None:
-            self.update(other._indices, other._rows)
 
     @property
     def indices(self) -> Array:

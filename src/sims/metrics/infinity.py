@@ -31,12 +31,6 @@ class FrechetInfinity:
     sizes: tuple[float, ...]
     values: tuple[float, ...]
 
-    @property
-    def largest_residual(self) -> float:
-        """How far the points leave the line; beyond the interval's width, n is too small for the extrapolation."""
-        line = self.intercept.mean + self.slope / np.array(self.sizes)
-        return float(np.abs(line - np.array(self.values)).max())
-
 
 def frechet_infinity(
     features: Array | Tensor,
@@ -52,7 +46,7 @@ def frechet_infinity(
     has seen all samples and their common error does not tilt the line (the paper draws one subset per size). The error
     of the intercept is that of a mean over the smallest parts, which are independent: Student's t with one degree less
     than there are parts. Only the samples' bias is removed: the reference keeps that of its own number. Smallest parts
-    below some times D samples bend the line; see largest_residual. UserError below two sizes or two samples per part.
+    below some times D samples bend the line. UserError below two sizes or two samples per part.
     """
     counts = sorted(set(parts))
     if len(counts) < 2 or counts[0] < 1:

@@ -86,39 +86,52 @@ def kl(p: Array, q: Array) -> float:
     return float(_kl(np.asarray(p, np.float64), np.asarray(q, np.float64)))
 
 
-def tv_interval(
+def distances_to(
+    target: Array,
     predicted: Array,
     confusion: Array,
-    target: Array,
     level: float = 0.95,
     seed: int = 0,
     names: Sequence[str] | None = None,
     draws: int = DRAWS,
-) -> ValueLowHigh:
-    """Total variation of the corrected shares to a target (K,): value, low, high, as ``proportions`` draws them.
+) -> tuple[ValueLowHigh, ValueLowHigh]:
+    """Total variation and KL(shares || target) in nats of the corrected shares to a target (K,): value, low, high each.
 
-    A distance of noisy shares is too large on average, and that of redrawn shares too large twice over. So the upper
-    limit is that of the basic bootstrap, 2 value - quantile (Davison and Hinkley 1997, eq. 5.6), which subtracts this;
-    but a value that is small by luck says no more than that the distance is within the shares' errors, so it is never
-    less than what these make up. The lower limit is the value minus that, hence 0 where they can make up all of it.
+    Shares are redrawn as in ``proportions``. A distance of noisy shares is too large on average, and that of redrawn
+    ones too large twice over. So the upper limit is that of the basic bootstrap, 2 value - quantile (Davison and
+    Hinkley 1997, eq. 5.6), which subtracts this; but a value that is small by luck says no more than that the distance
+    is within the shares' errors, so it is never less than what these make up. The lower limit is the value minus that,
+    hence 0 where they can make up all of it. The divergence is too skewed for the basic bootstrap alone: its upper
+    limit is the larger of the two kinds, and infinite where the target has a share of 0.
     """
-    return _distance_interval(_total_variation, predicted, confusion, target, level, seed, names, draws)
+    _check_level(level)
+    counts, rows = _counted(predicted, confusion, names)
+    target = _shares(target, "target")
+    if len(target) != len(rows):
+        raise UserError(f"a target of {len(target)} shares for an attribute of {len(rows)} values: give one for each")
+    estimate = _estimate(counts, rows)
+    free = _solved(*_redrawn(counts, rows, seed, draws))
+    errors = free - np.median(free, axis=0)  # around the estimate: what never erred in few samples must not shift it
+    noise = float(np.quantile(_total_variation(errors, np.zeros(len(target))), level))
+    value, below, above = _redrawn_distance(_total_variation, estimate, errors, target, level)
+    apart = total_variation(estimate, target) - noise  # at least so far from the target: the triangle inequality
+    tv = value, max(0.0, apart), min(1.0, max(value, 2 * value - below, noise))
+    value, below, above = _redrawn_distance(_kl, estimate, errors, target, level)
+    if math.isinf(above):  # a share of zero is wanted
+        return tv, (value, 0.0 if math.isfinite(value) else math.inf, math.inf)
+    low = min(value, below, 2 * value - above) if apart > 0 else 0.0
+    return tv, (value, max(0.0, low), max(value, above, 2 * value - below))
 
 
-def kl_interval(
-    predicted: Array,
-    confusion: Array,
-    target: Array,
-    level: float = 0.95,
-    seed: int = 0,
-    names: Sequence[str] | None = None,
-    draws: int = DRAWS,
+def _redrawn_distance(
+    distance: Callable[[Array, Array], Array], estimate: Array, errors: Array, target: Array, level: float
 ) -> ValueLowHigh:
-    """KL(corrected shares || target) in nats: value, low, high, as in ``tv_interval``; no upper limit for a share of 0.
-
-    The upper limit is the larger of the two kinds: the divergence is too skewed for the basic one alone.
-    """
-    return _distance_interval(_kl, predicted, confusion, target, level, seed, names, draws)
+    """A distance of the estimate, and its quantiles with errors (B, K); the upper one infinite where any is."""
+    redrawn = distance(estimate + errors, target)
+    if not np.isfinite(redrawn).all():
+        return float(distance(estimate, target)), 0.0, math.inf
+    below, above = np.quantile(redrawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(distance(estimate, target)), float(below), float(above)
 
 
 def called_shares(target: Array, shares: Array, confusion: Array) -> Array:
@@ -169,37 +182,6 @@ def weighted_moments(features: Array | Tensor, weights: Array) -> Moments:
     centred = (x - mean) * np.sqrt(w)[:, None]
     squares = float(w @ w)
     return Moments(mean, centred.T @ centred / (1 - squares), round(1 / squares))
-
-
-def _distance_interval(
-    distance: Callable[[Array, Array], Array],
-    predicted: Array,
-    confusion: Array,
-    target: Array,
-    level: float,
-    seed: int,
-    names: Sequence[str] | None,
-    draws: int,
-) -> ValueLowHigh:
-    _check_level(level)
-    counts, rows = _counted(predicted, confusion, names)
-    target = _shares(target, "target")
-    if len(target) != len(rows):
-        raise UserError(f"a target of {len(target)} shares for an attribute of {len(rows)} values: give one for each")
-    estimate = _estimate(counts, rows)
-    value = float(distance(estimate, target))
-    free = _solved(*_redrawn(counts, rows, seed, draws))
-    errors = free - np.median(free, axis=0)  # around the estimate: what never erred in few samples must not shift it
-    redrawn = distance(estimate + errors, target)
-    if not np.isfinite(redrawn).all():  # a share of zero is wanted: KL has no upper limit
-        return value, 0.0 if math.isfinite(value) else math.inf, math.inf
-    below, above = (float(limit) for limit in np.quantile(redrawn, [(1 - level) / 2, (1 + level) / 2]))
-    noise = float(np.quantile(_total_variation(errors, np.zeros(len(target))), level))
-    apart = total_variation(estimate, target) - noise  # at least so far from the target: the triangle inequality
-    if distance is _total_variation:
-        return value, max(0.0, apart), min(1.0, max(value, 2 * value - below, noise))
-    low = min(value, below, 2 * value - above) if apart > 0 else 0.0
-    return value, max(0.0, low), max(value, above, 2 * value - below)
 
 
 def _estimate(counts: Array, rows: Array) -> Array:

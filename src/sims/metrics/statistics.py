@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sims.config import JSON
 from sims.errors import UserError
-from sims.files import digest, write_atomic
+from sims.files import write_atomic
 from sims.metrics.arrays import Array
 from sims.metrics.frechet import Moments
 
@@ -21,7 +23,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Reference:
+class SavedStatistics:
     """Moments of a data set's features, optionally the features themselves, and what they were measured with.
 
     features (N, D) float32 are needed for precision, recall and the kernel distance; labels (N,) int64 for figures per
@@ -38,82 +40,40 @@ class Reference:
     labels: Array | None = None
     extra: dict[str, str | int | float] = field(default_factory=dict)
 
-    @property
-    def name(self) -> str:
-        """The data set's name."""
-        return self.dataset_name
+    def save(self, path: Path | str) -> None:
+        """Write them atomically; UserError unless there is a label for each of the features."""
+        arrays = {"mean": self.moments.mean, "covariance": self.moments.covariance}
+        if self.features is not None:
+            arrays["features"] = np.asarray(self.features, np.float32)
+        if self.labels is not None:
+            if self.features is None or len(self.labels) != len(self.features):
+                raise UserError("Labels of reference features need the features, one label each.")
+            arrays["labels"] = np.asarray(self.labels, np.int64)
+        words = {name: getattr(self, name) for name in WORDS}
+        header = {"kind": "reference", "format": FORMAT, "count": self.moments.count, **words, "extra": self.extra}
+        write_tensors(Path(path), arrays, header)
 
-    @property
-    def hash(self) -> str:
-        """16 hex digits that identify the moments, the extractor and the data set."""
-        identity = [self.extractor_name, self.extractor_hash, self.dataset_name, self.dataset_fingerprint, self.resize]
-        moments = (np.ascontiguousarray(self.moments.mean), np.ascontiguousarray(self.moments.covariance))
-        return digest([*identity, self.moments.count], *(array.tobytes() for array in moments))[:16]
-
-    def require_features(self) -> Array:
-        """The features (N, D); UserError where only moments are stored."""
-        if self.features is None:
-            raise UserError(f"Reference {self.name!r} holds moments only; make it again with features.")
-        return self.features
-
-
-def save_statistics(
-    path: Path | str,
-    moments: Moments,
-    *,
-    extractor_name: str,
-    extractor_hash: str,
-    dataset_name: str,
-    dataset_fingerprint: str,
-    resize: str = "none",
-    features: Array | None = None,
-    labels: Array | None = None,
-    extra: dict[str, str | int | float] | None = None,
-) -> Reference:
-    """Write reference statistics atomically and return them as a Reference; the arguments are its fields."""
-    if labels is not None and (features is None or len(labels) != len(features)):
-        raise UserError("Labels of reference features need the features, one label each.")
-    identity = (extractor_name, extractor_hash, dataset_name, dataset_fingerprint, resize)
-    reference = Reference(moments, *identity, features, labels, extra or {})
-    tensors = {"mean": torch.tensor(moments.mean), "covariance": torch.tensor(moments.covariance)}
-    if features is not None:
-        tensors["features"] = torch.tensor(np.asarray(features, np.float32))
-    if labels is not None:
-        tensors["labels"] = torch.tensor(np.asarray(labels, np.int64))
-    header = {
-        "kind": "reference",
-        "format": FORMAT,
-        "count": moments.count,
-        "extractor_name": extractor_name,
-        "extractor_hash": extractor_hash,
-        "dataset_name": dataset_name,
-        "dataset_fingerprint": dataset_fingerprint,
-        "resize": resize,
-        "extra": reference.extra,
-    }
-    write_atomic(Path(path), save(tensors, metadata={"sims": json.dumps(header, sort_keys=True)}))
-    return reference
+    @classmethod
+    def load(cls, path: Path | str) -> SavedStatistics:
+        """Read what `save` wrote; UserError where the file is missing, truncated, of another kind or newer."""
+        tensors, header = read_tensors(path)
+        if header.get("kind") != "reference":
+            raise UserError(f"{path} holds {header.get('kind')!r}: give samples, a model directory or statistics")
+        if header.get("format") != FORMAT:
+            raise UserError(f"{path} has format {header.get('format')}; this version reads {FORMAT}: make it again.")
+        features, labels = (tensors[name].numpy() if name in tensors else None for name in ("features", "labels"))
+        moments = Moments(tensors["mean"].numpy(), tensors["covariance"].numpy(), int(header["count"]))
+        words = {name: header[name] for name in WORDS}
+        return cls(moments, **words, features=features, labels=labels, extra=header["extra"])
 
 
-def load_statistics(path: Path | str) -> Reference:
-    """Read what `save_statistics` wrote; UserError where the file is missing, truncated, of another kind or newer."""
-    tensors, header = read_tensors(path)
-    if header.get("kind") != "reference":
-        raise UserError(f"{path} holds {header.get('kind')!r} and not reference statistics; give the right file.")
-    if header.get("format") != FORMAT:
-        raise UserError(f"{path} has format {header.get('format')}; this version reads {FORMAT}: make it again.")
-    features, labels = tensors.get("features"), tensors.get("labels")
-    return Reference(
-        Moments(tensors["mean"].numpy(), tensors["covariance"].numpy(), int(header["count"])),
-        header["extractor_name"],
-        header["extractor_hash"],
-        header["dataset_name"],
-        header["dataset_fingerprint"],
-        header["resize"],
-        None if features is None else features.numpy(),
-        None if labels is None else labels.numpy(),
-        header["extra"],
-    )
+WORDS = ("extractor_name", "extractor_hash", "dataset_name", "dataset_fingerprint", "resize")
+
+
+def write_tensors(path: Path, arrays: Mapping[str, Array], header: Mapping[str, JSON]) -> None:
+    """Write arrays and a JSON header to a safetensors file, atomically; ``read_tensors`` reads it."""
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    write_atomic(path, save(tensors, metadata={"sims": json.dumps(header, sort_keys=True)}))
 
 
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sims.config import JSON
 from sims.networks.layers import (
     BlockStyle,
     PositionalEmbedding,
@@ -47,7 +48,7 @@ class DhariwalUNet(nn.Module):
     ) -> None:
         super().__init__()
         channels, resolution = image_size(data_shape, channel_mult, num_blocks)
-        self.config: dict[str, Any] = {
+        self.config: dict[str, JSON] = {
             "out_channels": out_channels,
             "augment_dim": augment_dim,
             "model_channels": model_channels,

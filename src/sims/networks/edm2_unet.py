@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sims.config import JSON
 from sims.errors import UserError
 from sims.networks.layers import (
     Direction,
@@ -205,7 +206,7 @@ class EDM2UNet(nn.Module):
             raise UserError(f"channels_per_head is {channels_per_head}: it must be at least 1")
         taps = check_filter(resample_filter)
         style = MPStyle(taps, channels_per_head, dropout, res_balance, attn_balance, clip_act)
-        self.config: dict[str, Any] = {
+        self.config: dict[str, JSON] = {
             "model_channels": model_channels,
             "channel_mult": list(channel_mult),
             "channel_mult_noise": channel_mult_noise,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from sims.config import JSON
 from sims.errors import UserError
 
-NCSNPP = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2}
-UNETS: dict[str, tuple[str, dict[str, Any]]] = {
+NCSNPP: dict[str, JSON] = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2}
+UNETS: dict[str, tuple[str, dict[str, JSON]]] = {
     "ddpmpp": ("song_unet", {}),
-    "ncsnpp": ("song_unet", {**NCSNPP, "resample_filter": (1, 3, 3, 1)}),
+    "ncsnpp": ("song_unet", {**NCSNPP, "resample_filter": [1, 3, 3, 1]}),
     "adm": ("adm_unet", {}),
     "edm2": ("edm2_unet", {}),
 }
@@ -45,21 +46,17 @@ class NetworkOptions:
         if min(self.width, self.blocks, self.embedding) < 1 or not 0 <= self.dropout < 1:
             raise UserError("network: width, blocks and embedding must be at least 1, dropout at least 0 and below 1")
 
-    def tables(self, sigma_data: float, augment_dim: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    def tables(self, sigma_data: float, augment_dim: int = 0) -> tuple[dict[str, JSON], dict[str, JSON]]:
         """The tables of network and preconditioning that ``make_network`` takes."""
-        precond = {"type": "edm", "sigma_data": sigma_data, "sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        if augment_dim and self.type in ("mlp", "edm2"):
+            raise UserError(f"the network {self.type} cannot be told of augmentations: set base.train.augment to 0")
+        kind = "edm2" if self.type == "edm2" else "edm"
+        limits: dict[str, JSON] = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
+        precond: dict[str, JSON] = {"type": kind, "sigma_data": sigma_data, **limits}
         if self.type == "mlp":
-            if augment_dim:
-                raise UserError("the network mlp cannot be told of augmentations: set base.train.augment to 0")
-            own = {"width": self.width, "blocks": self.blocks, "embedding": self.embedding, "dropout": self.dropout}
-            return {"type": "mlp", **own}, precond
-        kind, more = UNETS[self.type]
-        table: dict[str, Any] = {"type": kind, **more, "model_channels": self.width, "num_blocks": self.blocks}
-        table |= {"channel_mult": self.channel_mult, "attn_resolutions": self.attention, "dropout": self.dropout}
-        if self.type == "edm2":
-            precond["type"] = "edm2"
-            if augment_dim:
-                raise UserError("the network edm2 cannot be told of augmentations: set base.train.augment to 0")
-        elif augment_dim:
-            table["augment_dim"] = augment_dim
-        return table, precond
+            sizes: dict[str, JSON] = {"width": self.width, "blocks": self.blocks, "embedding": self.embedding}
+            return {"type": "mlp", **sizes, "dropout": self.dropout}, precond
+        network, more = UNETS[self.type]
+        table: dict[str, JSON] = {"type": network, **more, "model_channels": self.width, "num_blocks": self.blocks}
+        table |= {"channel_mult": list(self.channel_mult), "attn_resolutions": list(self.attention)}
+        return {**table, "dropout": self.dropout, **({"augment_dim": augment_dim} if augment_dim else {})}, precond

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sims.config import JSON
 from sims.errors import UserError
 from sims.networks.layers import (
     BlockStyle,
@@ -64,7 +65,7 @@ class SongUNet(nn.Module):
         _check_type("embedding_type", embedding_type, "positional", "fourier")
         _check_type("encoder_type", encoder_type, "standard", "skip", "residual")
         _check_type("decoder_type", decoder_type, "standard", "skip")
-        self.config: dict[str, Any] = {
+        self.config: dict[str, JSON] = {
             "out_channels": out_channels,
             "augment_dim": augment_dim,
             "model_channels": model_channels,
@@ -78,7 +79,7 @@ class SongUNet(nn.Module):
             "channel_mult_noise": channel_mult_noise,
             "encoder_type": encoder_type,
             "decoder_type": decoder_type,
-            "resample_filter": taps,
+            "resample_filter": list(taps),
         }
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_type, self.decoder_type, self.last_block = encoder_type, decoder_type, num_blocks

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-from sims.report.record import Interval, Row, number
+from sims.results.common import Figure, Interval, Row
 
 DASH = "–"
 
@@ -16,79 +15,100 @@ def decimals(values: Iterable[float | None]) -> int:
     return 1 if largest >= 100 else 2 if largest >= 1 else 3
 
 
-def fixed(value: Any, places: int = 2) -> str:
-    found = number(value)
-    return DASH if found is None else f"{found:.{places}f}".replace("-", "−")
+def fixed(value: float | None, places: int = 2) -> str:
+    return DASH if value is None else f"{value:.{places}f}".replace("-", "−")
 
 
-def strength(value: Any) -> str:
+def strength(value: float | None) -> str:
     """A guidance strength or a noise level without trailing zeros: 0.25, 1, 1.5."""
-    found = number(value)
-    return DASH if found is None else f"{found:.4g}".replace("-", "−")
+    return DASH if value is None else f"{value:.4g}".replace("-", "−")
 
 
-def percent(value: Any, places: int = 1) -> str:
+def percent(value: float | None, places: int = 1) -> str:
     """A fraction as a percentage."""
-    found = number(value)
-    return DASH if found is None else f"{100 * found:.{places}f} %".replace("-", "−")
+    return DASH if value is None else f"{100 * value:.{places}f} %".replace("-", "−")
+
+
+def signed(value: float, places: int) -> str:
+    return f"{value:+.{places}f}".replace("-", "−")
 
 
 def signed_percent(value: float | None, places: int = 1) -> str:
     """A change that is already in percent, with its sign."""
     if value is None:
         return DASH
-    text = f"{value:+.{places}f}".replace("-", "−")
+    text = signed(value, places)
     return f"{text if float(f'{value:.{places}f}') else text[1:]} %"
 
 
-def plus_minus(value: Interval | None, places: int) -> str:
+def plus_minus(value: Figure | Interval | None, places: int) -> str:
     """mean ± half-width of the 95 % interval; the mean alone where there is none."""
     if value is None:
         return DASH
-    half = value.half
-    return fixed(value.mean, places) + ("" if half is None else f" ± {half:.{places}f}")
+    half = "" if value.low is None or value.high is None else f" ± {(value.high - value.low) / 2:.{places}f}"
+    return fixed(value.mean, places) + half
 
 
-def count(value: Any) -> str:
+def with_ends(value: Figure | Interval | None, places: int) -> str:
+    """A figure with the ends of its interval, which need not lie evenly around it."""
+    if value is None or value.low is None or value.high is None:
+        return DASH if value is None else fixed(value.mean, places)
+    return f"{fixed(value.mean, places)} [{fixed(value.low, places)}, {fixed(value.high, places)}]"
+
+
+def ends(value: Figure | Interval | None, places: int) -> str:
+    """The interval in words; empty where there is none."""
+    if value is None or value.low is None or value.high is None:
+        return ""
+    level, count = (value.level, value.num_values) if isinstance(value, Interval) else (0.95, 0)
+    of = f", {count} values" if count else ""
+    return f"{100 * level:g} % interval {fixed(value.low, places)} to {fixed(value.high, places)}{of}"
+
+
+def count(value: float | None) -> str:
     """A count with thin thousands: 12 800; from a million on 1.28 M."""
-    found = number(value)
-    if found is None:
+    if value is None:
         return DASH
     for size, unit in ((1e9, "G"), (1e6, "M")):
-        if abs(found) >= size:
-            return f"{found / size:.3g} {unit}"
-    return f"{found:,.0f}".replace(",", "\u202f") if abs(found) >= 10_000 else f"{found:.0f}"
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 10_000 else f"{value:.0f}"
 
 
-def short_count(value: Any) -> str:
+def short_count(value: float | None) -> str:
     """A count in as few characters as possible: 12.8k, 1.5M."""
-    found = number(value)
-    if found is None:
+    if value is None:
         return DASH
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(found) >= size:
-            return f"{found / size:.3g}{unit}"
-    return f"{found:.4g}"
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.4g}"
 
 
-def duration(seconds: Any) -> str:
+def duration(seconds: float) -> str:
     """Seconds in the unit that a person would use."""
-    found = number(seconds)
-    if found is None:
-        return DASH
-    if found < 100:
-        return f"{found:.2g} s" if found < 10 else f"{found:.0f} s"
-    minutes = round(found / 60)
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def lowest(rows: list[Row], metric: str) -> str:
+def short_name(name: str, most: int = 30) -> str:
+    """A name without its middle where it is long: the ends tell names apart."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
+
+
+def sentence(text: str) -> str:
+    """What the run says in its log, as it is written on a page."""
+    return (text[:1].upper() + text[1:]).replace(" -> ", " → ")
+
+
+def lowest(rows: Sequence[Row], figure: str) -> str:
     """The lowest draw of each row, as published FIDs are given; empty where there are no draws to choose from."""
-    found = [(row, row.get(metric)) for row in rows]
-    values = [(row, number(value.get("min"))) for row, value in found if isinstance(value, dict)]
-    known = [(row, value) for row, value in values if value is not None]
-    if not known:
+    values = {row.label: row.figures[figure].lowest for row in rows if figure in row.figures}
+    kept = {label: value for label, value in values.items() if value is not None}
+    if not kept:
         return ""
-    places = decimals([value for _, value in known])
-    parts = [f"{row.get('label') or row.get('method')} {fixed(value, places)}" for row, value in known]
-    return f"Lowest of {known[0][0].get('draws')} draws: {', '.join(parts)}."
+    places = decimals(kept.values())
+    parts = [f"{label} {fixed(value, places)}" for label, value in kept.items()]
+    return f"Lowest of {rows[0].draws} draws: {', '.join(parts)}."

@@ -1,15 +1,18 @@
-"""Sample images as PNG data URIs: strips of the same seeds, and each sample beside its nearest training image."""
+"""Pictures of a run, as PNG data URIs: strips of the same seeds, and each sample beside its nearest training image."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sims.errors import UserError
 from sims.report.blocks import Images, Strip
 from sims.report.numbers import strength
 from sims.report.palette import Palette
-from sims.report.record import VARIANTS, Record, look, number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,66 +23,89 @@ STRIP = 860  # the width of a strip, at most
 MAX_STRIPS = 24
 
 
-def sample_grids(record: Record, palette: Palette, names: dict[str, str]) -> Images | None:
-    """One strip per method and strength, the same seeds in the same columns; None without grids."""
-    if not record.grids:
+@dataclass(frozen=True)
+class Pictures:
+    """What ``grids.npz`` holds: images uint8 (n, H, W, C) or points (n, 2) by key, of the same seeds each.
+
+    A key is ``label@w``, ``arm@generation``, ``arm@level``, or ``label#k`` of samples of the k-th value. ``real`` are
+    training images, ``nearest`` those nearest to each sample of the leading method, ``truth`` points of the truth.
+    """
+
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    points: dict[str, np.ndarray] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    real: np.ndarray | None = None
+    nearest: np.ndarray | None = None
+    truth: np.ndarray | None = None
+
+
+def read_pictures(run_dir: Path) -> Pictures:
+    """The pictures of a run, none where it has no ``grids.npz``; UserError for a torn file."""
+    path = Path(run_dir) / "grids.npz"
+    if not path.is_file():
+        return Pictures()
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile and numpy raise a dozen kinds for a torn or foreign file
+        raise UserError(f"{path} cannot be read ({error}): delete it to get the report without images") from error
+    seeds = tuple(int(seed) for seed in arrays.pop("seeds", ()))
+    images = {name: x for name, x in arrays.items() if x.ndim == 4 and len(x) and x.shape[-1] in (1, 3)}
+    points = {name: x for name, x in arrays.items() if x.ndim == 2}
+    real, nearest, truth = images.pop("real", None), images.pop("nearest", None), points.pop("truth", None)
+    return Pictures(images, points, seeds, real, nearest, truth)
+
+
+def sample_grids(pictures: Pictures, palette: Palette, labels: Sequence[str]) -> Images | None:
+    """One strip per label and strength, in the order of ``labels``, the same seeds in the same columns."""
+    if not pictures.images:
         return None
-    order = [look(row) for row in record.rows]
-    keys = sorted(record.grids, key=lambda key: (_position(order, split_key(key)[0]), split_key(key)[1] or 0.0, key))
+    order = {label: place for place, label in enumerate(labels)}
+
+    def place(key: str) -> tuple[float, float, str]:
+        label, w = split_key(key)
+        return order.get(label, len(order)), w or 0.0, key
+
+    keys = sorted(pictures.images, key=place)
     strips = []
     for key in keys[:MAX_STRIPS]:
-        method, w = split_key(key)
-        label = names.get(method, method) + ("" if w is None or method == "base" else f", w\u00a0=\u00a0{strength(w)}")
-        strips.append(make_strip(record.grids[key], label, f"Samples of {label}", palette[method].variable))
-    if record.real is not None:
-        strips.append(make_strip(record.real, "real", "Training images, not samples"))
-    sizes = {array.shape[1:3] for array in record.grids.values()}
-    height, width = next(iter(sizes))
-    shown = min(_columns(height, width), max(len(array) for array in record.grids.values()))
+        label, w = split_key(key)
+        name = palette.name(label) + (f", w\u00a0=\u00a0{strength(w)}" if w else "")
+        strips.append(make_strip(pictures.images[key], name, f"Samples of {name}", palette[label].variable))
+    if pictures.real is not None:
+        strips.append(make_strip(pictures.real, "real", "Training images, not samples"))
+    height, width = pictures.images[keys[0]].shape[1:3]
+    shown = min(_columns(height, width), max(len(array) for array in pictures.images.values()))
     caption = "Each column starts from the same noise, so differences down a column are the method’s doing."
-    if record.seeds:
-        caption += f" Seeds {_runs(record.seeds[:shown])}, not selected."
+    if pictures.seeds:
+        caption += f" Seeds {_runs(pictures.seeds[:shown])}, not selected."
     caption += _scale_text(height, width)
     if len(keys) > MAX_STRIPS:
         caption += f" {len(keys) - MAX_STRIPS} further grids are in grids.npz."
-    if record.real is not None:
+    if pictures.real is not None:
         caption += " The row “real” shows training images for comparison; its columns correspond to nothing."
     return Images(strips, caption)
 
 
-def nearest_pairs(record: Record, palette: Palette, main: tuple[str, float | None], name: str) -> Images | None:
-    """Samples of the main method above the training image nearest to each; None where the run kept none."""
-    key = _grid_key(record, *main)
-    if record.nearest is None or key is None or record.grids[key].shape[1:] != record.nearest.shape[1:]:
+def nearest_pairs(pictures: Pictures, palette: Palette, label: str, w: float | None) -> Images | None:
+    """Samples of the leading method above the training image nearest to each; None where the run kept none."""
+    samples = next((array for key, array in pictures.images.items() if split_key(key) == (label, w)), None)
+    if pictures.nearest is None or samples is None:
         return None
-    samples, nearest = record.grids[key], record.nearest
+    name = palette.name(label)
     strips = [
-        make_strip(samples, name, f"Samples of {name}", palette[main[0]].variable),
-        make_strip(nearest, "nearest training image", f"The training image nearest to each sample of {name}"),
+        make_strip(samples, name, f"Samples of {name}", palette[label].variable),
+        make_strip(pictures.nearest, "nearest training image", f"The training image nearest to each sample of {name}"),
     ]
     return Images(strips, "Each sample above its nearest training image. A copied column would be memorization.")
 
 
 def split_key(key: str) -> tuple[str, float | None]:
-    """ "sims@1.5" → ("sims", 1.5), "sims (cached)@1.5" → ("cached", 1.5); without a number after the @, no strength."""
-    method, _, tail = key.rpartition("@")
-    if not method:
-        return VARIANTS.get(key, key), None
-    method = VARIANTS.get(method, method)
-    try:
-        return method, float(tail)
-    except ValueError:
-        return method, None
-
-
-def _grid_key(record: Record, method: str, w: float | None) -> str | None:
-    keys = [key for key in record.grids if split_key(key)[0] == method]
-    exact = [key for key in keys if split_key(key)[1] == number(w)]
-    return exact[0] if exact else keys[0] if len(keys) == 1 else None
-
-
-def _position(order: list[str], method: str) -> int:
-    return order.index(method) if method in order else len(order)
+    """ "sims@1.5" → ("sims", 1.5); without an @, no strength."""
+    label, _, number = key.rpartition("@")
+    return (label, float(number)) if label else (key, None)
 
 
 def _factor(height: int, width: int) -> tuple[int, int]:
@@ -125,7 +151,7 @@ def make_strip(images: np.ndarray, label: str, alt: str, swatch: str = "") -> St
     return Strip(label, uri, f"{alt}: {num} images in a row.", sheet.shape[1], height, swatch)
 
 
-def _runs(seeds: list[int]) -> str:
+def _runs(seeds: Sequence[int]) -> str:
     """0, 1, 2, 7 → "0–2, 7"."""
     parts: list[list[int]] = []
     for seed in seeds:

@@ -1,16 +1,25 @@
-"""matplotlib figures as inline SVG that follows the page's fonts and theme. No pyplot, no global state."""
+"""matplotlib figures as inline SVG that follows the page's fonts and theme. No pyplot, no global state.
+
+Whatever a caption may name is drawn as a mark: its element has the id ``FIGURE-KIND-NUMBER``, and a sentence of the
+caption that speaks of a kind is there where such a mark is.
+"""
 
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
+from sims.report.blocks import Drawn
 from sims.report.palette import INK, LINE, MUTED, PAPER, Palette
+from sims.results.common import Figure as Value
+from sims.results.common import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,14 +71,68 @@ def house_style() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure (inches) whose parts are laid out without overlap."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+class Drawing:
+    """A figure of the page (height in inches) and the marks in it."""
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    def __init__(self, name: str, height: float) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        self.name = name
+        self.figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasAgg(self.figure)
+        self._marks: Counter[str] = Counter()
+
+    def panels(self, count: int, most: int = 3, **options: Any) -> list[Axes]:
+        """So many panels, at most ``most`` beside one another, in the form that all of them have."""
+        columns = min(most, count)
+        grid = self.figure.subplots(math.ceil(count / columns), columns, squeeze=False, **options)
+        for axes in grid.flat:
+            axes.tick_params(length=0)
+            axes.grid()
+        for axes in list(grid.flat)[count:]:
+            axes.set_axis_off()
+        return list(grid.flat)[:count]
+
+    def mark(self, kind: str) -> str:
+        """The id of one more mark of a kind, for an artist's ``gid``."""
+        self._marks[kind] += 1
+        return f"{kind}-{self._marks[kind]}"
+
+    def line(self, axes: Axes, value: float | None, kind: str, *, vertical: bool = False) -> None:
+        """A line across a panel at a value: ``dashed`` and pale, or ``dotted`` and dark."""
+        if value is None:
+            return
+        colour, width, dashes = (MUTED, 0.8, (4, 3)) if kind == "dashed" else (INK, 1.0, (1, 1.5))
+        draw = axes.axvline if vertical else axes.axhline
+        draw(value, color=colour, linewidth=width, linestyle=(0, dashes), zorder=0, gid=self.mark(kind))  # type: ignore[operator]
+
+    def bar(self, axes: Axes, value: Value | Interval, at: float, colour: str, *, upright: bool = True) -> None:
+        """The interval of a figure, where it has one."""
+        if value.low is None or value.high is None:
+            return
+        ends, place = [value.low, value.high], [at, at]
+        x, y = (place, ends) if upright else (ends, place)
+        axes.plot(x, y, color=colour, linewidth=2.2, solid_capstyle="butt", gid=self.mark("bar"))
+
+    def block(self, palette: Palette, alt: str, caption: str, **sentences: str) -> Drawn:
+        """The drawing with its caption: ``sentences`` (kind of mark -> text) are said of what is drawn."""
+        said = " ".join([caption, *(text for kind, text in sentences.items() if self._marks[kind])])
+        return Drawn(to_svg(self.figure, palette, alt, self.name), said, frozenset(self._marks))
+
+
+def from_zero(axes: Axes) -> None:
+    """A vertical axis of distances begins at zero, whatever their intervals reach to."""
+    axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """A horizontal line of the panel for every name."""
+    axes.set_yticks(range(len(names)), list(names))
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
 
 
 def plain_log(axes: Axes, axis: str, ticks: list[float]) -> None:
@@ -85,8 +148,6 @@ def plain_log(axes: Axes, axis: str, ticks: list[float]) -> None:
 
 def log_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     """Round numbers within [low, high], spaced evenly on a log scale as far as round numbers can be."""
-    import math
-
     for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(n / 4 for n in range(4, 40))):
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [round(step * 10.0**decade, 10) for decade in decades for step in steps]

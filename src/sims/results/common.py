@@ -208,7 +208,8 @@ class Comparison:
 class Result:
     """What every experiment says.
 
-    looks      method (or arm) -> its title, colours and marker, in the order of the tables
+    looks      a row's ``method`` (or arm) -> its title, colours and marker, in the order of tables; a variant, such as
+               "sims (cached)", has a look and is a ``method`` of its own
     figures    name -> what the figure is called and which way is better, in the order of the tables
     """
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 from sims.config import JSON, convert
 from sims.errors import UserError
@@ -35,6 +36,15 @@ def to_json(value: object) -> JSON:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a result holds a {type(value).__name__}")
+
+
+def clean(value: Any) -> Any:
+    """The same JSON value with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _fields(value: object) -> dict[str, JSON]:

@@ -12,18 +12,25 @@ Curves = dict[str, dict[str, list[list[float]]]]  # figure -> arm -> generation 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One side of a comparison: a remedy at a strength, what it cost in one repeat, evaluations of a sample.
+    """One side of a comparison: a remedy (``method``, which looks are given for) at a strength.
 
-    ``w`` of a pollution experiment's arm is level -> the strength of each repeat.
+    ``cost`` is that of one repeat, ``nfe`` the evaluations of a sample; ``diverged`` counts samples of all repeats.
     """
 
     name: str
     label: str
     method: str
-    w: float | list[list[float]] = 0.0
+    w: float = 0.0
     cost: Cost = field(default_factory=Cost)
     nfe: float = 0.0
     diverged: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelArm(Arm):
+    """An arm of a pollution experiment; ``strengths`` are level -> the strength of each repeat."""
+
+    strengths: list[list[float]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +158,7 @@ class PollutionResult(Result):
     experiment: ClassVar[str] = "pollution"
     levels: tuple[float, ...]
     repeats: int
-    arms: tuple[Arm, ...] = ()
+    arms: tuple[LevelArm, ...] = ()
     curves: Curves = field(default_factory=dict)
     shares: dict[str, list[list[float]]] = field(default_factory=dict)
     trained_on: tuple[TrainedOn, ...] = ()

@@ -7,6 +7,10 @@ from typing import ClassVar
 
 from sims.results.common import Cost, Result, Row
 
+STEERED = "steered"  # the label of the model that the solver made
+REJECTION, CLASSIFIER, FINE_TUNING = "rejection", "classifier guidance", "fine-tuning"
+BASELINES = (REJECTION, CLASSIFIER, FINE_TUNING)  # labels of what it is compared with
+
 
 @dataclass(frozen=True)
 class Bounded:
@@ -57,6 +61,11 @@ class ShiftRow(Row):
     steering: Shares
     drawn: int | None = None
     groups: tuple[Group, ...] = ()
+
+    @property
+    def baseline(self) -> bool:
+        """Whether it is no model of the run's own, but what those are compared with."""
+        return self.label in BASELINES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +144,11 @@ class ShiftResult(Result):
     savings: tuple[Saving, ...] = ()
     scales: dict[str, float] = field(default_factory=dict)
     improved: str = ""
+
+    @property
+    def base(self) -> ShiftRow:
+        """The row of the base, which comes first."""
+        return self.rows[0]
 
     def row(self, label: str) -> ShiftRow | None:
         """The row with this label."""

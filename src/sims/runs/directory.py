@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sims.config import JSON, differences
 from sims.errors import UserError
-from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_json
+from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
 from sims.results.files import FORMAT
+from sims.runs.progress import Advance, progress
 
 T = TypeVar("T")
-Advance = Callable[[int], None]
-
-
-def difference(old: Any, new: Any, where: str = "") -> str | None:
-    """The first difference between two nested plain values, as ``name: old -> new``; None if equal."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *[k for k in new if k not in old]]:
-            if found := difference(old.get(key), new.get(key), f"{where}.{key}" if where else key):
-                return found
-        return None
-    return None if old == new else f"{where}: {old!r} there, {new!r} now"
 
 
 class Run:
@@ -42,7 +33,7 @@ class Run:
     Errors: UserError if another run uses the directory, or it was made with another configuration.
     """
 
-    def __init__(self, path: Path | str, config: dict[str, Any], *, quiet: bool = False) -> None:
+    def __init__(self, path: Path | str, config: Mapping[str, JSON], *, quiet: bool = False) -> None:
         self.path = Path(path)
         self.config = config
         self.accelerator = join()
@@ -94,20 +85,20 @@ class Run:
             write_json(file, config)
             return
         earlier = read_json(file)
-        if (found := earlier.get("format", 1)) != FORMAT:
+        if (format := earlier.get("format", 1)) != FORMAT:
             raise UserError(
-                f"the run directory {self.path} has format {found} and this version of sims makes format {FORMAT}: "
+                f"the run directory {self.path} has format {format} and this version of sims makes format {FORMAT}: "
                 "continue it with the version that made it, or choose another run directory"
             )
-        if (found := earlier.get("command")) != config.get("command"):
+        if (command := earlier.get("command")) != config.get("command"):
             raise UserError(
-                f"the run directory {self.path} was made by sims {found}, not by sims {config.get('command')}: "
+                f"the run directory {self.path} was made by sims {command}, not by sims {config.get('command')}: "
                 "choose another run directory"
             )
-        if found := difference(earlier, config):
+        for name, old, new in differences(earlier, config):
             raise UserError(
-                f"the run directory {self.path} was made with another configuration ({found}): "
-                "repeat the earlier options, or choose another run directory"
+                f"the run directory {self.path} was made with another configuration ({name}: {old!r} there, {new!r} "
+                "now): repeat the earlier options, or choose another run directory"
             )
 
     def close(self) -> None:
@@ -147,6 +138,10 @@ class Run:
         self.barrier()
         return read_json(file)
 
+    def write_rows(self, rows: Iterable[Mapping[str, JSON]]) -> None:
+        """``metrics.jsonl``: a line for each self-describing row."""
+        write_atomic(self.path / "metrics.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows).encode())
+
     def log(self, text: str) -> None:
         """One line for the user and for ``log``."""
         if not self.is_main:
@@ -160,39 +155,6 @@ class Run:
         """A progress bar with an ETA on the run's console."""
         with progress(self.console, title, total) as advance:
             yield advance
-
-
-@contextmanager
-def progress(console: Console, title: str, total: int) -> Iterator[Advance]:
-    """A progress bar with an ETA; a line every ten seconds where there is no terminal."""
-    if not console.is_terminal:
-        yield _LineProgress(console, title, total)
-        return
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-class _LineProgress:
-    """Progress for logs and pipes: at most one line every ten seconds."""
-
-    def __init__(self, console: Console, title: str, total: int) -> None:
-        self.console, self.title, self.total = console, title, total
-        self.done = self.first = 0
-        self.begin = self.last = time.monotonic()
-
-    def __call__(self, count: int) -> None:
-        if self.done == 0:
-            self.first = count  # what an earlier run had done already
-        self.done += count
-        now = time.monotonic()
-        if now - self.last < 10 or self.done >= self.total:
-            return
-        self.last = now
-        rate = (self.done - self.first) / (now - self.begin)
-        eta = (self.total - self.done) / rate if rate > 0 else 0
-        self.console.print(f"  {self.title}: {self.done:,} of {self.total:,}, ETA {eta:.0f} s", highlight=False)
 
 
 def command_line() -> str:

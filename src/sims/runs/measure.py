@@ -11,13 +11,11 @@ from typing import Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from sims.data.codec import Codec
+from sims.data.codec import Codec, finite
 from sims.files import read_json, write_json
 from sims.model import Model
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions
-
-ABSURD = 1e3  # what a value that is not finite becomes: as far away as any figure needs it to be
 
 
 class Kept(Protocol):
@@ -36,21 +34,25 @@ K = TypeVar("K", bound=Kept)
 class Samples:
     """Samples x (n, *data_shape) as the data's own format holds them, in model space; labels (n,) or None.
 
-    ``diverged`` of them had values that were not finite. They are bad samples: nothing leaves them out, and no
-    measurement fails for them; whoever shows figures shows their number.
+    ``bad`` (n,) bool are those that had values that were not finite; None where none had. Nothing leaves bad samples
+    out, and no measurement fails for them; whoever shows figures shows how many ``diverged``.
     """
 
     x: Tensor
     labels: Tensor | None = None
-    diverged: int = 0
+    bad: Tensor | None = None
+
+    @property
+    def diverged(self) -> int:
+        """How many of them are bad."""
+        return 0 if self.bad is None else int(self.bad.sum())
 
 
 def rounded(x: Tensor, codec: Codec, labels: Tensor | None = None) -> Samples:
-    """Samples (n, *data_shape) rounded to the values that the data can have; those that diverged are counted."""
-    diverged = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
-    if diverged:
-        x = x.nan_to_num(0.0, ABSURD, -ABSURD)
-    return Samples(codec.encode(codec.decode(x)), labels, diverged)
+    """Samples (n, *data_shape) rounded to the values that the data can have; those that diverged are marked."""
+    bad = ~torch.isfinite(x.flatten(1)).all(dim=1)
+    values, diverged = finite(x)
+    return Samples(codec.encode(codec.decode(values)), labels, bad if diverged else None)
 
 
 def sampled(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from sims.config import to_dict
+from sims.config import JSON, to_dict
 from sims.data.dataset import Dataset
 from sims.data.store import Store, StoreHeader
 from sims.errors import UserError
@@ -66,7 +66,7 @@ def synthesize(
 def _header(
     model: Model, seeds: range, batch_size: int, method: str, w: float, sampler: SamplerOptions, labels: int | None
 ) -> StoreHeader:
-    provenance = {
+    provenance: dict[str, JSON] = {
         "model": model.hash,
         "method": method,
         "w": w,

@@ -79,8 +79,10 @@ class Work:
     leaves: tuple[Leaves, ...] = ()
 
 
-def training_work(stage: str, training: Training, images: int, *, leaves: str, snapshots: int = 1) -> Work:
-    """A stage that trains a network on so many images, and leaves a training folder with so many snapshots."""
+def training_work(
+    stage: str, training: Training, images: int, *, leaves: str, snapshots: int = 1, times: int = 1
+) -> Work:
+    """A stage that trains a network on so many images, so many times; each leaves a folder with so many snapshots."""
     train = training.options
     averages = len(train.ema_rel) if train.ema == "power" else 1
     stored = 0
@@ -88,5 +90,5 @@ def training_work(stage: str, training: Training, images: int, *, leaves: str, s
         every = train.ema_every or max(1, images // AVERAGES)
         stored = min(math.ceil(images / train.batch), images // every + 1)
     networks = snapshots + 3 + averages * (1 + stored)  # 3: the state to resume from, with both moments
-    steps = math.ceil(images / train.batch)
-    return Work(stage, training, images, steps, leaves=(Leaves(leaves, networks=networks),))
+    steps = times * math.ceil(images / train.batch)
+    return Work(stage, training, times * images, steps, leaves=(Leaves(leaves, networks=times * networks),))

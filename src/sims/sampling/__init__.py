@@ -6,25 +6,27 @@ images, labels = sample_seeds(denoiser, range(64), options)
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
-from sims.denoiser import Denoiser, Precision, compile_networks, device_of, half_precision
+from sims.denoiser import Denoiser, Precision, as_denoiser, compile_networks, device_of, half_precision
 from sims.errors import UserError
 from sims.sampling import heun, multistep
 from sims.sampling.noise import SeededNoise
 from sims.sampling.schedules import edm_sigmas
-from sims.sampling.solver import Churn, Solver
+from sims.sampling.solver import Churn, OnStep, SamplingStep, Solver
 
 __all__ = [
     "SOLVERS",
     "Churn",
     "SamplerOptions",
+    "SamplingStep",
     "SeededNoise",
     "SolverName",
     "edm_sigmas",
@@ -34,12 +36,20 @@ __all__ = [
 ]
 
 SolverName = Literal["heun", "dpmpp2m"]
+Callback = Callable[[SamplingStep], object]
+Labels = Tensor | Sequence[int] | int | None
 SOLVERS: dict[SolverName, Solver] = {"heun": cast(Solver, heun), "dpmpp2m": cast(Solver, multistep)}
 
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How to sample: the solver and its noise levels."""
+    """How to sample: the solver and its noise levels.
+
+    >>> import sims
+    >>> options = sims.SamplerOptions(solver="dpmpp2m", steps=4)
+    >>> options.sigmas(sims.load(EXAMPLE)).shape  # the last one is 0
+    torch.Size([5])
+    """
 
     solver: SolverName = "heun"
     """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic."""
@@ -90,13 +100,19 @@ class SamplerOptions:
 
 
 def nfe(denoiser: Denoiser, options: SamplerOptions) -> int:
-    """Network evaluations that one sample costs."""
+    """Network evaluations that one sample costs.
+
+    >>> import sims
+    >>> options = sims.SamplerOptions(solver="heun", steps=18)
+    >>> sims.nfe(sims.load(EXAMPLE), options), sims.nfe(sims.load(GUIDED), options)
+    (35, 70)
+    """
     return denoiser.evaluations(options.planned(denoiser))
 
 
 @torch.no_grad()
 def sample(
-    denoiser: Denoiser,
+    denoiser: Denoiser | Callable[..., Tensor],
     noise: Tensor,
     sigmas: Tensor,
     labels: Tensor | None = None,
@@ -105,14 +121,28 @@ def sample(
     churn: Churn = Churn(),  # noqa: B008 (immutable)
     step_noise: Callable[[], Tensor] | None = None,
     precision: Precision = "fp32",
+    callback: Callback | None = None,
 ) -> Tensor:
     """Samples (B, *data_shape) float32 from standard normal noise (B, *data_shape): nothing survives the call.
 
+    denoiser: a Denoiser, or any callable as ``as_denoiser`` takes it;
     sigmas (N + 1,) decreasing to 0, levels the denoiser knows; labels (B,) or None; step_noise() gives the churn
     noise of the next step, needed if churn.s_churn > 0. The state is float64, the denoiser sees float32 and computes
-    with ``precision``.
-    Samples that diverge come back as they are: the caller counts what is not finite.
+    with ``precision``. callback(SamplingStep) is told of every step and changes nothing.
+    Samples that diverge come back as they are: the caller counts what is not finite. Errors: UserError for levels that
+    do not decrease to 0, an unknown solver, or churn without noise.
+
+    >>> import torch, sims
+    >>> def shrink(x, sigma):  # E[x0 | x] for standard normal data
+    ...     return x / (1 + sigma[:, None] ** 2)
+    >>> levels = []
+    >>> noise = torch.randn(4, 2)
+    >>> x = sims.sample(shrink, noise, sims.edm_sigmas(3, 0.002, 80.0), callback=lambda step: levels.append(step.sigma))
+    >>> x.shape, [round(level, 3) for level in levels]
+    (torch.Size([4, 2]), [80.0, 2.515, 0.002])
     """
+    if not isinstance(denoiser, Denoiser):
+        denoiser = as_denoiser(denoiser, tuple(noise.shape[1:]))
     method = _solver(solver, churn)
     sigmas = sigmas.to("cpu", torch.float64)
     _check_sigmas(sigmas)
@@ -134,7 +164,8 @@ def sample(
         return step_noise().to(noise.device, state_dtype)
 
     x = noise.to(state_dtype) * float(sigmas[0])
-    x = method.solve(denoise, x, sigmas, churn, denoiser.round_sigma, next_noise if churn.s_churn > 0 else None)
+    noises, on_step = next_noise if churn.s_churn > 0 else None, _told(callback, len(sigmas) - 1)
+    x = method.solve(denoise, x, sigmas, churn, denoiser.round_sigma, noises, on_step)
     return x.to(torch.float32)
 
 
@@ -142,11 +173,12 @@ def sample_seeds(
     denoiser: Denoiser,
     seeds: Sequence[int],
     options: SamplerOptions,
-    labels: Tensor | int | None = None,
+    labels: Labels = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     progress: Callable[[int], object] | None = None,
     pad: bool = False,
+    callback: Callback | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """One sample per seed: x (N, *data_shape) float32 and labels (N,) int64 or None, both on the CPU.
 
@@ -154,7 +186,14 @@ def sample_seeds(
     Noise, labels and churn depend on the seed alone, bit for bit; the denoiser's arithmetic can differ in its last
     bits between batch sizes. So a job cut at multiples of batch_size resumes bit for bit; pad=True also fills the
     last batch up (repeating seeds), so that every batch ever computed has the same size.
-    progress receives the number of samples just finished.
+    progress receives the number of samples just finished, callback a SamplingStep at every step of every batch. Errors:
+    UserError for seeds or labels out of range.
+
+    >>> import sims
+    >>> model = sims.load(EXAMPLE)
+    >>> x, labels = sims.sample_seeds(model, range(6), sims.SamplerOptions(solver="dpmpp2m", steps=5), labels=3)
+    >>> x.shape, labels.tolist()
+    (torch.Size([6, 1, 8, 8]), [3, 3, 3, 3, 3, 3])
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1; got {batch_size}")
@@ -165,7 +204,7 @@ def sample_seeds(
         pad = pad or len(seeds) > batch_size  # another size would be compiled anew
     sigmas = options.sigmas(denoiser)
     x = torch.empty(len(seeds), *denoiser.data_shape)
-    chosen = _chosen_labels(denoiser, labels, len(seeds))
+    chosen = _checked_labels(denoiser, labels, len(seeds))
     for start in range(0, len(seeds), batch_size):
         index = torch.arange(start, min(start + batch_size, len(seeds)))
         count = len(index)
@@ -182,6 +221,7 @@ def sample_seeds(
             churn=options.churn,
             step_noise=noise.step,
             precision=options.precision,
+            callback=None if callback is None else functools.partial(_placed, callback, start, count),
         )
         x[start : start + count] = batch[:count].cpu()
         if chosen is not None and classes is not None:
@@ -189,6 +229,22 @@ def sample_seeds(
         if progress is not None:
             progress(count)
     return x, chosen
+
+
+def _told(callback: Callback | None, num_steps: int) -> OnStep:
+    """What a solver calls: it copies state and estimate for the callback, so that nothing it does can matter."""
+
+    def on_step(index: int, sigma: float, x: Tensor, denoised: Tensor) -> None:
+        if callback is not None:
+            x, denoised = (t.to(torch.float32, copy=True) for t in (x, denoised))
+            callback(SamplingStep(index, num_steps, sigma, x, denoised))
+
+    return on_step
+
+
+def _placed(callback: Callback, first: int, count: int, step: SamplingStep) -> None:
+    """A step of one batch among all seeds, without what the batch was filled up with."""
+    callback(replace(step, x=step.x[:count], denoised=step.denoised[:count], first=first))
 
 
 def _solver(name: str, churn: Churn) -> Solver:
@@ -205,19 +261,20 @@ def _check_sigmas(sigmas: Tensor) -> None:
         raise UserError(f"noise levels must decrease to 0, such as edm_sigmas(...) gives; got {sigmas.tolist()}")
 
 
-def _chosen_labels(denoiser: Denoiser, labels: Tensor | int | None, count: int) -> Tensor | None:
-    """Labels (count,) to fill or as given; None for a denoiser without classes."""
+def _checked_labels(denoiser: Denoiser, labels: Labels, count: int) -> Tensor | None:
+    """Labels (count,) int64 to fill or as given; None for a denoiser without classes."""
     if denoiser.num_classes == 0:
-        if labels is not None:
-            raise UserError("this model has no classes: sample it without labels")
+        if labels is not None and count:
+            raise UserError("this model is unconditional: it takes no labels")
         return None
     if labels is None:
         return torch.full((count,), -1, dtype=torch.int64)
-    chosen = torch.as_tensor(labels, dtype=torch.int64).cpu().expand(count).clone() if _fits(labels, count) else None
-    if chosen is None or not ((chosen >= -1) & (chosen < denoiser.num_classes)).all():
-        raise UserError(f"labels must be {count} classes (or one) in -1 .. {denoiser.num_classes - 1}; got {labels}")
+    chosen = torch.as_tensor(labels, dtype=torch.int64).cpu().reshape(-1)
+    chosen = chosen.expand(count).clone() if len(chosen) == 1 else chosen
+    if len(chosen) != count:
+        raise UserError(f"{len(chosen)} labels for {count} samples: give one label for all, or one for each")
+    for label in chosen.tolist():
+        if not -1 <= label < denoiser.num_classes:
+            limit = denoiser.num_classes - 1
+            raise UserError(f"label {label} is outside the classes: they are 0 to {limit} (-1 = no class)")
     return chosen
-
-
-def _fits(labels: Tensor | int, count: int) -> bool:
-    return isinstance(labels, int) or tuple(labels.shape) in {(), (1,), (count,)}

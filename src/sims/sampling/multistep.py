@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sims.sampling.solver import Churn, Denoise, RoundSigma
+from sims.sampling.solver import Churn, Denoise, OnStep, RoundSigma
 
 STOCHASTIC = False
 
@@ -27,14 +27,16 @@ def solve(
     churn: Churn,
     round_sigma: RoundSigma,
     step_noise: Callable[[], Tensor] | None,
+    on_step: OnStep,
 ) -> Tensor:
     """Integrate x (B, *data_shape) from sigmas[0] to 0 with DPM-Solver++(2M), Algorithm 2; N evaluations.
 
     The first step has no history, and the last, to 0, is best taken at first order: x = denoised.
     """
     previous: tuple[float, Tensor] | None = None  # the step before: its length h and its denoised estimate
-    for t, t_next in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
+    for i, (t, t_next) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):
         denoised = denoise(x, t)
+        on_step(i, t, x, denoised)
         if t_next == 0:
             return denoised
         h = math.log(t / t_next)  # lambda_i - lambda_{i-1}

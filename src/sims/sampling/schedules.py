@@ -15,6 +15,10 @@ def edm_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 
 
     sigma_i = (sigma_max^(1/rho) + i / (num_steps - 1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho.
     Raises UserError for fewer than one step, levels out of order, or rho that is not positive.
+
+    >>> import sims
+    >>> [round(sigma, 3) for sigma in sims.edm_sigmas(4, 0.002, 80.0).tolist()]
+    [80.0, 9.723, 0.47, 0.002, 0.0]
     """
     if num_steps < 1:
         raise UserError(f"steps must be at least 1; got {num_steps}")

@@ -14,6 +14,25 @@ from sims.errors import UserError
 
 RoundSigma = Callable[[Tensor], Tensor]
 Denoise = Callable[[Tensor, float], Tensor]  # state (B, *data_shape), its noise level -> estimate of x0
+OnStep = Callable[[int, float, Tensor, Tensor], None]  # number of the step, its noise level, state, estimate of x0
+
+
+@dataclass(frozen=True)
+class SamplingStep:
+    """What a ``callback`` is told at every step, before the state moves on.
+
+    index, num_steps   the step, from 0, and how many there are
+    sigma              its noise level, churn included
+    x, denoised        the state and the estimate of the clean data, each (B, *data_shape) float32, copies
+    first              position of the batch's first sample among the seeds
+    """
+
+    index: int
+    num_steps: int
+    sigma: float
+    x: Tensor
+    denoised: Tensor
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,7 @@ class Solver(Protocol):
         churn: Churn,
         round_sigma: RoundSigma,
         step_noise: Callable[[], Tensor] | None,
+        on_step: OnStep,
     ) -> Tensor:
-        """Carry the state x (B, *data_shape) from noise level sigmas[0] to 0."""
+        """Carry the state x (B, *data_shape) from noise level sigmas[0] to 0; on_step() sees every step's start."""
         ...

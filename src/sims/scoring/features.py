@@ -24,10 +24,19 @@ from sims.metrics.extractors import ClassifierExtractor, Extractor
 from sims.metrics.frechet import Moments
 from sims.metrics.statistics import read_tensors
 from sims.processes import agree
+from sims.results.scores import Space
 
 Array = np.ndarray
 PART = 1024  # samples whose features share a file
 NAMED = 3  # unreadable pictures named in a message
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Distances (n,) of a set's samples to the nearest training sample, in model space."""
+
+    distances: Array
+    space: Space
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class FeatureSet:
     labels        (k,) classes of what is kept, as the samples come with them; predicted (k,), as a classifier sees them
     images        what was done to the images on their way to the extractor, in words
     hash          identifies the samples, not the extractor; data_shape is that of one of them, () where not known
+    order         rows of what is kept, in the order in which figures of pairs take them; None: a random subset
+    diverged      samples with values that were not finite, and that count as bad samples
     """
 
     name: str
@@ -60,6 +71,9 @@ class FeatureSet:
     unreadable: int = 0
     class_names: tuple[str, ...] = ()
     data_shape: tuple[int, ...] = ()
+    order: Array | None = None
+    neighbours: Neighbours | None = None
+    diverged: int = 0
 
     @property
     def count(self) -> int:
@@ -71,12 +85,16 @@ class FeatureSet:
         """The classes (k,) that samples were meant to have, else those that a classifier recognizes."""
         return self.predicted if self.labels is None else self.labels
 
+    def require_features(self) -> Array:
+        """The features (k, D) that were kept; UserError where only moments are known."""
+        if self.kept is None:
+            raise UserError(f"{self.name} holds moments only: give the samples themselves")
+        return self.kept
+
     def parts(self) -> Iterator[Array]:
         """All features (n, D) in order, a file at a time; what is kept, where there are no files."""
         if not self.files:
-            if self.kept is None:
-                raise UserError(f"{self.name} holds moments only: give the samples themselves")
-            yield self.kept
+            yield self.require_features()
         yield from self._column("features")
 
     def probabilities(self) -> Iterator[Array]:
@@ -170,7 +188,7 @@ class _Work:
         if shape != wanted:
             raise UserError(
                 f"{self.stream.name} has samples of shape {shape}, and the extractor {e.name} is made for {wanted}: "
-                "give samples and a reference of one shape, or --source.size and --source.grayscale"
+                "give samples and a reference of one shape, or the options source.size and source.grayscale"
             )
 
     def file(self, key: str) -> Path:
@@ -182,6 +200,7 @@ class _Work:
         batches = [part[first : first + size] for first in range(0, len(part), size)]
         found: dict[str, list[Tensor]] = {"features": [torch.empty(0, self.extractor.num_features)], "positions": []}
         unreadable: list[tuple[int, str]] = []
+        diverged = 0
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self.stream.read, batches[0])
             for index, numbers in enumerate(batches):
@@ -190,6 +209,7 @@ class _Work:
                     coming = pool.submit(self.stream.read, batches[index + 1])
                 found["positions"].append(torch.from_numpy(batch.positions - part.start))
                 unreadable += [(position - part.start, reason) for position, reason in batch.unreadable]
+                diverged += batch.diverged
                 if batch.labels is not None:
                     found.setdefault("labels", []).append(batch.labels.long().cpu())
                 for first in range(0, len(batch.x), self.batch_size):
@@ -198,7 +218,7 @@ class _Work:
                         found.setdefault(name, []).append(values)
                 advance(len(numbers))
         tensors = {name: torch.cat(values) for name, values in found.items()}
-        header = {"kind": "features", "unreadable": unreadable}
+        header = {"kind": "features", "unreadable": unreadable, "diverged": diverged}
         with atomic_path(file) as temporary:
             save_file(tensors, temporary, metadata={"sims": json.dumps(header)})
 
@@ -239,11 +259,12 @@ def _collect(
     """One pass over the files: moments of all, a subset of bounded size."""
     accumulator, reservoir = None, Reservoir(keep)
     unreadable: list[tuple[int, str]] = []
-    probable = False
+    probable, diverged = False, 0
     columns: dict[str, list[Array]] = {"positions": [], "labels": [], "predicted": []}
     for part, file in zip(ranges, files):
         tensors, header = read_tensors(file)
         unreadable += [(position + part.start, reason) for position, reason in header["unreadable"]]
+        diverged += header.get("diverged", 0)  # not in a cache of earlier versions, which kept no such samples
         features = tensors["features"]
         accumulator = accumulator or MomentAccumulator(features.shape[1])
         accumulator.update(features)
@@ -279,6 +300,7 @@ def _collect(
         len(unreadable),
         stream.class_names,
         tuple(stream.data_shape),
+        diverged=diverged,
     )
 
 
@@ -288,5 +310,5 @@ def unreadable_pictures(stream: Stream, found: Sequence[tuple[int, str]]) -> str
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return (
         f"{len(found)} of {stream.count:,} pictures in {stream.name} cannot be read: {named}{more}: "
-        f"replace or remove them, or score the other {stream.count - len(found):,} with --skip-unreadable"
+        f"replace or remove them, or score the other {stream.count - len(found):,} with skip_unreadable"
     )

@@ -1,90 +1,216 @@
-"""What samples are compared with: the options, the extractor, and the reference measured with it."""
+"""What samples are compared with: the reference, its files, and the extractor that it was measured with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from sims.config import nearest
-from sims.data.dataset import Dataset
-from sims.data.pictures import SourceOptions
-from sims.data.stream import Stream
+from sims.config import JSON
+from sims.data.dataset import Dataset, at_once
+from sims.data.stream import Stream, of_dataset
 from sims.errors import UserError
-from sims.files import digest
-from sims.metrics.classifier import shrink
-from sims.metrics.extractors import PCA_LARGEST, ClassifierExtractor, Extractor, PCAExtractor, load_extractor
+from sims.files import digest, read_json, write_json
+from sims.interop.latents import Autoencoder
+from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract, load_extractor
+from sims.metrics.frechet import Moments
 from sims.metrics.identity import IdentityExtractor
 from sims.metrics.pretrained import NAMES, get_extractor
-from sims.metrics.statistics import save_statistics
-from sims.scoring.features import FeatureSet, extract_features, is_whole, unreadable_pictures
-from sims.scoring.figures import METRICS
-from sims.scoring.judge import judge_extractor
-from sims.scoring.subjects import Sampling, Statistics, is_statistics, open_reference, read_statistics
-from sims.training.classifier import train_classifier
+from sims.metrics.statistics import SavedStatistics
+from sims.results.common import ExtractorFacts
+from sims.results.scores import ScoreFigures, ScoreRow
+from sims.scoring.features import FeatureSet, extract_features, is_whole
+from sims.scoring.figures import Settings, figures
+from sims.scoring.fitting import FIT_BATCH, FIT_IMAGES, fit_classifier, fit_components, fit_quickly, fitted_kind
+from sims.scoring.options import EvaluationOptions, ScoreOptions
+from sims.scoring.subjects import Statistics, decoded, is_statistics, of_saved, open_reference, read_statistics
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 AnyExtractor = Extractor | Callable[[torch.Tensor], torch.Tensor]
+Given = str | Path | Dataset
 FITTED = (ClassifierExtractor, PCAExtractor, IdentityExtractor)  # made for the reference's own shape
-FIT_BATCH = 128  # images read at once to fit an extractor
-FIT_VALUES = 1 << 29  # pixels that it is fitted to at most: 2 GiB
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
-    """How samples are scored."""
+class Reference:
+    """What samples are compared with, measured with one extractor, whose ``accuracy`` is known of a run's classifier.
 
-    extractor: str = "auto"
-    """Features: inception, dinov2, clip, efficientnet-lite0, torchscript:PATH, classifier (trained on the reference's labels), pca, or the file of one of these two; auto: what the reference was measured with, else classifier where it has labels, else pca."""  # noqa: E501
-    metrics: tuple[str, ...] = tuple(METRICS)
-    """Groups of figures: fd, fd_infinity, kid, manifold (precision, recall, density, coverage), inception_score, two_sample, memorization, points."""  # noqa: E501
-    draws: int | None = None
-    """Independent draws: of a model 5 unless stated; of a set of samples 1, or disjoint parts of --samples each."""
-    samples: int = 5_000
-    """Samples per draw of a model."""
-    limit: int | None = None
-    """At most this many samples of a set, drawn with a fixed seed."""
-    neighbours: int = 5_000
-    """At most this many samples (and real images) where all pairs are looked at: KID, neighbours, memorization."""
-    resamples: int = 20
-    """Subsets from which the intervals of a single draw are made."""
-    precision: str = "fp32"
-    """Arithmetic of a ready-made extractor: fp32 or bf16 (part of its name: never mixed silently)."""
-    download: bool = False
-    """Allow fetching published weights (checked against their hash) into the cache."""
-    skip_unreadable: bool = False
-    """Score the other pictures where some cannot be read; every row says how many were left out."""
-    vae: Path | None = None
-    """Folder of the autoencoder that makes images of what a latent model samples; its own if it has one."""
-    force: bool = False
-    """Compare although the scores differ in what they were measured with."""
-    seed: int = 0
-    """Shifts the seeds that a model is sampled with."""
-    batch_size: int = 100
-    """Images per pass through the extractor."""
-    sample_batch: int = 500
-    """Samples that a model computes at once."""
-    source: SourceOptions = field(default_factory=SourceOptions)
+    measured_with: another extractor that the reference was measured with, where comparing was forced.
+    """
 
-    def __post_init__(self) -> None:
-        for name in self.metrics or ("",):
-            if name not in METRICS:
-                raise UserError(f"unknown metric {name!r}{nearest(name, METRICS)}")
-        least_of = {"samples": 2, "neighbours": 10, "resamples": 2, "batch_size": 1, "sample_batch": 1}
-        for name, least in least_of.items():
-            if getattr(self, name) < least:
-                raise UserError(f"{name} is {getattr(self, name)}: at least {least} is needed")
-        if self.draws is not None and self.draws < 1:
-            raise UserError(f"draws is {self.draws}: at least 1 is needed (5 for useful intervals)")
+    extractor: Extractor
+    train: FeatureSet
+    held_out: FeatureSet | None = None
+    notes: tuple[str, ...] = ()
+    measured_with: str | None = None
+    accuracy: float | None = None
 
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.draws, self.samples, self.seed, self.sample_batch, self.limit, self.source, self.vae)
+    def facts(self) -> ExtractorFacts:
+        """What it was measured with."""
+        return ExtractorFacts(self.extractor.name, self.extractor.hash, self.extractor.num_features, self.accuracy)
+
+    @functools.cached_property
+    def scale(self) -> float:
+        """The features' root mean variance over the reference."""
+        return float(np.sqrt(np.trace(self.train.moments.covariance) / self.extractor.num_features)) or 1.0
+
+    def figures(self, samples: FeatureSet, metrics: Sequence[str], how: Settings) -> ScoreFigures:
+        """Figures of samples against this."""
+        return figures(samples, self.train, self.held_out, metrics, how)
+
+    def rows(
+        self, found: ScoreFigures, samples: FeatureSet, floors: ScoreFigures | None = None, floor_samples: int = 0
+    ) -> tuple[ScoreRow, ...]:
+        """One self-describing row per figure of one draw; ``floors`` are those of real images."""
+        forced: dict[str, JSON] = {"reference_extractor": self.measured_with} if self.measured_with else {}
+        rows = []
+        for name, figure in found.items():
+            against = self.held_out if name.endswith("_held_out") and self.held_out else self.train
+            space, floor = figure.space or self.extractor, (floors or {}).get(name)
+            rows.append(
+                ScoreRow(
+                    metric=name,
+                    value=figure.mean,
+                    extractor_name=space.name,
+                    extractor_hash=space.hash,
+                    reference_name=against.name,
+                    reference_hash=against.hash,
+                    num_samples=figure.samples,
+                    seeds=_range_of(samples.seeds),
+                    resize=space.resize,
+                    format=samples.format,
+                    dtype=figure.space.dtype if figure.space else samples.dtype,
+                    samples=samples.name,
+                    samples_hash=samples.hash,
+                    images=samples.images,
+                    unreadable=samples.unreadable,
+                    diverged=samples.diverged,
+                    low=figure.low,
+                    high=figure.high,
+                    interval=figure.interval,
+                    floor=floor.mean if floor else None,
+                    floor_samples=floor_samples if floor else 0,
+                    num_reference=against.count,
+                    settings=figure.settings | forced,
+                )
+            )
+        return tuple(rows)
+
+    def save(self, file: Path) -> None:
+        """Write the statistics of the train part, and beside them the extractor where it was fitted to images."""
+        if file.suffix != ".safetensors" or file.is_dir():
+            raise UserError(f"statistics is {file}: give a file that ends in .safetensors")
+        shape = " ".join(map(str, self.train.data_shape))
+        if isinstance(self.extractor, ClassifierExtractor | PCAExtractor):
+            self.extractor.save(extractor_file(file))
+        _saved(self.extractor, self.train, {"data_shape": shape}).save(file)
+
+
+def _saved(extractor: Extractor, found: FeatureSet, extra: dict[str, str | int | float]) -> SavedStatistics:
+    return SavedStatistics(
+        found.moments,
+        extractor.name,
+        extractor.hash,
+        found.name,
+        found.hash,
+        extractor.resize,
+        found.kept,
+        found.labels,
+        extra,
+    )
+
+
+def _range_of(seeds: np.ndarray | None) -> tuple[int, int]:
+    """The half-open range of seeds that follow one another; (0, 0) for others."""
+    if seeds is None:
+        return (0, 0)
+    first, last = int(seeds.min()), int(seeds.max()) + 1
+    return (first, last) if last - first == len(seeds) else (0, 0)
+
+
+# -- the ``references`` folder of a run --------------------------------------------------------------------------------
+
+
+def make_references(
+    folder: Path,
+    train: Dataset,
+    test: Dataset | None,
+    options: EvaluationOptions,
+    decoder: Autoencoder | None = None,
+) -> None:
+    """The extractors and references of a run's data, made once and kept in ``folder`` (and ``folder/check``).
+
+    ``train`` and ``test`` carry labels where the data has them, whether or not the model is conditional. They are
+    latents where there is a ``decoder``, and it is their pixels that are measured.
+    """
+    if (folder / "judge.json").is_file():
+        return
+    streams = [of_dataset(data) if data is not None else None for data in (train, test)]
+    if decoder:
+        streams = [decoded(stream, decoder) if stream else None for stream in streams]
+    seen, held_out = streams
+    assert seen is not None
+    kind, seed = fitted_kind(options.extractor, train.labels, train.name), options.extractor_seed
+    judged = held_out if held_out is not None and held_out.labels is not None else seen
+
+    def make(place: Path, extractor: Extractor, about: dict[str, JSON]) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        if isinstance(extractor, ClassifierExtractor | PCAExtractor):
+            extractor.save(place / "extractor.safetensors")
+        for name, stream, data in (("train", seen, train), ("test", held_out, test)):
+            if stream is not None and data is not None:
+                features = _features(extractor, stream)
+                named = f"{data.name} ({name})"
+                found = FeatureSet(named, data.fingerprint, Moments.of(features), features, labels=data.labels)
+                _saved(extractor, found, {}).save(place / f"{name}.safetensors")
+        write_json(place / "judge.json", about)
+
+    if options.check and options.extractor != "pca" and train.labels is not None:
+        made, accuracy = fit_classifier(seen, judged, seed=seed + 1, variant="b")
+        make(folder / "check", made, {"accuracy": accuracy})
+    if kind is None:
+        shape = tuple(seen.data_shape)
+        ready = get_extractor(options.extractor, download=options.download, data_shape=shape)
+        make(folder, ready, {"accuracy": None, "ready_made": options.extractor, "data_shape": list(shape)})
+    elif kind == "classifier":
+        made, accuracy = fit_classifier(seen, judged, seed=seed, variant="a")
+        make(folder, made, {"accuracy": accuracy})
+    else:
+        make(folder, fit_components(seen, FIT_IMAGES), {"accuracy": None})
+
+
+def _features(extractor: Extractor, stream: Stream) -> np.ndarray:
+    """Features (N, D) of a stream, as many images at a time as are looked at together."""
+    size = at_once(stream.data_shape)
+    parts = (range(first, min(first + size, stream.count)) for first in range(0, stream.count, size))
+    return np.concatenate([extract(extractor, stream.read(part).x, size) for part in parts])
+
+
+def read_references(folder: Path, download: bool = False) -> Reference:
+    """The extractor of a ``references`` folder (its own, or the ready-made one that it names) and what it measured.
+
+    ``measured_with`` says where the ready-made one that is installed is another now.
+    """
+    about = read_json(folder / "judge.json")
+    if "ready_made" in about:
+        shape = tuple(about["data_shape"])
+        extractor: Extractor = get_extractor(about["ready_made"], download=download, data_shape=shape)
+    else:
+        extractor = load_extractor(folder / "extractor.safetensors")
+    train, test = (folder / f"{name}.safetensors" for name in ("train", "test"))
+    saved = of_saved(SavedStatistics.load(train))
+    held_out = of_saved(SavedStatistics.load(test)).features if test.is_file() else None
+    other = None if saved.measured_with(extractor) else saved.extractor
+    return Reference(extractor, saved.features, held_out, measured_with=other, accuracy=about["accuracy"])
+
+
+# -- the reference of `sims evaluate` ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -114,55 +240,28 @@ class Bench:
             )
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What samples are compared with, measured with one extractor.
-
-    measured_with: another extractor that the reference was measured with, where comparing was forced.
-    """
-
-    extractor: Extractor
-    train: FeatureSet
-    held_out: FeatureSet | None
-    notes: tuple[str, ...] = ()
-    measured_with: str | None = None
-
-    def save(self, file: Path) -> None:
-        """Write the statistics of the train part, and beside them the extractor where it was fitted to images."""
-        if file.suffix != ".safetensors" or file.is_dir():
-            raise UserError(f"--statistics is {file}: give a file that ends in .safetensors")
-        train, e = self.train, self.extractor
-        if isinstance(e, ClassifierExtractor | PCAExtractor):
-            e.save(extractor_file(file))
-        save_statistics(
-            file,
-            train.moments,
-            extractor_name=e.name,
-            extractor_hash=e.hash,
-            dataset_name=train.name,
-            dataset_fingerprint=train.hash,
-            resize=e.resize,
-            features=train.kept,
-            labels=train.labels,
-            extra={"data_shape": " ".join(map(str, train.data_shape))},
-        )
-
-
 def extractor_file(statistics: Path) -> Path:
     """Where the extractor lies that was fitted to the images of a statistics file."""
     return statistics.with_suffix(".extractor.safetensors")
 
 
-def measure_reference(bench: Bench, given: str | Path | Dataset, held_out: str | Path | Dataset | None) -> Reference:
+def measure_reference(bench: Bench, given: Given, held_out: Given | None) -> Reference:
     """Read or measure the reference; UserError where it was measured with another extractor, unless forced."""
     if not isinstance(given, Dataset):
         path = Path(given)
         for folder in (path, path / "references"):
             if (folder / "judge.json").is_file():
-                return _of_run(bench, folder, held_out)
+                if bench.options.extractor != "auto" or bench.given is not None:
+                    raise UserError(
+                        f"{folder} was measured with its own extractor: leave extractor at auto, or give the images "
+                        "instead"
+                    )
+                return _checked(bench, read_references(folder, bench.options.download), held_out)
         if is_statistics(path):
             found = read_statistics(path, getattr(bench.given, "name", bench.options.extractor))
-            return _of_statistics(bench, found, _matching(bench, found, extractor_file(path)), held_out)
+            extractor = _matching(bench, found, extractor_file(path))
+            other = None if found.measured_with(extractor) else found.extractor
+            return _checked(bench, Reference(extractor, found.features, measured_with=other), held_out)
     train, own = open_reference(given, bench.options.sampling)
     aside = open_reference(held_out, bench.options.sampling)[0] if held_out is not None else own
     extractor = _extractor(bench, train)
@@ -170,41 +269,23 @@ def measure_reference(bench: Bench, given: str | Path | Dataset, held_out: str |
     return Reference(extractor, sets[0], sets[1] if len(sets) > 1 else None)
 
 
-def _of_run(bench: Bench, folder: Path, held_out: str | Path | Dataset | None) -> Reference:
-    """The ``references`` folder of a run: its extractor, training and held-out statistics."""
-    if bench.options.extractor != "auto" or bench.given is not None:
-        raise UserError(
-            f"{folder} was measured with its own extractor: leave --extractor at auto, or give the images instead"
-        )
-    extractor, test = judge_extractor(folder, bench.options.download), folder / "test.safetensors"
-    aside = read_statistics(test).features if held_out is None and test.is_file() else None
-    return _of_statistics(bench, read_statistics(folder / "train.safetensors"), extractor, held_out, aside)
-
-
-def _of_statistics(
-    bench: Bench,
-    found: Statistics,
-    extractor: Extractor,
-    held_out: str | Path | Dataset | None,
-    aside: FeatureSet | None = None,
-) -> Reference:
+def _checked(bench: Bench, found: Reference, held_out: Given | None) -> Reference:
+    """A reference that was read, with the held-out images given; UserError where its extractor is another."""
     notes: tuple[str, ...] = ()
-    other: str | None = None
-    if not found.measured_with(extractor):
-        other = f"{found.extractor_name} ({found.extractor_hash or 'hash unknown'})"
+    if found.measured_with:
         text = (
-            f"the reference {found.features.name} was measured with {other}, "
-            f"the samples with {extractor.name} ({extractor.hash})"
+            f"the reference {found.train.name} was measured with {found.measured_with}, "
+            f"the samples with {found.extractor.name} ({found.extractor.hash})"
         )
         if not bench.options.force:
-            raise UserError(f"{text}: give the extractor of the reference, or force it with --force")
+            raise UserError(f"{text}: give the extractor of the reference, or compare all the same with force")
         notes = (f"FORCED: {text}",)
-    if found.features.kept is None:
+    if found.train.kept is None:
         notes += ("the reference holds moments only: figures that need its features are left out",)
     if held_out is not None:
         opened = open_reference(held_out, bench.options.sampling)[0]
-        aside = bench.features(opened, extractor, "held-out images")
-    return Reference(extractor, found.features, aside, notes, other)
+        found = replace(found, held_out=bench.features(opened, found.extractor, "held-out images"))
+    return replace(found, notes=notes)
 
 
 def _matching(bench: Bench, found: Statistics, beside: Path) -> Extractor:
@@ -220,7 +301,7 @@ def _matching(bench: Bench, found: Statistics, beside: Path) -> Extractor:
     if name.partition(":")[0] not in NAMES:
         raise UserError(
             f"the reference was measured with {name!r}, which is no ready-made extractor: give the file that holds it "
-            "with --extractor"
+            "as extractor"
         )
     return _ready(bench, name, shape)
 
@@ -232,11 +313,10 @@ def _extractor(bench: Bench, train: Stream) -> Extractor:
         return _ready(bench, bench.given, shape)
     if len(shape) != 3:
         if name not in ("auto", "points"):
-            raise UserError(f"{train.name} holds points of shape {shape}: leave --extractor at auto")
+            raise UserError(f"{train.name} holds points of shape {shape}: leave extractor at auto")
         return IdentityExtractor(shape)
-    if name == "auto":
-        name = "classifier" if train.labels is not None else "pca"
-    return _fitted(bench, name, train) if name in ("classifier", "pca") else _ready(bench, name, shape)
+    kind = fitted_kind(name, train.labels, train.name)
+    return _fitted(bench, kind, train) if kind else _ready(bench, name, shape)
 
 
 def _ready(bench: Bench, spec: str | AnyExtractor, shape: tuple[int, ...]) -> Extractor:
@@ -266,47 +346,17 @@ def _ready(bench: Bench, spec: str | AnyExtractor, shape: tuple[int, ...]) -> Ex
 
 def _fitted(bench: Bench, kind: str, train: Stream) -> Extractor:
     """A small classifier trained on the reference's labels, or principal components; kept in the cache."""
-    if kind == "classifier" and train.labels is None:
-        raise UserError(f"extractor 'classifier' needs labels, and {train.name} has none: use --extractor pca")
     parts = [range(first, min(first + FIT_BATCH, train.count)) for first in range(0, train.count, FIT_BATCH)]
     labels = None if train.labels is None else digest(train.labels.tobytes())
     key = digest(kind, [train.digest(part) for part in parts], labels, train.num_classes)[:16]
     file = bench.cache / "extractors" / f"{kind}-{key}.safetensors"
-    there = is_whole(file)
+    there, skip = is_whole(file), bench.options.skip_unreadable
     bench.accelerator.wait_for_everyone()
     if not there and bench.accelerator.is_main_process:
         if kind == "pca":
-            x, _ = _images(bench, train, lambda x: shrink(x, PCA_LARGEST))  # as the components see them
-            pca = PCAExtractor.fit(x)
-            PCAExtractor(tuple(train.data_shape), pca.mean, pca.components).save(file)
+            fit_components(train, skip_unreadable=skip).save(file)
         else:
             with bench.progress("train the classifier of the features", train.count):
-                x, y = _images(bench, train)
-                assert y is not None
-                found = train_classifier(x, y, x[:1], y[:1], num_classes=train.num_classes)[0]  # no accuracy is needed
-                found.save(file)
+                fit_quickly(train, skip_unreadable=skip).save(file)
     bench.accelerator.wait_for_everyone()
     return load_extractor(file)
-
-
-def _images(
-    bench: Bench, stream: Stream, reduce: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The images of a stream that can be read, and their labels; evenly spaced blocks of them where all are too many.
-
-    UserError where some cannot be read, unless skipped.
-    """
-    size = reduce(torch.zeros(1, *stream.data_shape)).numel()
-    blocks = [range(first, min(first + FIT_BATCH, stream.count)) for first in range(0, stream.count, FIT_BATCH)]
-    most = max(1, FIT_VALUES // (FIT_BATCH * size))
-    x, positions = [], []
-    unreadable: list[tuple[int, str]] = []
-    for block in blocks[:: -(-len(blocks) // most)]:
-        part = stream.read(block)
-        x.append(reduce(part.x))
-        positions.append(part.positions)
-        unreadable += part.unreadable
-    if unreadable and not bench.options.skip_unreadable:
-        raise UserError(unreadable_pictures(stream, unreadable))
-    labels = None if stream.labels is None else torch.as_tensor(stream.labels[np.concatenate(positions)])
-    return torch.cat(x), labels

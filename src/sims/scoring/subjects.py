@@ -25,7 +25,7 @@ from sims.files import digest
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.metrics.extractors import Extractor
 from sims.metrics.foreign import EXTRACTORS, read_foreign_statistics
-from sims.metrics.statistics import Reference, load_statistics, read_tensors
+from sims.metrics.statistics import SavedStatistics
 from sims.model import Model, load
 from sims.scoring.features import FeatureSet
 from sims.seeds import seed_range
@@ -40,6 +40,11 @@ class Statistics:
     features: FeatureSet
     extractor_name: str
     extractor_hash: str | None  # None: a foreign file, which does not say
+
+    @property
+    def extractor(self) -> str:
+        """What they were measured with, in words."""
+        return f"{self.extractor_name} ({self.extractor_hash or 'hash unknown'})"
 
     def measured_with(self, extractor: Extractor) -> bool:
         """Whether this is the extractor, as far as the file says."""
@@ -77,20 +82,17 @@ def read_statistics(path: Path, extractor: str = "auto") -> Statistics:
     The name of an extractor picks among those that a pkl has.
     """
     if path.suffix == ".safetensors":
-        _, header = read_tensors(path)
-        if header.get("kind") != "reference":
-            raise UserError(f"{path} holds {header.get('kind')!r}: give samples, a model directory or statistics")
-        return of_reference(load_statistics(path))
+        return of_saved(SavedStatistics.load(path))
     metrics = [metric for metric, name in EXTRACTORS.items() if extractor.startswith(name)]
     found = read_foreign_statistics(path, metrics[0] if metrics else None)
     return Statistics(FeatureSet(path.name, found.hash, found.moments, format="statistics"), found.extractor, None)
 
 
-def of_reference(found: Reference) -> Statistics:
+def of_saved(found: SavedStatistics) -> Statistics:
     """Statistics of this project as features."""
     kept, positions = found.features, None if found.features is None else np.arange(len(found.features))
     features = FeatureSet(
-        found.name,
+        found.dataset_name,
         found.dataset_fingerprint[:16],
         found.moments,
         kept,
@@ -201,12 +203,12 @@ def _chosen(count: int, how: Sampling, name: str, by_chance: bool) -> list[np.nd
         return [np.sort(np.random.default_rng(0).permutation(count)[: how.limit])]
     if how.limit is not None:
         raise UserError(
-            f"limit is {how.limit} and draws {how.draws}: leave out one, --samples says how many of {name} a draw has"
+            f"limit is {how.limit} and draws {how.draws}: leave out one, samples says how many of {name} a draw has"
         )
     if how.draws * how.samples > count:
         raise UserError(
             f"{how.draws} draws of {how.samples:,} need {how.draws * how.samples:,} samples, and {name} has {count:,}: "
-            "lower --draws or --samples"
+            "lower draws or samples"
         )
     # Folders often come class by class: consecutive parts of one would be draws of different classes.
     order = np.arange(count) if by_chance else np.random.default_rng(0).permutation(count)
@@ -227,11 +229,11 @@ def _draws_of_dataset(data: Dataset, how: Sampling, loaded: SourceOptions = stre
     pixels = how.vae is None or data.codec.kind == "pixels"
     codec = data.codec if pixels else with_vae(data.codec, how.vae, data.data_shape)  # type: ignore[arg-type]
     if has_vae(codec):
-        return [_decoded(stream.of_dataset(one, loaded), open_vae(codec)) for one in chosen]
+        return [decoded(stream.of_dataset(one, loaded), open_vae(codec)) for one in chosen]
     return [stream.of_dataset(one, loaded) for one in chosen]
 
 
-def _decoded(latents: Stream, decoder: Autoencoder) -> Stream:
+def decoded(latents: Stream, decoder: Autoencoder) -> Stream:
     """The pixels of latents."""
 
     def read(part: range) -> stream.Part:
@@ -258,12 +260,13 @@ def _draws_of_model(model: Model, name: str, how: Sampling) -> list[Stream]:
     key = digest(model.hash, to_dict(model.sampler), how.batch_size, *([decoder.hash] if decoder else []))
     if decoder:
         codec, shape = UINT8, decoder.pixel_shape(shape)
+    shown = decoder.pixels if decoder else None
 
     def sample(part: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        x, labels = model.sample_labelled(part, batch_size=how.batch_size)
-        return (decoder.pixels(x) if decoder and torch.isfinite(x).all() else x), labels
+        return model.sample_labelled(part, batch_size=how.batch_size)
 
     parts = [seeds[draw * how.samples : (draw + 1) * how.samples] for draw in range(draws)]
     return [
-        stream.of_samples(name, sample, codec, part, shape, key, model.class_names, how.batch_size) for part in parts
+        stream.of_samples(name, sample, codec, part, shape, key, model.class_names, how.batch_size, shown)
+        for part in parts
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from sims.config import JSON
 from sims.data.dataset import Dataset
 from sims.model import Model, make_network
 from sims.networks.options import NetworkOptions
@@ -28,7 +29,7 @@ def new_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = make_network(data.data_shape, data.num_classes, network, precond)
-    provenance = {"data": data.name, "data_fingerprint": data.fingerprint, "seed": seed}
+    provenance: dict[str, JSON] = {"data": data.name, "data_fingerprint": data.fingerprint, "seed": seed}
     return Model(denoiser, data.codec, sampler, data.class_names, provenance)
 
 

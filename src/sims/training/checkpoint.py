@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sims.config import convert, to_dict
 from sims.errors import UserError
 from sims.files import atomic_path
-from sims.training.ema import EMA, PowerEMA
+from sims.training.ema import EMA, PowerEMA, PowerState
 from sims.training.sharding import alike, local, whole
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: steps done, steps skipped, losses by images seen, the sum and number of those since the last."""
+
+    step: int
+    nonfinite: int
+    losses: tuple[tuple[int, float], ...]
+    partial: tuple[float, int]
+    scaler: dict[str, float] | None = None
+    """Of the loss (fp16)."""
+    power: PowerState | None = None
 
 
 def save_state(
@@ -22,10 +36,10 @@ def save_state(
     network: nn.Module,
     ema: EMA | PowerEMA,
     optimizer: torch.optim.Optimizer,
-    position: dict[str, Any],
+    position: Progress,
     main: bool = True,
 ) -> None:
-    """Write everything in one file, atomically; ``position`` is small, JSON-able, and travels in the header.
+    """Write everything in one file, atomically; ``position`` travels in the header.
 
     Where the network is split over processes all of them take part, and only the ``main`` one writes.
     """
@@ -42,12 +56,12 @@ def save_state(
     if not main:
         return
     with atomic_path(file) as temporary:
-        save_file(contiguous, temporary, metadata={"position": json.dumps(position | ema.position())})
+        save_file(contiguous, temporary, metadata={"position": json.dumps(to_dict(position))})
 
 
 def load_state(
     file: Path, network: nn.Module, ema: EMA | PowerEMA, optimizer: torch.optim.Optimizer
-) -> dict[str, Any] | None:
+) -> Progress | None:
     """Restore a state in place and return its position; None if there is none.
 
     Errors: UserError if the file is truncated, or holds averages of another kind.
@@ -56,13 +70,13 @@ def load_state(
         return None
     try:
         with safe_open(file, framework="pt") as opened:
-            position = json.loads(opened.metadata()["position"])
+            position: Progress = convert(json.loads(opened.metadata()["position"]), Progress, "position", "entry")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, OSError, UserError) as error:
         raise UserError(
             f"the training state {file} cannot be read ({error}): delete it to train from the start"
         ) from None
-    ema.restore(position)
+    ema.restore(position.power)
     _restore(network, _part(tensors, "network."))
     for prefix, average in _averages(ema):
         _restore(average, _part(tensors, prefix))

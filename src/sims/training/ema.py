@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -53,6 +53,14 @@ def power_decay(before: float, seen: float, gamma: float) -> float:
     return (before / seen) ** (gamma + 1)
 
 
+@dataclass(frozen=True)
+class PowerState:
+    """Of power averages: their relative widths, and the images seen at the last update."""
+
+    rel: tuple[float, ...]
+    seen: int
+
+
 class EMA:
     """A running average beside the network; ``average`` is a module of its own, in evaluation mode.
 
@@ -77,15 +85,15 @@ class EMA:
         for ours, theirs in self._buffers:
             ours.copy_(theirs)
 
-    def position(self) -> dict[str, Any]:
-        """What a saved state must hold besides the weights of the averages; JSON-able."""
-        return {}
+    def held(self) -> PowerState | None:
+        """What a saved state must hold besides the weights of the averages."""
+        return None
 
-    def restore(self, position: dict[str, Any]) -> None:
-        """Take up what ``position`` gave. Errors: UserError if the state is of another kind of average."""
-        if "power" in position:
+    def restore(self, held: PowerState | None) -> None:
+        """Take up what ``held`` gave. Errors: UserError if the state is of another kind of average."""
+        if held is not None:
             raise UserError(
-                f"the training state holds power averages of widths {position['power']['rel']}, and ema is 'halflife': "
+                f"the training state holds power averages of widths {list(held.rel)}, and ema is 'halflife': "
                 "set ema to 'power', or train in another folder"
             )
 
@@ -122,17 +130,16 @@ class PowerEMA:
             part.update(power_decay(self.seen, seen, gamma))
         self.seen = seen
 
-    def position(self) -> dict[str, Any]:
-        """What a saved state must hold besides the weights of the averages; JSON-able."""
-        return {"power": {"rel": list(self.sigma_rel), "seen": self.seen}}
+    def held(self) -> PowerState | None:
+        """What a saved state must hold besides the weights of the averages."""
+        return PowerState(self.sigma_rel, self.seen)
 
-    def restore(self, position: dict[str, Any]) -> None:
-        """Take up what ``position`` gave. Errors: UserError if the state is of other averages."""
-        power = position.get("power")
-        if power is None or tuple(power["rel"]) != self.sigma_rel:
-            held = "an average with a half-life" if power is None else f"power averages of widths {power['rel']}"
+    def restore(self, held: PowerState | None) -> None:
+        """Take up what ``held`` gave. Errors: UserError if the state is of other averages."""
+        if held is None or held.rel != self.sigma_rel:
+            what = "an average with a half-life" if held is None else f"power averages of widths {list(held.rel)}"
             raise UserError(
-                f"the training state holds {held}, and this run tracks widths {list(self.sigma_rel)}: "
+                f"the training state holds {what}, and this run tracks widths {list(self.sigma_rel)}: "
                 "use the options it was made with, or train in another folder"
             )
-        self.seen = power["seen"]
+        self.seen = held.seen

@@ -22,7 +22,7 @@ from sims.model import Model
 from sims.processes import agree, join
 from sims.training.arithmetic import autocast_dtype, loss_scaler
 from sims.training.augment import Augment, Mirrored, check_augmentation
-from sims.training.checkpoint import load_state, save_state
+from sims.training.checkpoint import Progress, load_state, save_state
 from sims.training.ema import EMA, PowerEMA, ema_decay
 from sims.training.feed import Feed, Position
 from sims.training.loss import denoising_loss
@@ -151,7 +151,7 @@ class Trainer:
         self.parameters = list(self.network.parameters())
         betas = (0.9, self.options.beta2)
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.lr, betas=betas, fused=True)
-        self.step, self.nonfinite, self.partial = 0, 0, [0.0, 0]
+        self.step, self.nonfinite, self.partial = 0, 0, (0.0, 0)
         self.losses: list[tuple[int, float]] = []
         self.wrapped = self.network if self.split else self.accelerator.prepare(self.network)
         if self.options.compile:
@@ -175,17 +175,17 @@ class Trainer:
             position = load_state(self.earlier / "state.safetensors", self.network, self.ema, self.optimizer)
             if position is None:
                 raise UserError(f"{self.earlier} has no state.safetensors to continue from: restore it")
-        step = None if position is None else position["step"]
+        step = None if position is None else position.step
         if agree(step) != step:
             raise UserError(
                 f"the processes see different training states in {self.folder}: the run directory must lie on a "
                 "file system that all machines share"
             )
         if position is not None:
-            self.step, self.nonfinite = position["step"], position["nonfinite"]
-            self.losses, self.partial = position["losses"], position["partial"]
-            if "scaler" in position:
-                self.scaler.load_state_dict(position["scaler"])
+            self.step, self.nonfinite = position.step, position.nonfinite
+            self.losses, self.partial = list(position.losses), position.partial
+            if position.scaler is not None:
+                self.scaler.load_state_dict(position.scaler)
 
     def _loop(self, advance: Callable[[int], None], log: Callable[[str], None]) -> None:
         in_a_row, saved = 0, time.monotonic()
@@ -195,12 +195,12 @@ class Trainer:
             self.step += 1
             in_a_row = 0 if good else in_a_row + 1
             if good:
-                self.partial = [self.partial[0] + loss, self.partial[1] + 1]
+                self.partial = (self.partial[0] + loss, self.partial[1] + 1)
             else:
                 self._report_nonfinite(in_a_row, log)
             if self.step % log_every == 0 and self.partial[1]:
                 self.losses.append((self.step * self.options.batch, round(self.partial[0] / self.partial[1], 6)))
-                self.partial = [0.0, 0]
+                self.partial = (0.0, 0)
             self._snapshots()
             advance(self.options.batch)
             if self.step == self.steps or (not in_a_row and self._due(saved)):  # a losing streak replaces no good state
@@ -317,7 +317,7 @@ class Trainer:
     def _save(self) -> None:
         main = self.accelerator.is_main_process
         if main or self.split:
-            position = {"step": self.step, "nonfinite": self.nonfinite, "losses": self.losses, "partial": self.partial}
-            if self.scaler.is_enabled():
-                position["scaler"] = self.scaler.state_dict()
+            scaler = self.scaler.state_dict() if self.scaler.is_enabled() else None
+            held = self.ema.held()
+            position = Progress(self.step, self.nonfinite, tuple(self.losses), self.partial, scaler, held)
             save_state(self.folder / "state.safetensors", self.network, self.ema, self.optimizer, position, main=main)

@@ -109,6 +109,13 @@ def reconstruct(folder: Path | str, sigma_rel: float, images: int | None = None)
     between the tracked ones, and times that were stored, come out best; ``provenance["ema"]`` says how much of the
     profile is missed. Errors: UserError for a width outside 0 ... 0.2887, a folder without averages, or a profile that
     the stored averages cannot give.
+
+    >>> import sims
+    >>> small = {"width": 16, "blocks": 1, "embedding": 16}
+    >>> base = {"images": 1600, "train": {"batch": 32, "ema": "power"}}
+    >>> model = sims.train(FOLDER + "/power", network=small, base=base, sampler={"steps": 5}, quiet=True)
+    >>> sims.reconstruct(FOLDER + "/power/training", sigma_rel=0.08).sample(seeds=range(4)).shape
+    torch.Size([4, 1, 8, 8])
     """
     gamma = power_exponent(sigma_rel)
     stored = stored_averages(folder)

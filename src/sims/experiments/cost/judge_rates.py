@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sims.data.codec import Codec
 from sims.errors import UserError
+from sims.experiments.cost.described import SOME, DataSize
 from sims.experiments.cost.rates import timed
 from sims.experiments.improve.search import half_width
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract
 from sims.metrics.frechet import Moments
 from sims.metrics.memorization import nearest_distances
-from sims.metrics.pretrained import FITTED, get_extractor
-from sims.metrics.statistics import Reference
-from sims.scoring.judge import Draw, EvaluationOptions, Judge
+from sims.metrics.pretrained import get_extractor
+from sims.scoring.features import FeatureSet, Neighbours
+from sims.scoring.fitting import fitted_kind
+from sims.scoring.judge import MODEL_SPACE, Draw, Judge
+from sims.scoring.options import EvaluationOptions
+from sims.scoring.reference import Reference
 from sims.training.classifier import default_steps, train_classifier
 
 MOST = 5_000  # features of the pilot, where there are many dimensions
-PICTURES = 256  # samples that are measured
+MEASURED = 256  # samples that are measured
 CPU = torch.device("cpu")  # what is read back from there includes the device's work
 
 
 @dataclass(frozen=True)
-class JudgeCost:
+class JudgeRates:
     """Seconds: of the references in all; of a sample in a search and in a draw; of a draw's scores; of a search's cell.
 
     ``width`` is the number of features, of all extractors together.
@@ -40,99 +43,84 @@ class JudgeCost:
     width: int = 0
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Some of the real images x (n, C, H, W) with their labels, how they are stored, and how many there are."""
-
-    x: Tensor
-    labels: Tensor | None
-    codec: Codec
-    classes: int
-    train: int
-    test: int
-
-
-def probe_judge(real: Pictures, options: EvaluationOptions, rung: int, device: torch.device) -> JudgeCost:
-    """Measure it with some real images. UserError where the extractor's weights are not at hand."""
-    extractors, seconds = _extractors(real, options)
-    x, samples = real.x, real.x[:PICTURES]
+def measure_judge(data: DataSize, options: EvaluationOptions, rung: int, device: torch.device) -> JudgeRates:
+    """Judge some of the real images. UserError without them, or where the extractor's weights are not at hand."""
+    if data.some is None:
+        raise UserError("the data is not at hand")
+    x, labels = data.some.batch(slice(0, SOME))
+    extractors, seconds = _extractors(x, labels, data, options)
+    samples, codec = x[:MEASURED], data.some.codec
     shown = samples.to(device)
     for extractor in extractors:
         extract(extractor, shown[:8])  # warm up
     each = [timed(lambda: extract(e, shown), CPU) / len(shown) for e in extractors]  # noqa: B023 (called at once)
-    seconds += sum(each) * (real.train + real.test)
+    seconds += sum(each) * (data.num_train + data.num_test)
     near = timed(lambda: nearest_distances(samples, x), CPU) / len(samples) / len(x)  # of a pair
-    seconds += near * real.train * real.test
-    first, *others = (_judge(e, real, x, options, device) for e in extractors)
-    judge = Judge(**{**vars(first), "second": others[0] if others else None})
-    measured = timed(lambda: judge.measure(samples, None), CPU) / len(samples) + near * (real.train - len(x))
-    rounded = timed(lambda: real.codec.encode(real.codec.decode(samples)), CPU) / len(samples)
+    seconds += near * data.num_train * data.num_test
+    first, *others = (_judge(e, data, x, options, device) for e in extractors)
+    judge = replace(first, second=others[0] if others else None)
+    measured = timed(lambda: judge.measure(samples, None), CPU) / len(samples) + near * (data.num_train - len(x))
+    rounded = timed(lambda: codec.encode(codec.decode(samples)), CPU) / len(samples)
     count = options.samples if extractors[0].num_features <= 256 else min(options.samples, MOST)
     features = [_random(count, e.num_features) for e in extractors]
     draw = Draw(features[0], np.ones(count), features[1] if others else None)
     cell = features[0][:rung]
-    return JudgeCost(
+    return JudgeRates(
         seconds,
         each[0] + rounded,
         measured + rounded,
-        timed(lambda: judge.scores(draw), CPU),
+        timed(lambda: judge.scored(draw), CPU),
         timed(lambda: (judge.frechet(cell), half_width([cell], judge.frechet)), CPU),
         sum(e.num_features for e in extractors),
     )
 
 
-def _extractors(real: Pictures, options: EvaluationOptions) -> tuple[list[Extractor], float]:
+def _extractors(
+    x: Tensor, labels: Tensor | None, data: DataSize, options: EvaluationOptions
+) -> tuple[list[Extractor], float]:
     """The extractor of the job, then the one that only scores; and the seconds that all of their training takes."""
-    ready_made = options.extractor not in ("auto", *FITTED)
-    labelled = real.labels is not None and options.extractor != "pca"
-    found: list[Extractor] = []
+    kind = fitted_kind(options.extractor, labels, data.source)
+    extractors: list[Extractor] = []
     seconds = 0.0
-    if ready_made:
-        shape = tuple(real.x.shape[1:])
-        found.append(get_extractor(options.extractor, download=False, data_shape=shape))
-    elif labelled:
-        classifier, seconds = _classifier(real, "a")
-        found.append(classifier)
-    else:
-        seconds = timed(lambda: found.append(PCAExtractor.fit(real.x)), CPU) * real.train / len(real.x)
-    if labelled and options.check:
-        classifier, more = _classifier(real, "b")
-        found, seconds = [*found, classifier], seconds + more
-    return found, seconds
+    if kind is None:
+        extractors.append(get_extractor(options.extractor, download=False, data_shape=tuple(x.shape[1:])))
+    elif kind == "pca":
+        seconds = timed(lambda: extractors.append(PCAExtractor.fit(x)), CPU) * data.num_train / len(x)
+    if labels is None or options.extractor == "pca":
+        return extractors, seconds
+    for variant in "a" * (kind == "classifier") + "b" * options.check:
+        classifier, more = _classifier(x, labels, data, variant)
+        extractors, seconds = [*extractors, classifier], seconds + more
+    return extractors, seconds
 
 
-def _classifier(real: Pictures, variant: str) -> tuple[ClassifierExtractor, float]:
+def _classifier(x: Tensor, labels: Tensor, data: DataSize, variant: str) -> tuple[ClassifierExtractor, float]:
     """A classifier of a few steps, and what all of its training takes."""
-    if real.labels is None:
-        raise UserError("the extractor classifier needs labels, and the data has none: use --evaluation.extractor pca")
-    few = slice(0, PICTURES)
-    trained: list[ClassifierExtractor] = []
+    assert data.some is not None
+    few, num_classes = slice(0, MEASURED), data.some.num_classes
 
-    def train(steps: int) -> None:
-        found, _ = train_classifier(
-            real.x, real.labels, real.x[few], real.labels[few],  # type: ignore[arg-type, index]
-            num_classes=real.classes, variant=variant, steps=steps,
-        )  # fmt: skip
-        trained.append(found)
+    def train(steps: int) -> ClassifierExtractor:
+        held_out = x[few], labels[few]
+        return train_classifier(x, labels, *held_out, num_classes=num_classes, variant=variant, steps=steps)[0]
 
-    train(1)
+    classifier = train(1)
     short, long = timed(lambda: train(5), CPU), timed(lambda: train(25), CPU)
-    return trained[-1], max(long - short, 0.0) / 20 * default_steps(real.train)
+    return classifier, max(long - short, 0.0) / 20 * default_steps(data.num_train)
 
 
 def _random(count: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, width), dtype=np.float32)
 
 
-def _judge(extractor: Extractor, real: Pictures, x: Tensor, options: EvaluationOptions, device: torch.device) -> Judge:
+def _judge(extractor: Extractor, data: DataSize, x: Tensor, options: EvaluationOptions, device: torch.device) -> Judge:
     """A judge as large as the job's, with made-up features of the real images."""
     most = MOST if extractor.num_features > 256 else 20_000
 
-    def reference(count: int) -> Reference:
-        features = _random(max(2, min(count, most)), extractor.num_features)
-        names = (extractor.name, extractor.hash, "pilot", "pilot", extractor.resize)
-        return Reference(Moments.of(features), *names, features)
+    def features(count: int) -> FeatureSet:
+        found = _random(max(2, min(count, most)), extractor.num_features)
+        return FeatureSet("pilot", "pilot", Moments.of(found), found)
 
-    test = reference(real.test) if real.test else None
-    nearest = np.ones(real.test) if real.test else None
-    return Judge(extractor, reference(real.train), test, x, nearest, None, options.manifold_samples, device)
+    test = None
+    if data.num_test:
+        test = replace(features(data.num_test), neighbours=Neighbours(np.ones(data.num_test), MODEL_SPACE))
+    return Judge(Reference(extractor, features(data.num_train), test), x, options.manifold_samples, device)

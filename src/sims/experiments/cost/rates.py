@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -18,8 +19,10 @@ from sims.denoiser import Denoiser
 from sims.experiments.cost.memory import Peak, free_memory, is_out_of_memory
 from sims.guidance import Extrapolate
 from sims.model import Model
+from sims.runs.work import Training
 from sims.sampling import nfe
-from sims.training.loop import Trainer, TrainOptions
+from sims.training.loop import Trainer
+from sims.training.options import TrainOptions
 
 SECONDS = 24.0  # of all measurements together, beyond the first steps
 QUICK = 0.5  # seconds that a call may take in any case
@@ -48,48 +51,37 @@ NOTHING = Rate(0.0, 0.0, 0.0, 0.0, 0)
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What was measured: every training by name, an evaluation of the network, the beginning of a sample.
+class Rates:
+    """What was measured: every training, an evaluation of the network, the beginning of a sample.
 
     ``evaluation`` is of one sample at one noise level: seconds, and bytes with two networks in memory.
     """
 
-    train: dict[str, Rate]
+    training: dict[Training, Rate]
     evaluation: Rate
     sample: float
 
 
-@dataclass(frozen=True)
-class Training:
-    """A training to be measured: its options, and whether it learns from a guided pair of networks."""
-
-    name: str
-    options: TrainOptions
-    taught: bool = False
-
-
-def probe(
-    model: Model, data: Dataset, trainings: list[Training], batch_size: int, processes: int, device: torch.device
-) -> Cost:
+def measure_rates(
+    model: Model, data: Dataset, trainings: Sequence[Training], batch_size: int, processes: int, device: torch.device
+) -> Rates:
     """Train and sample ``model`` for a short while; ``data`` has its shape and classes.
 
     Batches are smaller than the job's where the time or half of the free memory does not suffice. Nothing is written,
     ``model`` keeps its weights, and the random generators their state. Several processes measure each for itself.
     """
-    parts = len(trainings) + 1
-    rates: dict[str, Rate] = {}
+    kinds = {_kind(training): training for training in trainings}
+    seconds = SECONDS / (len(kinds) + 1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        for index, training in enumerate(trainings):
-            same = next((rates[t.name] for t in trainings[:index] if _alike(t, training)), None)
-            rates[training.name] = same or _training(model, data, training, processes, SECONDS / parts, device)
-        evaluation, sample = _sampling(model, batch_size, SECONDS / parts, device)
-    return Cost(rates, evaluation, sample)
+        rates = {kind: _training(model, data, one, processes, seconds, device) for kind, one in kinds.items()}
+        evaluation, sample = _sampling(model, batch_size, seconds, device)
+    return Rates({training: rates[_kind(training)] for training in trainings}, evaluation, sample)
 
 
-def _alike(one: Training, other: Training) -> bool:
-    """Whether two trainings cost the same: the learning rate and such change nothing."""
+def _kind(training: Training) -> tuple[Hashable, ...]:
+    """What the cost of a training depends on: the learning rate and such change nothing."""
     names = ("batch", "accumulate", "xflip", "augment", "augment_transforms", "precision", "ema", "ema_rel", "shard")
-    return one.taught == other.taught and all(getattr(one.options, n) == getattr(other.options, n) for n in names)
+    return training.taught, *(getattr(training.options, name) for name in names)
 
 
 def share_of(options: TrainOptions, processes: int) -> int:
@@ -100,22 +92,12 @@ def share_of(options: TrainOptions, processes: int) -> int:
 # -- training ----------------------------------------------------------------------------------------------------------
 
 
-class _Alone:
+def _alone(device: torch.device) -> Any:
     """What the training loop asks of an accelerator, without other processes to wait for."""
-
-    num_processes, process_index, is_main_process = 1, 0, True
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def prepare(self, network: nn.Module) -> nn.Module:
-        return network
-
-    def backward(self, loss: torch.Tensor) -> None:
-        loss.backward()
-
-    def clip_grad_norm_(self, parameters: Any, limit: float) -> torch.Tensor:
-        return nn.utils.clip_grad_norm_(parameters, limit)
+    return SimpleNamespace(
+        device=device, num_processes=1, process_index=0, is_main_process=True,
+        prepare=lambda network: network, backward=torch.Tensor.backward, clip_grad_norm_=nn.utils.clip_grad_norm_,
+    )  # fmt: skip
 
 
 def _training(
@@ -132,10 +114,7 @@ def _training(
     if held + weights > free_memory(device):
         return NOTHING
     teacher = cast(Denoiser, Extrapolate(model.denoiser, model.denoiser, 1.0)) if training.taught else None
-    trainer = Trainer(
-        model, data, options, Path(), images=10**9, seed=0, teacher=teacher, accelerator=cast(Any, _Alone(device))
-    )
-
+    trainer = Trainer(model, data, options, Path(), images=10**9, seed=0, teacher=teacher, accelerator=_alone(device))
     seen = 0
 
     def step(count: int) -> None:

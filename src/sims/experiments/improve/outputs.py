@@ -1,68 +1,91 @@
-"""What a finished improvement leaves to look at: rows of figures and sample grids."""
+"""What a finished improvement leaves to look at: rows of figures, sample grids, models."""
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from sims.config import JSON
+from sims.data.codec import finite
 from sims.data.dataset import Dataset, View
-from sims.experiments.improve.stages import Stages
+from sims.experiments.improve.improvement import Context
+from sims.experiments.improve.rows import Measured
 from sims.experiments.options import ImproveOptions
-from sims.files import atomic_path, write_atomic, write_json
+from sims.files import write_arrays
 from sims.guidance import CorrectionGuide
 from sims.interop.latents import to_images
+from sims.methods import LEADER, METHODS, Expected, Method
 from sims.metrics.memorization import nearest
-from sims.runs.directory import Run
+from sims.runs.work import Leaves, Work
 from sims.seeds import seed_range
 
+if TYPE_CHECKING:
+    from sims.experiments.improve.rounds import RoundOutcome
+
 GRID = 64  # samples shown of every method
+GRIDS = "grids"
 
 
-def write_outputs(stages: Stages, result: dict[str, Any], summary: dict[str, Any]) -> None:
-    """Everything that the run leaves to look at; ``summary.json`` last."""
-    run, judge = stages.run, stages.judge
-    lines = []
-    for choice, row in zip(result["choices"], result["rows"]):
-        if judge is not None:
-            seeds = stages.draw_seeds(row["draws"], row["samples_per_draw"], 0)
-            about = {
-                "method": row["method"],
-                "label": row["label"],
-                "w": row["w"],
-                "budget": row["budget"],
-                "nfe": row["nfe"],
-            }
-            for index, draw in enumerate(result["draws"][choice.label]):
-                lines += [json.dumps(entry) for entry in judge.rows(draw, seeds[index], draw=index, **about)]
-    write_atomic(run.path / "metrics.jsonl", "".join(f"{line}\n" for line in lines).encode())
-    _grids(run, stages.options, result, stages.real)
-    write_json(run.path / "summary.json", summary)
+def write_metrics(context: Context, table: Sequence[Measured]) -> None:
+    """``metrics.jsonl``: a row for every figure of every draw, with all that it was measured with."""
+    rows: list[dict[str, JSON]] = []
+    for line in table:
+        choice = line.choice
+        for index, (draw, seeds) in enumerate(zip(line.draws, line.seeds)):
+            rows += draw.described(
+                seeds, draw=index, method=choice.method, label=choice.label, w=choice.w, budget=choice.budget,
+                nfe=choice.nfe,
+            )  # fmt: skip
+    context.run.write_rows(rows)
 
 
-def _grids(run: Run, options: ImproveOptions, result: dict[str, Any], real: Dataset | None) -> None:
-    """The same seeds for every method, and for SIMS across w; and the nearest training image of each."""
-    seeds = seed_range("figures", options.seed, GRID)
+def write_grids(context: Context, outcome: RoundOutcome) -> None:
+    """The same seeds for every method, and for the leading one across w; and the nearest training image of each."""
+    seeds, real, device = seed_range("figures", context.options.seed, GRID), context.real, context.run.device
     arrays: dict[str, np.ndarray] = {"seeds": np.asarray(seeds)}
-    codec = result["base"].model.codec
-    for choice in result["choices"]:
-        x = choice.model.sample(seeds, sampler=choice.options, batch_size=GRID)
-        arrays[f"{choice.label}@{choice.w:g}"] = to_images(codec, x, run.device)
+    codec = outcome.base.model.codec
+    for choice in (line.choice for line in outcome.table):
+        x, _ = finite(choice.model.sample(seeds, batch_size=GRID))
+        arrays[f"{choice.label}@{choice.w:g}"] = to_images(codec, x, device)
         guided = choice.model.denoiser
-        if choice.label == "sims" and isinstance(guided, CorrectionGuide):
+        if choice.label == LEADER.name and isinstance(guided, CorrectionGuide):
             for w in (0.5 * choice.w, 2.0 * choice.w):
-                other = guided.with_cache(None).with_strength(w)
-                images = choice.model.with_denoiser(other).sample(seeds, batch_size=GRID)
-                arrays[f"sims@{w:g}"] = to_images(codec, images, run.device)
+                other = choice.model.with_denoiser(guided.with_cache(None).with_strength(w))
+                others, _ = finite(other.sample(seeds, batch_size=GRID))
+                arrays[f"{choice.label}@{w:g}"] = to_images(codec, others, device)
             if real is not None:
                 some = real.batch(np.random.default_rng(0).permutation(len(real))[:GRID])[0]
-                arrays["real"] = to_images(codec, some, run.device)
-                arrays["nearest"] = to_images(codec, _nearest(x, real), run.device)
-    with atomic_path(run.path / "grids.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+                arrays["real"] = to_images(codec, some, device)
+                arrays["nearest"] = to_images(codec, _nearest(x, real), device)
+    write_arrays(context.run.path / "grids.npz", arrays)
 
 
 def _nearest(x: torch.Tensor, real: Dataset) -> torch.Tensor:
     return real.batch(nearest(x, View(real)).indices)[0]  # type: ignore[arg-type]
+
+
+def save_models(context: Context, outcome: RoundOutcome) -> None:
+    """``improved``: the leading method, cached if the cache keeps the gain on the selection seeds; the single networks.
+
+    A method that runs in the first round only leaves its network there.
+    """
+    if not context.run.is_main:
+        return
+    label = LEADER.name if outcome.variants is None else outcome.variants.improved
+    saved = {"improved": outcome.choice(label)}
+    saved |= {name: outcome.choice(name) for name, method in METHODS.items() if method.saved}
+    for name, choice in saved.items():
+        if choice is not None:
+            model = choice.model.with_denoiser(choice.model.denoiser, method=choice.label)
+            model.save(context.run.path / name)
+
+
+def grids_work(options: ImproveOptions, methods: Sequence[Method], expected: Expected) -> Work:
+    """What ``write_grids`` counts, and the models that a run leaves."""
+    evaluations = sum(expected.evaluations(method.networks) for method in methods)
+    evaluations += (2 + bool(options.guidance.cache_cost)) * expected.guided  # the leader at other w; cached
+    networks = LEADER.networks * (LEADER in methods) + sum(method.saved for method in methods)
+    return Work(GRIDS, evaluations=GRID * evaluations, leaves=(Leaves("results", networks=networks),))

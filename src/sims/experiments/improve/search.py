@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import special
 
 from sims.errors import UserError
+from sims.methods.contract import Continuous
+from sims.results.improve import Chosen, SearchCell
 
 Array = np.ndarray
 Features = Callable[[int, float, int, int], Array]  # budget, w, first, last -> features (last - first, D)
@@ -48,37 +49,13 @@ class SearchOptions:
             raise UserError(f"search.max_w is {self.max_w}: it must be a positive number")
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One measurement of the search: the distance of n samples at (budget, w), and its 95 % interval."""
+@dataclass(frozen=True, kw_only=True)
+class Searched(Chosen):
+    """What a search chose, the distance there, every cell, and whether the range of w was extended."""
 
-    budget: int
-    w: float
-    n: int
     fd: float
-    half_width: float | None = None
-
-
-@dataclass
-class Found:
-    """What a search chose and what it cost."""
-
-    budget: int
-    w: float
-    fd: float
-    samples: int
     extended: bool
-    evaluations: int = 0
-    cells: list[Cell] = field(default_factory=list)
-    trusted: dict[str, Any] | None = None
-    """Where trusted images chose the strength: what they said, and ``by_data``, the strength that the data chose."""
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> Found:
-        return cls(**{**entry, "cells": [Cell(**cell) for cell in entry["cells"]]})
+    cells: tuple[SearchCell, ...] = ()
 
 
 def around(w: float, most: float) -> list[float]:
@@ -111,8 +88,10 @@ class Search:
         budgets: Sequence[int],
         start: Sequence[float],
         options: SearchOptions,
+        method: str = "",
     ) -> None:
         self.features, self.distance, self.budgets, self.options = features, distance, sorted(budgets), options
+        self.method = method
         self.start = sorted(w for w in start if w <= options.max_w) or [options.max_w]
         self.lattice = sorted({w for w in _FINE if w <= options.max_w} | set(self.start))
         self.known: dict[tuple[int, float], Array] = {}
@@ -120,7 +99,7 @@ class Search:
         self.half_widths: dict[tuple[int, float, int], float | None] = {}
         self.samples = 0
 
-    def run(self) -> Found:
+    def run(self) -> Searched:
         """Search; with a fixed w or budget only the other is sought, with both nothing is."""
         if self.options.budget is not None:
             if self.options.budget not in self.budgets:
@@ -137,8 +116,15 @@ class Search:
             best = {budget: self._descend(budget, best[budget][0], n, stride) for budget in alive}
         budget = min(alive, key=lambda b: best[b][1])
         w, fd = best[budget]
-        cells = [Cell(*key, value, self.half_widths.get(key)) for key, value in self.cells.items()]
-        return Found(budget, w, fd, self.samples, w > max(self.start), cells=cells)
+        cells = tuple(
+            SearchCell(
+                method=self.method, budget=key[0], w=key[1], n=key[2], fd=value if value < math.inf else None,
+                half_width=self.half_widths[key],
+            )
+            for key, value in self.cells.items()
+        )  # fmt: skip
+        extended = w > max(self.start)
+        return Searched(budget=budget, w=w, samples=self.samples, fd=fd, extended=extended, cells=cells)
 
     def _coarse(self, budget: int, n: int) -> tuple[float, float]:
         """The best of the starting strengths, extended upwards (and down) while the best lies at the end."""
@@ -188,3 +174,47 @@ class Search:
             self.cells[key] = self.distance(have[:n]) if finite else math.inf
             self.half_widths[key] = half_width([have[:n]], self.distance) if finite else None
         return self.cells[key]
+
+
+# -- what it costs -----------------------------------------------------------------------------------------------------
+
+
+def search_bound(options: SearchOptions, budgets: int, start: Sequence[float]) -> int:
+    """No search draws more samples than this: the first rung, the limit, and what every rung needs at least."""
+    search = Search(lambda *_: None, lambda _: 0.0, range(budgets), start, options)  # type: ignore[arg-type, return-value]
+    lattice, tried = (search.lattice, _tried(search)) if options.w is None else ([options.w], 1)
+    coarse, needed, alive = budgets * tried * options.rungs[0], 0, budgets
+    for before, after in zip(options.rungs, options.rungs[1:]):
+        alive = max(1, math.ceil(alive / 2))
+        needed += alive * (after - before)
+    limit = coarse if options.w is not None else max(coarse, options.limit)
+    return min(budgets * len(lattice) * max(options.rungs), limit + needed)
+
+
+def _tried(search: Search) -> int:
+    """Strengths of the first rung when the range is extended as far as it goes, both ways."""
+    low, high, count = min(search.start), max(search.start), len(search.start)
+    while higher := [w for w in search.lattice if w >= 1.5 * high]:
+        high, count = higher[0], count + 1
+    while lower := [w for w in search.lattice if w <= low / 1.5]:
+        low, count = lower[-1], count + 1
+    return count
+
+
+def search_expected(options: SearchOptions, budgets: int, strengths: Continuous) -> tuple[int, int]:
+    """Samples and cells that a search draws where the distance is U-shaped around a usual strength of the method.
+
+    The search itself is run on made-up distances, once for every budget that could be the best.
+    """
+    samples = cells = 0
+    for best in range(budgets):
+
+        def features(budget: int, w: float, first: int, last: int, best: int = best) -> np.ndarray:
+            strength = strengths.usual * 1.4 ** (best - budget)  # the longer the training, the less w
+            off = math.log(max(w, 1e-3) / strength) ** 2 + 0.2 * (budget - best) ** 2
+            return np.full((last - first, 1), off)
+
+        search = Search(features, lambda x: float(x[0, 0]), range(budgets), strengths.start, options)
+        samples += search.run().samples
+        cells += len(search.cells)
+    return round(samples / budgets), round(cells / budgets)

@@ -22,20 +22,16 @@ Two things that the polluted set knows better than so few images are taken from 
 What trusted images choose is the mean over resampled sets of them (bagging: Breiman 1996).
 
 Features are those that the Fréchet distance is reported in: the best strength depends on them, by a factor of two on
-CIFAR-10, so a rule in others looks for another one. Ratio of the FD at the strength chosen to the oracle's, with 100
-trusted images, on digits and CIFAR-10 polluted by 0 to 200 % (repeats 0 and 1, on which the rule was made), mean (and
-worst level): 1.03 (1.10); without the Fréchet distance 1.05 (1.23), without kinds 1.14 (1.38); by the FD to the
-polluted set 1.09 (1.43). On repeat 2, which had no part in that: digits 1.10 (1.16), CIFAR-10 1.01 (1.03). In
-principal components the energy distance lost 50 to 70 % on CIFAR-10; the cubic kernel of KID, or a Fréchet distance
-with a shrunk covariance or with few components, lost 10 to 80 % on the digits.
+CIFAR-10, so a rule in others looks for another one. FD at the strength chosen over the oracle's, with 100 trusted
+images, on digits and CIFAR-10 polluted by 0 to 200 %, mean (and worst level): 1.03 (1.10); without the Fréchet distance
+1.05 (1.23), without kinds 1.14 (1.38); by the FD to the polluted set 1.09 (1.43). On a repeat that had no part in
+making the rule: digits 1.10 (1.16), CIFAR-10 1.01 (1.03). The kernel of KID and shrunk covariances lost 10 to 80 %.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +42,8 @@ from sims.data.sources import SourceOptions, load
 from sims.errors import UserError
 from sims.metrics.arrays import Array, as_matrix, distance_blocks
 from sims.metrics.frechet import Moments, frechet_distance
+from sims.results.common import TrustedChoice
+from sims.results.loop import Reliability
 
 LEAST = 10  # trusted images below which no rule can tell strengths apart
 MOST = 5_000  # images of the polluted set that are looked at
@@ -63,19 +61,6 @@ def read_trusted(path: str, like: Dataset, source: SourceOptions) -> Dataset:
             f"{like.data_shape}, as {like.name} has them"
         )
     return found
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The strength chosen; the energy distance at each (but for a constant), and how often resamples preferred it."""
-
-    w: float
-    distances: dict[float, float]
-    shares: dict[float, float]
-
-    def to_json(self) -> dict[str, Any]:
-        distances, shares = ({f"{w:g}": value for w, value in x.items()} for x in (self.distances, self.shares))
-        return {"w": self.w, "distances": distances, "shares": shares}
 
 
 class Candidates:
@@ -99,8 +84,11 @@ class Candidates:
         self.by_data = _lowest(self.strengths, [frechet_distance(Moments.of(x), moments) for x in self.samples])
         self.by_energy = _lowest(self.strengths, 2 * distances.mean(axis=1) - self.within)
 
-    def choose(self, trusted: Array, seed: int = 0) -> Choice:
-        """The strength that trusted images (n, D) of the same features speak for."""
+    def choose(self, trusted: Array, seed: int = 0) -> TrustedChoice:
+        """The strength that trusted images (n, D) of the same features speak for.
+
+        With the energy distance at each (but for a constant), and how often resamples preferred it.
+        """
         x = as_matrix(trusted, "features of trusted images")
         return self._choose(self.distances(x), self.kinds(x), seed)
 
@@ -119,7 +107,7 @@ class Candidates:
         trust = min(1.0, (len(self.shares) - 1) / apart) if apart else 1.0
         return distances + trust * ((self.means @ self.shares)[:, None] - self.means[:, kinds])
 
-    def _choose(self, distances: Array, kinds: Array, seed: int) -> Choice:
+    def _choose(self, distances: Array, kinds: Array, seed: int) -> TrustedChoice:
         across, count = self.corrected(distances, kinds), len(kinds)
         energy = 2 * across.mean(axis=1) - self.within
         weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES) / count
@@ -128,11 +116,12 @@ class Candidates:
         wanted = self.by_data + strengths[picked].mean() - self.by_energy
         w = self.strengths[int(np.abs(strengths - wanted).argmin())]
         shares = np.bincount(picked, minlength=len(strengths)) / RESAMPLES
-        return Choice(w, dict(zip(self.strengths, energy.tolist())), dict(zip(self.strengths, shares.tolist())))
+        names = [f"{strength:g}" for strength in self.strengths]
+        return TrustedChoice(w, dict(zip(names, energy.tolist())), dict(zip(names, shares.tolist())), count)
 
     def reliability(
         self, pool: Array, sizes: Sequence[int], draws: int, scores: Mapping[float, float], best: float, seed: int
-    ) -> dict[str, dict[str, float]]:
+    ) -> list[Reliability]:
         """How good the choice is with random sets of trusted images of each size, drawn from a pool (n, D).
 
         ``scores`` are the true distances at each strength and ``best`` the oracle's. By size: the mean ratio of the
@@ -140,17 +129,20 @@ class Candidates:
         """
         x = as_matrix(pool, "features of trusted images")
         distances, kinds, generator = self.distances(x), self.kinds(x), np.random.default_rng(seed)
-        found = {}
+        found = []
         for size in sizes:
             sets = [generator.permutation(len(x))[:size] for _ in range(draws)]
             chosen = [self._choose(distances[:, rows], kinds[rows], seed).w for rows in sets]
             ratios = np.array([scores[w] / best for w in chosen])
-            found[str(size)] = {
-                "ratio": float(ratios.mean()),
-                "ratio_90": float(np.percentile(ratios, 90)),
-                "within_10_percent": float((ratios <= 1.1).mean()),
-                "w": float(np.median(chosen)),
-            }
+            found.append(
+                Reliability(
+                    size=size,
+                    ratio=float(ratios.mean()),
+                    ratio_90=float(np.percentile(ratios, 90)),
+                    within_10_percent=float((ratios <= 1.1).mean()),
+                    w=float(np.median(chosen)),
+                )
+            )
         return found
 
 

@@ -9,64 +9,67 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
+from sims.config import JSON, convert
 from sims.data.dataset import Dataset
 from sims.data.mixture import REAL, accounting, chosen, mixture
 from sims.data.store import Store
 from sims.errors import UserError
 from sims.experiments.data import open_judge, read_images, same_data
-from sims.experiments.loop.counts import Counts, fresh_positions, schedule
-from sims.experiments.loop.models import Arm, Cost, Models
-from sims.experiments.loop.options import LoopOptions, is_guided
-from sims.experiments.loop.repeats import Opened, check_jobs, configuration, open_again, work_off
-from sims.experiments.loop.summary import summarize
-from sims.files import atomic_path, read_json, write_json
-from sims.methods import METHODS, Continuous
+from sims.experiments.loop.loop_results import image_loop_result
+from sims.experiments.loop.models import Generation, Models, real_pictures
+from sims.experiments.loop.options import LoopOptions
+from sims.experiments.loop.remedies import arm_of, arms_of, is_searched
+from sims.experiments.loop.repeats import Opened, Repeat, check_jobs, read_as, work_off
+from sims.experiments.loop.schedule import Plan, fresh_positions, passed_on, schedule
+from sims.files import write_arrays
 from sims.model import load
 from sims.processes import agree
+from sims.results.common import Cost
+from sims.results.files import to_json
+from sims.results.loop import Arm, LoopResult, StrengthChoice, TrainedOn
 from sims.runs.directory import Run
 from sims.sampling import nfe
-from sims.scoring.judge import Judge
 from sims.seeds import derive_seed
-
-Plan = tuple[Counts, ...]
 
 
 @dataclass(frozen=True)
-class Task:
-    """One repeat: its folder below the run's, its seed, its arms, and the number of generations after the first."""
+class LoopRepeat(Repeat[LoopOptions]):
+    """One repeat: its arms, and the number of generations after the first."""
 
-    options: LoopOptions
-    folder: str
-    seed: int
+    command: ClassVar[str] = LoopResult.experiment
     arms: tuple[Arm, ...]
     generations: int
 
     @property
-    def path(self) -> Path:
-        return self.options.run / self.folder
+    def key(self) -> JSON:
+        return [self.seed, [[arm.name, arm.method, arm.w] for arm in self.arms]]
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.file(arm, generation) for arm in self.arms for generation in range(self.generations + 1)]
 
     def file(self, arm: Arm, generation: int) -> Path:
         """What a finished generation of an arm leaves."""
         return self.path / "generations" / f"{arm.name}-{generation:03d}.json"
 
-    def results(self) -> dict[str, list[dict[str, Any]]]:
-        """What every generation of every arm left, by the arm's name."""
-        span = range(self.generations + 1)
-        return {arm.name: [read_json(self.file(arm, generation)) for generation in span] for arm in self.arms}
+    def read(self, arm: Arm, generation: int) -> Generation:
+        """A finished generation of an arm."""
+        return read_as(Generation, self.file(arm, generation))
 
-    @property
-    def finished(self) -> bool:
-        return all(
-            self.file(arm, generation).is_file() for arm in self.arms for generation in range(self.generations + 1)
-        )
+    def results(self) -> dict[str, list[Generation]]:
+        """Every generation of every arm, by the arm's name."""
+        return {arm.name: [self.read(arm, number) for number in range(self.generations + 1)] for arm in self.arms}
+
+    def work(self, models: Models, train: Dataset) -> None:
+        Chains(models, self, train).run()
 
 
-def run_images(options: LoopOptions, run: Run) -> dict[str, Any]:
-    """Run or continue the loop on images in ``run``; returns the summary that ``summary.json`` holds."""
+def run_images(run: Run, options: LoopOptions) -> LoopResult:
+    """Run or continue the loop on images in ``run``."""
     check_jobs(options.jobs, run.num_processes)
     train, test = read_images(run, options.data, options.seed)
     plan = schedule(options.kind, options.counts, options.generations, len(train))
@@ -74,52 +77,42 @@ def run_images(options: LoopOptions, run: Run) -> dict[str, Any]:
         check_stores(folder, plan)
     same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, options.data.path)
     judge = open_judge(run, train, test, options.evaluation)
-    opened = (train, judge)
-    arms, selection = _arms(options, run, opened)
-    tasks = [
-        Task(options, f"repeats/{index:02d}", derive_seed("repeat", options.seed, index), arms, options.generations)
+    selection = _selection(run, options, (train, judge))
+    arms = tuple(
+        arm
+        for name in options.remedies
+        for arm in arms_of(name, (selection[name].w,) if name in selection else options.w)
+    )
+    repeats = [
+        LoopRepeat(
+            options, f"repeats/{index:02d}", derive_seed("repeat", options.seed, index), arms, options.generations
+        )
         for index in range(options.repeats)
     ]
-    work_off(repeat, tasks, options.jobs, opened)
-    results = [task.results() for task in tasks]
-    summary = summarize(run, options, judge, arms, plan, results, selection, (train, test))
+    work_off(repeats, options.jobs, (train, judge))
     if run.is_main:
-        _grids(run, tasks[0], train, judge)
-        write_json(run.path / "summary.json", summary)
-    run.barrier()
-    return summary
-
-
-def repeat(task: Task, opened: Opened | None = None) -> None:
-    """One repeat, run or continued; ``opened`` are the data and the judge, where this process has them."""
-    options = task.options
-    run = Run(task.path, configuration(options, task=[task.seed, [vars(arm) for arm in task.arms]]))
-    try:
-        train, judge = opened or open_again(options, options.run / "references", run.device)
-        plan = schedule(options.kind, options.counts, options.generations, len(train))[: task.generations + 1]
-        real = train if options.data.conditional else train.without_labels()
-        Chains(Models(run, options, judge, task.seed), task, plan, real).run()
-    finally:
-        run.close()
+        _grids(run, repeats[0], train)
+    return image_loop_result(
+        run, options, arms, [repeat.results() for repeat in repeats], selection, judge, (train, test)
+    )
 
 
 class Chains:
     """The generations of all arms in one repeat."""
 
-    def __init__(self, models: Models, task: Task, plan: Plan, real: Dataset) -> None:
-        self.models, self.task, self.plan, self.real = models, task, plan, real
-        self.options, self.log = task.options, models.run.log
+    def __init__(self, models: Models, repeat: LoopRepeat, train: Dataset) -> None:
+        self.models, self.repeat, self.options = models, repeat, repeat.options
+        options = repeat.options
+        self.plan = schedule(options.kind, options.counts, options.generations, len(train))[: repeat.generations + 1]
+        self.real = train if options.data.conditional else train.without_labels()
 
     def run(self) -> None:
         """All generations, one after the other, so that what they share is made once."""
         for generation in range(len(self.plan)):
-            for arm in self.task.arms:
-                if not agree(self.task.file(arm, generation).is_file()):
+            for arm in self.repeat.arms:
+                if not agree(self.repeat.file(arm, generation).is_file()):
                     self._generation(arm, generation)
             self.models.forget()
-
-    def _before(self, arm: Arm, generation: int) -> dict[str, Any]:
-        return read_json(self.task.file(arm, generation))
 
     def data(self, arm: Arm, generation: int) -> Dataset:
         """The training set of a generation: the real samples that its counts name, and the arm's own earlier ones."""
@@ -129,52 +122,49 @@ class Chains:
             first = fresh_positions(self.plan, generation).start
             parts.append((REAL, chosen(self.real, counts.fresh, seed, first=first)))
         for origin, number in counts.synthetic.items():
-            store = Store.read(self.models.run.path / self._before(arm, origin)["store"])
-            parts.append((origin, chosen(store, number, seed)))
-        return mixture(parts, f"{self.task.folder} {arm.name} {generation}")
+            store = self.repeat.read(arm, origin).store
+            assert store is not None
+            parts.append((origin, chosen(Store.read(self.repeat.path / store), number, seed)))
+        return mixture(parts, f"{self.repeat.folder} {arm.name} {generation}")
 
     def _generation(self, arm: Arm, generation: int) -> None:
-        models, options, path = self.models, self.options, self.models.run.path
+        models, options, path = self.models, self.options, self.repeat.path
         data = self.data(arm, generation)
         start = None
         if options.start == "continued" and generation:
-            start = load(path / self._before(arm, generation - 1)["weights"], models.run.device)
+            start = load(path / self.repeat.read(arm, generation - 1).weights, models.run.device)
         base = models.base(data, generation, start)
-        count = self._passed_on(generation)
+        count = passed_on(self.plan, generation)
         improved = options.passed_on == "improved"
         made = models.made(arm, base, data, generation, count if improved else 0)
-        found = models.measure(made.model, generation, f"{arm.name}, generation {generation}")
+        measured = models.measure(made.model, generation, f"{arm.name}, generation {generation}")
         cost, store = made.cost, None
         if count:
             source, w = (made.model, arm.w) if improved else (base.model, 0.0)
-            store = models.passed_on(source, arm, generation, count, w)
+            store = models.passed_on(source, arm.method, generation, count, w)
             cost += Cost(0, count * nfe(source, source.sampler))
-        self._pictures(arm, generation, models.pictures(made.model))
-        entry = {
-            **found,
-            "generation": generation,
-            "w": arm.w,
-            "cost": cost.to_json(),
-            "accounting": accounting(data),
-            "base": base.key,
-            "weights": str(made.weights.relative_to(path)),
-            "store": store and str(store.relative_to(path)),
-        }
-        models.run.once(self.task.file(arm, generation), lambda: entry)
-        figures = found["figures"]
+        file = self.repeat.file(arm, generation)
+        if models.run.is_main:
+            write_arrays(file.with_suffix(".npz"), {"pictures": models.pictures(made.model)})
+        entry = Generation(
+            measured=measured,
+            cost=cost,
+            trained_on=trained_on(data, generation, self.plan[generation].fresh),
+            base=base.key,
+            weights=str(made.weights.relative_to(path)),
+            store=None if store is None else str(store.relative_to(path)),
+        )
+        models.run.once(file, lambda: to_json(entry))
         both = (("train", "fd"), ("test", "fd_held_out"))
-        shown = ", ".join(f"{name} {figures[key]:.2f}" for name, key in both if key in figures)
-        self.log(f"{self.task.folder}: {arm.name}, generation {generation}: FD to {shown}")
+        shown = ", ".join(f"{name} {measured.figures[key]:.2f}" for name, key in both if key in measured.figures)
+        models.run.log(f"{self.repeat.folder}: {arm.name}, generation {generation}: FD to {shown}")
 
-    def _passed_on(self, generation: int) -> int:
-        """Samples of a generation that any later one is trained on."""
-        return max((counts.synthetic.get(generation, 0) for counts in self.plan), default=0)
 
-    def _pictures(self, arm: Arm, generation: int, pictures: np.ndarray) -> None:
-        file = self.task.file(arm, generation).with_suffix(".npz")
-        if self.models.run.is_main:
-            with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-                np.savez_compressed(opened, pictures=pictures)
+def trained_on(data: Dataset, place: float, fresh: int = 0) -> TrainedOn:
+    """What a mixture holds, ``fresh`` of its real samples for the first time."""
+    synthetic = accounting(data)
+    real = synthetic.pop("real", 0)
+    return TrainedOn(place=place, real=real - fresh, fresh=fresh, synthetic=synthetic)
 
 
 def check_stores(folder: Path, plan: Plan) -> None:
@@ -188,7 +178,7 @@ def check_stores(folder: Path, plan: Plan) -> None:
         for generation in sorted({g for counts in rest for g in counts.synthetic} & {*numbers}):
             file = folder / f"{name}-{generation:03d}.json"
             try:
-                Store.read(folder.parent / read_json(file)["store"])
+                Store.read(folder.parent / str(read_as(Generation, file).store))
             except UserError as error:
                 reason = re.sub(r": run the command.*$", "", str(error))
                 raise UserError(
@@ -197,69 +187,36 @@ def check_stores(folder: Path, plan: Plan) -> None:
                 ) from None
 
 
-def _arms(options: LoopOptions, run: Run, opened: Opened) -> tuple[tuple[Arm, ...], dict[str, Any] | None]:
-    """The arms of the comparison, and how their strengths were chosen where none was given."""
-    searched = [name for name in options.remedies if is_guided(name) and not options.w and is_continuous(name)]
-    found: dict[str, Any] | None = None
-    if searched:
-        found = _selection(options, run, searched, opened)
-    arms: list[Arm] = []
-    for name in options.remedies:
-        if name in searched:
-            assert found is not None
-            arms.append(Arm(name, name, found["chosen"][name]))
-        else:
-            arms += arms_of(name, options.w)
-    return tuple(arms), found
-
-
-def is_continuous(remedy: str) -> bool:
-    """Whether a guided remedy has a strength to choose."""
-    return isinstance(METHODS[remedy].strengths, Continuous)
-
-
-def arms_of(remedy: str, strengths: tuple[float, ...]) -> list[Arm]:
-    """A remedy at each of some strengths; at its one strength, or none, where it has no choice."""
-    if not is_guided(remedy):
-        return [Arm(remedy, remedy)]
-    fixed = METHODS[remedy].strengths
-    if not isinstance(fixed, Continuous):
-        return [Arm(remedy, remedy, fixed.w)]
-    return [Arm(remedy if len(strengths) == 1 else f"{remedy}@{w:g}", remedy, w) for w in strengths]
-
-
-def _selection(options: LoopOptions, run: Run, remedies: list[str], opened: Opened) -> dict[str, Any]:
-    """Each remedy's strength: the lowest FD to the training data after a short loop from a seed that judges nothing."""
-    arms = [Arm(f"{name}@{w:g}", name, w) for name in remedies for w in options.strengths]
+def _selection(run: Run, options: LoopOptions, opened: Opened) -> dict[str, StrengthChoice]:
+    """Strengths where none is given: the lowest FD to the training data after a short loop from a seed of its own."""
+    remedies = [name for name in options.remedies if is_searched(name) and not options.w]
+    if not remedies:
+        return {}
+    arms = {(name, w): arm_of(name, w, f"{name}@{w:g}") for name in remedies for w in options.strengths}
     generations = min(options.selection_generations, options.generations)
-    task = Task(options, "selection", derive_seed("selection", options.seed), tuple(arms), generations)
+    seed = derive_seed("selection", options.seed)
+    repeat = LoopRepeat(options, "selection", seed, tuple(arms.values()), generations)
 
-    def choose() -> dict[str, Any]:
-        results = task.results()
-        table = {
-            name: {f"{arm.w:g}": results[arm.name][-1]["figures"]["fd"] for arm in arms if arm.remedy == name}
-            for name in remedies
-        }
-        best = {name: min((fd, float(w)) for w, fd in row.items())[1] for name, row in table.items()}
-        edge = {name: w == max(options.strengths) for name, w in best.items()}
-        return {"chosen": best, "fd": table, "generations": generations, "at_edge": edge}
+    def choice(name: str) -> StrengthChoice:
+        fd = {w: repeat.read(arms[name, w], generations).measured.figures["fd"] for w in options.strengths}
+        w = min(sorted(fd), key=lambda w: fd[w])
+        shown = {f"{strength:g}": value for strength, value in fd.items()}
+        return StrengthChoice(w=w, distances=shown, generations=generations, at_edge=w == max(fd), replicas=1)
 
-    work_off(repeat, [task], 1, opened)
-    found: dict[str, Any] = run.once(run.path / "selection.json", choose)
-    for name, w in found["chosen"].items():
-        run.log(f"{name}: w = {w:g}, chosen after {generations} generations of a repeat that judges nothing")
-    return found
+    work_off([repeat], 1, opened)
+    entries = run.once(run.path / "selection.json", lambda: to_json({name: choice(name) for name in remedies}))
+    choices: dict[str, StrengthChoice] = convert(entries, dict[str, StrengthChoice], "selection.json", what="entry")
+    for name, found in choices.items():
+        run.log(f"{name}: w = {found.w:g}, chosen after {generations} generations of a repeat that judges nothing")
+    return choices
 
 
-def _grids(run: Run, task: Task, train: Dataset, judge: Judge) -> None:
+def _grids(run: Run, repeat: LoopRepeat, train: Dataset) -> None:
     """The same seeds for every arm and generation of the first repeat, as ``arm@generation``; and real images."""
     arrays: dict[str, np.ndarray] = {}
-    for arm in task.arms:
-        for generation in range(task.generations + 1):
-            with np.load(task.file(arm, generation).with_suffix(".npz")) as archive:
+    for arm in repeat.arms:
+        for generation in range(repeat.generations + 1):
+            with np.load(repeat.file(arm, generation).with_suffix(".npz")) as archive:
                 arrays[f"{arm.name}@{generation}"] = archive["pictures"]
     count = len(next(iter(arrays.values())))
-    some = np.random.default_rng(0).permutation(len(train))[:count]
-    arrays["real"] = train.codec.to_images(train.batch(some)[0])
-    with atomic_path(run.path / "grids.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    write_arrays(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})

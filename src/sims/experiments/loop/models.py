@@ -2,64 +2,65 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from sims.config import to_dict
 from sims.data.dataset import Dataset
-from sims.experiments.loop.options import EQUAL, STANDARD, STEPS, CommonOptions
-from sims.files import read_json, write_json
-from sims.methods import METHODS, Artefact, Base
-from sims.methods.auxiliary import Settings
+from sims.experiments.loop.options import RepeatedOptions
+from sims.experiments.loop.remedies import EQUAL, STANDARD
+from sims.methods import METHODS, Artefact, Base, Settings
 from sims.methods.continued import train_on
+from sims.methods.unguided import BASE
 from sims.metrics.per_class import class_shares
 from sims.model import Model, load
+from sims.results.common import Cost
+from sims.results.loop import Arm, TrainedOn
 from sims.runs.directory import Run
+from sims.runs.measure import Samples, draw_and_measure, parts_of, sampled
 from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
-from sims.scoring.judge import Judge
+from sims.scoring.judge import Draw, Judge
 from sims.seeds import derive_seed, seed_range
 from sims.training.base import new_model
-from sims.training.loop import Trained, Trainer, read_trained
+from sims.training.loop import Trainer, read_trained
 
 GRID = 64  # samples shown of every model
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One side of a comparison: a remedy and, where it has one, a strength."""
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A model: its figures and the recognized classes' shares (means over draws), evaluations of a sample.
 
-    name: str
-    remedy: str
-    w: float = 0.0
+    ``diverged`` of ``samples`` are bad samples; ``rows`` are lines of JSON that say of every figure of every draw what
+    it was measured with.
+    """
 
-    @property
-    def method(self) -> str:
-        """The method that it is, as METHODS has it."""
-        return {STANDARD: "base", STEPS: "base", EQUAL: "continued"}.get(self.remedy, self.remedy)
+    figures: dict[str, float]
+    shares: list[float]
+    nfe: float
+    samples: int
+    diverged: int
+    rows: list[str]
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Compute: images that networks were trained on, and network evaluations besides (three are worth one image)."""
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What a finished generation of an arm leaves: what it was trained on and cost, how good it is.
 
-    images: int = 0
-    evaluations: int = 0
+    ``base`` is the hash of its base; ``weights`` (to continue from) and ``store`` (the samples that it passes on) are
+    paths below the repeat's directory.
+    """
 
-    @property
-    def total(self) -> int:
-        """All of it in training images."""
-        return self.images + self.evaluations // 3
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.images + other.images, self.evaluations + other.evaluations)
-
-    def to_json(self) -> dict[str, int]:
-        return {"training_images": self.images, "evaluations": self.evaluations, "total": self.total}
+    measured: Measured
+    cost: Cost
+    trained_on: TrainedOn
+    base: str
+    weights: str
+    store: str | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Models:
     ``seed`` is the repeat's: all random numbers follow from it and from the generation.
     """
 
-    def __init__(self, run: Run, options: CommonOptions, judge: Judge, seed: int) -> None:
+    def __init__(self, run: Run, options: RepeatedOptions, judge: Judge, seed: int) -> None:
         self.run, self.options, self.judge, self.seed = run, options, judge, seed
 
     def base(self, data: Dataset, generation: int, start: Model | None = None) -> Base:
@@ -97,13 +98,9 @@ class Models:
             )
             with run.progress(f"train generation {generation}", images) as advance:
                 trained = trainer.run(advance, run.log)
-        return self.opened(trained, folder, seed)
-
-    def opened(self, trained: Trained, folder: Path, seed: int) -> Base:
-        """A finished training as the base of a method."""
-        model = load(trained.last, self.run.device)
+        model = load(trained.last, run.device)
         earlier = {budget: path for budget, path in trained.snapshots.items() if budget < trained.images}
-        return Base(model, model.hash, earlier, folder, trained.images, seed, self.options.base.train)
+        return Base(model, model.hash, earlier, folder, trained.images, seed, train)
 
     def extra(self, base: Base, passed_on: int) -> Cost:
         """What sims costs beyond standard training: own samples, the auxiliary, and ``passed_on`` guided samples.
@@ -121,73 +118,81 @@ class Models:
         return found
 
     def guided(self, method: str, base: Base, artefact: Artefact, w: float) -> Model:
-        """The base with a method at strength w."""
+        """The base with a method at strength w; 0 is the base itself."""
+        if w == 0:
+            return base.model
         auxiliary = artefact.load(min(artefact.variants), self.run.device)
         denoiser = METHODS[method].build(base.model, auxiliary, w)
         return base.model.with_denoiser(denoiser, method=method, w=w)
 
     def made(self, arm: Arm, base: Base, data: Dataset, generation: int, passed_on: int) -> Made:
-        """The model of an arm, ``passed_on`` guided samples of which go to the next generation."""
+        """The model of an arm, ``passed_on`` samples of which go to the next generation."""
         assert base.training is not None
         spent, weights = Cost(base.images), read_trained(base.training)
         assert weights is not None
-        if arm.remedy == STANDARD:
+        if arm.method == STANDARD:
             return Made(base.model, spent, weights.last)
-        if arm.remedy == EQUAL:
-            more = self.extra(base, passed_on).total
+        if arm.method == EQUAL:
+            more = self.extra(base, passed_on).total // 3
             trained = train_on(base, data, more, self.run)
-            return Made(trained.load(more, self.run.device), spent + Cost(more), trained.variants[more])
+            return Made(trained.load(more, self.run.device), spent + trained.cost, trained.variants[more])
         artefact = self.artefact(arm.method, base, generation)
-        model = self.guided(arm.method, base, artefact, arm.w)
-        return Made(model, spent + Cost(artefact.images, artefact.evaluations), weights.last)
+        return Made(self.guided(arm.method, base, artefact, arm.w), spent + artefact.cost, weights.last)
 
-    def passed_on(self, model: Model, arm: Arm, generation: int, count: int, w: float) -> Path:
+    def passed_on(self, model: Model, method: str, generation: int, count: int, w: float) -> Path:
         """The store of the samples that a generation passes on. Their seeds are used for nothing else."""
         seeds = seed_range("distillation", self.seed, count, generation)
         sampler, size = to_dict(model.sampler), self.options.batch_size
         folder = self.run.artefact("passed-on", model.hash, sampler, [seeds.start, seeds.stop], size, w)
         with self.run.progress(f"samples of generation {generation}", count) as advance:
             synthesize(
-                model, folder, seeds, method=arm.method if w else "base", w=w, batch_size=size,
+                model, folder, seeds, method=method if w else BASE.name, w=w, batch_size=size,
                 accelerator=self.run.accelerator, advance=advance,
             )  # fmt: skip
         return folder
 
-    def samples(self, model: Model, seeds: range) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Samples rounded to the data's own format, and labels; what diverges is a bad sample, not an error."""
-        x, labels = model.sample_labelled(seeds, batch_size=self.options.batch_size)
-        return model.codec.encode(model.codec.decode(x.nan_to_num(0.0, 1e3, -1e3))), labels
+    def measure(self, model: Model, generation: int, name: str) -> Measured:
+        """Every figure of a model, on draws whose seeds no other purpose uses; shared out over the processes."""
+        options, judge, batch = self.options.evaluation, self.judge, self.options.batch_size
+        seeds = seed_range("evaluation", self.seed, options.draws * options.samples, generation)
+        parts = parts_of(seeds, options.samples)
+        folder = self.run.artefact("scores", model.hash, to_dict(model.sampler), judge.key, batch)
 
-    def measure(self, model: Model, generation: int, name: str) -> dict[str, Any]:
-        """Every figure of a model (the mean over its draws), the recognized classes' shares, and its sampling cost.
+        def measure(samples: Samples) -> Draw:
+            draw = judge.scored(judge.measure(samples.x, samples.labels, samples.diverged))
+            return Draw(np.zeros(0), np.zeros(0), predicted=draw.predicted, diverged=draw.diverged, rows=draw.rows)
 
-        ``rows`` say of every single figure what it was measured with.
-        The draws are shared out over the processes, and no other purpose uses their seeds.
-        """
-        options, run, size = self.options.evaluation, self.run, self.options.evaluation.samples
-        seeds = seed_range("evaluation", self.seed, options.draws * size, generation)
-        parts = [seeds[first : first + size] for first in range(0, len(seeds), size)]
-        folder = run.artefact("scores", model.hash, to_dict(model.sampler), self.judge.key, self.options.batch_size)
+        def draw(part: range) -> Samples:
+            return sampled(model, part, batch_size=batch)
 
-        def file(part: range) -> Path:
-            return folder / f"{part.start}-{part.stop}.json"
+        with self.run.progress(f"measure {name}", len(seeds)) as advance:
+            draws = draw_and_measure(self.run, folder, parts, draw, measure, Draw, advance)
+        classes = getattr(judge.extractor, "num_classes", 0)
+        shares = [class_shares(d.predicted, classes) for d in draws if d.predicted is not None]
+        return Measured(
+            figures={key: float(np.mean([draw.scores[key] for draw in draws])) for key in draws[0].scores},
+            shares=np.mean(shares, axis=0).tolist() if shares else [],
+            nfe=nfe(model, model.sampler),
+            samples=len(seeds),
+            diverged=sum(draw.diverged for draw in draws),
+            rows=[json.dumps(row) for i, part in enumerate(parts) for row in draws[i].described(part, draw=i)],
+        )
 
-        def work(part: range) -> None:
-            draw = self.judge.measure(*self.samples(model, part))
-            draw = replace(draw, scores=self.judge.scores(draw))
-            count = getattr(self.judge.extractor, "num_classes", 0)
-            shares = [] if draw.predicted is None else class_shares(draw.predicted, count).tolist()
-            rows = self.judge.rows(draw, part, draw=parts.index(part))
-            write_json(file(part), {"figures": draw.scores, "shares": shares, "rows": rows})
-            advance(len(part) * run.num_processes)
-
-        with run.progress(f"measure {name}", len(seeds)) as advance:
-            run.spread(parts, file, work)
-        found = [read_json(file(part)) for part in parts]
-        figures = {key: float(np.mean([entry["figures"][key] for entry in found])) for key in found[0]["figures"]}
-        shares = np.mean([entry["shares"] for entry in found], axis=0).tolist()
-        rows = [row for entry in found for row in entry["rows"]]
-        return {"figures": figures, "shares": shares, "nfe": nfe(model, model.sampler), "rows": rows}
+    def features(self, model: Model, count: int) -> np.ndarray:
+        """Features (n, D) of ``count`` samples that a strength is chosen by, and that judge nothing."""
+        judge, batch = self.judge, self.options.batch_size
+        seeds = seed_range("selection", self.seed, count)
+        folder = self.run.artefact("selection", model.hash, to_dict(model.sampler), judge.key, batch)
+        draws = draw_and_measure(
+            self.run,
+            folder,
+            [seeds],
+            lambda part: sampled(model, part, batch_size=batch),
+            lambda samples: judge.only_features(samples.x),
+            Draw,
+            lambda count: None,
+        )
+        return draws[0].features
 
     def pictures(self, model: Model) -> np.ndarray:
         """The samples that are shown, uint8 (n, H, W, C), of the same seeds for every model of the repeat."""
@@ -202,3 +207,8 @@ class Models:
                 if (state.parent / "done.json").is_file():
                     state.unlink()
         self.run.barrier()
+
+
+def real_pictures(train: Dataset, count: int) -> np.ndarray:
+    """Some real images as they are shown beside the samples (n, H, W, C)."""
+    return train.codec.to_images(train.batch(np.random.default_rng(0).permutation(len(train))[:count])[0])

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sims.config import nearest
 from sims.errors import UserError
 from sims.experiments.improve.trusted import LEAST
-from sims.experiments.loop.counts import CountOptions, Kind, resolve
-from sims.experiments.options import BaseOptions, DataOptions
+from sims.experiments.loop.remedies import EQUAL, REMEDIES, STANDARD, STEPS, is_guided
+from sims.experiments.loop.schedule import CountOptions, Kind, resolve
+from sims.experiments.options import BaseOptions, CommonOptions, DataOptions, in_order
 from sims.methods import METHODS, Fixed
-from sims.methods.auxiliary import AuxiliarySettings
+from sims.methods.neon import NEON
+from sims.methods.settings import AuxiliarySettings
+from sims.methods.sims import SIMS
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 TOYS = ("gaussian", "mixture")
-STANDARD, EQUAL, STEPS = "standard", "standard-equal", "standard-steps"
-# What needs no real data and nothing but the generation's own model: the methods that can feed a loop.
-REMEDIES = (
-    STANDARD,
-    EQUAL,
-    STEPS,
-    *[name for name, rule in METHODS.items() if not rule.needs_real and name not in ("base", "distilled")],
-)
-
-
-def is_guided(remedy: str) -> bool:
-    """Whether a remedy is a method with a strength, and not a way of standard training."""
-    return remedy not in (STANDARD, EQUAL, STEPS)
 
 
 def _check_remedies(remedies: tuple[str, ...], base: BaseOptions) -> None:
@@ -45,10 +34,11 @@ def _check_remedies(remedies: tuple[str, ...], base: BaseOptions) -> None:
             raise UserError(f"unknown remedy {name!r}{nearest(name, REMEDIES)}")
     if STANDARD not in remedies:
         raise UserError("remedies are compared with standard training: name 'standard' among them")
-    if EQUAL in remedies and "sims" not in remedies:
-        raise UserError("standard-equal is given the compute that sims spends: name both, or neither")
-    if "autoguidance" in remedies and not base.snapshots:
-        raise UserError("remedy 'autoguidance' needs base.snapshots: give at least one share of the training length")
+    if EQUAL in remedies and SIMS.name not in remedies:
+        raise UserError(f"{EQUAL} is given the compute that {SIMS.name} spends: name both, or neither")
+    needy = [name for name in remedies if is_guided(name) and METHODS[name].needs_snapshots]
+    if needy and not base.snapshots:
+        raise UserError(f"remedy {needy[0]!r} needs base.snapshots: give at least one share of the training length")
 
 
 def _check_strengths(name: str, strengths: tuple[float, ...]) -> None:
@@ -57,19 +47,15 @@ def _check_strengths(name: str, strengths: tuple[float, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class CommonOptions:
+class RepeatedOptions(CommonOptions):
     """What the loops and the pollution experiment share."""
 
-    data: DataOptions = field(default_factory=DataOptions)
     repeats: int = 3
     """Repeats of the whole procedure, each with seeds of its own; intervals come from their spread."""
     jobs: int = 1
     """Repeats computed at once, each in a process of its own."""
     seed: int = 0
     """Seed of everything; repeat i has seeds of its own."""
-    batch_size: int = 500
-    """Samples computed at once."""
-    network: NetworkOptions = field(default_factory=NetworkOptions)
     base: BaseOptions = field(default_factory=lambda: BaseOptions(snapshots=()))
     """Training of every generation's model."""
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
@@ -78,20 +64,22 @@ class CommonOptions:
     evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(draws=1))
 
     def __post_init__(self) -> None:
-        for name in ("repeats", "jobs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        self.check_counts("repeats", "jobs", "batch_size")
         if len(self.auxiliary.budgets) != 1:
             shown = list(self.auxiliary.budgets)
             raise UserError(f"auxiliary.budgets is {shown}: a loop has one budget for all generations, give one")
         if self.auxiliary.init == "snapshot" and not self.base.snapshots:
             raise UserError("auxiliary.init = 'snapshot' needs base.snapshots: give a share, or use base or scratch")
         if self.data.path == "none":
-            raise UserError("generation 0 is trained on real data: give --data.path")
+            raise UserError("generation 0 is trained on real data: give data.path")
 
 
+COMMON = "data repeats jobs seed batch_size network base sampler auxiliary evaluation"
+
+
+@in_order(f"{COMMON} run kind generations counts remedies w strengths selection_generations passed_on start affine")
 @dataclass(frozen=True)
-class LoopOptions(CommonOptions):
+class LoopOptions(RepeatedOptions):
     """Train generation after generation on earlier generations' samples, with and without a remedy, and compare.
 
     With no arguments: ten generations of the bundled digits, from the real digits and the last generation's samples.
@@ -100,13 +88,12 @@ class LoopOptions(CommonOptions):
     """
 
     run: Path = Path("runs/loop")
-    """Directory of the run: everything is kept here."""
     kind: Kind = "augmentation"
     """Training sets: fully-synthetic (the last generation's samples), augmentation (and a fixed real set), accumulate (and all earlier generations' samples), fresh (new real samples each time), counts (stated numbers)."""  # noqa: E501
     generations: int = 10
     """Generations after generation 0, which is trained on real data alone."""
     counts: CountOptions = field(default_factory=CountOptions)
-    remedies: tuple[str, ...] = (STANDARD, EQUAL, "sims", "neon")
+    remedies: tuple[str, ...] = (STANDARD, EQUAL, SIMS.name, NEON.name)
     """What is done in every generation: standard, standard-equal (trained on for the compute that sims spends), standard-steps (points: sampled with twice the steps, for the network evaluations that sims spends), or methods that need no real data, such as sims and neon."""  # noqa: E501
     w: tuple[float, ...] = ()
     """Strengths of the guided remedies, an arm for each; if not given, each remedy's is chosen with a seed of its own."""  # noqa: E501
@@ -141,8 +128,9 @@ class LoopOptions(CommonOptions):
         return self.data.path in TOYS
 
 
+@in_order(f"{COMMON} run levels remedies strengths selection_samples trusted trusted_sizes trusted_draws")
 @dataclass(frozen=True)
-class PollutionOptions(CommonOptions):
+class PollutionOptions(RepeatedOptions):
     """Pollute real data with an earlier model's samples, and see what standard training and SIMS make of it.
 
     With no arguments: the bundled digits. At every level a model is trained on all real images and on that many
@@ -151,10 +139,9 @@ class PollutionOptions(CommonOptions):
     """
 
     run: Path = Path("runs/pollution")
-    """Directory of the run: everything is kept here."""
     levels: tuple[float, ...] = (0.0, 25.0, 50.0, 100.0, 200.0)
     """Numbers of synthetic samples, in percent of the real ones."""
-    remedies: tuple[str, ...] = (STANDARD, EQUAL, "sims")
+    remedies: tuple[str, ...] = (STANDARD, EQUAL, SIMS.name)
     """standard, standard-equal (trained on for the compute that sims spends), and methods that need no real data."""
     strengths: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
     """Strengths that every guided remedy is measured at."""
@@ -193,16 +180,15 @@ class PollutionOptions(CommonOptions):
             raise UserError(f"the pollution experiment is for images, not for {self.data.path}: use sims loop")
 
 
-def defaults_for(words: Sequence[str], recipe: Mapping[str, Any]) -> LoopOptions:
-    """What options start from: the loops in two dimensions have defaults of their own.
+def defaults_for(path: str | None, recipe: Mapping[str, object]) -> LoopOptions:
+    """What options start from: the loops in two dimensions, asked for as data, have defaults of their own.
 
-    They are asked for by --data.path, or by the data of a recipe where that is not given.
+    Where no ``path`` of data is given, that of the recipe counts.
     """
     data = recipe.get("data")
-    asked = [str(data["path"])] if isinstance(data, dict) and "path" in data else []
-    asked += [after for before, after in itertools.pairwise(words) if before == "--data.path"]
-    asked += [word.partition("=")[2] for word in words if word.startswith("--data.path=")]
-    return toy_defaults(asked[-1]) if asked and asked[-1] in TOYS else LoopOptions()
+    if path is None and isinstance(data, dict):
+        path = data.get("path")
+    return toy_defaults(path) if path in TOYS else LoopOptions()
 
 
 def toy_defaults(name: str = "gaussian") -> LoopOptions:
@@ -224,7 +210,7 @@ def toy_defaults(name: str = "gaussian") -> LoopOptions:
         data=DataOptions(path=name),
         generations=100,
         counts=CountOptions(real=1_000, synthetic=2_000),
-        remedies=(STANDARD, EQUAL, STEPS, "sims"),
+        remedies=(STANDARD, EQUAL, STEPS, SIMS.name),
         repeats=20,
         network=replace(sizes, sigma_min=0.05, sigma_max=20.0),
         base=BaseOptions(images=102_400, snapshots=(), train=replace(train, lr=2e-3, warmup=2_560, ema_rampup=0.2)),

@@ -6,66 +6,117 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import torch
 
-from sims.config import to_dict
+from sims.config import JSON, convert
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
-from sims.experiments.loop.options import CommonOptions
+from sims.experiments.loop.models import Models
+from sims.experiments.loop.options import RepeatedOptions
+from sims.experiments.runner import configuration
+from sims.files import read_json
 from sims.processes import agree
+from sims.runs.directory import Run
 from sims.scoring.judge import Judge, load_judge
+from sims.seeds import derive_seed
+
+O = TypeVar("O", bound=RepeatedOptions)  # noqa: E741
+T = TypeVar("T")
+R = TypeVar("R", bound="Runs")
+Opened = tuple[Dataset, Judge]
+UNBOUND = ("repeats", "jobs")  # options that may change when a run is continued
 
 
-class Unit(Protocol):
-    """What is done in one go: a repeat, or a part of one."""
+class Runs(Protocol):
+    """What is done in one go, perhaps in a process of its own: it can be pickled, and leaves files."""
+
+    def run(self) -> object: ...
+
+
+@dataclass(frozen=True)
+class Repeat(Generic[O]):
+    """One repeat of an experiment on images: a run directory ``folder`` below the run's, and a seed of its own."""
+
+    options: O
+    folder: str
+    seed: int
+    command: ClassVar[str]
 
     @property
-    def finished(self) -> bool: ...
+    def path(self) -> Path:
+        return self.options.run / self.folder
+
+    @property
+    def files(self) -> list[Path]:
+        """What it leaves when it is finished."""
+        raise NotImplementedError
+
+    @property
+    def key(self) -> JSON:
+        """What its directory is bound to, besides the options."""
+        return self.seed
+
+    @property
+    def finished(self) -> bool:
+        return all(file.is_file() for file in self.files)
+
+    def work(self, models: Models, train: Dataset) -> None:
+        """Compute, or continue."""
+        raise NotImplementedError
+
+    def run(self, opened: Opened | None = None) -> None:
+        """Run or continue it; ``opened`` are the data and the judge, where this process has them."""
+        run = Run(self.path, configuration(self.command, self.options, UNBOUND, task=self.key))
+        try:
+            train, judge = opened or open_again(self.options, self.options.run / "references", run.device)
+            self.work(Models(run, self.options, judge, self.seed), train)
+        finally:
+            run.close()
 
 
-T = TypeVar("T")
-U = TypeVar("U", bound=Unit)
-Opened = tuple[Dataset, Judge]
-UNBOUND = ("run", "repeats", "jobs")  # options that may change when a run is continued
+def folders_and_seeds(options: RepeatedOptions) -> list[tuple[str, int]]:
+    """Where the repeats lie below the run, and their seeds."""
+    return [(f"repeats/{i:02d}", derive_seed("repeat", options.seed, i)) for i in range(options.repeats)]
 
 
-def configuration(options: CommonOptions, **more: Any) -> dict[str, Any]:
-    """What a run directory is bound to."""
-    return {key: value for key, value in to_dict(options).items() if key not in UNBOUND} | more
+def read_as(kind: type[T], file: Path) -> T:
+    """What a finished part left."""
+    return convert(read_json(file), kind, str(file), what="entry")  # type: ignore[no-any-return]
 
 
-def open_again(options: CommonOptions, references: Path, device: Any) -> Opened:
+def open_again(options: RepeatedOptions, references: Path, device: torch.device) -> Opened:
     """The training data and the judge of a run whose references are there, for a process of its own."""
     data = options.data
     both = load_pair(data.path, data.test, data.test_fraction, options.seed, options=data.source, limit=data.limit)
     return both[0], load_judge(references, *both, options.evaluation, device)
 
 
-def work_off(work: Callable[..., None], tasks: Sequence[U], jobs: int, opened: Opened) -> None:
+def work_off(repeats: Sequence[Repeat[O]], jobs: int, opened: Opened) -> None:
     """Do what is not finished yet: here, with the data and the judge as they are, or in ``jobs`` processes."""
-    rest = agree([task for task in tasks if not task.finished])
+    rest = agree([repeat for repeat in repeats if not repeat.finished])
     if jobs > 1 and len(rest) > 1:
-        return in_processes(work, rest, min(jobs, len(rest)))
-    for task in rest:
-        work(task, opened)
+        return in_processes(rest, min(jobs, len(rest)))
+    for repeat in rest:
+        repeat.run(opened)
     return None
 
 
-def in_processes(work: Callable[[T], None], tasks: Sequence[T], jobs: int) -> None:
-    """Do the tasks in ``jobs`` processes at once, each with its share of the cores; an error ends all of them.
+def in_processes(parts: Sequence[Runs], jobs: int) -> None:
+    """Run the parts in ``jobs`` processes at once, each with its share of the cores; an error ends all of them.
 
-    ``work`` is a function of a module, and a task can be pickled. The processes end with the one that started them.
+    The processes end with the one that started them.
     """
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(threads, os.getpid())) as pool:
-        futures = [pool.submit(work, task) for task in tasks]
+        futures = [pool.submit(_run, part) for part in parts]
         try:
             for future in futures:
                 future.result()
@@ -73,6 +124,10 @@ def in_processes(work: Callable[[T], None], tasks: Sequence[T], jobs: int) -> No
             for process in multiprocessing.active_children():
                 process.terminate()
             raise
+
+
+def _run(part: Runs) -> None:
+    part.run()
 
 
 def check_jobs(jobs: int, num_processes: int) -> None:

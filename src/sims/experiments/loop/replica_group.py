@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,15 +21,19 @@ from sims.data.codec import Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.experiments.loop.affine import AffineReplicas
-from sims.experiments.loop.counts import Counts, schedule
-from sims.experiments.loop.models import Arm, Cost
-from sims.experiments.loop.options import EQUAL, STEPS, LoopOptions, is_guided
-from sims.experiments.loop.toys import TOYS, ReplicaData, ReplicaNoise, Ruler, sampling_noise
-from sims.files import atomic_path, read_json, write_json
+from sims.experiments.loop.options import LoopOptions
+from sims.experiments.loop.remedies import EQUAL, STEPS, is_guided
+from sims.experiments.loop.repeats import read_as
+from sims.experiments.loop.schedule import Counts, Plan, passed_on, schedule
+from sims.experiments.loop.toys import TOYS, ReplicaData, ReplicaNoise, Ruler, Toy, sampling_noise
+from sims.files import atomic_path, write_arrays, write_json
 from sims.methods import METHODS
 from sims.model import Model, load
 from sims.networks import MLP, ReplicaMLP
 from sims.preconditioning import EDMPrecond, Preconditioned
+from sims.results.common import Cost
+from sims.results.files import to_json
+from sims.results.loop import Arm
 from sims.sampling import SamplerOptions, nfe, sample
 from sims.seeds import derive_seed
 from sims.training.loop import Trainer, TrainOptions, read_trained
@@ -40,8 +43,16 @@ SHOWN, SHOWN_REPLICAS = 2_000, 2  # points kept of every generation, for picture
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a piece is to do; ``replicas`` are their numbers, ``device`` is where the networks are."""
+class PointGeneration:
+    """What a finished generation leaves: arm -> figure -> the value of each replica; arm -> samples that diverged."""
+
+    figures: dict[str, dict[str, list[float]]]
+    diverged: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ReplicaGroup:
+    """Replicas (by number) of a loop of points, all arms side by side; ``device`` is where the networks are."""
 
     options: LoopOptions
     folder: Path
@@ -50,27 +61,35 @@ class Task:
     generations: int
     device: str = "cpu"
 
+    @cached_property
+    def toy(self) -> Toy:
+        return TOYS[self.options.data.path]()
 
-class Piece:
-    """The replicas of one task; ``run`` computes, continues, or reads what is there."""
+    @cached_property
+    def plan(self) -> Plan:
+        return schedule(self.options.kind, self.options.counts, self.generations)
 
-    def __init__(self, task: Task) -> None:
-        self.task, self.options = task, task.options
-        self.toy = TOYS[task.options.data.path]()
-        self.plan = schedule(self.options.kind, self.options.counts, task.generations)
-        self.guided = [arm for arm in task.arms if is_guided(arm.remedy)]
-        self.equal = [arm for arm in task.arms if arm.remedy == EQUAL]
-        self.plain = [arm for arm in task.arms if arm.remedy != EQUAL]
+    @property
+    def guided(self) -> list[Arm]:
+        return [arm for arm in self.arms if is_guided(arm.method)]
 
-    def run(self, advance: Callable[[int], None] = lambda count: None) -> list[dict[str, Any]]:
-        """For every generation, ``figures`` {arm: {figure: [value per replica]}}; ``advance`` counts generations."""
+    @property
+    def equal(self) -> list[Arm]:
+        return [arm for arm in self.arms if arm.method == EQUAL]
+
+    @property
+    def plain(self) -> list[Arm]:
+        return [arm for arm in self.arms if arm.method != EQUAL]
+
+    def run(self, advance: Callable[[int], None] = lambda count: None) -> list[PointGeneration]:
+        """Every generation: computed, continued, or read; ``advance`` counts generations."""
         found = []
-        for generation in range(self.task.generations + 1):
+        for generation in range(self.generations + 1):
             file = self._folder(generation) / "done.json"
             if not file.is_file():
                 self._generation(generation)
             self._forget(generation)
-            found.append(read_json(file))
+            found.append(read_as(PointGeneration, file))
             advance(1)
         return found
 
@@ -80,25 +99,26 @@ class Piece:
         if options.affine:
             return Cost()
         spent = Cost(options.base.images)
-        if arm.remedy == EQUAL:
+        if arm.method == EQUAL:
             return spent + Cost(self._extra())
-        if not is_guided(arm.remedy):
+        if not is_guided(arm.method):
             return spent
         return spent + Cost(options.auxiliary.budgets[0], options.auxiliary.samples * self._nfe())
 
     def evaluations(self, arm: Arm) -> int:
         """Network evaluations of one sample of an arm's model."""
-        return self._nfe(self._sampler(arm)) * (2 if arm.remedy == "sims" else 1)
+        networks = METHODS[arm.method].networks if is_guided(arm.method) else 1
+        return self._nfe(self._sampler(arm)) * networks
 
     def _sampler(self, arm: Arm) -> SamplerOptions:
         sampler = self.options.sampler
-        return replace(sampler, steps=2 * sampler.steps) if arm.remedy == STEPS else sampler
+        return replace(sampler, steps=2 * sampler.steps) if arm.method == STEPS else sampler
 
     def _extra(self) -> int:
         """Images that standard training gets for what sims spends: its auxiliary, own samples, and costlier samples."""
         options = self.options
-        passed = max((sum(entry.synthetic.values()) for entry in self.plan[:2]), default=0)
-        return Cost(options.auxiliary.budgets[0], (options.auxiliary.samples + passed) * self._nfe()).total
+        passed = max(sum(entry.synthetic.values()) for entry in self.plan[:2])
+        return Cost(options.auxiliary.budgets[0], (options.auxiliary.samples + passed) * self._nfe()).total // 3
 
     def _nfe(self, sampler: SamplerOptions | None = None) -> int:
         network = self.options.network
@@ -112,18 +132,19 @@ class Piece:
         bases = self._bases(generation)
         improved = self._improved(generation, bases)
         passing = improved if self.options.passed_on == "improved" else bases
-        count = self._passes_on(generation)
+        count = passed_on(self.plan, generation)
         if count:
-            passed = [self._sample(passing[arm.name], "passed", generation, count) for arm in self.task.arms]
-            _store(folder / "passed.npy", torch.cat(passed, dim=1).numpy())
-        figures, shown = {}, {}
-        for arm in self.task.arms:
+            passed = [self._sample(passing[arm.name], "passed", generation, count) for arm in self.arms]
+            with atomic_path(folder / "passed.npy") as temporary, open(temporary, "wb") as file:
+                np.save(file, torch.cat(passed, dim=1).numpy())
+        figures, diverged, shown = {}, {}, {}
+        for arm in self.arms:
             points = self._sample(improved[arm.name], "measured", generation, self.options.evaluation.samples)
             figures[arm.name] = self._measure(points)
+            diverged[arm.name] = int((~torch.isfinite(points).all(dim=2)).sum())
             shown[arm.name] = points[:SHOWN, :SHOWN_REPLICAS].numpy()
-        with atomic_path(folder / "points.npz") as temporary, open(temporary, "wb") as file:
-            np.savez(file, **shown)  # type: ignore[arg-type]
-        write_json(folder / "done.json", {"figures": figures, "counts": self.plan[generation].to_json()})
+        write_arrays(folder / "points.npz", shown)
+        write_json(folder / "done.json", to_json(PointGeneration(figures, diverged)))
 
     def _bases(self, generation: int) -> dict[str, Model]:
         """The trained model of every arm."""
@@ -177,7 +198,7 @@ class Piece:
         parts = [self._real[: counts.real]]
         if counts.fresh:
             parts.append(self._exact(counts.fresh, "fresh", generation))
-        place, size = self.task.arms.index(arm), len(self.task.replicas)
+        place, size = self.arms.index(arm), len(self.replicas)
         for earlier, count in counts.synthetic.items():
             passed = _read(self._folder(earlier) / "passed.npy")
             parts.append(torch.from_numpy(np.array(passed[:count, place * size : (place + 1) * size])))
@@ -190,11 +211,7 @@ class Piece:
 
     def _exact(self, count: int, *key: object) -> Tensor:
         seed = self.options.seed
-        return torch.stack([self.toy.draw(count, seed, *key, replica) for replica in self.task.replicas], dim=1)
-
-    def _passes_on(self, generation: int) -> int:
-        """How many samples later generations are trained on."""
-        return max((entry.synthetic.get(generation, 0) for entry in self.plan), default=0)
+        return torch.stack([self.toy.draw(count, seed, *key, replica) for replica in self.replicas], dim=1)
 
     def _measure(self, points: Tensor) -> dict[str, list[float]]:
         rows = [self._ruler.measure(points[:, index], self._real[:, index]) for index in range(points.shape[1])]
@@ -223,7 +240,7 @@ class Piece:
         folder = self._folder(generation) / name
         if read_trained(folder) is None:
             seed = derive_seed("auxiliary" if name == "auxiliary" else "base", self.options.seed, generation)
-            noise = ReplicaNoise(seed, self.task.replicas, arms)
+            noise = ReplicaNoise(seed, self.replicas, arms)
             options = replace(options, clip=UNCLIPPED)
             trainer = Trainer(start(), ReplicaData(data()), options, folder, images=images, seed=seed, noise=noise)
             trainer.run()
@@ -232,7 +249,7 @@ class Piece:
     def _load(self, generation: int, name: str) -> Model:
         trained = read_trained(self._folder(generation) / name)
         assert trained is not None
-        return load(trained.last, self.task.device)
+        return load(trained.last, self.device)
 
     def _new(self, generation: int, arms: int, purpose: str = "weights") -> Model:
         """Newly drawn weights, a replica's the same in every arm."""
@@ -240,7 +257,7 @@ class Piece:
         sizes = {"width": network.width, "blocks": network.blocks, "embedding": network.embedding}
         singles = []
         with torch.random.fork_rng(devices=[]):
-            for replica in self.task.replicas:
+            for replica in self.replicas:
                 torch.manual_seed(derive_seed(purpose, self.options.seed, generation, replica))
                 singles.append(MLP((2,), **sizes))
             shape = (arms * len(singles), 2)
@@ -251,13 +268,13 @@ class Piece:
 
     def _part(self, model: Model, arms: Sequence[int]) -> Model:
         """The model of some of the arms in a batched one."""
-        size = len(self.task.replicas)
+        size = len(self.replicas)
         slices = [arm * size + replica for arm in arms for replica in range(size)]
         whole = model.denoiser
         if isinstance(whole, AffineReplicas):
             return model.with_denoiser(whole.select(slices))
         assert isinstance(whole, Preconditioned) and isinstance(whole.network, ReplicaMLP)
-        part = type(whole)(whole.network.select(slices), (len(slices), 2), 0, **whole.config)  # type: ignore[call-arg]
+        part = type(whole)(whole.network.select(slices), (len(slices), 2), 0, **whole.config)  # type: ignore[call-arg,arg-type]
         return model.with_denoiser(part.eval().requires_grad_(False))
 
     def _model(self, denoiser: Denoiser) -> Model:
@@ -265,16 +282,16 @@ class Piece:
 
     def _sample(self, model: Model, purpose: str, generation: int, count: int) -> Tensor:
         """Samples (count, R, 2) on the CPU; other purposes and generations have other noise, arms have the same."""
-        noise = sampling_noise(self.task.replicas, count, self.options.seed, purpose, generation)
+        noise = sampling_noise(self.replicas, count, self.options.seed, purpose, generation)
         sampler = model.sampler
         sigmas = sampler.sigmas(model)
-        parts = noise.to(self.task.device).split(self.options.batch_size)
+        parts = noise.to(self.device).split(self.options.batch_size)
         return torch.cat([sample(model, part, sigmas, solver=sampler.solver).cpu() for part in parts])
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
     def _folder(self, generation: int) -> Path:
-        return self.task.folder / f"{generation:03d}"
+        return self.folder / f"{generation:03d}"
 
     def _forget(self, generation: int) -> None:
         """Remove what no later generation needs, once this one is done."""
@@ -298,8 +315,3 @@ def _read(file: Path) -> np.ndarray:
             f"the samples that a generation passed on ({file}) are missing or damaged: delete {file.parent.parent}, "
             "and the same command computes these replicas again"
         ) from None
-
-
-def _store(file: Path, array: np.ndarray) -> None:
-    with atomic_path(file) as temporary, open(temporary, "wb") as opened:
-        np.save(opened, array)

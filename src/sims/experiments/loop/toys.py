@@ -14,6 +14,7 @@ from sims.gaussians import GaussianMixture
 from sims.metrics.manifold import manifolds
 from sims.metrics.memorization import memorization, nearest_distances
 from sims.metrics.points import mode_coverage, sliced_wasserstein
+from sims.results.common import FigureFacts
 from sims.seeds import derive_seed
 from sims.training.noise import TrainingNoise
 
@@ -22,6 +23,17 @@ NEIGHBOURS = 500  # samples, and exact ones, that precision, recall and memoriza
 EXACT = 10_000  # exact samples that stand for the truth of a mixture
 PROJECTIONS = 32
 LEAST_SHARE = 0.2  # of its true share that a mode must have to be covered
+POINT_FIGURES = {
+    "w2": FigureFacts("2-Wasserstein distance", "lower", "distance"),
+    "sliced_w2": FigureFacts("sliced Wasserstein distance", "lower", "distance"),
+    "precision": FigureFacts("precision", "higher", "share"),
+    "recall": FigureFacts("recall", "higher", "share"),
+    "memorized": FigureFacts("share suspiciously near a training point", "lower", "share"),
+    "distance_ratio": FigureFacts("distance to the nearest training point, against held-out ones"),
+    "coverage": FigureFacts("modes covered", "higher", "share"),
+    "class_distance": FigureFacts("total variation of the modes' shares", "lower", "share"),
+    "log_det": FigureFacts("log determinant of the covariance"),
+}
 
 
 @dataclass(frozen=True)

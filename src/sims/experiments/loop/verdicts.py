@@ -8,44 +8,27 @@ are Student's t over replicas, two-sided, 95 %: the chance that a bound is cross
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from sims.errors import UserError
+from sims.experiments.loop.remedies import EQUAL, STANDARD, STEPS, is_guided
 from sims.metrics.arrays import Array
-from sims.metrics.intervals import Interval, paired_interval
+from sims.metrics.intervals import paired_interval
+from sims.results.common import Interval
+from sims.results.loop import Arm, Verdict, Verdicts
 
 ALLOWED = 1.15  # of standard training's generation 0: what strong prevention may cost
 
 
-@dataclass(frozen=True)
-class Mad:
-    """Model autophagy disorder: the distance to the real distribution increases with t (Alemohammad et al. 2023).
+def mad(curve: Array) -> Verdict:
+    """Model autophagy disorder: an arm's distance grows with the generations (Alemohammad et al. 2023).
 
     growth: the last quarter of the generations minus generation 1; rise: last generation minus generation 0. It holds
     where both lie above 0 with their intervals. Generation 0 is trained on real data alone, and a jump from there that
     then stays is a cost, not a growth. A fixed real set bounds a loop: it grows to a level and stays there, so that a
-    line through all generations would say less the longer one looks.
+    line through all generations would say less the longer one looks. UserError below two replicas or below T = 2.
     """
-
-    holds: bool
-    growth: Interval
-    rise: Interval
-    text: str
-
-
-@dataclass(frozen=True)
-class Prevention:
-    """``difference`` is the arm's last generation minus what it is held against; it holds where it all lies below 0."""
-
-    holds: bool
-    difference: Interval
-    text: str
-
-
-def mad(curve: Array) -> Mad:
-    """Whether an arm's distance grows with the generations; UserError below two replicas or below T = 2."""
     curve = _curve(curve, 3)
     growth = paired_interval(_late(curve), curve[:, 1])
     rise = paired_interval(curve[:, -1], curve[:, 0])
@@ -55,10 +38,10 @@ def mad(curve: Array) -> Mad:
         f"The distance {grows} with the generations: {_shown(growth)} from generation 1 to the last quarter, and "
         f"{_shown(rise)} from generation 0 to {curve.shape[1] - 1}."
     )
-    return Mad(holds, growth, rise, text)
+    return Verdict(holds=holds, text=text, intervals={"growth": growth, "rise": rise})
 
 
-def weak_prevention(curve: Array, equal: Array) -> Prevention:
+def weak_prevention(curve: Array, equal: Array, against: str = "") -> Verdict:
     """Whether an arm ends significantly below standard training at equal data and equal total compute."""
     curve, equal = _curve(curve), _curve(equal)
     difference = paired_interval(curve[:, -1], equal[:, -1])
@@ -67,10 +50,10 @@ def weak_prevention(curve: Array, equal: Array) -> Prevention:
         f"At generation {curve.shape[1] - 1} it {verb} standard training at equal data and compute: "
         f"{_shown(difference)}."
     )
-    return Prevention(difference.high < 0, difference, text)
+    return Verdict(holds=difference.high < 0, text=text, intervals={"difference": difference}, against=against)
 
 
-def strong_prevention(curve: Array, standard: Array) -> Prevention:
+def strong_prevention(curve: Array, standard: Array) -> Verdict:
     """Whether an arm ends no worse than 1.15 times standard training's generation 0, with its upper bound.
 
     The interval is of the paired difference, last generation minus 1.15 times generation 0 of standard training in the
@@ -86,7 +69,58 @@ def strong_prevention(curve: Array, standard: Array) -> Prevention:
         f"{first:.4f} ({ratio}). Against {ALLOWED:g} times that, replica by replica: {_shown(difference)}, "
         f"so the bound is {'kept' if holds else 'not kept'}."
     )
-    return Prevention(holds, difference, text)
+    return Verdict(holds=holds, text=text, intervals={"difference": difference})
+
+
+def verdicts_on(curves: Mapping[str, Sequence[Sequence[float]]], arms: Sequence[Arm]) -> dict[str, Verdicts]:
+    """The verdicts on every arm; none where there is one repeat.
+
+    ``curves`` are distances to the real data: arm -> generation -> repeat. Weak prevention is held against standard
+    training of equal compute where that is among the arms, else against standard training.
+    """
+    array = {arm.name: np.asarray(curves[arm.name]).T for arm in arms}  # (repeats, generations + 1)
+    standard, equal = array[STANDARD], EQUAL if EQUAL in array else STANDARD
+    if len(standard) < 2:
+        return {}
+    return {
+        arm.name: Verdicts(
+            mad=mad(curve) if curve.shape[1] > 2 else None,
+            weak=weak_prevention(curve, array[equal], equal) if is_guided(arm.method) else None,
+            strong=strong_prevention(curve, standard) if arm.method != STANDARD else None,
+        )
+        for arm in arms
+        for curve in [array[arm.name]]
+    }
+
+
+def conclusion(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    arms: Sequence[Arm],
+    verdicts: Mapping[str, Verdicts],
+    distance: str,
+    places: int,
+) -> str:
+    """Plain sentences: what became of standard training, and what each remedy prevented."""
+    if not verdicts:
+        return "One repeat gives no intervals, and so no verdicts: run the same command with more repeats."
+
+    def ends(name: str) -> str:
+        first, last = (float(np.mean(curves[name][generation])) for generation in (0, -1))
+        return f"{first:.{places}f} -> {last:.{places}f}"
+
+    first, last = (curves[STANDARD][generation] for generation in (0, -1))
+    worse = "significantly" if paired_interval(last, first).low > 0 else "not significantly"
+    collapses = (found := verdicts[STANDARD].mad) is not None and found.holds
+    text = f"After {len(curves[STANDARD]) - 1} generations standard training is {worse} worse than its generation 0"
+    text += f"{', and collapses' if collapses else ''} ({distance} {ends(STANDARD)})."
+    if STEPS in curves:
+        text += f" Sampled with twice the steps: {ends(STEPS)}."
+    for arm in arms:
+        weak, strong = verdicts[arm.name].weak, verdicts[arm.name].strong
+        if weak and strong:
+            kind = "strong" if strong.holds else "weak" if weak.holds else "no"
+            text += f" {arm.label}: {kind} prevention ({ends(arm.name)})."
+    return text
 
 
 def choose_strength(curves: Mapping[float, Array], selection_replicas: Sequence[int]) -> float:

@@ -13,17 +13,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sims.config import nearest
+from sims.config import nearest, to_dict
 from sims.data.dataset import Dataset, at_once, split_indices
 from sims.errors import UserError
-from sims.files import digest, read_json, write_json
+from sims.files import digest, read_json
 from sims.metrics.extractors import ClassifierExtractor
 from sims.metrics.proportions import check_confusion, confusion
 from sims.metrics.statistics import read_tensors
@@ -31,6 +30,7 @@ from sims.seeds import derive_seed
 from sims.training.classifier import train_classifier
 
 Array = np.ndarray
+Outputs = Callable[[Tensor], Tensor]  # images (B, C, H, W) in model space -> (B, K) log-probabilities, or (B,) values
 Labelled = tuple["Attribute", Array]  # the attribute and its value (n,) int64 of every sample, -1 = unknown
 LEAST = 4  # labelled samples of each value: two to learn from, two to test with
 EPOCHS = 300.0  # of training where labels are few: proportions are no more exact than classifiers agree
@@ -62,14 +62,14 @@ class Attribute:
 class Classifier:
     """Tells an attribute's values apart; ``confusion`` (K, K) are counts on data that it was not trained on.
 
-    outputs  images (B, C, H, W) in model space -> (B, K) log-probabilities, or (B,) values where it gives no more
-    trained  the networks whose mean it is, where they are of this package
+    ``outputs`` are log-probabilities, or values where it gives no more; ``trained`` are the networks whose mean it is,
+    where they are of this package.
     """
 
     attribute: Attribute
     hash: str
     confusion: Array
-    outputs: Callable[[Tensor], Tensor]
+    outputs: Outputs
     trained: tuple[ClassifierExtractor, ...] = ()
 
     @property
@@ -79,12 +79,12 @@ class Classifier:
 
     def __call__(self, x: Tensor) -> Array:
         """The most likely value (B,) int64 of images x (B, C, H, W) in model space, some at a time."""
-        return _values(self.outputs, x)
+        return _called(self.outputs, x)
 
     def log_probs(self, x: Tensor) -> Tensor | None:
         """Log-probabilities (B, K) of one batch, with gradient; None where the classifier gives none."""
-        found = self.outputs(x)
-        return found if found.ndim == 2 else None
+        outputs = self.outputs(x)
+        return outputs if outputs.ndim == 2 else None
 
 
 # ---- attributes
@@ -106,12 +106,12 @@ def derived(data: Dataset, name: str, mapping: Mapping[str, str]) -> Labelled:
     for given in mapping:
         if given not in attribute.values:
             raise UserError(f"attribute {name!r} names the class {given!r}{nearest(given, attribute.values)}")
-    missing = [known for known in attribute.values if known not in mapping]
+    missing = [label for label in attribute.values if label not in mapping]
     if missing:
         raise UserError(f"attribute {name!r} has no value for the class {missing[0]!r}: give every class one")
-    found = Attribute(name, tuple(dict.fromkeys(mapping.values())))
-    table = np.array([*(found.index(mapping[known]) for known in attribute.values), -1])
-    return found, table[labels]  # -1 is the last entry
+    made = Attribute(name, tuple(dict.fromkeys(mapping.values())))
+    table = np.array([*(made.index(mapping[label]) for label in attribute.values), -1])
+    return made, table[labels]  # -1 is the last entry
 
 
 def joint(parts: Sequence[Labelled]) -> Labelled:
@@ -138,61 +138,49 @@ def _joint(parts: Sequence[Attribute]) -> Attribute:
     return Attribute(",".join(part.name for part in parts), values)
 
 
-def read_labels(path: Path, data: Dataset, names: Sequence[str] | None = None) -> dict[str, Labelled]:
-    """Attributes of ``data`` from a label file, by name (None: all): CSV, or JSON where the path ends so.
+@dataclass(frozen=True)
+class LabelFile:
+    """A file that labels a data set: by attribute, the value of every sample, empty where it is unknown.
 
-    CSV: a header of names, then one row per sample in the order of the data, empty where the value is unknown.
-    JSON: {"data": fingerprint (may be missing), "attributes": {name: [value or null, ...]}}, as ``write_labels``
-    writes it. Values are sorted by name. UserError where the file belongs to another data set.
+    CSV: a header of names, then one row per sample in the order of the data. JSON, where the path ends so:
+    {"data": fingerprint (may be missing), "attributes": {name: [value or null, ...]}}.
     """
-    path = Path(path)
-    columns, fingerprint = _columns(path)
-    if fingerprint is not None and fingerprint != data.fingerprint:
-        raise UserError(
-            f"{path} labels another data set ({fingerprint[:12]}) than {data.name} ({data.fingerprint[:12]}): give the "
-            "label file of these data"
-        )
-    found = {}
-    for name in columns if names is None else [name for name in columns if name in names]:
-        column = columns[name]
+
+    path: Path
+    columns: dict[str, list[str]]
+    fingerprint: str | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> LabelFile:
+        if not path.is_file():
+            raise UserError(f"no label file {path}: check the path")
+        return _read_json(path) if path.suffix == ".json" else cls(path, _read_csv(path))
+
+    def labelled(self, name: str, data: Dataset) -> Labelled:
+        """An attribute of ``data``, its values sorted by name; UserError where the file belongs to another data set."""
+        path, column = self.path, self.columns[name]
+        if self.fingerprint not in (None, data.fingerprint):
+            raise UserError(
+                f"{path} labels another data set ({str(self.fingerprint)[:12]}) than {data.name} "
+                f"({data.fingerprint[:12]}): give the label file of these data"
+            )
         if len(column) != len(data):
             raise UserError(
                 f"{path} has {len(column):,} values of {name!r}, and {data.name} has {len(data):,} samples: give the "
                 "label file of these data, one value per sample (empty where unknown)"
             )
-        attribute = Attribute(name, tuple(sorted({value for value in column if value})))
+        attribute = Attribute(name, tuple(sorted({*column} - {""})))
         number = {value: index for index, value in enumerate(attribute.values)}
-        found[name] = (attribute, np.array([number[value] if value else -1 for value in column], np.int64))
-    return found
+        return attribute, np.array([number.get(value, -1) for value in column], np.int64)
 
 
-def label_names(path: Path) -> list[str]:
-    """The attributes that a label file holds."""
-    return [*_columns(Path(path))[0]]
-
-
-def _columns(path: Path) -> tuple[dict[str, list[str]], str | None]:
-    if not path.is_file():
-        raise UserError(f"no label file {path}: check the path")
-    return _read_json(path) if path.suffix == ".json" else (_read_csv(path), None)
-
-
-def write_labels(path: Path, data: Dataset, parts: Sequence[Labelled]) -> None:
-    """Write attributes of ``data`` to a JSON file that says which data they belong to."""
-    columns = {
-        attribute.name: [attribute.values[value] if value >= 0 else None for value in labels]
-        for attribute, labels in parts
-    }
-    write_json(path, {"data": data.fingerprint, "attributes": columns})
-
-
-def _read_json(path: Path) -> tuple[dict[str, list[str]], str | None]:
+def _read_json(path: Path) -> LabelFile:
     content = read_json(path)
     columns = content.get("attributes") if isinstance(content, dict) else None
     if not isinstance(columns, dict) or not columns or not all(isinstance(each, list) for each in columns.values()):
         raise UserError(f'{path} holds no labels: write {{"attributes": {{NAME: [VALUE, ...]}}}}, one per sample')
-    texts = {str(name): ["" if each is None else str(each) for each in column] for name, column in columns.items()}
-    return texts, content.get("data")
+    texts = {name: ["" if each is None else str(each) for each in column] for name, column in columns.items()}
+    return LabelFile(path, texts, content.get("data"))
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:
@@ -230,41 +218,53 @@ def trained(
     UserError where a value has too few labelled samples or cannot be told from another.
     """
     attribute, labels = labelled
-    known = np.flatnonzero(labels >= 0)
-    counts = np.bincount(labels[known], minlength=len(attribute.values))
+    num, rows = len(attribute.values), np.flatnonzero(labels >= 0)
+    counts = np.bincount(labels[rows], minlength=num)
     if counts.min() < LEAST:
         one = "" if "," not in attribute.name else " (as one column, whose values are the combinations that there are)"
         raise UserError(
             f"{counts.min()} labelled images of {data.name} have the value {attribute.values[int(counts.argmin())]!r} "
             f"of {attribute.name}: a classifier needs at least {LEAST}; label more, or leave the value out{one}"
         )
-    halves = split_indices(len(known), len(known) // 2, derive_seed("attribute halves"), labels[known])
-    mine, other = (known[half] for half in (halves if architecture == "a" else halves[::-1]))
+    halves = split_indices(len(rows), len(rows) // 2, derive_seed("attribute halves"), labels[rows])
+    mine, other = (rows[half] for half in (halves if architecture == "a" else halves[::-1]))
     order = np.random.default_rng(derive_seed("attribute order", seed)).permutation(len(mine))[:_MOST_TRAINED]
     mine = np.sort(mine[order])
     sample = other[:: -(-len(other) // 1000)]  # train_classifier wants a test set, and measures less with it
-    networks = tuple(
-        train_classifier(
-            data.batch(mine)[0],
-            labels[mine],
-            data.batch(sample)[0],
-            labels[sample],
-            num_classes=len(attribute.values),
-            seed=derive_seed("attribute classifier", seed, architecture, *([member] if member else [])),
-            epochs=EPOCHS,
-            steps=steps,
-            variant=architecture,
-            device=device,
-        )[0]
-        for member in range(members)
-    )
-    outputs = _of_networks(networks)
-    tests = [(data, other, labels)]
-    if held_out is not None:
-        tests.append((held_out[0], np.flatnonzero(held_out[1] >= 0), held_out[1]))
-    found = np.sum([measured_confusion(outputs, attribute, *test, device) for test in tests], axis=0)
-    check_confusion(found, attribute.values)
-    return Classifier(attribute, _key(networks, attribute), found, outputs, networks)
+    networks = []
+    for member in range(members):
+        own = derive_seed("attribute classifier", seed, architecture, *([member] if member else []))
+        learned = (data.batch(mine)[0], labels[mine], data.batch(sample)[0], labels[sample])
+        network, _ = train_classifier(
+            *learned, num_classes=num, seed=own, epochs=EPOCHS, steps=steps, variant=architecture, device=device
+        )
+        networks.append(network)
+    unseen = np.full(len(labels), -1)
+    unseen[other] = labels[other]
+    tests = [(data, unseen), *([] if held_out is None else [held_out])]
+    return measured(attribute, _key(networks, attribute), _of_networks(networks), tests, device, networks)
+
+
+def measured(
+    attribute: Attribute,
+    key: str,
+    outputs: Outputs,
+    tests: Sequence[tuple[Dataset, Array]],
+    device: torch.device | str,
+    trained: Sequence[ClassifierExtractor] = (),
+) -> Classifier:
+    """A classifier, its errors counted on data sets with values (n,) of the attribute, -1 = unknown.
+
+    UserError where it is no better than chance at telling two values apart.
+    """
+    counts = np.zeros((len(attribute.values),) * 2, np.int64)
+    for data, labels in tests:
+        rows, size = np.flatnonzero(labels >= 0), at_once(data.data_shape)
+        for part in (rows[start : start + size] for start in range(0, len(rows), size)):
+            called = _called(outputs, data.batch(part)[0].to(device))
+            counts += confusion(labels[part], called, len(attribute.values))
+    check_confusion(counts, attribute.values)
+    return Classifier(attribute, key, counts, outputs, tuple(trained))
 
 
 def product(
@@ -280,52 +280,43 @@ def product(
         if any(found.ndim == 1 for found in each):
             value = torch.zeros(len(x), dtype=torch.int64, device=x.device)
             for part, found in zip(parts, each):
-                value = value * len(part.attribute.values) + (found.argmax(dim=1) if found.ndim == 2 else found)
+                value = value * len(part.attribute.values) + most_likely(found)
             return value
         total = each[0]
         for found in each[1:]:
             total = (total[:, :, None] + found[:, None, :]).flatten(1)  # (B, K1, K2) -> (B, K1 * K2)
         return total
 
-    known = np.flatnonzero(labelled[1] >= 0)
-    found = measured_confusion(outputs, attribute, data, known, labelled[1], device)
-    check_confusion(found, attribute.values)
-    return Classifier(attribute, digest("product", *[part.hash for part in parts])[:16], found, outputs)
+    key = digest("product", *[part.hash for part in parts])[:16]
+    return measured(attribute, key, outputs, [(data, labelled[1])], device)
 
 
 def save(classifier: Classifier, folder: Path) -> None:
     """Write a classifier that ``trained`` made: a safetensors file for each network, the first one last."""
     assert classifier.trained, "only a classifier that was trained here can be saved"
-    about = {"attribute": identity(classifier.attribute), "confusion": classifier.confusion.tolist()}
-    about["members"] = len(classifier.trained)
+    confusion = classifier.confusion.tolist()
+    about = {"attribute": to_dict(classifier.attribute), "confusion": confusion, "members": len(classifier.trained)}
     folder.mkdir(parents=True, exist_ok=True)
     for member, network in reversed(list(enumerate(classifier.trained))):
         network.save(folder / f"{member}.safetensors", about)
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Classifier:
-    """Read what ``save`` wrote; UserError where a file is missing, damaged, or something else."""
+    """Read what ``save`` wrote; UserError where a file is missing or damaged."""
     about = read_tensors(folder / "0.safetensors")[1]
-    if "confusion" not in about:
-        raise UserError(f"{folder} holds a classifier for features and none of an attribute: give the right folder")
     networks = tuple(ClassifierExtractor.load(folder / f"{member}.safetensors") for member in range(about["members"]))
-    attribute = Attribute(about["attribute"]["name"], tuple(about["attribute"]["values"]))
     for network in networks:
         network.network.to(device)
-    confusion = np.array(about["confusion"])
-    return Classifier(attribute, _key(networks, attribute), confusion, _of_networks(networks), networks)
+    attribute = Attribute(about["attribute"]["name"], tuple(about["attribute"]["values"]))
+    counts = np.array(about["confusion"])
+    return Classifier(attribute, _key(networks, attribute), counts, _of_networks(networks), networks)
 
 
 def _key(networks: Sequence[ClassifierExtractor], attribute: Attribute) -> str:
-    return digest(*[network.hash for network in networks], identity(attribute))[:16]
+    return digest(*[network.hash for network in networks], to_dict(attribute))[:16]
 
 
-def identity(attribute: Attribute) -> dict[str, Any]:
-    """Its name and values, as they enter a classifier's hash."""
-    return {"name": attribute.name, "values": list(attribute.values)}
-
-
-def _of_networks(extractors: Sequence[ClassifierExtractor]) -> Callable[[Tensor], Tensor]:
+def _of_networks(extractors: Sequence[ClassifierExtractor]) -> Outputs:
     networks = [extractor.network.eval().requires_grad_(False) for extractor in extractors]
 
     def outputs(x: Tensor) -> Tensor:
@@ -338,24 +329,13 @@ def _of_networks(extractors: Sequence[ClassifierExtractor]) -> Callable[[Tensor]
     return outputs
 
 
+def most_likely(outputs: Tensor) -> Tensor:
+    """The most likely value (B,) int64 of log-probabilities (B, K); of values (B,) themselves."""
+    return outputs.argmax(dim=1) if outputs.ndim == 2 else outputs
+
+
 @torch.no_grad()
-def _values(outputs: Callable[[Tensor], Tensor], x: Tensor) -> Array:
+def _called(outputs: Outputs, x: Tensor) -> Array:
     """The most likely value (B,) int64 of images x (B, C, H, W), some at a time."""
-    result = np.empty(len(x), np.int64)
-    size = at_once(x.shape[1:])
-    for start in range(0, len(x), size):
-        found = outputs(x[start : start + size])
-        value = found.argmax(dim=1) if found.ndim == 2 else found
-        result[start : start + size] = value.cpu().numpy()
-    return result
-
-
-def measured_confusion(
-    outputs: Callable[[Tensor], Tensor], attribute: Attribute, data: Dataset, rows: Array, labels: Array, device: Any
-) -> Array:
-    """Confusion counts (K, K) on these rows of a data set with values (n,)."""
-    size, found = at_once(data.data_shape), []
-    for start in range(0, len(rows), size):
-        found.append(_values(outputs, data.batch(rows[start : start + size])[0].to(device)))
-    predicted = np.concatenate(found) if found else np.zeros(0, np.int64)
-    return confusion(labels[rows], predicted, len(attribute.values))
+    values = [most_likely(outputs(part)) for part in x.split(at_once(x.shape[1:]))]
+    return torch.cat(values).cpu().numpy()

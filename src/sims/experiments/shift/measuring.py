@@ -2,55 +2,75 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
+from sims.config import JSON
 from sims.data.codec import Codec
 from sims.errors import UserError
 from sims.experiments.shift.attributes import Classifier
-from sims.files import atomic_path, digest
+from sims.files import digest
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.manifold import manifolds
-from sims.metrics.proportions import kl_interval, proportions, tv_interval, weighted_moments, weights_to
-from sims.metrics.statistics import Reference, read_tensors
+from sims.metrics.proportions import distances_to, proportions, weighted_moments, weights_to
+from sims.metrics.statistics import read_tensors, write_tensors
+from sims.processes import agree
+from sims.results.common import FigureFacts
+from sims.results.scores import ScoreFigure, ScoreRow
+from sims.results.shift import Bounded, Group, Shares
 from sims.runs.directory import Run
+from sims.runs.measure import Samples, draw_and_measure, parts_of, rounded
+from sims.scoring.features import FeatureSet
 from sims.scoring.judge import Judge, some
+from sims.scoring.reference import Reference
 
 Array = np.ndarray
 Sample = Callable[[range], Tensor]  # seeds -> samples (n, C, H, W) in model space
 NEIGHBOURS = 3  # of precision and recall (Kynkäänniemi et al. 2019)
+TRAIN, HELD_OUT, CHECK = "fd_target", "fd_held_out_target", "check_fd_target"
+FIGURES = {
+    "tv": FigureFacts("TV to target", "lower"),
+    "kl": FigureFacts("KL", "lower"),
+    TRAIN: FigureFacts("FD to target", "lower", "distance"),
+    HELD_OUT: FigureFacts("FD to held-out, target", "lower", "distance"),
+    CHECK: FigureFacts("FD to target, second extractor", "lower", "distance"),
+}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What is kept of samples: features (n, D), those of the second extractor, and the two classifiers' values (n,)."""
+    """What is kept of samples: features (n, D), those of the second extractor, the two classifiers' values (n,).
+
+    ``bad`` (n,) are the samples that diverged.
+    """
 
     features: Array
     steering: Array
     judged: Array
+    bad: Array
     checked: Array | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
     def __getitem__(self, rows: slice | Array) -> Seen:
-        checked = None if self.checked is None else self.checked[rows]
-        return Seen(self.features[rows], self.steering[rows], self.judged[rows], checked)
+        return Seen(**{name: array[rows] for name, array in self._arrays().items()})
+
+    @property
+    def diverged(self) -> int:
+        """How many samples diverged."""
+        return int(self.bad.sum())
+
+    def _arrays(self) -> dict[str, Array]:
+        return {name: array for name, array in vars(self).items() if array is not None}
 
     def save(self, file: Path) -> None:
-        arrays = {name: value for name, value in vars(self).items() if value is not None}
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
-        with atomic_path(file) as temporary:
-            save_file(tensors, temporary, metadata={"sims": json.dumps({"kind": "seen"})})
+        write_tensors(file, self._arrays(), {"kind": "seen"})
 
     @classmethod
     def load(cls, file: Path) -> Seen:
@@ -59,119 +79,141 @@ class Seen:
     @classmethod
     def joined(cls, parts: Sequence[Seen]) -> Seen:
         """The samples of all parts, one after the other."""
-        checked = [part.checked for part in parts if part.checked is not None]
-        arrays = [
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "steering", "judged")
-        ]
-        features, steering, judged = arrays
-        return cls(features, steering, judged, np.concatenate(checked) if checked else None)
-
-
-@dataclass(frozen=True)
-class Real:
-    """Real data as a reference in the target's proportions: features with the attribute's values (n,), -1 = unknown."""
-
-    reference: Reference
-    labels: Array
-
-    def reweighted(self, target: Array, names: Sequence[str]) -> Moments:
-        """Moments of the data, weighted so that the attribute has the target's proportions."""
-        return weighted_moments(self.reference.require_features(), weights_to(target, self.labels, names))
+        arrays = [part._arrays() for part in parts]
+        return cls(**{name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]})
 
 
 class Meter:
     """Measures samples, a file per compute batch, and makes figures of what it measured.
 
     ``steering`` and ``judging`` are two classifiers of one attribute; the first takes part in choosing, the second only
-    measures what was chosen.
+    measures what was chosen. ``train`` (n,) and ``test`` (m,) are the attribute's values of the judge's real images.
     """
 
     def __init__(
-        self, run: Run, judge: Judge, steering: Classifier, judging: Classifier, target: Array, batch_size: int
+        self,
+        run: Run,
+        judge: Judge,
+        steering: Classifier,
+        judging: Classifier,
+        target: Array,
+        batch_size: int,
+        train: Array,
+        test: Array | None,
     ) -> None:
         self.run, self.judge, self.target, self.batch_size = run, judge, target, batch_size
         self.steering, self.judging = steering, judging
         self.names = steering.attribute.values
-        self.train: Real | None = None
-        self.references: dict[str, Moments] = {}
-        self.groups: dict[str, Real] = {}
-
-    def refer_to(self, train: Array, test: Array | None) -> None:
-        """Use the judge's real data, with the attribute's values of each image, as references."""
-        judge, second = self.judge, self.judge.second
-        self.train = Real(judge.train, train)
-        self.references["fd_target"] = self.train.reweighted(self.target, self.names)
+        self.target_hash = digest(target.tolist())[:16]
+        self.real = judge.train.require_features(), train
+        self.references = {TRAIN: self._in_proportions(judge, judge.train, train)}
         if test is not None and judge.test is not None and self._covers(test):
-            self.references["fd_held_out_target"] = Real(judge.test, test).reweighted(self.target, self.names)
-        if second is not None:
-            self.references["check_fd_target"] = Real(second.train, train).reweighted(self.target, self.names)
+            self.references[HELD_OUT] = self._in_proportions(judge, judge.test, test)
+        if judge.second is not None:
+            self.references[CHECK] = self._in_proportions(judge.second, judge.second.train, train)
 
     def _covers(self, labels: Array) -> bool:
         """Whether there are real samples of all that the target asks for."""
-        counts = np.bincount(labels[labels >= 0], minlength=len(self.target))
-        return bool((counts[self.target > 0] > 0).all()) and int(counts[self.target > 0].sum()) >= 2
+        counts = np.bincount(labels[labels >= 0], minlength=len(self.target))[self.target > 0]
+        return bool((counts > 0).all()) and int(counts.sum()) >= 2
 
-    def measure(self, key: Sequence[Any], sample: Sample, codec: Codec, seeds: range, name: str) -> Seen:
+    def _in_proportions(self, judge: Judge, real: FeatureSet, labels: Array) -> Reference:
+        """Real data, weighted so that the attribute has the target's proportions."""
+        weighted = weighted_moments(real.require_features(), weights_to(self.target, labels, self.names))
+        name, hash_ = f"{real.name} in the target's proportions", digest(real.hash, self.target_hash)[:16]
+        moments = replace(weighted, count=real.count)
+        return Reference(judge.extractor, replace(real, name=name, hash=hash_, moments=moments))
+
+    def measure(self, key: Sequence[JSON], sample: Sample, codec: Codec, seeds: range, name: str) -> Seen:
         """Samples of these seeds, measured; ``key`` names all that they depend on."""
-        run, size = self.run, self.batch_size
-        parts = [seeds[first : first + size] for first in range(0, len(seeds), size)]
-        own = digest(*key, self.judge.key, self.steering.hash, self.judging.hash, size)[:12]
-        folder = run.path / "draws" / own
+        own = digest(*key, self.judge.key, self.steering.hash, self.judging.hash, self.batch_size)[:12]
+        parts = parts_of(seeds, self.batch_size)
 
-        def file(part: range) -> Path:
-            return folder / f"{part.start}-{part.stop}.safetensors"
+        def draw(part: range) -> Samples:
+            return rounded(sample(part), codec)
 
-        def work(part: range) -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._seen(sample(part), codec).save(file(part))
-            advance(len(part) * run.num_processes)
+        with self.run.progress(f"measure {name}", len(seeds)) as advance:
+            folder = self.run.path / "draws" / own
+            return Seen.joined(draw_and_measure(self.run, folder, parts, draw, self._seen, Seen, advance))
 
-        with run.progress(f"measure {name}", len(seeds)) as advance:
-            run.spread(parts, file, work)
-        return Seen.joined([Seen.load(file(part)) for part in parts])
+    def _seen(self, samples: Samples) -> Seen:
+        x, judge = samples.x, self.judge
+        checked = None if judge.second is None else judge.second.features(x)
+        bad = np.zeros(len(x), bool) if samples.bad is None else samples.bad.cpu().numpy()
+        features, x = judge.features(x), x.to(judge.device)
+        return Seen(features, self.steering(x), self.judging(x), bad, checked)
 
-    def _seen(self, x: Tensor, codec: Codec) -> Seen:
-        # What diverges is a bad sample, not an error; samples are rounded to the values that the data can have.
-        x = codec.encode(codec.decode(x.nan_to_num(0.0, 1e3, -1e3)))
-        second = self.judge.second
-        checked = None if second is None else second.features(x)
-        device = self.judge.device
-        return Seen(self.judge.features(x), self.steering(x.to(device)), self.judging(x.to(device)), checked)
-
-    def shares(self, predicted: Array, *, judged: bool, level: float = 0.95) -> dict[str, Any]:
+    def shares(self, predicted: Array, *, judged: bool, level: float = 0.95) -> Shares:
         """Proportions of the attribute with intervals, corrected for the classifier's errors; TV and KL."""
-        classifier = self.judging if judged else self.steering
-        found = proportions(predicted, classifier.confusion, level, names=self.names)
-        result: dict[str, Any] = {name: getattr(found, name).tolist() for name in ("values", "low", "high", "raw")} | {
-            "n": found.n
-        }
-        for name, measure in (("tv", tv_interval), ("kl", kl_interval)):
-            value, low, high = measure(predicted, classifier.confusion, self.target, names=self.names)
-            result[name] = {"value": finite(value), "low": finite(low), "high": finite(high)}
-        return result
+        confusion, names = (self.judging if judged else self.steering).confusion, self.names
+        found = proportions(predicted, confusion, level, names=names)
+        tv, kl = (Bounded(*map(finite, each)) for each in distances_to(self.target, predicted, confusion, names=names))
+        values, low, high, raw = (tuple(x.tolist()) for x in (found.values, found.low, found.high, found.raw))
+        return Shares(values=values, low=low, high=high, raw=raw, n=found.n, tv=tv, kl=kl)
+
+    def steered_tv(self, seen: Seen) -> float:
+        """Total variation to the target, as the steering classifier sees it; the same in every process."""
+        return agree(tv_of(self.shares(seen.steering, judged=False)))
 
     def distances(self, seen: Seen) -> dict[str, float]:
         """Fréchet distances to the real data in the target's proportions; ``check_``: on the second extractor."""
-        found = {}
-        for name, reference in self.references.items():
-            features = seen.checked if name.startswith("check_") else seen.features
-            if features is not None:
-                found[name] = frechet_distance(Moments.of(features), reference)
-        return found
+        return {
+            name: frechet_distance(Moments.of(features), reference.train.moments)
+            for name, reference in self.references.items()
+            if (features := seen.checked if name == CHECK else seen.features) is not None
+        }
 
-    def group(self, seen: Seen, value: int, limit: int) -> dict[str, Any]:
+    def rows(self, draw: Seen, seeds: range) -> list[ScoreRow]:
+        """A self-describing row for every distance of a draw."""
+        settings: dict[str, JSON] = {"target": self.target_hash}
+        samples = FeatureSet(
+            "", "", Moments.of(draw.features), seeds=np.asarray(seeds), format="memory", dtype=self.judge.space.dtype,
+            diverged=draw.diverged,
+        )  # fmt: skip
+        rows: list[ScoreRow] = []
+        for name, value in self.distances(draw).items():
+            figure = ScoreFigure(value, samples=len(draw), settings=settings)
+            rows += self.references[name].rows({name: figure}, samples)
+        return rows
+
+    def rows_of_shares(self, seen: Seen, seeds: range) -> list[ScoreRow]:
+        """A self-describing row for every share by the judging classifier, for TV and for KL."""
+        shares = self.shares(seen.judged, judged=True)
+        each = zip(self.names, shares.values, shares.low, shares.high)
+        figures = {"tv": shares.tv, "kl": shares.kl} | {f"share[{name}]": Bounded(*share) for name, *share in each}
+        about = ScoreRow(
+            metric="",
+            value=0.0,
+            extractor_name=f"judge of {self.judging.attribute.name}",
+            extractor_hash=self.judging.hash,
+            reference_name="target",
+            reference_hash=self.target_hash,
+            num_samples=len(seen),
+            seeds=(seeds.start, seeds.stop),
+            dtype=self.judge.space.dtype,
+            diverged=seen.diverged,
+            interval="redrawn errors",
+            settings={"target": self.target_hash, "confusion": digest(self.judging.confusion.tolist())[:16]},
+        )
+        return [
+            replace(about, metric=name, value=share.value, low=share.low, high=share.high)
+            for name, share in figures.items()
+            if share.value is not None
+        ]
+
+    def group(self, seen: Seen, value: int, limit: int) -> Group:
         """Quality within one group, the samples that the judge gives this value: the first ``limit`` of them."""
-        assert self.train is not None
-        ours = seen.features[seen.judged == value][:limit]
-        real = self.train.reference.require_features()[self.train.labels == value]
+        features, labels = self.real
+        ours, real = seen.features[seen.judged == value][:limit], features[labels == value]
         fd = precision = recall = None
         if min(len(ours), len(real)) >= 2:
             fd = frechet_distance(Moments.of(ours), Moments.of(real))
         if min(len(ours), len(real)) > NEIGHBOURS:
-            pair = manifolds(some(real, self.judge.manifold_samples), some(ours, self.judge.manifold_samples))
-            precision, recall = pair[NEIGHBOURS].precision, pair[NEIGHBOURS].recall
-        counts = {"n": len(ours), "real": len(real)}
-        return {"value": self.names[value], **counts, "fd": fd, "precision": precision, "recall": recall}
+            most = self.judge.manifold_samples
+            pair = manifolds(some(real, most), some(ours, most))[NEIGHBOURS]
+            precision, recall = pair.precision, pair.recall
+        name = self.names[value]
+        return Group(value=name, n=len(ours), real=len(real), fd=fd, precision=precision, recall=recall)
 
 
 def check_accuracy(classifier: Classifier, least: float, role: str) -> None:
@@ -182,8 +224,14 @@ def check_accuracy(classifier: Classifier, least: float, role: str) -> None:
         raise UserError(
             f"the {role} classifier of {classifier.attribute.name} gets {rates.mean():.1%} of held-out images right "
             f"(mean over values; worst: {rates[worst]:.1%} of {classifier.attribute.values[worst]!r}), and "
-            f"--min-accuracy is {least:.1%}: label more images, or give a better classifier"
+            f"min_accuracy is {least:.1%}: label more images, or give a better classifier"
         )
+
+
+def tv_of(shares: Shares) -> float:
+    """The total variation to the target, which always is finite."""
+    assert shares.tv.value is not None
+    return shares.tv.value
 
 
 def finite(value: float) -> float | None:

@@ -8,11 +8,9 @@ from pathlib import Path
 
 from sims.config import nearest
 from sims.errors import UserError
-from sims.experiments.options import BaseOptions, DataOptions, GuidanceOptions
+from sims.experiments.options import BaseOptions, CommonOptions, GuidanceOptions, in_order
 from sims.methods import DistilledOptions
-from sims.networks.options import NetworkOptions
-from sims.sampling import SamplerOptions
-from sims.scoring.judge import EvaluationOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training.loop import TrainOptions
 
 BASELINES = ("rejection", "classifier", "fine-tuning")
@@ -121,8 +119,12 @@ class BaselineOptions:
             raise UserError(f"baselines.limit is {self.limit}: at least 100 samples are needed")
 
 
+@in_order(
+    "run dry_run target attributes labels classifier judge members min_accuracy imbalance data model seed batch_size "
+    "network base sampler auxiliary solver guidance distilled baselines evaluation"
+)
 @dataclass(frozen=True)
-class ShiftOptions:
+class ShiftOptions(CommonOptions):
     """Move the proportions that a model generates to a target, without new real data or retraining the base.
 
     With --imbalance 0=0.02 and nothing else: trains a small unconditional model on the bundled digits, of which zeros
@@ -130,7 +132,6 @@ class ShiftOptions:
     """
 
     run: Path = Path("runs/shift")
-    """Directory of the run: everything is kept here."""
     dry_run: bool = False
     """Only say what the job would cost (images, evaluations, disk, memory, time); nothing is run or written."""
     target: str = "uniform"
@@ -149,17 +150,9 @@ class ShiftOptions:
     """Least share of held-out images that a classifier must get right (mean over values)."""
     imbalance: str = ""
     """Plant an imbalance: cut these classes of the base's training data to a share of it, such as 0=0.02. References keep all."""  # noqa: E501
-    data: DataOptions = field(default_factory=DataOptions)
     model: Path | None = None
     """A trained model to steer: a model directory, a folder of diffusers, or a .pkl of EDM or EDM2. Otherwise a base is trained first."""  # noqa: E501
-    seed: int = 0
-    """Seed of everything: networks, training, samples."""
-    batch_size: int = 500
-    """Samples computed at once."""
-    network: NetworkOptions = field(default_factory=NetworkOptions)
     base: BaseOptions = field(default_factory=lambda: BaseOptions(snapshots=()))
-    sampler: SamplerOptions = field(default_factory=SamplerOptions)
-    """Of the base and all that follows; left at its defaults, a given model keeps its own."""
     auxiliary: SteeringOptions = field(default_factory=SteeringOptions)
     solver: SolverOptions = field(default_factory=SolverOptions)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
@@ -169,13 +162,12 @@ class ShiftOptions:
     evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(draws=2, samples=5_000))
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "members"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}: at least 1 is needed")
+        super().__post_init__()
+        self.check_counts("members")
         if self.distilled.samples == 1:
             raise UserError("distilled.samples is 1: a network is distilled from at least 2, or from none (0)")
         if self.data.path == "none":
-            raise UserError("proportions are measured against labelled real data: give --data.path")
+            raise UserError("proportions are measured against labelled real data: give data.path")
         if not self.attributes or len({*self.attributes}) != len(self.attributes):
             raise UserError(f"attributes are {list(self.attributes)}: name at least one, each once")
         if not 0 <= self.min_accuracy < 1:
@@ -184,9 +176,11 @@ class ShiftOptions:
             given = getattr(self, name)
             if given and len(given) != len(self.attributes):
                 raise UserError(
-                    f"{len(given)} of --{name} for {len(self.attributes)} attributes: give one for each, or none"
+                    f"{len(given)} of {name} for {len(self.attributes)} attributes: give one for each, or none"
                 )
         if self.classifier and {*self.classifier} & {*self.judge}:
-            raise UserError("the judge also steers: give --judge another classifier, or none (one is trained then)")
+            raise UserError("the judge also steers: give judge another classifier, or none (one is trained then)")
         if self.imbalance and self.model is not None:
-            raise UserError("an imbalance is planted in the data that a base is trained on: leave --model or it out")
+            raise UserError(
+                "an imbalance is planted in the data that a base is trained on: leave model or imbalance out"
+            )

@@ -50,7 +50,7 @@ class Observed:
     n: int
     tv: float
     tv_low: float = 0.0
-    fd: float | None = None
+    fd: float = math.nan
     round: int = 0
 
 
@@ -73,14 +73,10 @@ class Limits:
         high = self.available * (self.candidates / self.samples)
         return np.minimum(base * math.exp(-self.deepest), high), high
 
-    def yields(self, proportions: Array) -> int:
-        """Samples of these proportions that rejection leaves of all candidates."""
-        return int(self.candidates / rejection_ratio(proportions, self.available) * (1 + 1e-9))
-
 
 @dataclass(frozen=True)
 class Reach:
-    """What the base allows before anything is trained: values it never draws, values far from the target, in words."""
+    """What the base allows before anything is trained: values it never draws, values far from the target, shares."""
 
     absent: tuple[int, ...]
     far: tuple[int, ...]
@@ -258,13 +254,13 @@ def stopped(observed: Sequence[Observed], target: Array, following: Plan | None,
         return f"met: the target lies within the intervals of all values at w = {found.plan.w:.3g}"
     nearest = f"total variation {found.tv:.3f}"
     if done >= rounds:
-        return f"{rounds} rounds are done; the nearest has {nearest}: raise --solver.rounds to go on"
+        return f"{rounds} rounds are done; the nearest has {nearest}: raise solver.rounds to go on"
     if not stale:
         return None
     limits = ":"
     if following is not None and following.limited:
-        limits = f"; neither a higher w than {following.w:g} nor other proportions are allowed: raise --solver.max-w,"
+        limits = f"; neither a higher w than {following.w:g} nor other proportions are allowed: raise solver.max_w,"
     return (
         f"best reachable: {nearest}, and {PATIENCE} more rounds came no nearer{limits} train the auxiliary longer "
-        "(--auxiliary.images), or start from the distilled model"
+        "(auxiliary.images), or start from the distilled model"
     )

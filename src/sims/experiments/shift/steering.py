@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from sims.experiments.shift.attributes import Classifier
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.files import atomic_path, digest
-from sims.methods import Base
+from sims.methods import BASE, Base
 from sims.model import Model, load
+from sims.results.common import Cost
 from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
@@ -47,27 +48,6 @@ def accepted(values: Array, proportions: Array, count: int) -> Array:
     return np.sort(np.concatenate(taken))
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Compute besides the delivered samples: training images, network evaluations, images labelled by a classifier."""
-
-    images: int = 0
-    evaluations: int = 0
-    labelled: int = 0
-
-    @property
-    def total(self) -> int:
-        """In network evaluations: a training image counts as three, for its forward and backward pass."""
-        return 3 * self.images + self.evaluations
-
-    def __add__(self, other: Cost) -> Cost:
-        sums = (self.images + other.images, self.evaluations + other.evaluations, self.labelled + other.labelled)
-        return Cost(*sums)
-
-    def to_json(self) -> dict[str, int]:
-        return {**vars(self), "total": self.total}
-
-
 class Candidates:
     """The base's own samples, drawn in pools as more are needed, with the steering classifier's values."""
 
@@ -95,7 +75,7 @@ class Candidates:
         )
         with run.progress("own samples", len(seeds)) as advance:
             data = synthesize(
-                base.model, folder, seeds, method="base", batch_size=options.batch_size,
+                base.model, folder, seeds, method=BASE.name, batch_size=options.batch_size,
                 accelerator=run.accelerator, advance=advance,
             )  # fmt: skip
         file = run.path / "artefacts" / f"labelled-{digest(folder.name, self.steering.hash)[:12]}.npy"
@@ -123,7 +103,7 @@ class Candidates:
             raise UserError(
                 f"of {len(self.values):,} own samples {len(positions)} can be drawn in proportions of "
                 f"{np.round(proportions, 4).tolist()}, and a network learns from at least 2: raise "
-                "--auxiliary.max-candidates"
+                "auxiliary.max_candidates"
             )
         first = self.pools[0][0]
         raw = np.concatenate([np.asarray(data.raw[:]) for data, _ in self.pools])[positions]

@@ -8,14 +8,13 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sims.config import nearest
 from sims.data.dataset import ROW, Dataset
 from sims.errors import UserError
-from sims.experiments.shift.attributes import Attribute, Labelled, classes, derived, joint, label_names, read_labels
+from sims.experiments.shift.attributes import Attribute, LabelFile, Labelled, classes, derived
 
 Array = np.ndarray
 REST = "*"
@@ -33,68 +32,64 @@ def target_of(text: str, attribute: Attribute, like: Callable[[str], Array]) -> 
         return np.full(len(attribute.values), 1 / len(attribute.values))
     if text.startswith(LIKE):
         return like(text.removeprefix(LIKE))
-    table = _from_file(Path(text)) if text.endswith((".toml", ".json")) else _from_flag(text)
-    return _checked(table, attribute)
+    return _checked(_from_file(Path(text)) if text.endswith((".toml", ".json")) else _from_flag(text), attribute)
 
 
-def _from_flag(text: str) -> dict[str, Any]:
+def _from_flag(text: str) -> dict[str, float | str]:
     """VALUE=SHARE,VALUE=SHARE; a value may itself hold commas, since every entry ends with a number."""
-    table: dict[str, Any] = {}
+    table: dict[str, float | str] = {}
     position = 0
     while position < len(text):
-        found = _ENTRY.match(text, position)
-        if found is None:
+        entry = _ENTRY.match(text, position)
+        if entry is None:
             raise UserError(
                 f"target {text!r} is not understood at {text[position:]!r}: write uniform, VALUE=SHARE,VALUE=SHARE, "
                 "a TOML or JSON file, or like:DATA"
             )
-        if found[1] in table:
-            raise UserError(f"target {text!r} names {found[1]!r} twice: give each value one share")
-        table[found[1]] = _number(found[2])
-        position = found.end()
+        if entry[1] in table:
+            raise UserError(f"target {text!r} names {entry[1]!r} twice: give each value one share")
+        table[entry[1]] = _number(entry[2])
+        position = entry.end()
     return table
 
 
-def _number(text: str) -> Any:
+def _number(text: str) -> float | str:
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         return text
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: Path) -> Mapping[str, object]:
     if not path.is_file():
         raise UserError(f"no target file {path}: check the path")
     try:
         content = path.read_text(encoding="utf-8")
         values = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:  # broken, or not UTF-8
         raise UserError(f"target file {path} cannot be read: {error}") from None
-    table = values.get("target", values) if isinstance(values, dict) else values
+    table: object = values.get("target", values) if isinstance(values, dict) else values
     if not isinstance(table, dict):
         raise UserError(f'target file {path} holds no table of shares: write [target] and lines such as "0" = 0.3')
-    return {str(key): value for key, value in table.items()}
+    return table
 
 
-def _checked(table: Mapping[str, Any], attribute: Attribute) -> Array:
+def _checked(table: Mapping[str, object], attribute: Attribute) -> Array:
     shares = np.zeros(len(attribute.values))
     for name, value in table.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise UserError(f"the target's share of {name!r} is {value!r}: give a number from 0 to 1, or such as 30%")
         if not 0 <= value <= 1:
             raise UserError(f"the target's share of {name!r} is {value:g}: shares lie between 0 and 1 (30 % is 0.3)")
-        if name != REST and name not in attribute.values:
-            raise UserError(f"unknown value {name!r} of {attribute.name}{nearest(name, attribute.values)}")
         if name != REST:
             shares[attribute.index(name)] = value
-    if REST in table:
-        others = [k for k, name in enumerate(attribute.values) if name not in table]
-        if not others:
+        elif others := [k for k, other in enumerate(attribute.values) if other not in table]:
+            shares[others] = value / len(others)
+        else:
             raise UserError('the target gives a share to "*", the values not named, but all are named: leave it out')
-        shares[others] = table[REST] / len(others)
-    missing = [name for name in attribute.values if name not in table]
     if abs(shares.sum() - 1) > SUM_TOLERANCE:
-        hint = f'; not named: {", ".join(missing)} (give them shares, or "*" = the rest)' if missing else ""
+        missing = ", ".join(name for name in attribute.values if name not in table)
+        hint = f'; not named: {missing} (give them shares, or "*" = the rest)' if missing else ""
         raise UserError(f"the target's shares sum to {shares.sum():.4g} and must sum to 1{hint}")
     return shares / shares.sum()
 
@@ -119,23 +114,23 @@ def mapping_of(text: str) -> tuple[str, dict[str, str]]:
 
 def parts_of(attributes: tuple[str, ...], data: Dataset, labels: Path | None) -> list[Labelled]:
     """Each attribute, and its value of every sample of a data set (-1 = unknown), from its classes or a label file."""
-    columns = {} if labels is None else read_labels(labels, data, attributes)
+    file = None if labels is None else LabelFile.read(labels)
     found: list[Labelled] = []
     for text in attributes:
-        if text in columns:
-            found.append(columns[text])
+        if file is not None and text in file.columns:
+            found.append(file.labelled(text, data))
             continue
-        if labels is not None and ":" not in text and (text != "class" or data.labels is None):
-            raise UserError(f"{labels} has no column {text!r}{nearest(text, label_names(labels))}")
+        if file is not None and ":" not in text and (text != "class" or data.labels is None):
+            raise UserError(f"{labels} has no column {text!r}{nearest(text, file.columns)}")
         if data.labels is None:
-            raise UserError(f"attribute {text!r} follows from classes, and {data.name} has none: give --labels FILE")
+            raise UserError(f"attribute {text!r} follows from classes, and {data.name} has none: give labels")
         if text == "class":
             found.append(classes(data))
         elif ":" in text:
             found.append(derived(data, *mapping_of(text)))
         else:
             raise UserError(
-                f"unknown attribute {text!r}: write class, NAME:VALUE=CLASS+CLASS/VALUE=..., or a column of --labels"
+                f"unknown attribute {text!r}: write class, NAME:VALUE=CLASS+CLASS/VALUE=..., or a column of labels"
             )
     return found
 
@@ -166,11 +161,6 @@ def split_parts(
     return rows(train), rows(test) if ROW in test.columns else None
 
 
-def together(parts: list[Labelled]) -> Labelled:
-    """Several attributes as one."""
-    return parts[0] if len(parts) == 1 else joint(parts)
-
-
 def shares_of(labels: Array, count: int) -> Array:
     """Shares (K,) among labelled samples; labels (n,), -1 = unknown."""
     known = labels[labels >= 0]
@@ -192,17 +182,17 @@ def cut(data: Dataset, text: str, seed: int) -> Dataset:
     """A data set in which some classes are cut to a share of its whole: "0=0.02" leaves zeros 2 % of all samples."""
     if data.labels is None:
         raise UserError(f"an imbalance is planted by class, and {data.name} has none: give labelled data")
-    keep = np.ones(len(data), bool)
-    order = np.random.default_rng(seed).permutation(len(data))
     if _ENTRY.match(text) is None:
         raise UserError(f"imbalance {text!r} is not understood: write CLASS=SHARE,CLASS=SHARE, such as 0=0.02")
-    table = _from_flag(text)
-    for name in table:
+    named: dict[int, float] = {}
+    for name, share in _from_flag(text).items():
         if name not in data.class_names:
             raise UserError(f"unknown class {name!r} in imbalance {text!r}{nearest(name, data.class_names)}")
-        if not isinstance(table[name], float) or not 0 < table[name] < 1:
+        if not isinstance(share, float) or not 0 < share < 1:
             raise UserError(f"imbalance {text!r}: the share of {name!r} must lie between 0 and 1")
-    named = {data.class_names.index(name): share for name, share in table.items()}
+        named[data.class_names.index(name)] = share
+    keep = np.ones(len(data), bool)
+    order = np.random.default_rng(seed).permutation(len(data))
     rest = int((~np.isin(data.labels, list(named))).sum())
     total = rest / (1 - sum(named.values())) if sum(named.values()) < 1 else 0.0
     for label, share in named.items():

@@ -11,19 +11,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sims.config import nearest
+from sims.config import nearest, to_dict
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.experiments.shift.attributes import Classifier, Labelled, identity, measured_confusion
+from sims.experiments.shift.attributes import Classifier, Labelled, Outputs, measured
 from sims.files import digest, digest_file
 from sims.metrics.custom import load_script, to_8_bit
 from sims.metrics.extractors import hash_tensors
-from sims.metrics.proportions import check_confusion
 
 
 def torchscript(path: Path | str, data: Dataset, labelled: Labelled, device: torch.device | str = "cpu") -> Classifier:
@@ -36,19 +34,19 @@ def torchscript(path: Path | str, data: Dataset, labelled: Labelled, device: tor
     if not file.is_file():
         raise UserError(f"no classifier {file}: check the path")
     weights, script, bytes_ = digest_file(file), load_script(file, torch.device(device)), str(path).endswith(":uint8")
-    key = digest("torchscript", weights, bytes_, identity(labelled[0]))[:16]
+    key = digest("torchscript", weights, bytes_, to_dict(labelled[0]))[:16]
     return _given(lambda x: script(to_8_bit(x) if bytes_ else x), file.name, key, data, labelled, device)
 
 
 def from_callable(
-    function: str | Callable[[Tensor], Tensor], data: Dataset, labelled: Labelled, device: torch.device | str = "cpu"
+    function: str | Outputs, data: Dataset, labelled: Labelled, device: torch.device | str = "cpu"
 ) -> Classifier:
     """A user's "module:function" or "file.py:function" (or the function itself), with inputs and outputs as above.
 
     Its identity is its file's content and, of a torch module, its weights.
     """
     name = function if isinstance(function, str) else getattr(function, "__qualname__", type(function).__qualname__)
-    call: Any = _imported(function) if isinstance(function, str) else function
+    call = _imported(function) if isinstance(function, str) else function
     state: dict[str, Tensor] = {}
     if isinstance(call, nn.Module):
         call = call.to(device).eval().requires_grad_(False)
@@ -61,7 +59,7 @@ def from_callable(
     if isinstance(function, str) and function.rpartition(":")[0].endswith(".py"):
         source, _, own = function.rpartition(":")  # wherever it lies
     content = digest_file(source) if source and Path(source).is_file() else ""
-    key = digest("callable", own, content, hash_tensors(state, {}), identity(labelled[0]))[:16]
+    key = digest("callable", own, content, hash_tensors(state, {}), to_dict(labelled[0]))[:16]
     return _given(call, name, key, data, labelled, device)
 
 
@@ -81,9 +79,7 @@ def _given(
             ) from error
         return _normalized(found, len(x), len(attribute.values), name)
 
-    found = measured_confusion(outputs, attribute, data, np.flatnonzero(labels >= 0), labels, device)
-    check_confusion(found, attribute.values)
-    return Classifier(attribute, key, found, outputs)
+    return measured(attribute, key, outputs, [(data, labels)], device)
 
 
 def _normalized(found: Any, count: int, num: int, name: str) -> Tensor:
@@ -104,7 +100,7 @@ def _normalized(found: Any, count: int, num: int, name: str) -> Tensor:
     )
 
 
-def _imported(name: str) -> Callable[[Tensor], Tensor]:
+def _imported(name: str) -> Outputs:
     """What "module:function" or "file.py:function" names."""
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:

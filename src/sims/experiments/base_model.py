@@ -1,0 +1,70 @@
+"""The model that an experiment starts from: one that is given, or one trained on the real data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from sims.data.dataset import Dataset
+from sims.errors import UserError
+from sims.experiments.latent_space import with_given_vae
+from sims.experiments.options import CommonOptions
+from sims.guidance import Guide
+from sims.interop.diffusers import is_diffusers, load_diffusers
+from sims.interop.nvidia import import_model
+from sims.methods import Base
+from sims.model import Model, load
+from sims.runs.directory import Run
+from sims.runs.work import Training, Work, training_work
+from sims.sampling import SamplerOptions
+from sims.seeds import derive_seed
+from sims.training.base import train_base
+
+
+def given_model(
+    path: Path | None, sampler: SamplerOptions, device: torch.device | str, vae: Path | None = None
+) -> Model | None:
+    """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
+    if path is None:
+        return None
+    if path.is_file() and path.suffix == ".pkl":
+        model = import_model(path).to(device)
+    else:
+        foreign = not (path / "model.json").is_file() and is_diffusers(path)
+        model = load_diffusers(path).to(device) if foreign else load(path, device)
+    if isinstance(model.denoiser, Guide):
+        raise UserError(
+            f"{path} is a guided model, and only a single network can be improved: "
+            "give the folder 'distilled' of its run"
+        )
+    model = with_given_vae(model, vae)
+    return model if sampler == SamplerOptions() else replace(model, sampler=sampler)
+
+
+def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model | None) -> Base:
+    """The given model, or one trained on the real data."""
+    seed, train = derive_seed("base", options.seed), options.base.train
+    if given is not None:
+        return Base(given, given.hash, seed=seed, train=train)
+    assert real is not None
+    images, folder = options.base.images, run.path / "base"
+    with run.progress("train the base", images) as advance:
+        trained = train_base(
+            real, options.network, options.sampler, train, folder, images=images, seed=seed,
+            snapshots=tuple(max(1, round(images * share)) for share in options.base.snapshots),
+            accelerator=run.accelerator, advance=advance, log=run.log,
+        )  # fmt: skip
+    model = load(trained.last, run.device)
+    earlier = {budget: path for budget, path in trained.snapshots.items() if budget < images}
+    return Base(model, model.hash, earlier, folder, images, seed, train)
+
+
+TRAIN_BASE = "train the base"
+
+
+def base_work(options: CommonOptions) -> Work:
+    """What training the base counts."""
+    training, snapshots = Training("base", options.base.train), len({*options.base.snapshots}) + 1
+    return training_work(TRAIN_BASE, training, options.base.images, leaves="base", snapshots=snapshots)

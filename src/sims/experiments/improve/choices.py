@@ -1,0 +1,79 @@
+"""Choosing: every method prepared, its budget and strength chosen, its cost counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sims.experiments.improve.improvement import Choice, Context, mark, settings_of
+from sims.experiments.improve.method_search import built, search_method, search_work
+from sims.experiments.improve.search import Searched
+from sims.experiments.options import ImproveOptions
+from sims.methods import LEADER, Base, Continuous, Expected, Method
+from sims.results.common import Cost
+from sims.runs.work import Work
+
+
+def choose(
+    context: Context, method: Method, base: Base, round_: int, leader: Choice | None
+) -> tuple[Choice, Searched | None]:
+    """Prepare one method, choose its budget and strength, and say what it cost."""
+    settings = settings_of(context.options, round_, None if leader is None else leader.as_leader())
+    name, strengths = method.name, method.strengths
+    if not method.prepared_as:
+        artefact = method.prepare(base, context.real, settings, context.run)
+    else:
+        with context.stage(_preparing(method), round_):
+            artefact = method.prepare(base, context.real, settings, context.run)
+    if artefact is None:
+        return Choice(name, name, base.model), None
+    budgets, cost, searched = sorted(artefact.variants), artefact.cost, None
+    if method.budget == "leader" and leader is not None and leader.budget is not None:
+        budgets = [leader.budget]
+    if not isinstance(strengths, Continuous):
+        budget, w = budgets[-1], strengths.w
+    elif context.judge is None:
+        budget, w = default_choice(sorted(artefact.variants))
+    else:
+        with context.stage(f"search {name}", round_):
+            searched = search_method(context, method, base, artefact, budgets, round_)
+        budget, w, cost = searched.budget, searched.w, cost + Cost(evaluations=searched.evaluations)
+    model = built(context, method, base, artefact, budget, w)
+    if method.of_leader and leader is not None:
+        w, cost = leader.w, cost + leader.cost
+    return Choice(name, name, model, w, budget, cost), searched
+
+
+def default_choice(budgets: list[int]) -> tuple[int, float]:
+    """(budget, w) where there is nothing to choose by: the middle budget and w = 1.
+
+    w = 1 made every base measured so far better, though the best w lay between 0.75 and 3.5 (``benchmarks/results``);
+    nothing verifies it for another model.
+    """
+    return budgets[(len(budgets) - 1) // 2], 1.0
+
+
+def in_order(methods: Sequence[Method]) -> list[Method]:
+    """The order of the work: the leading method first, since others follow from what it chose."""
+    return sorted(methods, key=lambda method: method is not LEADER)
+
+
+def _preparing(method: Method) -> str:
+    return f"prepare {method.prepared_as}"
+
+
+def choosing_work(options: ImproveOptions, methods: Sequence[Method], expected: Expected, round_: int) -> list[Work]:
+    """What ``choose`` counts for all methods of a round; what several share is prepared once."""
+    counted: dict[str, Work] = {}
+    for method in in_order(methods):
+        own = []
+        if method.work is not None:
+            own.append(replace(method.work(expected), stage=_preparing(method)))
+        if options.is_judged and isinstance(method.strengths, Continuous):
+            own.append(search_work(options, method, expected))
+        if method is LEADER:
+            spent = Cost(sum(work.images for work in own), sum(work.evaluations for work in own))
+            expected = replace(expected, leader=spent)
+        for work in own:
+            counted.setdefault(work.stage, work)
+    return [replace(work, stage=work.stage + mark(options, round_)) for work in counted.values()]

@@ -1,0 +1,148 @@
+"""The result of an improvement, from what its rounds found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+
+from sims.data.dataset import Dataset
+from sims.experiments.facts import reproduction
+from sims.experiments.improve.improvement import Context
+from sims.experiments.improve.rounds import RoundOutcome
+from sims.experiments.improve.rows import REFERENCES, Measured
+from sims.guidance import CorrectionGuide
+from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, VARIANTS, looks_of
+from sims.metrics.intervals import paired_interval
+from sims.results.common import Comparison, Data, Floor, Row
+from sims.results.improve import CacheResult, Chosen, ImproveResult, Round, SearchCell, SearchResult, Spent
+from sims.scoring.figures import run_figures
+
+
+def improve_result(
+    context: Context, outcome: RoundOutcome, rounds: Sequence[Round], real: Dataset | None, test: Dataset | None
+) -> ImproveResult:
+    """What ``summary.json`` holds; ``outcome`` is the first round's."""
+    options, judge, model = context.options, context.judge, outcome.base.model
+    rows = tuple(line.row for line in outcome.table)
+    comparisons = _comparisons(outcome.table)
+    headline, warnings = _headline({row.label: row for row in rows}, comparisons)
+    data, floor = Data(real.name, len(real), len(test) if test else 0) if real else Data("none"), None
+    if judge is not None and judge.floor is not None and real is not None and test is not None:
+        text = f"real against real: {len(real):,} training images against {len(test):,} held-out ones"
+        floor = Floor({"fd_held_out": judge.floor}, text)
+    return ImproveResult(
+        title=f"{options.data.path if options.model is None else options.model.name}: a model improves itself",
+        headline=headline,
+        warnings=tuple(warnings),
+        data=replace(data, shape=model.data_shape, num_classes=model.num_classes, conditional=model.num_classes > 0),
+        extractor=judge.about() if judge else None,
+        floor=floor,
+        looks=looks_of(row.method for row in rows),
+        figures={name: facts for name, facts in run_figures().items() if any(name in row.figures for row in rows)},
+        reproduction=reproduction(options, context.clock),
+        verified=judge is not None,
+        leader=LEADER.name,
+        improved=outcome.variants.improved if outcome.variants else LEADER.name,
+        rows=rows,
+        comparisons=tuple(comparisons),
+        search=_search(context, outcome),
+        spent=_spent(context, outcome),
+        cache=_cache(outcome, rows),
+        rounds=tuple(rounds) if options.rounds > 1 else (),
+    )
+
+
+def _comparisons(table: Sequence[Measured]) -> list[Comparison]:
+    """The leading method against every other, paired by seed."""
+    draws = {line.choice.label: [draw.scores for draw in line.draws] for line in table}
+    ours = draws.pop(LEADER.name, [])
+    if len(ours) < 2:
+        return []
+    found, leader = [], LEADER.name
+    for label, theirs in draws.items():
+        for name in (name for name in REFERENCES if name in ours[0]):
+            difference = paired_interval([scores[name] for scores in ours], [scores[name] for scores in theirs])
+            text = f"{leader} and {label} are not distinguishable"
+            if difference.excludes():
+                text = f"{leader} is {'better' if difference.high < 0 else 'worse'} than {label}"
+            found.append(Comparison(a=leader, b=label, figure=name, difference=difference, verdict=text))
+    return found
+
+
+def _headline(rows: dict[str, Row], comparisons: Sequence[Comparison]) -> tuple[str, list[str]]:
+    base, ours, leader = rows.get(BASE.name), rows.get(LEADER.name), LEADER.name
+    if base is None or ours is None:
+        return f"No comparison of {BASE.name} and {leader} was asked for.", []
+    if not base.figures:
+        return "The improved model is ready; nothing was verified, since there was no real data to judge it by.", []
+    warnings, parts = [], []
+    for figure, name in REFERENCES.items():
+        before, after = base.mean(figure), ours.mean(figure)
+        if before is None or after is None:
+            continue
+        change = 100 * (after / before - 1)
+        entry = next((c for c in comparisons if c.b == BASE.name and c.figure == figure), None)
+        sure = entry is None or entry.difference.excludes()
+        doubt = ", one draw: no interval" if entry is None else "" if sure else ", within the noise"
+        parts.append(f"FD to {name} data {before:.2f} -> {after:.2f} ({change:+.0f} %{doubt})")
+        if change > 0 and sure:
+            warnings.append(f"FD to {name} data became worse with {leader}: {before:.2f} -> {after:.2f}.")
+    for entry in comparisons:
+        if entry.figure == "fd" and entry.difference.low > 0 and entry.b not in VARIANTS:
+            warnings.append(f"{entry.b} reached a lower FD to the training data than {leader}.")
+    for row in rows.values():
+        if row.diverged:
+            count = f"{row.diverged:,} of {row.draws * row.samples_per_draw:,}"
+            warnings.append(f"{count} samples of {row.label} diverged, and are counted as bad samples: lower w.")
+    bad = "".join(f"; {row.diverged:,} samples of {row.label} diverged" for row in (base, ours) if row.diverged)
+    return f"{leader} against {BASE.name}: {'; '.join(parts)}{bad}.", warnings
+
+
+def _search(context: Context, outcome: RoundOutcome) -> SearchResult | None:
+    if not outcome.searches:
+        return None
+    cells = [cell for searched in outcome.searches.values() for cell in searched.cells]
+    budgets = len({(cell.method, cell.budget) for cell in cells})
+    if (variants := outcome.variants) is not None:
+        base, n = variants.before, max(context.options.search.rungs)
+        cells.append(SearchCell(method=BASE.name, budget=None, w=0.0, n=n, fd=base.fd, half_width=base.half_width))
+    chosen = {
+        name: Chosen(**{entry.name: getattr(searched, entry.name) for entry in fields(Chosen)})
+        for name, searched in outcome.searches.items()
+    }
+    extended = any(searched.extended for searched in outcome.searches.values())
+    return SearchResult(chosen=chosen, cells=tuple(cells), grid_samples=budgets * 13 * 5_000, extended=extended)
+
+
+def _spent(context: Context, outcome: RoundOutcome) -> Spent:
+    options, base = context.options, outcome.choice(BASE.name)
+    leader = outcome.searches.get(LEADER.name)
+    return Spent(
+        base_training_images=outcome.base.images or None,
+        synthesized=options.auxiliary.samples,
+        synthesis_evaluations=options.auxiliary.samples * base.nfe if base else None,
+        auxiliary_images=max(options.auxiliary.budgets),
+        search_evaluations=leader.evaluations if leader else 0,
+        distillation_images=options.distilled.images if outcome.choice(HEIR.name) else 0,
+    )
+
+
+def _cache(outcome: RoundOutcome, rows: Sequence[Row]) -> CacheResult | None:
+    choice, by = outcome.choice(CACHED), {row.label: row for row in rows}
+    if choice is None or outcome.variants is None:
+        return None
+    guided, quick = choice.model.denoiser, by.get(FAST)
+    assert isinstance(guided, CorrectionGuide)
+    planned = choice.model.sampler.planned(guided)
+    return CacheResult(
+        levels=tuple(planned.tolist()),
+        refresh=tuple(step is not None and step.refresh for step in guided.steps(planned)),
+        solver=choice.model.sampler.solver,
+        nfe_base=guided.base.evaluations(planned),
+        nfe_full=by[LEADER.name].nfe,
+        nfe_cached=choice.nfe,
+        retained=by[CACHED].retained,
+        cheapest=quick.note if quick else None,
+        cheapest_nfe=quick.nfe if quick else None,
+        tried=outcome.variants.tried,
+    )

@@ -1,0 +1,101 @@
+"""One round of improvement: all methods chosen and judged; and what the whole job counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sims.experiments.base_model import base_work
+from sims.experiments.improve.choices import choose, choosing_work, in_order
+from sims.experiments.improve.improvement import Choice, Context, settings_of
+from sims.experiments.improve.outputs import grids_work
+from sims.experiments.improve.rows import Measured, measure, table_work, with_retained
+from sims.experiments.improve.search import Searched
+from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
+from sims.experiments.options import ImproveOptions
+from sims.methods import HEIR, LEADER, METHODS, Base, Expected, Method
+from sims.results.improve import Chosen
+from sims.runs.work import Sampling, Work
+from sims.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """What a round found: its base, every line of the table, the searches by method, what the variants are."""
+
+    base: Base
+    table: tuple[Measured, ...]
+    searches: dict[str, Searched] = field(default_factory=dict)
+    variants: Variants | None = None
+
+    def choice(self, label: str) -> Choice | None:
+        """The choice with this label."""
+        return next((line.choice for line in self.table if line.choice.label == label), None)
+
+
+def _named(options: ImproveOptions, round_: int) -> dict[Method, str | None]:
+    """The methods of a round in the order of the table, and what each needs that this job lacks."""
+    named = [METHODS[name] for name in options.methods]
+    if round_:  # further rounds have their own, whatever was asked for
+        named = [method for method in METHODS.values() if method.later_rounds]
+    snapshots = options.model is None and bool(options.base.snapshots) and round_ == 0
+    return {method: method.lacks(options.data.path != "none", snapshots) for method in named}
+
+
+def methods_of(options: ImproveOptions, round_: int = 0) -> list[Method]:
+    """The methods that a round runs: without real data, or snapshots of the base, some are left out."""
+    return [method for method, lacks in _named(options, round_).items() if lacks is None]
+
+
+def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
+    """All methods of one round, chosen and judged."""
+    options = context.options
+    for method, lacks in _named(options, round_).items():
+        if lacks is not None:
+            context.run.log(f"{method.name} is left out: {lacks}")
+    methods = methods_of(options, round_)
+    chosen: dict[str, Choice] = {}
+    searches: dict[str, Searched] = {}
+    for method in in_order(methods):
+        chosen[method.name], searched = choose(context, method, base, round_, chosen.get(LEADER.name))
+        if searched is not None:
+            searches[method.name] = searched
+            context.run.log(_said(method.name, searched))
+    choices = [chosen[method.name] for method in methods]
+    variants = None
+    if (leader := chosen.get(LEADER.name)) is not None and LEADER.name in searches:
+        with context.stage(CHOOSE, round_):
+            variants = find_variants(context, base, choices, leader, searches[LEADER.name].fd, round_)
+        place = choices.index(leader) + 1
+        choices[place:place] = variants.choices
+    table = with_retained([measure(context, choice, round_) for choice in choices])
+    return RoundOutcome(base, table, searches, variants)
+
+
+def _said(name: str, chosen: Chosen) -> str:
+    by = ""
+    if chosen.trusted is not None:
+        by = f", by {chosen.trusted.size:,} trusted images; by the training data {chosen.trusted.by_data:g}"
+    return f"{name}: budget {chosen.budget:,} images, w = {chosen.w:g} ({chosen.samples:,} samples searched){by}"
+
+
+def next_base(outcome: RoundOutcome, options: ImproveOptions, round_: int) -> Base:
+    """What the round after this one starts from."""
+    heir = outcome.choice(HEIR.name)
+    assert heir is not None
+    return Base(
+        heir.model, heir.model.hash, seed=derive_seed("base", options.seed, round_ + 1), train=options.base.train
+    )
+
+
+def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
+    """The stages of a job after its references, in order."""
+    work = [base_work(options)] if options.model is None else []
+    expected = Expected(settings_of(options), options.base.train, sampling.nfe, sampling.guided)
+    for round_ in range(options.rounds):
+        methods = methods_of(options, round_)
+        work += choosing_work(options, methods, expected, round_)
+        if options.is_judged:
+            if LEADER in methods:
+                work.append(variants_work(options, methods, expected, sampling, round_))
+            work += table_work(options, methods, expected, round_)
+    return [*work, grids_work(options, methods_of(options), expected)]

@@ -1,0 +1,78 @@
+"""What decides: models drawn on the selection seeds, and the rule that accepts a round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sims.config import to_dict
+from sims.experiments.improve.improvement import Choice, Context
+from sims.experiments.improve.search import half_width
+from sims.files import digest
+from sims.metrics.frechet import Moments, frechet_distance
+from sims.processes import agree
+from sims.runs.measure import draw_and_measure, sampled
+from sims.scoring.judge import Draw
+from sims.seeds import Purpose, seed_range
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice on the selection seeds: features, distance to the training and the test data, and a perfect model's."""
+
+    features: np.ndarray
+    fd: float
+    half_width: float | None
+    fd_held_out: float | None
+    perfect: float
+
+
+def draws_folder(context: Context, choice: Choice, size: int, round_: int, purpose: Purpose) -> Path:
+    """Where the draws of a choice lie: named by all that they depend on but their seeds."""
+    key = [choice.model.hash, to_dict(choice.model.sampler), context.needed_judge.key, size, purpose]
+    return context.run.path / "draws" / f"{choice.method}-{digest(*key, context.options.batch_size, round_)[:12]}"
+
+
+def select(context: Context, choice: Choice, round_: int) -> Selection:
+    """What the last rung of a search would measure: on its seeds, with its number of samples."""
+    judge, options, count = context.needed_judge, context.options, max(context.options.search.rungs)
+    seeds = seed_range("selection", options.seed, count, round_)
+    with context.run.progress(f"select {choice.label}", count) as advance:
+        (draw,) = draw_and_measure(
+            context.run, draws_folder(context, choice, count, round_, "selection"), [seeds],
+            lambda part: sampled(choice.model, part, batch_size=options.batch_size),
+            lambda samples: judge.only_features(samples.x), Draw, advance,
+        )  # fmt: skip
+    features = draw.features
+    half = half_width([features], judge.frechet)
+    test = None if judge.test is None else frechet_distance(Moments.of(features), judge.test.moments)
+    fd, half, test, perfect = agree((judge.frechet(features), half, test, judge.perfect(len(features))))
+    return Selection(features, fd, half, test, perfect)
+
+
+def noise_of(context: Context, before: Selection, after: Selection) -> float:
+    """Half of the 95 % interval of the difference of their distances, paired by seed; 0 where it is not known."""
+    frechet = context.needed_judge.frechet
+    return half_width([before.features, after.features], lambda a, b: frechet(a) - frechet(b)) or 0.0
+
+
+def accept(before: Selection | None, after: Selection | None, noise: float, first: bool) -> tuple[bool, str]:
+    """Whether a round made the model better, on the selection seeds, and why: the rule that stops before one harms.
+
+    A round counts if the Fréchet distance to the training data falls by more than ``noise``, half the 95 % interval of
+    the difference. From the second round on, it must not fall below what a perfect model would score (from there on it
+    measures memorization, not quality), and the distance to held-out data, where there are any, must not rise.
+    """
+    if before is None or after is None:
+        return True, "accepted without verification: there is nothing to judge it by"
+    change = f"FD to train {before.fd:.2f} -> {after.fd:.2f} on the selection seeds"
+    if after.fd + noise >= before.fd:
+        return False, f"stopped: {change} is no improvement beyond the noise of {noise:.2f}"
+    if not first and after.fd < after.perfect:
+        return False, f"stopped: {change}, below the {after.perfect:.2f} of a perfect model"
+    old, new = before.fd_held_out, after.fd_held_out
+    if not first and old is not None and new is not None and new > old:
+        return False, f"stopped: FD to held-out data rises, {old:.2f} -> {new:.2f} on the selection seeds"
+    return True, f"accepted: {change}"

@@ -1,0 +1,303 @@
+"""The figures of an improvement's page; each returns None where the run has nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sims.report.blocks import Drawn
+from sims.report.context import Context, figure_facts
+from sims.report.numbers import short_count, strength
+from sims.report.palette import INK, LINE
+from sims.report.svg import Drawing, from_zero, log_ticks, name_rows, plain_log
+from sims.results.common import Figure, Row
+from sims.results.improve import CacheResult, Chosen, ImproveResult, SearchCell, SearchResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Improve = Context[ImproveResult]
+DASHES = ("-", (0, (5, 1.5)), (0, (2, 1.2)), (0, (6, 1.5, 1, 1.5)), (0, (1, 1)))
+BAR = "Bars are 95 % intervals, where not visible narrower than the mark."
+JACKKNIFE = "Bars are 95 % intervals, by a jackknife over the samples in the search."
+
+
+def base_row(rows: Sequence[Row]) -> Row | None:
+    """The row of the base model (w = 0), or None."""
+    return next((row for row in rows if row.w == 0), None)
+
+
+def fd_dots(c: Improve) -> Drawn | None:
+    """FD to the training images and to held-out ones of every row, with 95 % intervals."""
+    rows = [row for row in c.result.rows if "fd" in row.figures]
+    names = [name for name in ("fd", "fd_held_out") if any(name in row.figures for row in rows)]
+    if not rows:
+        return None
+    drawing, base = Drawing("dots", 0.9 + 0.3 * len(rows)), base_row(rows)
+    floor = c.result.floor.values if c.result.floor else {}
+    for axes, name in zip(drawing.panels(len(names), sharey=True), names):
+        _dots(drawing, axes, c, rows, [row.figures.get(name) for row in rows])
+        axes.set_title(figure_facts(c.result, name).title)
+        axes.set_xlim(0, 1.03 * axes.get_xlim()[1])
+        drawing.line(axes, base.mean(name) if base else None, "dashed", vertical=True)
+        drawing.line(axes, floor.get(name), "dotted", vertical=True)
+    return drawing.block(
+        c.palette,
+        "Dot plot of the Fréchet distance of every method, with 95 % intervals; the table above holds the figures.",
+        "Fréchet distance (FD), lower is better.",
+        bar=BAR,
+        dashed="The dashed line is the base.",
+        dotted="The dotted line is what real images score.",
+    )
+
+
+def _dots(
+    drawing: Drawing, axes: Axes, c: Improve, rows: Sequence[Row], values: Sequence[Figure | None], scale: float = 1.0
+) -> None:
+    """A line per row with its value, times ``scale``."""
+    for place, (row, value) in enumerate(zip(rows, values)):
+        if value is None:
+            continue
+        swatch = c.palette[row.label]
+        low, high = (None if end is None else scale * end for end in (value.low, value.high))
+        drawing.bar(axes, Figure(scale * value.mean, low, high), place, swatch.light, upright=False)
+        axes.plot(scale * value.mean, place, swatch.marker, color=swatch.light, markersize=7, clip_on=False)
+    name_rows(axes, [c.palette.name(row.label) for row in rows])
+
+
+def _at(drawing: Drawing, axes: Axes, c: Improve, x: float, row: Row, label: str, kind: str) -> None:
+    """FD of a row at x, with its interval."""
+    swatch, value = c.palette[row.label], row.figures["fd"]
+    drawing.bar(axes, value, x, swatch.light)
+    options = {"markersize": 8, "linestyle": "none", "label": label, "gid": drawing.mark(kind)}
+    axes.plot(x, value.mean, swatch.marker, color=swatch.light, **options)  # type: ignore[arg-type]
+
+
+def cost_dots(c: Improve) -> Drawn | None:
+    """FD to the training images against network evaluations per sample."""
+    rows = [row for row in c.result.rows if "fd" in row.figures and row.nfe > 0]
+    if len({row.nfe for row in rows}) < 2:
+        return None
+    drawing = Drawing("cost", 3.1)
+    (axes,) = drawing.panels(1)
+    for row in rows:
+        _at(drawing, axes, c, row.nfe, row, c.palette.name(row.label), "dot")
+    axes.set(xlabel="network evaluations per sample", ylabel=figure_facts(c.result, "fd").title)
+    axes.set_xlim(0, 1.06 * max(row.nfe for row in rows))
+    from_zero(axes)
+    drawing.figure.legend(loc="outside right upper")
+    alt = "Scatter plot of the Fréchet distance against the number of network evaluations per sample."
+    caption = "Quality against cost: FD against network evaluations per sample. Lower left is better."
+    return drawing.block(c.palette, alt, caption, bar=BAR)
+
+
+def scored(search: SearchResult | None) -> list[SearchCell]:
+    """The cells of the search that have a score above zero: logarithms are drawn."""
+    return [cell for cell in (search.cells if search else ()) if cell.fd]
+
+
+def fd_against_w(c: Improve) -> Drawn | None:
+    """The search: FD against w, one panel per method, one line per budget and number of samples."""
+    search, cells = c.result.search, scored(c.result.search)
+    methods = list(dict.fromkeys(cell.method for cell in cells if cell.budget is not None))
+    if search is None or not methods:
+        return None
+    drawing = Drawing("strength", 2.75 * -(-len(methods) // 3) + 0.1)
+    most = max(cell.n for cell in cells)
+    scores = [cell.fd or 0.0 for cell in cells]
+    low, high = min(scores) / 1.12, max(scores) * 1.12
+    base = next((cell.fd for cell in cells if cell.budget is None and cell.n == most), None)
+    panels = drawing.panels(len(methods), sharey=True)
+    for axes, method in zip(panels, methods):
+        ours = [cell for cell in cells if cell.method == method]
+        _w_panel(drawing, axes, ours, most, c.colour(method), search.chosen.get(method))
+        drawing.line(axes, base, "dashed")
+        axes.set(title=c.palette.name(method), xlabel="w", ylim=(low, high))
+        plain_log(axes, "y", log_ticks(low, high))
+        axes.set_ylim(low, high)
+    for axes in panels[::3]:
+        axes.set_ylabel(figure_facts(c.result, "fd").title)
+    return drawing.block(
+        c.palette,
+        "Line plots of the Fréchet distance against the guidance strength w, one panel per method.",
+        "FD against w in the search, logarithmic scale; w = 0 is the base. One line per budget. The lowest of many "
+        "scores is flattering: judge by the results above.",
+        ring="The ring marks the setting that was chosen.",
+        dashed="The dashed line is the base on the same seeds.",
+        pale="Pale lines are early rungs of the search with fewer samples: FD falls with their number, so they compare "
+        "with each other only.",
+        bar=JACKKNIFE,
+    )
+
+
+def _w_panel(
+    drawing: Drawing, axes: Axes, cells: list[SearchCell], most: int, colour: str, chosen: Chosen | None
+) -> None:
+    """One method's lines; scores from fewer samples are pale and never joined with the others."""
+    budgets = sorted({cell.budget or 0 for cell in cells})
+    lines = sorted({(cell.budget or 0, cell.n) for cell in cells})
+    for budget, n in lines:
+        points = sorted((x for x in cells if (x.budget or 0, x.n) == (budget, n)), key=lambda cell: cell.w)
+        full = n == most
+        for point in points if full else []:
+            _half_bar(drawing, axes, point.w, point, colour)
+        (line,) = axes.plot(
+            [point.w for point in points],
+            [point.fd or 0.0 for point in points],
+            color=colour,
+            alpha=1.0 if full else 0.35,
+            linewidth=1.7 if full else 1.0,
+            linestyle=DASHES[(len(budgets) - 1 - budgets.index(budget)) % len(DASHES)],  # the largest is solid
+            marker="o",
+            markersize=4.5 if full else 3,
+            label=f"{short_count(budget)} images" if full and budget else None,
+        )
+        if not full:
+            line.set_gid(drawing.mark("pale"))
+    at = [cell for cell in cells if chosen and (cell.w, cell.budget) == (chosen.w, chosen.budget)]
+    if at:
+        best = max(at, key=lambda cell: cell.n)
+        (ring,) = axes.plot(best.w, best.fd or 0.0, "o", markersize=11, markerfacecolor="none", zorder=5)
+        ring.set(markeredgecolor=INK, markeredgewidth=1.3, gid=drawing.mark("ring"))
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="best", handlelength=3.6, fontsize=7.5, labelcolor="#5d6879")
+
+
+def _half_bar(drawing: Drawing, axes: Axes, place: float, cell: SearchCell, colour: str) -> None:
+    """The 95 % interval of a cell of the search, where it has one."""
+    if cell.half_width and cell.fd:
+        ends = [max(cell.fd - cell.half_width, 1e-9), cell.fd + cell.half_width]
+        axes.plot([place, place], ends, color=colour, linewidth=1, alpha=0.6, gid=drawing.mark("bar"))
+
+
+def fd_against_budget(c: Improve) -> Drawn | None:
+    """Best FD over w at each budget in the search, and the final scores with their intervals."""
+    cells = [cell for cell in scored(c.result.search) if cell.budget]
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    finals = [row for row in c.result.rows if row.budget and "fd" in row.figures]
+    finals = [row for row in finals if not methods or row.label in methods]
+    budgets = sorted({cell.budget or 0 for cell in cells} | {row.budget or 0 for row in finals})
+    if len(budgets) < 2:
+        return None
+    drawing = Drawing("budget", 3.1)
+    (axes,) = drawing.panels(1)
+    for method in methods:
+        swatch, best = c.palette[method], _best_by_budget([cell for cell in cells if cell.method == method])
+        for cell in best:
+            _half_bar(drawing, axes, cell.budget or 0, cell, swatch.light)
+        x, y = [cell.budget or 0 for cell in best], [cell.fd or 0.0 for cell in best]
+        (line,) = axes.plot(x, y, marker=swatch.marker, color=swatch.light, linewidth=1.2, label=c.palette.name(method))
+        line.set(markerfacecolor="none", markeredgecolor=swatch.light, gid=drawing.mark("hollow"))
+    for row in finals:
+        label = "" if row.label in methods else c.palette.name(row.label)
+        _at(drawing, axes, c, row.budget or 0, row, label, "filled")
+    plain_log(axes, "x", [float(budget) for budget in budgets])
+    axes.xaxis.set_major_formatter(lambda value, _: short_count(float(value)))
+    axes.set_xlim(budgets[0] / 1.3, budgets[-1] * 1.3)
+    axes.set(xlabel="budget: images the auxiliary was trained on", ylabel=figure_facts(c.result, "fd").title)
+    from_zero(axes)
+    drawing.figure.legend(loc="outside right upper")
+    return drawing.block(
+        c.palette,
+        "The Fréchet distance against the training budget of the auxiliary, one line per method.",
+        "FD against the auxiliary’s training budget.",
+        filled="Filled: final scores.",
+        hollow="Hollow, joined: the lowest FD over w at each budget in the rung of the search that compared the most "
+        "budgets; from fewer samples, hence higher.",
+        bar=JACKKNIFE,
+    )
+
+
+def _best_by_budget(cells: list[SearchCell]) -> list[SearchCell]:
+    """The lowest cell of every budget in the rung that compared the most budgets; of several, the largest rung."""
+    rungs: dict[int, list[SearchCell]] = {}
+    for cell in cells:
+        rungs.setdefault(cell.n, []).append(cell)
+    widest = max(rungs.items(), key=lambda item: (len({cell.budget for cell in item[1]}), item[0]))[1]
+    best: dict[int, SearchCell] = {}
+    for cell in sorted(widest, key=lambda cell: cell.fd or 0.0):
+        best.setdefault(cell.budget or 0, cell)
+    return [best[budget] for budget in sorted(best)]
+
+
+def cache_levels(cache: CacheResult) -> tuple[list[float], list[bool]]:
+    """Noise levels and whether each recomputes; evaluations that follow one another at one level count as one."""
+    merged: list[float] = []
+    fresh: list[bool] = []
+    for level, anew in zip(cache.levels, cache.refresh, strict=True):
+        if merged and merged[-1] == level:
+            fresh[-1] = fresh[-1] or anew
+        else:
+            merged.append(level)
+            fresh.append(anew)
+    return merged, fresh
+
+
+def cache_strip(c: Improve, cache: CacheResult) -> Drawn:
+    """Which noise levels recompute the guidance: one mark per level, from the noisiest to the cleanest."""
+    levels, refresh = cache_levels(cache)
+    drawing = Drawing("cache", 1.05)
+    (axes,) = drawing.panels(1)
+    row = next((row for row in c.result.rows if row.nfe == cache.nfe_cached), None)
+    colour = c.colour(row.label) if row else INK
+    axes.axhline(0, color=LINE, linewidth=1, zorder=0)
+    for level, fresh in zip(levels, refresh):
+        (mark,) = axes.plot(level, 0, "s", markersize=9, color=colour if fresh else "none", markeredgecolor=colour)
+        mark.set(markeredgewidth=1.2, gid=drawing.mark("filled" if fresh else "hollow"))
+    plain_log(axes, "x", log_ticks(min(levels), max(levels), 6))
+    axes.set_xlim(max(levels) * 1.4, min(levels) / 1.4)  # as sampling goes: from noise to image
+    axes.set(ylim=(-1, 1), yticks=[], xlabel="noise level σ, in the order of sampling")
+    axes.spines["left"].set_visible(False)
+    return drawing.block(
+        c.palette,
+        f"Strip of {len(refresh)} noise levels; {sum(refresh)} of them recompute the guidance.",
+        f"The correction is recomputed at {sum(refresh)} of {len(refresh)} levels.",
+        filled="Filled: the auxiliary is evaluated and the correction recomputed.",
+        hollow="Hollow: the last correction is used again, scaled.",
+    )
+
+
+def memorization_dots(c: Improve) -> Drawn | None:
+    """Share of samples nearer to a training image than 99 % of held-out images are, per row."""
+    rows = [row for row in c.result.rows if "memorized" in row.figures]
+    if not rows:
+        return None
+    drawing = Drawing("memory", 0.75 + 0.28 * len(rows))
+    (axes,) = drawing.panels(1)
+    _dots(drawing, axes, c, rows, [row.figures["memorized"] for row in rows], scale=100.0)
+    drawing.line(axes, 1.0, "dotted", vertical=True)
+    most = 1.08 * max(1.5, axes.get_xlim()[1])
+    axes.set_xlim(-0.02 * most, most)  # room for dots at zero
+    axes.set_xlabel("samples nearer to a training image than 99 % of held-out images are, in %")
+    return drawing.block(
+        c.palette,
+        "Dot plot of the share of samples that are suspiciously near to a training image, per method.",
+        "Share of samples that lie nearer to a training image than 99 % of held-out images do.",
+        dotted="Held-out images give 1 % by construction (dotted line); clearly more means that training images are "
+        "being copied.",
+        bar=BAR,
+    )
+
+
+def rounds_plot(c: Improve) -> Drawn | None:
+    """FD to the training images over the rounds, one line per row."""
+    series: dict[str, list[tuple[float, float]]] = {}
+    for item in c.result.rounds:
+        for row in item.rows:
+            if "fd" in row.figures:
+                series.setdefault(row.label, []).append((item.round, row.figures["fd"].mean))
+    if max((len(points) for points in series.values()), default=0) < 2:
+        return None
+    drawing = Drawing("rounds", 2.7)
+    (axes,) = drawing.panels(1)
+    for label, points in series.items():
+        swatch = c.palette[label]
+        x, y = zip(*points)
+        axes.plot(x, y, color=swatch.light, marker=swatch.marker, markersize=6, label=c.palette.name(label))
+    axes.set_xticks(sorted({at for points in series.values() for at, _ in points}))
+    axes.xaxis.set_major_formatter(lambda value, _: strength(float(value)))
+    axes.set(xlabel="round", ylabel=figure_facts(c.result, "fd").title)
+    from_zero(axes)
+    drawing.figure.legend(loc="outside right upper")
+    caption = "FD over the rounds; a round that did not improve was not kept."
+    return drawing.block(c.palette, "FD over the rounds, one line per method.", caption)

@@ -1,0 +1,224 @@
+"""What scoring finds: figures with limits and with what they depend on, rows that describe themselves, differences."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from sims.config import JSON
+from sims.errors import UserError
+from sims.results.common import ExtractorFacts, Figure, FigureFacts
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where a figure is measured, other than in features; ``dtype`` is the type of the values that are compared."""
+
+    name: str
+    hash: str
+    dtype: str
+    resize: str = "none"
+
+
+@dataclass(frozen=True)
+class ScoreFigure(Figure):
+    """A figure of ``samples`` samples, and where its 95 % limits come from (``interval``).
+
+    settings   what else the value depends on; two figures are comparable only where these are equal
+    details    what was found besides, such as the p-value of a test
+    space      where it was measured, if not in the extractor's features
+    """
+
+    interval: str = "none"
+    samples: int = 0
+    settings: dict[str, JSON] = field(default_factory=dict)
+    details: dict[str, float] = field(default_factory=dict)
+    space: Space | None = None
+
+    def to_json(self) -> dict[str, JSON]:
+        """Mean, limits and where they come from, with settings and details among them."""
+        limits: dict[str, JSON] = {"mean": self.mean, "low": self.low, "high": self.high, "interval": self.interval}
+        return {**limits, "samples": self.samples, **self.settings, **self.details}
+
+
+ScoreFigures = dict[str, ScoreFigure]  # by name
+
+
+@cache
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a source tree
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One measured figure that describes itself.
+
+    seeds: the half-open range [first, after the last] of the samples' seeds, (0, 0) where seeds do not apply;
+    resize: how images came to the size they were measured at; images: what else was done to them ("grey repeated to
+    RGB"); format: how samples were stored ("memory", "png", ...); dtype: what the samples were rounded to before
+    measuring ("float32", "uint8"); unreadable: pictures that were left out because they could not be read; diverged:
+    samples with values that were not finite, which count as bad samples; low, high: 95 % limits, and interval: where
+    they come from; floor: the same figure of real images against real ones, of which floor_samples took the samples'
+    place; num_reference: reference images, 0 where a file does not say; settings: what else the figure depends on.
+    """
+
+    metric: str
+    value: float
+    extractor_name: str
+    extractor_hash: str
+    reference_name: str
+    reference_hash: str
+    num_samples: int
+    seeds: tuple[int, int]
+    resize: str = "none"
+    format: str = "memory"
+    dtype: str = "float32"
+    samples: str = ""
+    samples_hash: str = ""
+    images: str = "as they are"
+    unreadable: int = 0
+    diverged: int = 0
+    low: float | None = None
+    high: float | None = None
+    interval: str = "none"
+    floor: float | None = None
+    floor_samples: int = 0
+    num_reference: int = 0
+    settings: dict[str, JSON] = field(default_factory=dict)
+    sims_version: str = field(default_factory=lambda: _version("sims-diffusion"))
+    torch_version: str = field(default_factory=lambda: _version("torch"))
+    numpy_version: str = field(default_factory=lambda: _version("numpy"))
+    scipy_version: str = field(default_factory=lambda: _version("scipy"))
+
+    def to_json(self) -> dict[str, JSON]:
+        """The fields as a dictionary that json can write."""
+        return {**asdict(self), "seeds": list(self.seeds)}
+
+    @classmethod
+    def from_json(cls, row: dict[str, JSON]) -> ScoreRow:
+        """The inverse of to_json; a row may hold further keys. UserError where a field is missing."""
+        values = {entry.name: row[entry.name] for entry in fields(cls) if entry.name in row}
+        missing = [name for name in REQUIRED if name not in row]
+        if missing:
+            raise UserError(f"A score lacks {', '.join(missing)}; it was not written by sims: measure it again.")
+        if not isinstance(row["value"], int | float):
+            raise UserError(f"A score of {row['metric']} has the value {row['value']!r}: measure it again.")
+        return cls(**{**values, "seeds": tuple(row["seeds"])})  # type: ignore[arg-type]
+
+
+REQUIRED = tuple(
+    entry.name for entry in fields(ScoreRow) if entry.default is MISSING and entry.default_factory is MISSING
+)
+
+
+def diverged_words(diverged: int, samples: int) -> str:
+    """The warning about samples that diverged."""
+    return (
+        f"WARNING: {diverged:,} of {samples:,} samples diverged (values that are not finite): they are counted as bad "
+        "samples in every figure; lower w, or take more steps"
+    )
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """A set of real images: its name, a hash of its content, how many there are (0: not known)."""
+
+    name: str
+    hash: str
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScores:
+    """One class: number and share of its samples and reference images, and how the two compare.
+
+    told_by     whether samples count to the class that was intended, or to the one that a classifier recognizes
+    """
+
+    name: str
+    told_by: str
+    index: int
+    count: int
+    share: float
+    reference_count: int
+    reference_share: float
+    frechet: float | None
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The scores of one set of samples.
+
+    figures     name -> the mean over the draws, or the one draw's value, with its limits
+    facts       name -> what the figure is called, and which way is better
+    floor       the same figures of real images against real ones, ``floor_of`` says which
+    rows        one per figure and draw, with all that it was measured with
+    """
+
+    samples: str
+    draws: int
+    samples_per_draw: int
+    extractor: ExtractorFacts
+    reference: SetFacts
+    held_out: SetFacts | None = None
+    figures: ScoreFigures
+    facts: dict[str, FigureFacts]
+    floor: dict[str, float] = field(default_factory=dict)
+    floor_of: str | None = None
+    classes: tuple[ClassScores, ...] = ()
+    notes: tuple[str, ...] = ()
+    rows: tuple[ScoreRow, ...] = ()
+
+    def to_json(self) -> dict[str, JSON]:
+        """What ``sims evaluate --json`` prints."""
+        sides = {"train": self.reference, "held_out": self.held_out}
+        e = self.extractor
+        return {
+            "samples": self.samples,
+            "draws": self.draws,
+            "samples_per_draw": self.samples_per_draw,
+            "extractor": {"name": e.name, "hash": e.hash, "num_features": e.num_features},
+            "reference": {key: asdict(side) for key, side in sides.items() if side},
+            "metrics": {name: figure.to_json() for name, figure in self.figures.items()},
+            "floor": dict(self.floor),
+            "floor_of": self.floor_of,
+            "classes": [
+                {"class" if key == "name" else key: value for key, value in asdict(row).items()} for row in self.classes
+            ],
+            "notes": list(self.notes),
+            "rows": [row.to_json() for row in self.rows],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A figure of two sets of samples: the first minus the second, its 95 % limits, where they come from, a verdict."""
+
+    metric: str
+    difference: float
+    low: float
+    high: float
+    interval: str
+    significant: bool
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """The scores of several sets of samples, and the differences of the first two."""
+
+    scores: tuple[Scores, ...] = ()
+    differences: tuple[Difference, ...] = ()
+
+    def to_json(self) -> dict[str, JSON]:
+        """What ``sims evaluate A B --json`` prints."""
+        return {
+            "scores": [one.to_json() for one in self.scores],
+            "differences": [asdict(row) for row in self.differences],
+        }
