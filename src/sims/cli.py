@@ -54,13 +54,13 @@ from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift_job import shift
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataCommand(SourceOptions):
     """Look at a data set: what is there, and what is wrong with it (exit status 1 if anything is)."""
 
-    action: Positional[typing.Literal["check"]] = "check"
+    action: Positional[typing.Literal["check"]]
     """check: count, sizes, channels, labels, duplicates, unreadable files, and what is not read."""
-    path: Positional[str] = ""
+    path: Positional[str]
     """Folder, zip, parquet, npz, store, or a built-in name."""
     json: bool = False
     """Print JSON instead of text."""

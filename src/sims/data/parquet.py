@@ -25,7 +25,7 @@ _GROUPS = 4  # row groups kept in memory
 class Table:
     """The columns with samples and labels of parquet files of one schema.
 
-    ``is_image``: the samples are encoded pictures; ``image`` and ``label`` name columns, "none" no labels. ``remarks``
+    ``is_image``: the samples are encoded pictures; ``image`` and ``label`` name columns. ``remarks``
     say what was chosen where others could have been meant. Raises UserError naming the file for anything missing or
     broken, and, a question, where several columns could be meant.
     """
@@ -199,8 +199,6 @@ def _label_column(
 ) -> tuple[str | None, str | None]:
     """The column with the labels, and a remark on others that could hold them."""
     names = [field.name for field in schema if field.name != samples and _could_be_labels(field.type)]
-    if asked == "none":
-        return None, None
     if asked is not None:
         if asked not in names:
             raise UserError(

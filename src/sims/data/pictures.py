@@ -50,7 +50,7 @@ class SourceOptions:
     image_column: str | None = None
     """Column of a table that holds the pictures, where several could."""
     label_column: str | None = None
-    """Column of a table that holds the labels; none: the table has no labels."""
+    """Column of a table that holds the labels, where several could."""
     division: Literal["auto", "parts", "none"] = "auto"
     """Folders or files called train, test, validation: parts (what lies beside them is left out), or none (they are classes like others); auto asks where it is not clear."""  # noqa: E501
     download: bool = False

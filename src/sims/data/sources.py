@@ -144,6 +144,8 @@ def resolve(source: str | Path, options: SourceOptions = _NONE) -> Path:
     if text.startswith(hub.PREFIX):
         return hub.local(text, options)
     kind, colon, rest = text.partition(":")
+    if not text.strip():
+        raise UserError("the path of the data is empty: give a path, or a built-in name such as digits")
     path = Path(rest if colon and kind in _KINDS else text).expanduser()
     if path.exists():
         return path
@@ -317,7 +319,7 @@ def _stated(
     """Values of a range that the user states."""
     if low < value_range[0] or high > value_range[1]:
         raise UserError(
-            f"{name}: values go from {low:g} to {high:g}, beyond {list(value_range)}: give a range that holds them with "
+            f"{name}: values go from {low:g} to {high:g}, beyond {list(value_range)}: give their range with "
             "option 'source.value_range'"
         )
     if raw.dtype.kind in "iub" and raw.dtype not in (np.uint8, np.uint16):
