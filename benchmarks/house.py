@@ -138,7 +138,8 @@ def _imported(path: Path, modules: set[str]) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:  # a module of a package, or a name of a module
-                yield from {f"{node.module}.{alias.name}", str(node.module)} & modules
+                inner = f"{node.module}.{alias.name}"
+                yield from {inner if inner in modules else str(node.module)} & modules
 
 
 def _running(tree: ast.Module) -> Iterator[ast.stmt]:

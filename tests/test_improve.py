@@ -27,8 +27,8 @@ from sims.guidance import Extrapolate
 from sims.methods import METHODS, VARIANTS, default_methods
 from sims.model import load as load_model
 from sims.results.common import Cost, Figure, Row
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.seeds import seed_range
 
 

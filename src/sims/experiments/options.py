@@ -15,7 +15,7 @@ from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOpti
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.scoring.options import EvaluationOptions
-from sims.training.loop import TrainOptions
+from sims.training.trainer import TrainOptions
 
 T = TypeVar("T")
 

@@ -35,8 +35,8 @@ from sims.files import write_arrays
 from sims.model import load
 from sims.processes import agree
 from sims.results.common import Cost
-from sims.results.files import to_json
 from sims.results.loop import Arm, LoopResult, StrengthChoice, TrainedOn
+from sims.results.summaries import to_json
 from sims.runs.directory import Run
 from sims.sampling import nfe
 from sims.seeds import derive_seed

@@ -26,7 +26,7 @@ from sims.sampling import nfe
 from sims.scoring.judge import Draw, Judge
 from sims.seeds import derive_seed, seed_range
 from sims.training.base import new_model
-from sims.training.loop import Trainer, read_trained
+from sims.training.trainer import Trainer, read_trained
 
 GRID = 64  # samples shown of every model
 

@@ -31,8 +31,8 @@ from sims.files import write_arrays
 from sims.methods import Base
 from sims.processes import agree
 from sims.results.common import Cost
-from sims.results.files import to_json
 from sims.results.loop import PollutionResult
+from sims.results.summaries import to_json
 from sims.runs.directory import Run
 from sims.seeds import derive_seed
 

@@ -32,11 +32,11 @@ from sims.model import Model, load
 from sims.networks import MLP, ReplicaMLP
 from sims.preconditioning import EDMPrecond, Preconditioned
 from sims.results.common import Cost
-from sims.results.files import to_json
 from sims.results.loop import Arm
+from sims.results.summaries import to_json
 from sims.sampling import SamplerOptions, nfe, sample
 from sims.seeds import derive_seed
-from sims.training.loop import Trainer, TrainOptions, read_trained
+from sims.training.trainer import Trainer, TrainOptions, read_trained
 
 UNCLIPPED = 1e9  # a common gradient norm would tie the slices to each other; Adam needs none
 SHOWN, SHOWN_REPLICAS = 2_000, 2  # points kept of every generation, for pictures

@@ -16,7 +16,7 @@ from sims.metrics.points import mode_coverage, sliced_wasserstein
 from sims.metrics.precision_recall import manifolds
 from sims.results.common import FigureFacts
 from sims.seeds import derive_seed
-from sims.training.noise import TrainingNoise
+from sims.training.training_noise import TrainingNoise
 
 _BLOCK = 256  # rows of training noise that are drawn together, as TrainingNoise does
 NEIGHBOURS = 500  # samples, and exact ones, that precision, recall and memorization look at
