@@ -10,42 +10,37 @@ hold: standard training is significantly worse than its generation 0. The verdic
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from common import figure, save
+from sims.results.loop import LoopResult, Verdicts
+from sims.results.summaries import read_result, to_json
 
 
-def verdict(summary: dict[str, Any]) -> list[str]:
+def verdict(result: LoopResult) -> list[str]:
     """Every verdict of the loop in words, and what each arm cost."""
-    lines = [summary["conclusion"]]
-    for arm in summary["arms"]:
-        for kind, entry in (summary["verdicts"].get(arm["name"]) or {}).items():
+    lines = [result.headline]
+    for arm in result.arms:
+        found = result.verdicts.get(arm.name, Verdicts())
+        for kind, entry in (("mad", found.mad), ("weak", found.weak), ("strong", found.strong)):
             if entry:
-                lines.append(
-                    f"{arm['name']}, {kind} ({'holds' if entry['holds'] else 'does not hold'}): {entry['text']}"
-                )
-        cost = arm["cost"]
-        images, evaluations = cost["training_images"] / 1e6, cost["evaluations"] / 1e6
-        lines.append(
-            f"{arm['name']}: {images:.1f} M training images, {evaluations:.0f} M evaluations, NFE {cost['nfe']}"
-        )
+                lines.append(f"{arm.name}, {kind} ({'holds' if entry.holds else 'does not hold'}): {entry.text}")
+        images, evaluations = arm.cost.images / 1e6, arm.cost.evaluations / 1e6
+        lines.append(f"{arm.name}: {images:.1f} M training images, {evaluations:.0f} M evaluations, NFE {arm.nfe:g}")
     return lines
 
 
-def table(summary: dict[str, Any]) -> str:
+def table(result: LoopResult) -> str:
     """FD to train / test of every arm in every generation, mean over repeats."""
-    names = [arm["name"] for arm in summary["arms"]]
-    lines = ["| generation | " + " | ".join(arm["label"] for arm in summary["arms"]) + " |"]
-    lines.append("|" + "---|" * (len(names) + 1))
-    for generation in range(summary["generations"] + 1):
+    lines = ["| generation | " + " | ".join(arm.label for arm in result.arms) + " |"]
+    lines.append("|" + "---|" * (len(result.arms) + 1))
+    for generation in range(result.generations + 1):
         cells = []
-        for name in names:
-            values = [summary["curves"][metric][name][generation] for metric in ("fd", "fd_held_out")]
+        for arm in result.arms:
+            values = [result.curves[figure][arm.name][generation] for figure in ("fd", "fd_held_out")]
             cells.append(" / ".join(f"{sum(row) / len(row):.2f}" for row in values))
         lines.append(f"| {generation} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -61,15 +56,16 @@ def main() -> None:
     words = [sys.executable, "-m", "sims", "loop", "--run", str(options.run), "--repeats", str(options.repeats)]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     subprocess.run([*words, "--jobs", str(options.jobs), *extra], env=environment, check=True)
-    summary = json.loads((options.run / "summary.json").read_text())
-    lines = verdict(summary)
-    save(options.out, {"benchmark": "loop_digits", "verdict": lines, "summary": summary})
-    text = [f"# Digits, {summary['generations']} generations: {summary['repeats']} repeats of the whole procedure"]
-    parts = [*text, "\n".join(f"- {line}" for line in lines), table(summary)]
+    result = read_result(options.run)
+    assert isinstance(result, LoopResult)
+    lines = verdict(result)
+    save(options.out, {"benchmark": "loop_digits", "verdict": lines, "summary": to_json(result)})
+    text = [f"# Digits, {result.generations} generations: {result.repeats} repeats of the whole procedure"]
+    parts = [*text, "\n".join(f"- {line}" for line in lines), table(result)]
     options.out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
     names = {"FD to the training images": "fd", "FD to the test images": "fd_held_out"}
-    panels = {title: summary["curves"][name] for title, name in names.items()}
-    figure(options.out.with_suffix(".svg"), panels, range(summary["generations"] + 1), "generation")
+    panels = {title: result.curves[name] for title, name in names.items()}
+    figure(options.out.with_suffix(".svg"), panels, range(result.generations + 1), "generation")
     print("\n\n".join(parts[1:]))
 
 

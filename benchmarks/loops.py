@@ -20,16 +20,17 @@ import numpy as np
 
 from common import save
 from sims.config import override, to_dict
-from sims.experiments.loop.models import Arm
-from sims.experiments.loop.options import EQUAL, STANDARD, LoopOptions, toy_defaults
-from sims.experiments.loop.point_loop import PIECE, run_replicas
-from sims.experiments.loop.repeats import configuration
-from sims.experiments.loop.replica_group import Piece, Task
-from sims.files import read_json
-from sims.runs.directory import Run
+from sims.experiments.loop.jobs import loop
+from sims.experiments.loop.options import LoopOptions, toy_defaults
+from sims.experiments.loop.point_loop import GROUP
+from sims.experiments.loop.remedies import EQUAL, STANDARD, arm_of
+from sims.experiments.loop.replica_group import ReplicaGroup
+from sims.methods.sims import SIMS
+from sims.results.loop import LoopResult
+from sims.results.summaries import to_json
 
 RESULTS = Path(__file__).parent / "results"
-ARMS = (Arm(STANDARD, STANDARD), Arm(EQUAL, EQUAL), Arm("sims", "sims", 1.5))
+ARMS = (arm_of(STANDARD), arm_of(EQUAL), arm_of(SIMS.name, 1.5))
 KINDS = ("augmentation", "fully-synthetic", "fresh", "accumulate")
 
 
@@ -37,56 +38,44 @@ def seconds_of(options: LoopOptions, replicas: tuple[int, ...], generations: int
     """Wall-clock and processor seconds per generation after generation 0, which loads what is loaded once."""
     ends: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        piece = Piece(Task(options, Path(folder), ARMS, replicas, generations))
-        piece.run(lambda count: ends.append((time.perf_counter(), time.process_time())))
+        group = ReplicaGroup(options, Path(folder), ARMS, replicas, generations)
+        group.run(lambda count: ends.append((time.perf_counter(), time.process_time())))
     return tuple((ends[-1][kind] - ends[0][kind]) / generations for kind in (0, 1))  # type: ignore[return-value]
 
 
 def speed(arguments: argparse.Namespace, options: LoopOptions) -> dict[str, Any]:
-    """One network for PIECE replicas against one network after another, in turn, so that a busy machine slows both."""
+    """One network for GROUP replicas against one network after another, in turn, so that a busy machine slows both."""
     together, alone = [], []
     for turn in range(arguments.rounds):
-        together.append(seconds_of(options, tuple(range(PIECE)), 1))
+        together.append(seconds_of(options, tuple(range(GROUP)), 1))
         alone.append(seconds_of(options, (turn,), 1))
-        print(f"round {turn}: {PIECE} at once {together[-1]}, one alone {alone[-1]}")
-    result: dict[str, Any] = {"replicas": PIECE, "arms": [arm.name for arm in ARMS], "rounds": arguments.rounds}
+        print(f"round {turn}: {GROUP} at once {together[-1]}, one alone {alone[-1]}")
+    result: dict[str, Any] = {"replicas": GROUP, "arms": [arm.name for arm in ARMS], "rounds": arguments.rounds}
     for kind, name in enumerate(("wall", "processor")):
         many, one = (float(np.median([entry[kind] for entry in rows])) for rows in (together, alone))
         result[f"{name}_seconds_at_once"], result[f"{name}_seconds_alone"] = many, one
-        result[f"{name}_speedup"] = PIECE * one / many
+        result[f"{name}_speedup"] = GROUP * one / many
     return result
 
 
-def summary_of(options: LoopOptions) -> tuple[dict[str, Any], float]:
-    """The summary of a loop, run or read, and the seconds it has taken here."""
-    begin = time.perf_counter()
-    file = options.run / "summary.json"
-    if file.is_file():
-        return read_json(file), 0.0
-    run = Run(options.run, configuration(options))
-    try:
-        return run_replicas(options, run), time.perf_counter() - begin
-    finally:
-        run.close()
-
-
-def row_of(summary: dict[str, Any]) -> dict[str, Any]:
-    """What a result keeps of a loop: mean distances and their standard errors, verdicts, and how w was chosen."""
-    figure = next(iter(summary["floor"]))
-    curves = {name: np.array(curve) for name, curve in summary["curves"][figure].items()}
+def row_of(result: LoopResult) -> dict[str, Any]:
+    """What is kept of a loop: mean distances and their standard errors, verdicts, and how w was chosen."""
+    assert result.floor is not None
+    (figure,) = result.floor.values
+    curves = {name: np.array(curve) for name, curve in result.curves[figure].items()}
     return {
-        "kind": summary["kind"],
-        "conclusion": summary["conclusion"],
-        "floor": summary["floor"],
-        "selection": summary["selection"],
-        "judged": summary["judged"],
+        "kind": result.kind,
+        "headline": result.headline,
+        "floor": result.floor.values,
+        "selection": to_json(result.selection),
+        "judged": to_json(result.judged),
         "distance": {name: np.round(curve.mean(axis=1), 5).tolist() for name, curve in curves.items()},
         "standard_error": {
             name: np.round(curve.std(axis=1, ddof=1) / np.sqrt(curve.shape[1]), 5).tolist()
             for name, curve in curves.items()
         },
-        "verdicts": summary["verdicts"],
-        "costs": {arm["name"]: arm["cost"] for arm in summary["arms"]},
+        "verdicts": to_json(result.verdicts),
+        "costs": {arm.name: {**vars(arm.cost), "nfe": arm.nfe} for arm in result.arms},
     }
 
 
@@ -115,9 +104,10 @@ def main() -> None:
     for kind in KINDS if arguments.what == "table" else KINDS[:1]:
         sizes = f"{arguments.generations}-{arguments.replicas}-{arguments.seed}"
         name = f"{arguments.what}-{arguments.data}-{kind}-{sizes}"
-        summary, seconds = summary_of(override(base, {"kind": kind, "run": str(arguments.folder / name)}))
-        rows.append({**row_of(summary), "seconds": round(seconds, 1)})
-        print(f"{kind}: {summary['conclusion']}")
+        begin = time.perf_counter()
+        result = loop(override(base, {"kind": kind, "run": str(arguments.folder / name)}))
+        seconds = time.perf_counter() - begin
+        rows.append({**row_of(result), "seconds": round(seconds, 1)})
         spent += seconds
         if spent > arguments.budget:
             break

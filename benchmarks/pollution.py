@@ -12,15 +12,17 @@ chosen by at most 100 trusted images is within 10 % of the oracle's FD.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from common import figure, save
+from sims.methods.sims import SIMS
+from sims.results.common import Interval
+from sims.results.loop import PollutionResult
+from sims.results.summaries import read_result, to_json
 
 BEDS = {
     "digits": "--auxiliary.budgets 128000 --strengths 0.5,1,1.5,2,2.5,3,4,5",
@@ -39,58 +41,55 @@ def command(options: argparse.Namespace, extra: list[str]) -> list[str]:
     return [*words, *extra]
 
 
-def verdict(summary: dict[str, Any]) -> list[str]:
+def verdict(result: PollutionResult) -> list[str]:
     """Which of the bounds hold, in words."""
     lines = []
-    for entry in summary["comparisons"]:
-        if entry["a"] != "sims" or entry["metric"] not in ("fd", "fd_held_out") or entry["level"] == 0:
+    for entry in result.comparisons:
+        if entry.a != SIMS.name or entry.figure not in ("fd", "fd_held_out") or entry.level == 0:
             continue
-        change = entry.get("change_percent", {"mean": 0, "low": 0, "high": 0})
-        mark = "holds" if entry.get("better") else "FAILS"
-        text = f"{mark}: +{entry['level']:g} %, {entry['metric']}: {entry['mean'][1]:.2f} -> {entry['mean'][0]:.2f}"
-        lines.append(f"{text} ({change['mean']:+.1f} % [{change['low']:+.1f}, {change['high']:+.1f}])")
-        if entry["metric"] == "fd" and entry["level"] <= 100:
-            over = entry["over_clean"]["mean"]
+        change = entry.change_percent or Interval(0.0, 0.0, 0.0)
+        mark = "holds" if entry.better else "FAILS"
+        text = f"{mark}: +{entry.level:g} %, {entry.figure}: {entry.means[1]:.2f} -> {entry.means[0]:.2f}"
+        lines.append(f"{text} ({change.mean:+.1f} % [{change.low:+.1f}, {change.high:+.1f}])")
+        if entry.figure == "fd" and entry.level <= 100 and entry.over_clean is not None:
+            over = entry.over_clean.mean
             lines.append(f"{'holds' if over <= ALLOWED else 'FAILS'}: {over:.2f} times the clean first generation's FD")
-    found = summary["trusted"]["sims"]
-    for level, row in zip(summary["levels"], found["ratio"]):
+    found = result.trusted[SIMS.name]
+    for level, row in zip(result.levels, found.ratio):
         mean = sum(row) / len(row)
         mark = "holds" if mean <= NEAR else "FAILS"
-        lines.append(
-            f"{mark}: +{level:g} %: w by {found['size']} trusted images gives {mean:.3f} times the oracle's FD"
-        )
+        lines.append(f"{mark}: +{level:g} %: w by {found.size} trusted images gives {mean:.3f} times the oracle's FD")
     return lines
 
 
-def table(summary: dict[str, Any]) -> str:
+def table(result: PollutionResult) -> str:
     """FD to train and test of every arm at every level, mean over repeats with their range."""
-    names = [arm["name"] for arm in summary["arms"]]
-    lines = ["| synthetic | " + " | ".join(f"{name}: FD train / test" for name in names) + " |"]
-    lines.append("|" + "---|" * (len(names) + 1))
-    for level, percent in enumerate(summary["levels"]):
+    lines = ["| synthetic | " + " | ".join(f"{arm.name}: FD train / test" for arm in result.arms) + " |"]
+    lines.append("|" + "---|" * (len(result.arms) + 1))
+    for level, percent in enumerate(result.levels):
         cells = []
-        for name in names:
+        for arm in result.arms:
             parts = []
-            for metric in ("fd", "fd_held_out"):
-                values = summary["table"][metric][name][level]
+            for figure_name in ("fd", "fd_held_out"):
+                values = result.curves[figure_name][arm.name][level]
                 parts.append(f"{sum(values) / len(values):.2f} ({min(values):.2f}–{max(values):.2f})")
             cells.append(" / ".join(parts))
         lines.append(f"| +{percent:g} % | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def reliability(summary: dict[str, Any]) -> str:
+def reliability(result: PollutionResult) -> str:
     """How near the rule comes to the oracle's FD with other numbers of trusted images."""
-    found = summary["trusted"]["sims"]
-    lines = ["| trusted images | " + " | ".join(f"+{level:g} %" for level in summary["levels"]) + " |"]
-    lines.append("|" + "---|" * (len(summary["levels"]) + 1))
-    for index, size in enumerate(found["sizes"]):
+    found = result.trusted[SIMS.name].reliability  # level -> size -> repeat
+    lines = ["| trusted images | " + " | ".join(f"+{level:g} %" for level in result.levels) + " |"]
+    lines.append("|" + "---|" * (len(result.levels) + 1))
+    for entries in zip(*found):
         cells = []
-        for row in found["reliability"]:
-            entries = row[index]
-            mean, within = (sum(e[key] for e in entries) / len(entries) for key in ("ratio", "within_10_percent"))
+        for repeats in entries:
+            mean = sum(entry.ratio for entry in repeats) / len(repeats)
+            within = sum(entry.within_10_percent for entry in repeats) / len(repeats)
             cells.append(f"{mean:.2f} x, {within:.0%} within 10 %")
-        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+        lines.append(f"| {entries[0][0].size} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -106,15 +105,16 @@ def main() -> None:
     options.run = options.run or Path(f"runs/pollution-{options.bed}")
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     subprocess.run(command(options, extra), env=environment, check=True)
-    summary = json.loads((options.run / "summary.json").read_text())
-    lines = verdict(summary)
-    save(options.out, {"benchmark": "pollution", "bed": options.bed, "verdict": lines, "summary": summary})
-    title = f"# {options.bed}, polluted: {summary['repeats']} repeats of the whole procedure"
-    parts = [title, "\n".join(f"- {line}" for line in lines), table(summary), reliability(summary)]
+    result = read_result(options.run)
+    assert isinstance(result, PollutionResult)
+    lines = verdict(result)
+    save(options.out, {"benchmark": "pollution", "bed": options.bed, "verdict": lines, "summary": to_json(result)})
+    title = f"# {options.bed}, polluted: {result.repeats} repeats of the whole procedure"
+    parts = [title, "\n".join(f"- {line}" for line in lines), table(result), reliability(result)]
     options.out.with_suffix(".md").write_text("\n\n".join(parts) + "\n")
     names = {"FD to the clean training images": "fd", "FD to the test images": "fd_held_out"}
-    panels = {title: summary["table"][name] for title, name in names.items()}
-    figure(options.out.with_suffix(".svg"), panels, summary["levels"], "synthetic samples, % of the real images")
+    panels = {title: result.curves[name] for title, name in names.items()}
+    figure(options.out.with_suffix(".svg"), panels, result.levels, "synthetic samples, % of the real images")
     print("\n\n".join(parts[1:]))
 
 

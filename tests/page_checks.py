@@ -53,10 +53,11 @@ def table_faults(table: Table) -> list[str]:
     """Columns that hold nothing, and a table that holds nothing else."""
     if not table.rows or len(table.columns) < 2:
         return [f"a table of {len(table.rows)} rows and {len(table.columns)} columns"]
+    lines = table.rows
     empty = [
         column.title
         for k, column in enumerate(table.columns)
-        if all(row[k].text in EMPTY and not row[k].note for row in table.rows)
+        if all(line[k].text in EMPTY and not line[k].note for line in lines)
     ]
     return [f"column {title!r} holds nothing" for title in empty]
 

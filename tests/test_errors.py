@@ -31,7 +31,7 @@ from sims.experiments.data import same_data
 from sims.files import read_json, write_json
 from sims.model import load as load_model
 from sims.runs.directory import Run
-from sims.training.loop import Trainer
+from sims.training.trainer import Trainer
 
 FEW = [*tiny.PCA, "--methods", "base,sims", "--base.images", "2560", "--evaluation.draws", "1"]
 
@@ -203,7 +203,7 @@ def test_a_misspelt_recipe_key(refused: Callable[..., str], tmp_path: Path) -> N
         (["--methods", "base,simms"], "did you mean 'sims'"),
         (["--rounds", "0"], "rounds is 0"),
         (["--auxiliary.budgets", "0"], "auxiliary.budgets"),
-        (["--data.path", "none"], "give model"),
+        (["--data.path", "none"], "give --model"),
         (["--base.train.lr", "nan"], "lr is nan"),
         (["--search.budget", "77"], "none of the auxiliary's budgets"),
         (["--guidance.sigma-low", "5", "--guidance.sigma-high", "2"], "0 <= low < high"),

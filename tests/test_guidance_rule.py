@@ -106,6 +106,9 @@ def test_it_is_saved_loaded_and_hashed(
     assert type(again.denoiser) is type(guided.denoiser)
     assert again.hash == guided.hash == json.loads((tmp_path / "model" / "model.json").read_text())["hash"]
     assert torch.equal(again.sample(range(4)), guided.sample(range(4)))
+    names = [field.name for field in dataclasses.fields(guided.denoiser)]  # type: ignore[arg-type]
+    settings = [name for name in names if name not in ("base", "other")]
+    assert all(getattr(again.denoiser, name) == getattr(guided.denoiser, name) for name in settings)
     rule = guided.denoiser
     assert isinstance(rule, Guide)
     assert len({base.hash, guided.hash, base.with_denoiser(rule.with_strength(0.25)).hash}) == 3
@@ -170,6 +173,17 @@ def test_what_has_no_kind_cannot_be_stored(models: tuple[Model, dict[str, Model]
     with pytest.raises(UserError, match="a Nameless cannot be saved"):
         model.save(tmp_path / "model")
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("change", [{"w": None}, {"cache": {"gram": []}}, {"interval": None}, {"children": {}}])
+def test_a_damaged_description_is_named(
+    models: tuple[Model, dict[str, Model]], change: dict[str, object], tmp_path: Path
+) -> None:
+    file = models[1]["damped"].save(tmp_path / "model") / "model.json"
+    entry = json.loads(file.read_text())
+    file.write_text(json.dumps({**entry, **change}))
+    with pytest.raises(UserError, match="does not describe a model"):
+        load(tmp_path / "model")
 
 
 def test_rules_are_frozen(models: tuple[Model, dict[str, Model]]) -> None:

@@ -24,13 +24,13 @@ from sims.results.loop import LoopResult
 from sims.seeds import seed_range
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(finished_loop: Path) -> Path:
-    """The tiny loop, finished; tests must not change it."""
+    """The tiny experiment, finished; tests must not change it."""
     return finished_loop
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def result(run: Path) -> LoopResult:
     return tiny_loop.loop_result(run)
 
@@ -201,12 +201,12 @@ def test_more_repeats_are_added_to_what_is_there(tmp_path: Path, run: Path) -> N
         (["--remedies", "standard,snims"], "did you mean 'sims'?"),
         (["--remedies", "sims"], "name 'standard' among them"),
         (["--remedies", "standard,standard-equal"], "name both, or neither"),
-        (["--remedies", "standard,autoguidance"], "needs base.snapshots"),
+        (["--remedies", "standard,autoguidance"], "needs --base.snapshots"),
         (["--w", "0"], "finite numbers other than 0"),
         (["--repeats", "0"], "repeats is 0"),
         (["--auxiliary.budgets", "640,1280"], "one budget"),
         (["--affine"], "affine is for the data gaussian and mixture"),
-        (["--data.path", "none"], "give data.path"),
+        (["--data.path", "none"], "give --data.path"),
         (["--recipe", "digits"], "is for improve and train"),
     ],
 )

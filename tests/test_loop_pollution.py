@@ -19,13 +19,13 @@ from sims.experiments.improve.trusted import Candidates
 from sims.results.loop import PollutionResult
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run(finished_pollution: Path) -> Path:
     """The tiny experiment, finished; tests must not change it."""
     return finished_pollution
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def result(run: Path) -> PollutionResult:
     return tiny_loop.pollution_result(run)
 

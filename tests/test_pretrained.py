@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from sims.errors import UserError
 from sims.metrics import efficientnet, pretrained, weights
-from sims.metrics.classifier import ConvClassifier
 from sims.metrics.custom import to_8_bit
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract
 from sims.metrics.pretrained import get_extractor, scaled_positions
+from sims.metrics.small_classifier import ConvClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 needs_transformers = pytest.mark.skipif(
@@ -124,7 +124,7 @@ def test_inception_refuses_what_it_cannot_see(toy: Path, tmp_path: Path) -> None
 
 def test_missing_weights_say_what_to_put_where(published: weights.WeightFile) -> None:
     message = error_of(get_extractor, "inception")
-    for part in ("inception.pt", str(weights.cache_folder()), published.url, published.sha256, "--download"):
+    for part in ("inception.pt", str(weights.cache_folder()), published.url, published.sha256, "with download"):
         assert part in message
     assert not weights.cache_folder().exists()
     message = error_of(weights.locate, "dinov2")

@@ -31,7 +31,7 @@ from sims.report.palette import Palette
 from sims.report.strips import Pictures, read_pictures
 from sims.report.svg import Drawing, house_style
 from sims.results.common import Result
-from sims.results.files import from_json, read_result
+from sims.results.summaries import from_json, read_result
 
 PUBLISHED = Path(__file__).parent.parent / "benchmarks" / "results"
 NEVER_WRITTEN = {
@@ -155,20 +155,16 @@ def test_the_terminal_shows_a_full_table_of_every_experiment(results: dict[str, 
 # -- the checks themselves ---------------------------------------------------------------------------------------------
 
 
-def cells(*rows: str) -> list[list[Cell]]:
-    return [[Cell(text) for text in row.split("|")] for row in rows]
-
-
 def test_an_empty_column_is_a_fault() -> None:
-    columns = [Column(title, str) for title in ("generation", "real", "fresh")]
-    assert table_faults(Table(columns, cells("0|1437|–", "1|1437|–"))) == ["column 'fresh' holds nothing"]
-    assert table_faults(Table(columns, cells("0|1437|–", "1|1437|5"))) == []
-    assert table_faults(Table(columns, []))
-    assert page_faults([Section("a", "A", [Table(columns, cells("0|–|–"))])])
+    columns = [Column("generation", ["0", "1"]), Column("real", ["1437", "1437"]), Column("fresh", ["–", "–"])]
+    assert table_faults(Table(columns)) == ["column 'fresh' holds nothing"]
+    assert table_faults(Table([*columns[:2], Column("fresh", ["–", "5"])])) == []
+    assert table_faults(Table(columns[:1])) and table_faults(Table([Column("real", []), Column("fresh", [])]))
+    assert page_faults([Section("a", "A", [Table(columns)])])
 
 
 def drawing(*, draw: bool) -> Drawing:
-    figure = Drawing("planted", 2.0)
+    figure = Drawing(Palette({}, []), "planted", 2.0)
     (axes,) = figure.panels(1)
     axes.plot([0, 1], [1, 2])
     if draw:
@@ -177,16 +173,16 @@ def drawing(*, draw: bool) -> Drawing:
 
 
 def test_a_caption_of_a_line_that_is_not_drawn_is_a_fault() -> None:
-    palette, promise = Palette({}, []), "Dotted: what real data score."
+    promise = "Dotted: what real data score."
     with house_style():
         for draw in (True, False):
-            block = drawing(draw=draw).block(palette, "a line", "A line.", dotted=promise)
+            block = drawing(draw=draw).block("A line.", dotted=promise)
             assert not figure_faults(block) and (promise in block.caption) == draw
-        said = drawing(draw=False).block(palette, "a line", promise)
-        silent = drawing(draw=True).block(palette, "a line", "A line.")
+        said = drawing(draw=False).block(promise)
+        silent = drawing(draw=True).block("A line.")
         other = drawing(draw=False)
         other.figure.axes[0].axhline(1.5, gid=other.mark("dotted"))
-        solid = other.block(palette, "a line", promise)
+        solid = other.block(promise)
     assert figure_faults(said) == ["the caption speaks of 'dotted' and none is drawn"]
     assert figure_faults(silent) == ["'dotted' is drawn and the caption does not say what it is"]
     assert figure_faults(solid) == ["a mark called 'dotted' does not look like one"]
@@ -202,12 +198,10 @@ def test_a_field_that_nobody_reads_or_writes_is_noticed(monkeypatch: pytest.Monk
 
 
 def test_tables_leave_out_what_is_empty() -> None:
-    whole = table(
-        [1, 2], [Column[int]("n", str), Column[int]("none", lambda n: "–"), Column[int]("twice", lambda n: str(2 * n))]
-    )
+    numbers, none = Column("n", ["1", "2"]), Column("none", ["–", ""])
+    whole = table([numbers, none, Column("twice", ["2", Cell("4")])])
     assert whole is not None and [column.title for column in whole.columns] == ["n", "twice"]
-    assert table([1], [Column[int]("n", str), Column[int]("none", lambda n: "")]) is None
-    assert table([], [Column[int]("n", str), Column[int]("m", str)]) is None
+    assert table([numbers, none]) is None and table([Column("n", []), Column("m", [])]) is None
 
 
 def test_samples_that_diverged_are_warned_of_on_the_page_and_in_the_terminal() -> None:

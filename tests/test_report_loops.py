@@ -1,139 +1,113 @@
-"""The page of loops and pollution: everything that the summary says appears, and what it lacks disappears."""
+"""The pages of loops and pollution: everything that the result says appears, and what it lacks disappears."""
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
-from sims.report.loops import band
 
-from sims.report import write_report
-
-ARMS = [
-    {"name": "standard", "label": "standard", "method": "standard", "w": 0, "cost": {"images": 2_000, "seconds": 90.0}},
-    {"name": "sims@1", "label": "SIMS, w = 1", "method": "sims", "w": 1.0, "cost": {"images": 2_500, "seconds": 120.0}},
-]
-
-
-def curves(places: int, repeats: int = 4) -> dict[str, dict[str, list[list[float]]]]:
-    rng = np.random.default_rng(0)
-    names = [arm["name"] for arm in ARMS]
-    return {
-        figure: {str(name): (start + rng.random((places, repeats))).tolist() for name in names}
-        for figure, start in (("fd", 20.0), ("fd_held_out", 30.0), ("recall", 0.1))
-    }
+from sims.report.curves import thinned
+from sims.report.loop_page import loop_table, pollution_table, verdict_in_short
+from sims.report.numbers import plus_minus
+from sims.report.page import render
+from sims.report.strips import Pictures, read_pictures
+from sims.results.common import Figure
+from sims.results.loop import LoopResult, PollutionResult, Verdict, Verdicts
+from sims.results.summaries import read_result
 
 
-def loop_summary() -> dict[str, Any]:
-    return {
-        "format": 1,
-        "experiment": "loop",
-        "title": "Self-consuming loop on digits",
-        "conclusion": "Standard training collapses; SIMS does not.",
-        "kind": "augmentation",
-        "generations": 3,
-        "repeats": 4,
-        "arms": ARMS,
-        "curves": curves(4),
-        "floor": {"fd_held_out": 12.0},
-        "accounting": [
-            {"generation": 1, "arm": "sims@1", "real": 1437, "fresh": 0, "synthetic": 99, "from": {"0": 99}}
-        ],
-        "verdicts": {"standard": {"mad": {"holds": True, "text": "slope 0.5 [0.4, 0.6]"}}},
-        "commands": ["sims loop --data digits"],
-    }
+@pytest.fixture(scope="module")
+def loop(finished_loop: Path) -> LoopResult:
+    found = read_result(finished_loop)
+    assert isinstance(found, LoopResult)
+    return found
 
 
-def pollution_summary() -> dict[str, Any]:
-    return {
-        "format": 1,
-        "experiment": "pollution",
-        "conclusion": "SIMS stays below standard training.",
-        "levels": [0, 50, 200],
-        "repeats": 4,
-        "arms": ARMS,
-        "table": curves(3),
-        "strengths": {
-            "sims": {"w": [0.5, 1.0], "figures": {"fd": [[[30.0], [20.0]], [[31.0], [21.0]], [[38.0], [25.0]]]}}
-        },
-        "trusted": {
-            "sims": {
-                "size": 100,
-                "sizes": [25, 100],
-                "ratio": [[1.02, 1.04]],
-                "reliability": [[[{"ratio": 1.2, "ratio_90": 1.5, "within_10_percent": 0.5}], [{"ratio": 1.01}]]],
-            }
-        },
-        "comparisons": [
-            {
-                "a": "sims@1",
-                "b": "standard",
-                "metric": "fd",
-                "level": 50,
-                "difference": {"mean": -9, "low": -12, "high": -6},
-                "better": True,
-                "over_clean": {"mean": 0.9, "low": 0.8, "high": 1.0},
-            }
-        ],
-        "accounting": [{"level": 50, "used": {"real": 150, "0": 75}}],
-    }
-
-
-def page(folder: Path, summary: dict[str, Any], **arrays: np.ndarray) -> str:
-    (folder / "summary.json").write_text(json.dumps(summary))
-    if arrays:
-        np.savez(folder / "grids.npz", **arrays)  # type: ignore[arg-type]
-    return write_report(folder).read_text()
+@pytest.fixture(scope="module")
+def pollution(finished_pollution: Path) -> PollutionResult:
+    found = read_result(finished_pollution)
+    assert isinstance(found, PollutionResult)
+    return found
 
 
 def sections(html: str) -> list[str]:
     return re.findall(r'<section[^>]* id="([^"]+)"', html)
 
 
-def test_loop_page_says_all_of_the_summary(tmp_path: Path) -> None:
-    images = {f"{arm['name']}@{place}": np.full((8, 8, 8, 1), 90, np.uint8) for arm in ARMS for place in (0, 3)}
-    html = page(tmp_path, loop_summary(), **images)
-    assert sections(html) == [
-        "setting", "distances", "verdicts", "samples", "figures", "cost", "accounting", "reproduce",
-    ]  # fmt: skip
-    for text in ("Standard training collapses", "slope 0.5", "SIMS, w = 1, generation 3", "99 of generation 0"):
-        assert text in html
-    values = curves(4)["fd"]["sims@1"][-1]
-    half = stats.t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
-    assert f"{np.mean(values):.2f} ± {half:.2f}" in html
+def section(html: str, name: str) -> str:
+    """The text of one section, without tags."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html.split(f'<section id="{name}">')[1].split("</section>")[0]).split())
+
+
+def test_loop_page_says_all_of_the_result(loop: LoopResult, finished_loop: Path) -> None:
+    html = render(loop, read_pictures(finished_loop))
+    names = ["setting", "distances", "verdicts", "selection", "samples", "figures", "cost", "trained", "reproduce"]
+    assert sections(html) == names
+    trained = section(html, "trained")
+    for item in loop.trained_on:
+        source = "".join(f" {number} of generation {earlier}" for earlier, number in item.synthetic.items())
+        assert f"{item.place:g} {item.real} {sum(item.synthetic.values())}{source}" in trained
+    last = Figure.of(loop.curves["fd"]["sims"][-1])
+    assert plus_minus(last, 2) in section(html, "distances")
+    assert all(arm.label in section(html, "cost") for arm in loop.arms)
+    assert loop.verdicts["standard"].mad is not None and loop.verdicts["standard"].mad.text in section(html, "verdicts")
     assert "http://" not in html.replace("http://www.w3.org", "") and "https://" not in html
 
 
-def test_pollution_page(tmp_path: Path) -> None:
-    html = page(tmp_path, pollution_summary())
-    assert sections(html) == ["setting", "distances", "levels", "figures", "strengths", "trusted", "cost", "accounting"]
-    for text in ("−9.00 ± 3.00", "0.90 ± 0.10", "1.200", "50 %", "1.030 on average, 1.040 at worst"):
-        assert text in html
+def test_pollution_page_says_all_of_the_result(pollution: PollutionResult, finished_pollution: Path) -> None:
+    html = render(pollution, read_pictures(finished_pollution))
+    names = ["setting", "distances", "levels", "samples", "figures", "strengths", "trusted", "cost", "trained"]
+    assert sections(html) == [*names, "reproduce"]
+    for item in pollution.comparisons:
+        assert plus_minus(item.difference, 2) in section(html, "levels")
+    assert all(f"{level:g} %" in section(html, "trained") for level in pollution.levels)
+    found = pollution.trusted["sims"]
+    ratios = np.array(found.ratio)
+    text = f"{ratios.mean():.3f} on average, {ratios.max():.3f} at worst"
+    assert text in section(html, "trusted") and f"The {found.size} trusted images" in section(html, "trusted")
 
 
-def test_points_are_drawn(tmp_path: Path) -> None:
+def test_points_are_drawn(loop: LoopResult) -> None:
     rng = np.random.default_rng(0)
-    points = {f"{arm['name']}@{place}": rng.normal(size=(50, 2)) for arm in ARMS for place in (0, 3)}
-    html = page(tmp_path, loop_summary(), truth=rng.normal(size=(50, 2)), **points)
-    assert "Scatter plots" in html
+    points = {f"{arm.name}@{place}": rng.normal(size=(50, 2)) for arm in loop.arms for place in (0, 2)}
+    html = render(replace(loop, figures={}), Pictures(points=points, truth=rng.normal(size=(50, 2))))
+    assert "Samples at a few generations" in html and html.count("<image") == 6
 
 
-def test_page_of_a_bare_summary(tmp_path: Path) -> None:
-    assert sections(page(tmp_path, {"format": 1, "experiment": "loop"})) == []
+def test_a_section_disappears_with_its_part(loop: LoopResult) -> None:
+    bare = replace(loop, verdicts={}, selection={}, trained_on=(), shares={})
+    assert sections(render(bare)) == ["setting", "distances", "figures", "cost", "reproduce"]
+    assert "band" not in render(replace(loop, curves=_first(loop.curves))).split('id="verdicts"')[0].lower()
 
 
-@pytest.mark.parametrize("values", [[], [None, float("nan")]])
-def test_band_of_nothing(values: list[Any]) -> None:
-    assert band(values) is None
+def _first(curves: dict[str, dict[str, list[list[float]]]]) -> dict[str, dict[str, list[list[float]]]]:
+    """The curves of one repeat."""
+    return {
+        figure: {arm: [values[:1] for values in curve] for arm, curve in arms.items()}
+        for figure, arms in curves.items()
+    }
 
 
-def test_band_is_the_t_interval() -> None:
-    values = [1.0, 2.0, 4.0, 9.0]
-    found = band(values)
-    low, high = stats.t.interval(0.95, 3, loc=4.0, scale=stats.sem(values))
-    assert found is not None and (found.low, found.high) == pytest.approx((low, high))
+def test_closing_tables(loop: LoopResult, pollution: PollutionResult) -> None:
+    table = loop_table(loop)
+    assert table is not None and [row[0].text for row in table.rows] == [arm.label for arm in loop.arms]
+    assert [column.title for column in table.columns][:2] == ["arm", "FD, 0"] and table.title == loop.title
+    assert table.rows[0][1].text == plus_minus(Figure.of(loop.curves["fd"]["standard"][0]), 2)
+    levels = pollution_table(pollution)
+    assert levels is not None and [row[0].text for row in levels.rows] == ["+0 %", "+100 %"]
+    assert levels.rows[1][1].text == plus_minus(Figure.of(pollution.curves["fd"]["standard"][1]), 2)
+
+
+def test_verdicts_in_short() -> None:
+    yes, no = Verdict(holds=True, text=""), Verdict(holds=False, text="")
+    assert verdict_in_short(None) == verdict_in_short(Verdicts(mad=no)) == "–"
+    assert verdict_in_short(Verdicts(mad=yes, weak=yes, strong=no)) == "collapses, weak prevention"
+    assert verdict_in_short(Verdicts(weak=yes, strong=yes)) == "strong prevention"
+
+
+def test_generations_are_thinned_with_both_ends() -> None:
+    assert thinned(range(4)) == [0, 1, 2, 3]
+    assert thinned(range(101), 6) == [0, 20, 40, 60, 80, 100]

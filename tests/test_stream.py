@@ -26,8 +26,8 @@ from sims.data.readers import Pictures, open_source
 from sims.data.sources import load
 from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
 from sims.errors import UserError
+from sims.metrics.copies import nearest
 from sims.metrics.extractors import extract
-from sims.metrics.memorization import nearest
 from sims.scoring import features as features_module
 from sims.scoring.features import FeatureSet, extract_features
 from sims.scoring.figures import nearest_of

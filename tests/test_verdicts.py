@@ -22,8 +22,8 @@ from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.metrics.extractors import extract
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.manifold import manifold
 from sims.metrics.points import wasserstein
+from sims.metrics.precision_recall import manifold
 from sims.scoring.differences import paired
 from sims.scoring.subjects import in_order_of_chance
 from tiny import Say

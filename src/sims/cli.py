@@ -38,7 +38,7 @@ from sims.commands.options import (
     TrainCommand,
 )
 from sims.commands.sample import sample_images
-from sims.commands.synthesize import synthesize_store
+from sims.commands.synthesize_store import synthesize_store
 from sims.commands.train import train
 from sims.config import load_recipe, nearest, override
 from sims.data.check import check

@@ -134,10 +134,11 @@ class Model(Wrapped):
         path, content = Path(path), self.hash  # first, because what cannot be stored has none
         path.mkdir(parents=True, exist_ok=True)
         (path / "model.json").unlink(missing_ok=True)
-        entry: dict[str, JSON] = {"format": FORMAT, **_save_denoiser(self.denoiser, path, self)}
-        entry |= {"codec": self.codec.to_json(), "sampler": to_dict(self.sampler)}
-        entry |= {"class_names": list(self.class_names), "provenance": dict(self.provenance), "hash": content}
-        write_json(path / "model.json", entry)
+        inside = _save_denoiser(self.denoiser, path, self)
+        about: dict[str, JSON] = {"codec": self.codec.to_json(), "sampler": to_dict(self.sampler)}
+        about |= {"class_names": list(self.class_names), "provenance": dict(self.provenance), "hash": content}
+        assert not inside.keys() & about.keys(), "a rule's setting has the name of something else in model.json"
+        write_json(path / "model.json", {"format": FORMAT, **inside, **about})
         return path
 
 
@@ -148,7 +149,7 @@ def _hash(denoiser: Denoiser) -> str:
         children = [_hash(getattr(denoiser, name)) for name in denoiser.children]
         return digest(denoiser.kind, *children, denoiser.fingerprint())[:16]
     if not isinstance(denoiser, Preconditioned):
-        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is neither a network nor a rule with a kind")
+        raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is neither a network nor a rule of a kind")
     weights = [(name, t.detach().cpu().contiguous().numpy().tobytes()) for name, t in denoiser.state_dict().items()]
     return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
 

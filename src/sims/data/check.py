@@ -30,12 +30,12 @@ class Report:
     source: str
     kind: str = "unknown"
     count: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)  # "WxH" -> pictures
-    channels: dict[int, int] = field(default_factory=dict)  # channels -> pictures
-    dtypes: dict[str, int] = field(default_factory=dict)
+    sizes: Counter[str] = field(default_factory=Counter)  # "WxH" -> pictures
+    channels: Counter[int] = field(default_factory=Counter)  # channels -> pictures
+    dtypes: Counter[str] = field(default_factory=Counter)
     value_range: tuple[float, float] | None = None
     class_names: list[str] = field(default_factory=list)
-    labels: dict[str, int] = field(default_factory=dict)  # class name -> samples; "none" for -1
+    labels: Counter[str] = field(default_factory=Counter)  # class name -> samples; "none" for -1
     parts: dict[str, int] = field(default_factory=dict)  # "train" and "test" -> samples, of a divided source
     passed_over: dict[str, str] = field(default_factory=dict)  # file -> why it is not read
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # file, reason
@@ -134,28 +134,19 @@ def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
 
 
 def _pictures(report: Report, found: Pictures, options: SourceOptions, seen: dict[bytes, str]) -> None:
-    sizes, channels, dtypes = Counter(report.sizes), Counter(report.channels), Counter(report.dtypes)
     beyond: Counter[str] = Counter()
     for i, name in enumerate(found.names):
         report.count += 1
         try:
             picture = decoded(found.read(i))
-            pixels = picture.pixels
             beyond[picture.remark] += 1
-        except (Unreadable, OSError) as error:
+            _look(report, picture.pixels, name, seen)
+            changed = transform(picture.pixels, options)
+        except (Unreadable, OSError, UserError) as error:
             report.unreadable.append((name, str(error)))
             continue
-        sizes[f"{pixels.shape[2]}x{pixels.shape[1]}"] += 1
-        _values(report, pixels, name)
-        _duplicate(report, pixels, name, seen)
-        try:
-            pixels = transform(pixels, options)
-        except UserError as error:
-            report.unreadable.append((name, str(error)))
-            continue
-        channels[len(pixels)] += 1
-        dtypes[str(pixels.dtype)] += 1
-    report.sizes, report.channels, report.dtypes = dict(sizes), dict(channels), dict(dtypes)
+        report.channels[len(changed)] += 1
+        report.dtypes[str(changed.dtype)] += 1
     report.remarks += [f"{number} files hold {what}" for what, number in sorted(beyond.items()) if what]
 
 
@@ -166,14 +157,18 @@ def _arrays(report: Report, found: Arrays, seen: dict[bytes, str]) -> None:
         report.problems.append(f"values of type {raw.dtype} are not numbers: convert them to uint8 or float32")
         return
     if raw.ndim == 4:
-        report.sizes[f"{raw.shape[3]}x{raw.shape[2]}"] = report.sizes.get(f"{raw.shape[3]}x{raw.shape[2]}", 0) + len(
-            raw
-        )
-        report.channels[raw.shape[1]] = report.channels.get(raw.shape[1], 0) + len(raw)
-    report.dtypes[str(raw.dtype)] = report.dtypes.get(str(raw.dtype), 0) + len(raw)
+        report.channels[raw.shape[1]] += len(raw)
+    report.dtypes[str(raw.dtype)] += len(raw)
     for i, sample in enumerate(raw):
-        _values(report, sample, f"{found.name} sample {i}")
-        _duplicate(report, sample, f"{found.name} sample {i}", seen)
+        _look(report, sample, f"{found.name} sample {i}", seen)
+
+
+def _look(report: Report, sample: np.ndarray, name: str, seen: dict[bytes, str]) -> None:
+    """Size, values and copies of one sample, as it is stored."""
+    if sample.ndim == 3:
+        report.sizes[f"{sample.shape[2]}x{sample.shape[1]}"] += 1
+    _values(report, sample, name)
+    _duplicate(report, sample, name, seen)
 
 
 def _values(report: Report, sample: np.ndarray, name: str) -> None:
@@ -208,7 +203,7 @@ def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, .
     numbers = np.full(count, -1) if numbers is None else numbers
     for value, number in zip(*np.unique(numbers, return_counts=True)):
         key = names[value] if value >= 0 else "none"
-        report.labels[key] = report.labels.get(key, 0) + int(number)
+        report.labels[key] += int(number)
     return names
 
 
@@ -226,8 +221,9 @@ def _conclude(report: Report, options: SourceOptions) -> None:
         report.problems.append(f"all values are the same, {report.value_range[0]:g}: there is nothing to learn")
     if report.duplicates:
         pairs = ", ".join(f"{copy} = {first}" for first, copy in report.duplicates[:_SHOWN])
-        report.remarks.append(f"{len(report.duplicates)} exact duplicates ({pairs}{_more(report.duplicates)})")
-    sizes = [report.labels.get(name, 0) for name in report.class_names]
+        more = ", ..." if len(report.duplicates) > _SHOWN else ""
+        report.remarks.append(f"{len(report.duplicates)} exact duplicates ({pairs}{more})")
+    sizes = [report.labels[name] for name in report.class_names]
     if sizes and min(sizes) == 0:
         report.remarks.append(f"{sizes.count(0)} classes have no samples")
     present = [size for size in sizes if size]
@@ -237,11 +233,7 @@ def _conclude(report: Report, options: SourceOptions) -> None:
         )
 
 
-def _more(items: list[Any]) -> str:
-    return ", ..." if len(items) > _SHOWN else ""
-
-
-def _table(table: dict[Any, int], shown: int = _SHOWN) -> str:
-    rows = sorted(table.items(), key=lambda item: -item[1])
+def _table(table: Counter[Any], shown: int = _SHOWN) -> str:
+    rows = table.most_common()
     text = ", ".join(str(key) if len(rows) == 1 else f"{key} ({number})" for key, number in rows[:shown])
     return text + (f", ... ({len(rows)} in all)" if len(rows) > shown else "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sims.data import hf
-from sims.data.mapped import say
+from sims.data.mapped import require_space, say
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.files import atomic_path, remove_leftovers, write_json
@@ -95,12 +94,7 @@ def _announce(
     many = "some" if rows is None else f"{rows:,}"
     much = "" if size is None else f", {size / 1e9:.2f} GB"
     log(f"fetching {many} rows of {name} ({part}){much} into {folder}")
-    free = shutil.disk_usage(folder).free
-    if size is not None and size > free:
-        raise UserError(
-            f"{name} ({part}) needs {size / 1e9:.2f} GB in {folder}, and {free / 1e9:.2f} GB are free: free some "
-            "space, or choose another folder with option 'source.cache'"
-        )
+    require_space(f"{name} ({part})", size or 0, folder)
 
 
 def _split(library: Any, name: str, part: str, folder: Path, log: Callable[[str], None]) -> None:

@@ -116,6 +116,16 @@ def _open(file: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     raise UserError(f"{file} is damaged: remove it, and the same command makes it again")
 
 
+def require_space(what: str, size: int, folder: Path) -> None:
+    """UserError where fewer bytes than these are free in a folder of the cache."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{what} needs {size / 1e9:.2f} GB in {folder}, and {free / 1e9:.2f} GB are free: free some space, or "
+            "choose another folder with option 'source.cache'"
+        )
+
+
 def _write(
     file: Path,
     shape: tuple[int, ...],
@@ -130,12 +140,7 @@ def _write(
     size, row = math.prod(shape) * dtype.itemsize, math.prod(shape[1:]) * dtype.itemsize
     done = min(read_json(notes)["rows"], shape[0]) if notes.is_file() and part.is_file() else 0
     log(f"{what}: {size / 1e9:.2f} GB in {file.parent}" + (f", {done:,} are there already" if done else ""))
-    free = shutil.disk_usage(file.parent).free
-    if size - done * row > free:
-        raise UserError(
-            f"{what} needs {(size - done * row) / 1e9:.2f} GB in {file.parent}, and {free / 1e9:.2f} GB are free: free "
-            "some space, or choose another folder with option 'source.cache'"
-        )
+    require_space(what, size - done * row, file.parent)
     begin = last = time.monotonic()
     try:
         with open(part, "r+b" if done else "w+b") as out:

@@ -98,6 +98,24 @@ def open_source(path: Path, options: SourceOptions = _AS_IT_IS) -> Source:
     )
 
 
+Facts = tuple[int, Sequence[int], np.dtype]  # of a picture: its number, shape (C, H, W) and type
+
+
+def mismatch(found: Pictures, one: Facts, other: Facts) -> str:
+    """The sentence about two pictures that do not fit into one array."""
+    a, b = found.names[one[0]], found.names[other[0]]
+    (channels_a, *size_a), (channels_b, *size_b) = one[1], other[1]
+    if size_a != size_b:
+        what = f"size ({a} is {size_a[1]}x{size_a[0]}, {b} is {size_b[1]}x{size_b[0]})"
+        remedy = "resize them all in one way first, or give option 'source.size'"
+    elif channels_a != channels_b:
+        what = f"channels ({a} has {channels_a}, {b} has {channels_b})"
+        remedy = "convert them, or give option 'source.grayscale'"
+    else:
+        what, remedy = f"depth ({a} is {one[2]}, {b} is {other[2]})", "convert them"
+    return f"pictures in {found.name} differ in {what}: {remedy} (`sims data check` lists them all)"
+
+
 def _hub_revision(path: Path) -> Path:
     """The revision of a data set in the hub's cache; UserError, a question, where there are several."""
     snapshots = path / "snapshots"

@@ -20,7 +20,7 @@ from sims.data.dataset import ROW, Dataset, check_labels, classes_of
 from sims.data.division import PARTS
 from sims.data.mapped import Rows, content
 from sims.data.pictures import Decoded, SourceOptions, Unreadable, decoded, transform
-from sims.data.readers import Arrays, Pictures, Source, open_source
+from sims.data.readers import Arrays, Pictures, Source, mismatch, open_source
 from sims.data.store import Store, is_store
 from sims.errors import UserError
 from sims.files import digest
@@ -211,7 +211,8 @@ def _decode(
         if picture.remark:
             remarks[picture.remark] += 1
         if pixels.shape != first.shape or pixels.dtype != first.dtype:
-            raise UserError(_mismatch(found, first, pixels, found.names[int(index[0])], found.names[i]))
+            one, other = (int(index[0]), first.shape, first.dtype), (i, pixels.shape, pixels.dtype)
+            raise UserError(mismatch(found, one, other))
         return _standardized(pixels) if moments else pixels
 
     def block(rows: range) -> np.ndarray:
@@ -243,21 +244,6 @@ def _standardized(moments: np.ndarray) -> np.ndarray:
     """
     shift, scale = (np.array(values, np.float32)[:, None, None] for values in (EDM2_LATENTS.shift, EDM2_LATENTS.scale))
     return (moments[:4].astype(np.float32) - shift) * scale
-
-
-def _mismatch(found: Pictures, a: np.ndarray, b: np.ndarray, name_a: str, name_b: str) -> str:
-    """The sentence about two pictures that do not fit into one array."""
-    check = "`sims data check` lists them all"
-    if a.shape[1:] != b.shape[1:]:
-        sizes = [f"{name} is {p.shape[2]}x{p.shape[1]}" for name, p in ((name_a, a), (name_b, b))]
-        return f"pictures in {found.name} differ in size ({', '.join(sizes)}): give option 'source.size'; {check}"
-    if len(a) != len(b):
-        return (
-            f"pictures in {found.name} differ in channels ({name_a} has {len(a)}, {name_b} has {len(b)}):"
-            f" give option 'source.grayscale', or convert them; {check}"
-        )
-    depths = f"{name_a} is {a.dtype}, {name_b} is {b.dtype}"
-    return f"pictures in {found.name} differ in depth ({depths}): convert them; {check}"
 
 
 def coded(

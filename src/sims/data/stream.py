@@ -14,7 +14,7 @@ from torch import Tensor
 from sims.data.codec import Codec, finite
 from sims.data.dataset import Dataset, classes_of
 from sims.data.pictures import HEAD, SourceOptions, Unreadable, decode_image, format_of
-from sims.data.readers import Pictures
+from sims.data.readers import Pictures, mismatch
 from sims.errors import UserError
 from sims.files import canonical_json
 
@@ -141,7 +141,7 @@ def of_pictures(found: Pictures, options: SourceOptions = AS_THEY_ARE) -> Stream
         except (Unreadable, OSError) as error:
             return str(error)
         if pixels.shape != shape or pixels.dtype != dtype:
-            raise UserError(_mismatch(found, first, i, shape, pixels.shape, dtype, pixels.dtype))
+            raise UserError(mismatch(found, (first, shape, dtype), (i, pixels.shape, pixels.dtype)))
         return pixels
 
     def read(part: range) -> Part:
@@ -198,21 +198,6 @@ def _first(found: Pictures, options: SourceOptions) -> tuple[int, tuple[int, ...
         except (Unreadable, OSError) as error:
             reason = f"{found.names[i]}: {error}"
     raise UserError(f"none of the {len(found.names)} pictures in {found.name} can be read ({reason}): check the files")
-
-
-def _mismatch(
-    found: Pictures, first: int, i: int, shape: Sequence[int], other: Sequence[int], dtype: np.dtype, second: np.dtype
-) -> str:
-    """The sentence about two pictures that differ."""
-    a, b = found.names[first], found.names[i]
-    if tuple(shape) == tuple(other):
-        return f"pictures in {found.name} differ in depth ({a} is {dtype}, {b} is {second}): convert them"
-    (c1, h1, w1), (c2, h2, w2) = shape, other
-    if (h1, w1) != (h2, w2):
-        remedy = "resize them all in one way first, or give option 'source.size'"
-        return f"pictures in {found.name} differ in size ({a} is {w1}x{h1}, {b} is {w2}x{h2}): {remedy}"
-    remedy = "convert them, or give option 'source.grayscale'"
-    return f"pictures in {found.name} differ in channels ({a} has {c1}, {b} has {c2}): {remedy}"
 
 
 def _format(found: Pictures) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sims.config import JSON
+from sims.config import JSON, to_dict
 from sims.errors import UserError
 from sims.sampling import SamplerOptions, sample_seeds
 
@@ -148,22 +147,12 @@ class CacheRule:
 
     def to_json(self) -> dict[str, JSON]:
         """Plain lists and numbers."""
-        return {
-            "sigmas": list(self.sigmas),
-            "gram": [list(row) for row in self.gram],
-            "sigma_data": self.sigma_data,
-            "refreshes": self.refreshes,
-        }
+        return to_dict(self)
 
     @classmethod
     def from_json(cls, data: Any) -> CacheRule:
-        """The inverse of to_json(); raises UserError if the data are not a rule."""
-        try:
-            rows = tuple(tuple(float(v) for v in row) for row in data["gram"])
-            sigmas = tuple(float(s) for s in data["sigmas"])
-            return cls(sigmas, rows, float(data["sigma_data"]), int(data["refreshes"]))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"not a cache rule: {json.dumps(data, default=str)[:200]} ({error!r})") from error
+        """The inverse of to_json()."""
+        return cls(**{**data, "sigmas": tuple(data["sigmas"]), "gram": tuple(map(tuple, data["gram"]))})
 
     def _interpolated(self, levels: Sequence[float]) -> Array:
         """The Gram matrix (M, M) at other levels: bilinear in ln sigma, so that it stays positive semidefinite."""

@@ -138,7 +138,8 @@ class Guide(Wrapped):
     def from_settings(cls, children: Mapping[str, Denoiser], settings: Mapping[str, Any]) -> Self:
         """The inverse of ``settings``; other keys are passed over. Raises KeyError for one that is missing."""
         names = [field.name for field in dataclasses.fields(cls) if field.name not in children]  # type: ignore[arg-type]
-        return cls(**children, **{name: settings[name] for name in names})
+        values = {name: settings[name] for name in names}
+        return cls(**children, **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
     def fingerprint(self) -> JSON:
         """What of the settings goes into a model's hash."""

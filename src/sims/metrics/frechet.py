@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +11,19 @@ from scipy.linalg import lapack, svdvals
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, float64_device
+from sims.metrics.matrices import Array, as_matrix, float64_device
 
 POLAR_STEPS = 90  # 1.5^90 = 7e15: singular values down to 1e-14 of the largest count in full
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (D,) and unbiased covariance (D, D), both float64, of `count` feature vectors (0: unknown)."""
+    """Mean (D,) and unbiased covariance (D, D), both float64, of `count` feature vectors (0: unknown).
+
+    >>> import numpy, sims
+    >>> sims.metrics.Moments.of(numpy.eye(3)).mean.round(2)
+    array([0.33, 0.33, 0.33])
+    """
 
     mean: Array
     covariance: Array
@@ -35,6 +41,19 @@ class Moments:
         mean = x.mean(axis=0)
         centred = x - mean
         return cls(mean, centred.T @ centred / (len(x) - 1), len(x))
+
+
+Given = Moments | Array | Tensor
+
+
+def _moments(given: Given, extractor: str | Callable[[Tensor], Tensor] | None) -> Moments:
+    if isinstance(given, Moments):
+        return given
+    if extractor is not None:
+        from sims.metrics.pretrained import features  # which stands on this module
+
+        given = features(given, extractor)
+    return Moments.of(given)
 
 
 def _eigenroot(covariance: Array) -> Array:
@@ -88,13 +107,22 @@ def _nuclear_norm(left: Array, right: Array, device: str | torch.device) -> floa
     return float(polar_nuclear_norm(torch.from_numpy(left).to(place).T @ torch.from_numpy(right).to(place)))
 
 
-def frechet_distance(a: Moments, b: Moments, *, device: str | torch.device = "cpu") -> float:
+def frechet_distance(
+    a: Given, b: Given, *, extractor: str | Callable[[Tensor], Tensor] | None = None, device: str | torch.device = "cpu"
+) -> float:
     """The squared 2-Wasserstein distance |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^½) of two Gaussians; >= 0.
 
+    Of moments, of features (N, D), or, with an ``extractor`` (see `get_extractor`), of images (N, C, H, W) in [-1, 1].
     With C = R R^T for any factor R, tr (C_a C_b)^½ is the sum of the singular values of R_a^T R_b: no matrix square
     root of a non-symmetric product, hence stable for rank-deficient covariances at any number of samples.
     Exactly zero for equal moments. UserError where the numbers of features differ or a moment is not finite.
+
+    >>> import numpy, sims
+    >>> a, b = (numpy.random.default_rng(seed).normal(size=(500, 8)) for seed in (0, 1))
+    >>> round(sims.metrics.frechet_distance(a, b + 1), 1)
+    8.1
     """
+    a, b = (_moments(given, extractor) for given in (a, b))
     if a.num_features != b.num_features:
         raise UserError(
             f"Moments of {a.num_features} and of {b.num_features} features cannot be compared; "

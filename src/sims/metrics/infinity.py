@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array
 from sims.metrics.frechet import Moments
 from sims.metrics.intervals import Interval, error_interval
+from sims.metrics.matrices import Array
 from sims.metrics.subset_distances import subset_distances
 
 PARTS = (1, 2, 3, 4, 5)
@@ -47,6 +47,11 @@ def frechet_infinity(
     of the intercept is that of a mean over the smallest parts, which are independent: Student's t with one degree less
     than there are parts. Only the samples' bias is removed: the reference keeps that of its own number. Smallest parts
     below some times D samples bend the line. UserError below two sizes or two samples per part.
+
+    >>> import numpy, sims
+    >>> a, b = (numpy.random.default_rng(seed).normal(size=(5000, 4)) for seed in (0, 1))
+    >>> sims.metrics.frechet_infinity(a, sims.metrics.Moments.of(b)).intercept.mean < 0.01
+    True
     """
     counts = sorted(set(parts))
     if len(counts) < 2 or counts[0] < 1:

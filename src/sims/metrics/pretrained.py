@@ -26,7 +26,8 @@ from sims.errors import UserError
 from sims.files import digest, read_json
 from sims.metrics.custom import CallableExtractor, TorchScriptExtractor, load_script, to_8_bit
 from sims.metrics.efficientnet import SIZE, EfficientNetLite0, channels_last
-from sims.metrics.extractors import Extractor
+from sims.metrics.extractors import Extractor, extract
+from sims.metrics.matrices import Array
 from sims.metrics.weights import WEIGHTS, check, file_hash, locate
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -59,6 +60,11 @@ def get_extractor(
     `precision` is fp32 or bf16. `download` allows fetching published weights. `expected_hash` is the SHA-256 that the
     file of weights must have. TorchScript files and callables are tried with one image of `data_shape` (C, H, W) to
     learn the number of features. UserError where something is unknown, missing or damaged.
+
+    >>> import sims
+    >>> grey = sims.metrics.get_extractor(lambda x: x.flatten(1), name="grey", version="1", data_shape=(1, 4, 4))
+    >>> grey.num_features
+    16
     """
     kind, _, path = spec.partition(":") if isinstance(spec, str) else ("a callable", "", "")
     if precision not in PRECISIONS:
@@ -81,11 +87,33 @@ def get_extractor(
     return (DinoExtractor if kind == "dinov2" else ClipExtractor)(where, precision, expected_hash)
 
 
+def features(
+    x: Array | Tensor, extractor: str | Callable[[Tensor], Tensor] | Extractor, *, download: bool = False
+) -> Array:
+    """Features (N, D) float32 of images x (N, C, H, W) in [-1, 1], computed where x is; ``extractor``: `get_extractor`.
+
+    UserError for values outside [-1, 1] and for whatever the extractor cannot take.
+
+    >>> import numpy, sims
+    >>> x = numpy.random.default_rng(0).uniform(-1, 1, size=(10, 3, 16, 16))
+    >>> how = {"name": "means", "version": "1", "data_shape": (3, 16, 16)}
+    >>> means = sims.metrics.get_extractor(lambda x: x.mean(dim=(2, 3)), **how)
+    >>> sims.metrics.features(x, means).shape
+    (10, 3)
+    """
+    low, high = float(x.min()), float(x.max())
+    if not -1.001 <= low <= high <= 1.001:
+        raise UserError(
+            f"images have values from {low:.4g} to {high:.4g}: give them in [-1, 1] (8 bits: x / 127.5 - 1)"
+        )
+    return extract(get_extractor(extractor, download=download, data_shape=tuple(x.shape[1:])), x)
+
+
 class PixelExtractor:
     """What the ready-made networks share: 8-bit RGB pixels, pieces that suit the device, name and hash.
 
-    `kind` is what was asked for; `name` says more where weights or precision are not the usual ones. `weights_hash` is
-    the SHA-256 of the file. Subclasses give `_features`: pixels (B, 3, H, W) uint8 -> features (B, num_features).
+    `kind` is what was asked for; `name` says more where weights or precision are not the usual ones.
+    Subclasses give `_features`: pixels (B, 3, H, W) uint8 -> features (B, num_features).
     """
 
     kind: str
@@ -97,7 +125,7 @@ class PixelExtractor:
     network: Any
 
     def _identify(self, weights: str, published: str, precision: str = "fp32", **others: str) -> None:
-        self.weights_hash, self.dtype = weights, PRECISIONS[precision]
+        self.dtype = PRECISIONS[precision]
         self.name = self.kind if weights == published else f"{self.kind}-{weights[:8]}"
         self.name += "" if precision == "fp32" else f"-{precision}"
         identity = {"kind": self.kind, "weights": weights, "precision": precision, "resize": self.resize, **others}

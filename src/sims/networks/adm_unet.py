@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sims.config import JSON
 from sims.networks.layers import (
     BlockStyle,
     PositionalEmbedding,
@@ -18,6 +17,7 @@ from sims.networks.layers import (
     dropped,
     group_norm,
     image_size,
+    keyword_arguments,
     plan,
 )
 
@@ -47,18 +47,8 @@ class DhariwalUNet(nn.Module):
         label_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.config = keyword_arguments(DhariwalUNet, locals())
         channels, resolution = image_size(data_shape, channel_mult, num_blocks)
-        self.config: dict[str, JSON] = {
-            "out_channels": out_channels,
-            "augment_dim": augment_dim,
-            "model_channels": model_channels,
-            "channel_mult": list(channel_mult),
-            "channel_mult_emb": channel_mult_emb,
-            "num_blocks": num_blocks,
-            "attn_resolutions": list(attn_resolutions),
-            "dropout": dropout,
-            "label_dropout": label_dropout,
-        }
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding = model_channels * channel_mult_emb
         self.map_noise = PositionalEmbedding(model_channels)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sims.config import JSON
 from sims.errors import UserError
 from sims.networks.layers import (
     Direction,
@@ -22,6 +21,7 @@ from sims.networks.layers import (
     filter_kernel,
     image_size,
     is_box,
+    keyword_arguments,
     plan,
     resample,
     resample_box,
@@ -201,22 +201,12 @@ class EDM2UNet(nn.Module):
         clip_act: float | None = 256.0,
     ) -> None:
         super().__init__()
+        self.config = keyword_arguments(EDM2UNet, locals())
         channels, resolution = image_size(data_shape, channel_mult, num_blocks)
         if channels_per_head < 1:
             raise UserError(f"channels_per_head is {channels_per_head}: it must be at least 1")
         taps = check_filter(resample_filter)
         style = MPStyle(taps, channels_per_head, dropout, res_balance, attn_balance, clip_act)
-        self.config: dict[str, JSON] = {
-            "model_channels": model_channels,
-            "channel_mult": list(channel_mult),
-            "channel_mult_noise": channel_mult_noise,
-            "channel_mult_emb": channel_mult_emb,
-            "num_blocks": num_blocks,
-            "attn_resolutions": list(attn_resolutions),
-            "label_balance": label_balance,
-            "concat_balance": concat_balance,
-            **asdict(style),
-        }
         self.num_classes, self.label_balance, self.concat_balance = num_classes, label_balance, concat_balance
         widths = [model_channels * multiple for multiple in channel_mult]
         noise = widths[0] if channel_mult_noise is None else model_channels * channel_mult_noise

@@ -6,8 +6,9 @@ of the published checkpoints, so that these load.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sims.config import JSON
 from sims.errors import UserError
 
 Direction = Literal["up", "down"]
+
+
+def keyword_arguments(network: type[nn.Module], given: Mapping[str, object]) -> dict[str, JSON]:
+    """What makes a network of this class again: its keyword arguments, of the ``locals()`` of its constructor."""
+    parameters = inspect.signature(network).parameters.values()
+    values = {p.name: given[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}  # type: ignore[misc]
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sims.config import JSON
 from sims.errors import UserError
 from sims.networks.layers import (
     BlockStyle,
@@ -25,6 +24,7 @@ from sims.networks.layers import (
     dropped,
     group_norm,
     image_size,
+    keyword_arguments,
     plan,
 )
 
@@ -60,27 +60,12 @@ class SongUNet(nn.Module):
         resample_filter: Sequence[float] = (1, 1),
     ) -> None:
         super().__init__()
+        self.config = keyword_arguments(SongUNet, locals())
         channels, resolution = image_size(data_shape, channel_mult, num_blocks)
         taps = check_filter(resample_filter)
         _check_type("embedding_type", embedding_type, "positional", "fourier")
         _check_type("encoder_type", encoder_type, "standard", "skip", "residual")
         _check_type("decoder_type", decoder_type, "standard", "skip")
-        self.config: dict[str, JSON] = {
-            "out_channels": out_channels,
-            "augment_dim": augment_dim,
-            "model_channels": model_channels,
-            "channel_mult": list(channel_mult),
-            "channel_mult_emb": channel_mult_emb,
-            "num_blocks": num_blocks,
-            "attn_resolutions": list(attn_resolutions),
-            "dropout": dropout,
-            "label_dropout": label_dropout,
-            "embedding_type": embedding_type,
-            "channel_mult_noise": channel_mult_noise,
-            "encoder_type": encoder_type,
-            "decoder_type": decoder_type,
-            "resample_filter": list(taps),
-        }
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_type, self.decoder_type, self.last_block = encoder_type, decoder_type, num_blocks
         embedding, noise = model_channels * channel_mult_emb, model_channels * channel_mult_noise

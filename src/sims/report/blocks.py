@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import ClassVar, Literal
 
 from markupsafe import Markup
 
 from sims.report.numbers import DASH
 
-T = TypeVar("T")
-T_contra = TypeVar("T_contra", contravariant=True)
-
 
 @dataclass(frozen=True)
-class Prose:
-    kind: ClassVar[str] = "prose"
+class Text:
+    """A paragraph, a boxed line that must not be missed, or lines as they were typed."""
+
     text: str
-
-
-@dataclass(frozen=True)
-class Notice:
-    """A boxed line that must not be missed."""
-
-    kind: ClassVar[str] = "notice"
-    text: str
+    kind: Literal["prose", "notice", "code"] = "prose"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure: its SVG, and a caption that names nothing but what is ``drawn`` (names of marks, see `svg`)."""
+    """A figure: its SVG, and a caption that names nothing but what is drawn (see `svg`)."""
 
     kind: ClassVar[str] = "figure"
     svg: Markup
     caption: str
-    drawn: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -51,29 +41,37 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Column(Generic[T_contra]):
-    """A column: its title, what it says of an item, and the title that it shares with its neighbours.
+class Column:
+    """A column with its cells; ``group`` is a title that it shares with its neighbours.
 
     ``drop``: the order in which a narrow terminal leaves columns out; 0 = never.
     """
 
     title: str
-    cell: Callable[[T_contra], Cell | str]
+    cells: Sequence[Cell | str]
     numeric: bool = True
     drop: int = 0
     group: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        return all((cell.text if isinstance(cell, Cell) else cell) in ("", DASH) for cell in self.cells)
+
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns; ``strong`` are the indices of emphasized rows."""
+    """Columns of one length; ``strong`` are the indices of emphasized rows."""
 
     kind: ClassVar[str] = "table"
-    columns: Sequence[Column[Any]]
-    rows: Sequence[Sequence[Cell]]
+    columns: Sequence[Column]
     caption: str = ""
     title: str = ""
     strong: Collection[int] = ()
+
+    @property
+    def rows(self) -> list[list[Cell]]:
+        lines = zip(*(column.cells for column in self.columns), strict=True)
+        return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in line] for line in lines]
 
     @property
     def groups(self) -> list[tuple[str, int]]:
@@ -83,21 +81,12 @@ class Table:
 
 
 def table(
-    items: Iterable[T],
-    columns: Iterable[Column[T]],
-    caption: str = "",
-    *,
-    title: str = "",
-    strong: Collection[int] = (),
+    columns: Iterable[Column], caption: str = "", *, title: str = "", strong: Collection[int] = ()
 ) -> Table | None:
-    """A row per item; columns without anything in them are left out, and a table without columns is None."""
-    items, columns = list(items), list(columns)
-    cells = [[found if isinstance(found := c.cell(item), Cell) else Cell(found) for item in items] for c in columns]
-    kept = [k for k, column in enumerate(cells) if k == 0 or any(cell.text not in ("", DASH) for cell in column)]
-    if len(kept) < 2 or not items:
-        return None
-    rows = [[cells[k][place] for k in kept] for place in range(len(items))]
-    return Table([columns[k] for k in kept], rows, caption, title, strong)
+    """The first column and all others that hold something; None where nothing is left."""
+    first, *others = columns
+    kept = [column for column in others if not column.is_empty]
+    return Table([first, *kept], caption, title, strong) if kept and first.cells else None
 
 
 @dataclass(frozen=True)
@@ -133,12 +122,6 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Code:
-    kind: ClassVar[str] = "code"
-    text: str
-
-
-@dataclass(frozen=True)
 class Details:
     """Blocks behind a line that opens them."""
 
@@ -147,28 +130,7 @@ class Details:
     blocks: Sequence[Block]
 
 
-Block = Prose | Notice | Drawn | Table | Images | Facts | Code | Details
-
-
-def details(summary: str, *blocks: Block | None) -> Details | None:
-    """The blocks that there are, behind a line; None where there are none."""
-    kept = present(*blocks)
-    return Details(summary, kept) if kept else None
-
-
-def prose(text: str) -> Prose | None:
-    return Prose(text) if text else None
-
-
-def facts(*items: Fact) -> Facts | None:
-    """The facts that have a value."""
-    kept = [item for item in items if item.value not in ("", DASH)]
-    return Facts(kept) if kept else None
-
-
-def present(*blocks: Block | None) -> list[Block]:
-    """The blocks that there are."""
-    return [block for block in blocks if block is not None]
+Block = Text | Drawn | Table | Images | Facts | Details
 
 
 @dataclass(frozen=True)
@@ -178,3 +140,24 @@ class Section:
     id: str
     title: str
     blocks: Sequence[Block]
+
+
+def present(*blocks: Block | None) -> list[Block]:
+    """The blocks that there are."""
+    return [block for block in blocks if block is not None]
+
+
+def details(summary: str, *blocks: Block | None) -> Details | None:
+    """The blocks that there are, behind a line; None where there are none."""
+    kept = present(*blocks)
+    return Details(summary, kept) if kept else None
+
+
+def prose(text: str) -> Text | None:
+    return Text(text) if text else None
+
+
+def facts(*items: Fact) -> Facts | None:
+    """The facts that have a value."""
+    kept = [item for item in items if item.value not in ("", DASH)]
+    return Facts(kept) if kept else None

@@ -1,8 +1,8 @@
-"""What every part of a page is made from: the result, its pictures, and one palette."""
+"""What every part of a page is made from: the result, its pictures, one palette; and what figures are called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -15,28 +15,34 @@ R = TypeVar("R", bound=Result, covariant=True)
 ARROWS = {"lower": " ↓", "higher": " ↑", "neither": ""}
 
 
-def figure_facts(result: Result, name: str) -> FigureFacts:
+def facts_of(result: Result, figure: str) -> FigureFacts:
     """What a figure is called; one without facts by its name."""
-    return result.figures.get(name) or FigureFacts(name.replace("_", " "))
+    return result.figures.get(figure) or FigureFacts(figure.replace("_", " "))
 
 
-def heading(result: Result, name: str) -> str:
+def title(result: Result, figure: str) -> str:
+    return facts_of(result, figure).title
+
+
+def called(result: Result, label: str) -> str:
+    """What a row or an arm is called on the page."""
+    return result.looks[label].title if label in result.looks else label
+
+
+def heading(result: Result, figure: str) -> str:
     """A figure as the title of a column: what it is called, and which way is better."""
-    facts = figure_facts(result, name)
-    return facts.title + ARROWS[facts.better]
+    return title(result, figure) + ARROWS[facts_of(result, figure).better]
 
 
-def in_order(result: Result, names: Iterable[str]) -> list[str]:
+def in_order(result: Result, figures: Iterable[str]) -> list[str]:
     """Figures in the order of the result's facts, those without facts last."""
-    names = dict.fromkeys(names)
+    names = dict.fromkeys(figures)
     return [name for name in result.figures if name in names] + [name for name in names if name not in result.figures]
 
 
-def best_value(result: Result, name: str, values: Iterable[float | None]) -> float | None:
-    """The best of a figure's values; None where neither way is better."""
-    better = figure_facts(result, name).better
-    kept = [value for value in values if value is not None]
-    return None if better == "neither" or not kept else (min if better == "lower" else max)(kept)
+def base_row(rows: Sequence[Row]) -> Row | None:
+    """The row of the base model (w = 0), or None."""
+    return next((row for row in rows if row.w == 0), None)
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,6 @@ class Context(Generic[R]):
     pictures: Pictures
     palette: Palette
 
-    def name(self, row: Row, note: str = "") -> Cell:
-        """A row's name in a table."""
-        return Cell(self.palette.name(row.label), note, swatch=self.palette[row.label].variable)
-
-    def colour(self, label: str) -> str:
-        return self.palette[label].light
+    def cell(self, label: str, note: str = "") -> Cell:
+        """A label in a table, with its colour."""
+        return Cell(self.palette.name(label), note, swatch=self.palette[label].variable)

@@ -33,7 +33,7 @@ class Head:
     def of(cls, result: Result, diverged: Sequence[str], said: Sequence[str] | None = None, **more: Any) -> Self:
         """The head of a result: its warnings, or as they are ``said``, and one wherever samples diverged."""
         said = [sentence(text) for text in (*(result.warnings if said is None else said), *diverged)]
-        known = {"title": result.title, "data": data_text(result), "headline": sentence(result.headline)}
+        known = {"title": result.title, "data": data_text(result), "headline": result.headline.replace(" -> ", " → ")}
         return cls(**{**known, "warnings": said, **more})
 
 

@@ -5,418 +5,355 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 
+from sims.report import curves
+from sims.report import numbers as say
 from sims.report.blocks import (
     Block,
     Cell,
     Column,
+    Details,
     Fact,
     Images,
-    Prose,
     Section,
     Table,
+    Text,
     details,
     facts,
     present,
     prose,
     table,
 )
-from sims.report.context import Context, figure_facts, heading, in_order
-from sims.report.curves import (
-    SHOWN,
-    Either,
-    Loops,
-    axis_of,
-    curve_panels,
-    distances_of,
-    is_distance,
-    point_grid,
-    strength_panels,
-    thinned,
-)
+from sims.report.context import Context, facts_of, heading, in_order, title
+from sims.report.curves import Either, Loops
 from sims.report.head import Head
-from sims.report.numbers import (
-    DASH,
-    count,
-    decimals,
-    ends,
-    fixed,
-    percent,
-    plus_minus,
-    short_count,
-    strength,
-)
 from sims.report.strips import make_strip, split_key
-from sims.report.tables import diverged, extractor_text, made_for, reproduce, trusted_table
-from sims.results.common import Figure, Interval
-from sims.results.loop import (
-    Arm,
-    LevelArm,
-    LevelComparison,
-    LoopResult,
-    PollutionResult,
-    Reliability,
-    StrengthChoice,
-    TrainedOn,
-    TrustedResult,
-    Verdict,
-    Verdicts,
-)
+from sims.report.tables import diverged, diverged_column, extractor_text, made_for, reproduce, trusted_table
+from sims.results.common import Figure
+from sims.results.loop import LevelComparison, LoopResult, PollutionResult, Reliability, TrustedResult, Verdicts
 
 VERDICTS = {"mad": "collapses (MAD)", "weak": "weak prevention", "strong": "strong prevention"}
 
 
 def loop_head(result: Either) -> Head:
     """The conclusion, as the run drew it, and the main distance of every arm at the last generation or level."""
-    axis, names, tiles = axis_of(result), distances_of(result), []
-    for arm in result.arms[:SHOWN] if names else ():
-        value = Figure.of(result.curves[names[0]][arm.name][-1])
-        note = f"{figure_facts(result, names[0]).title}, {axis.text(axis.places[-1])}"
-        tiles.append(Fact(arm.label, fixed(value.mean, decimals([value.mean])), note))
+    tiles, last = [], curves.place_text(result, curves.places_of(result)[-1])
+    for name in curves.distances_of(result)[:1]:
+        for arm in result.arms[:6]:
+            mean = Figure.of(result.curves[name][arm.name][-1]).mean
+            tiles.append(Fact(arm.label, say.fixed(mean, say.decimals([mean])), f"{title(result, name)}, {last}"))
     return Head.of(result, diverged(result.arms), facts=tiles)
 
 
 def loop_table(result: LoopResult) -> Table | None:
     """The closing table of a loop: every arm at generation 0 and at the last, its compute and its verdict."""
-    curves, last = result.curves, result.generations
-    main = distances_of(result)[0]
-    others = ("fd_held_out", "recall") if main == "fd" else ()
+    arms, last, main = result.arms, result.generations, curves.distances_of(result)[0]
+    others = [name for name in ("fd_held_out", "recall") if main == "fd" and name in result.curves]
 
-    def column(name: str, generation: int, drop: int = 0) -> Column[Arm]:
-        places = 4 if main != "fd" else 2 if is_distance(result, name) else 3
-        title = f"{figure_facts(result, name).title}, {generation}"
-        return Column(title, lambda arm: plus_minus(Figure.of(curves[name][arm.name][generation]), places), drop=drop)
+    def column(name: str, generation: int, drop: int = 0) -> Column:
+        places = 4 if main != "fd" else 2 if facts_of(result, name).kind == "distance" else 3
+        values = [Figure.of(result.curves[name][arm.name][generation]) for arm in arms]
+        cells = [say.plus_minus(value, places) for value in values]
+        return Column(f"{title(result, name)}, {generation}", cells, drop=drop)
 
-    columns: list[Column[Arm]] = [
-        Column("arm", lambda arm: arm.label, False),
-        column(main, 0, 4),
+    columns = [
+        Column("arm", [arm.label for arm in arms], False),
+        column(main, 0, drop=4),
         column(main, last),
-        *(column(name, last, 3 - place) for place, name in enumerate(others) if name in curves),
-        Column("diverged", lambda arm: count(arm.diverged) if arm.diverged else ""),
-        Column("compute", lambda arm: short_count(arm.cost.total), drop=1),
-        Column("verdict", lambda arm: verdict_in_short(result.verdicts.get(arm.name)), False),
+        *(column(name, last, drop=3 - place) for place, name in enumerate(others)),
+        diverged_column(arms),
+        Column("compute", [say.short_count(arm.cost.total) for arm in arms], drop=1),
+        Column("verdict", [verdict_in_short(result.verdicts.get(arm.name)) for arm in arms], False),
     ]
     caption = "Compute: of one repeat, in network evaluations; a training image is three."
-    return table(result.arms, columns, caption, title=result.title)
+    return table(columns, caption, title=result.title)
 
 
 def verdict_in_short(verdicts: Verdicts | None) -> str:
     """The verdicts on an arm, as a cell of a table."""
     if verdicts is None:
-        return DASH
+        return say.DASH
     words = ["collapses"] if verdicts.mad and verdicts.mad.holds else []
-    for kind, verdict in (("strong", verdicts.strong), ("weak", verdicts.weak)):
-        if verdict and verdict.holds:
-            return ", ".join([*words, f"{kind} prevention"])
-    return ", ".join(words) or DASH
+    found = (("strong", verdicts.strong), ("weak", verdicts.weak))
+    words += [f"{kind} prevention" for kind, verdict in found if verdict and verdict.holds][:1]
+    return ", ".join(words) or say.DASH
 
 
 def pollution_table(result: PollutionResult) -> Table | None:
     """The closing table of a pollution experiment: FD of every arm at every level."""
-
-    def column(arm: Arm, name: str, place: int) -> Column[int]:
-        title = f"{arm.name}: {figure_facts(result, name).title}"
-        curve = result.curves[name][arm.name]
-        return Column(title, lambda level: plus_minus(Figure.of(curve[level]), 2), drop=place)
-
-    names = [name for name in ("fd", "fd_held_out") if name in result.curves]
-    columns = [Column[int]("synthetic", lambda level: f"+{result.levels[level]:g} %")]
-    columns += [column(arm, name, place) for arm in result.arms for place, name in enumerate(names)]
-    return table(range(len(result.levels)), columns, " ".join(diverged(result.arms)), title=result.title)
+    columns = [Column("synthetic", [f"+{level:g} %" for level in result.levels])]
+    for arm in result.arms:
+        for drop, name in enumerate(name for name in ("fd", "fd_held_out") if name in result.curves):
+            cells = [say.plus_minus(Figure.of(repeats), 2) for repeats in result.curves[name][arm.name]]
+            columns.append(Column(f"{arm.name}: {title(result, name)}", cells, drop=drop))
+    return table(columns, " ".join(diverged(result.arms)), title=result.title)
 
 
-class LoopPage:
-    """The sections that both pages have."""
+def _arms(c: Loops) -> Column:
+    return Column("arm", [_arm(c, arm.name) for arm in c.result.arms], False)
 
-    def __init__(self, context: Loops) -> None:
-        self.c, self.result, self.palette = context, context.result, context.palette
-        self.axis = axis_of(self.result)
-        self.labels = {arm.name: arm.label for arm in self.result.arms}
 
-    def arm(self, arm: Arm) -> Cell:
-        return self.named(arm.name)
+def _label(result: Either, name: str) -> str:
+    return next((arm.label for arm in result.arms if arm.name == name), name)
 
-    def named(self, name: str) -> Cell:
-        return Cell(self.labels.get(name, name), swatch=self.palette[name].variable)
 
-    def distances(self) -> list[Block]:
-        names = distances_of(self.result)
-        if not names:
-            return []
-        text = prose(extractor_text(self.result.extractor))
-        caption = "Distances: mean over the repeats. Lower is better."
-        return present(curve_panels(self.c, "distances", names, caption), self._figure_table(names[:2]), text)
+def _arm(c: Loops, name: str) -> Cell:
+    return Cell(_label(c.result, name), swatch=c.palette[name].variable)
 
-    def others(self) -> list[Block]:
-        names = [name for name in in_order(self.result, self.result.curves) if not is_distance(self.result, name)]
-        caption = "The other figures, measured on the same samples."
-        everything = self._figure_table(in_order(self.result, self.result.curves))
-        panels = curve_panels(self.c, "figures", names, caption) if names else None
-        return present(panels, details("All figures", everything))
 
-    def _figure_table(self, names: Sequence[str]) -> Table | None:
-        """Figures of every arm: a line per figure and arm, a column per level or for some generations."""
-        Line = tuple[str, Arm]
-        curves, axis = self.result.curves, self.axis
-        digits = {n: decimals(max(values) for curve in curves[n].values() for values in curve) for n in names}
+def _distances(c: Loops) -> list[Block]:
+    names = curves.distances_of(c.result)
+    text = prose(extractor_text(c.result.extractor))
+    panels = curves.curve_panels(c, "distances", names, "Distances: mean over the repeats. Lower is better.")
+    return present(panels, _figure_table(c, names[:2]), text)
 
-        def column(place: float) -> Column[Line]:
-            def cell(line: Line) -> Cell:
-                value = Figure.of(curves[line[0]][line[1].name][axis.places.index(place)])
-                return Cell(plus_minus(value, digits[line[0]]), title=ends(value, digits[line[0]]))
 
-            return Column(axis.text(place), cell)
+def _others(c: Loops) -> list[Block]:
+    everything = in_order(c.result, c.result.curves)
+    names = [name for name in everything if name not in curves.distances_of(c.result)]
+    panels = curves.curve_panels(c, "figures", names, "The other figures, measured on the same samples.")
+    return present(panels, details("All figures", _figure_table(c, everything)))
 
-        columns: list[Column[Line]] = [
-            Column("of", lambda line: heading(self.result, line[0]), False),
-            Column("arm", lambda line: self.arm(line[1]), False),
-            *map(column, axis.shown()),
-        ]
-        lines = [(name, arm) for name in names for arm in self.result.arms]
-        return table(lines, columns, "Mean over the repeats ± half the 95 % interval.")
 
-    def samples(self) -> list[Block]:
-        """Samples of every arm at a few generations or levels, the same seeds in the same columns."""
-        images = {split_key(key): array for key, array in self.c.pictures.images.items()}
-        strips = []
-        for name, label in self.labels.items():
-            for place in thinned(sorted(place for arm, place in images if arm == name and place is not None)):
-                text = f"{label}, {self.axis.text(place)}"
-                strips.append(make_strip(images[name, place], text, f"Samples of {text}", self.palette[name].variable))
-        if strips and self.c.pictures.real is not None:
-            strips.append(make_strip(self.c.pictures.real, "real", "Clean training images, not samples"))
-        caption = "Each column starts from the same noise. Samples are not selected."
-        return present(Images(strips, caption) if strips else None, point_grid(self.c))
+def _figure_table(c: Loops, names: Sequence[str]) -> Table | None:
+    """Figures of every arm: a line per figure and arm, a column per level or for some generations."""
+    result, places = c.result, curves.places_of(c.result)
+    digits = {n: say.decimals(max(values) for curve in result.curves[n].values() for values in curve) for n in names}
+    lines = [(name, arm) for name in names for arm in result.arms]
+    columns = [
+        Column("of", [heading(result, name) for name, _ in lines], False),
+        Column("arm", [_arm(c, arm.name) for _, arm in lines], False),
+    ]
+    for place in places if isinstance(result, PollutionResult) else curves.thinned(places):
+        index = places.index(place)
+        values = [(Figure.of(result.curves[name][arm.name][index]), digits[name]) for name, arm in lines]
+        cells = [Cell(say.plus_minus(value, digit), title=say.ends(value, digit)) for value, digit in values]
+        columns.append(Column(curves.place_text(result, place), cells))
+    return table(columns, "Mean over the repeats ± half the 95 % interval.")
 
-    def cost(self) -> list[Block]:
-        columns = [
-            Column[Arm]("arm", self.arm, False),
-            Column[Arm]("training images", lambda arm: short_count(arm.cost.images or None)),
-            Column[Arm]("network evaluations besides", lambda arm: short_count(arm.cost.evaluations or None)),
-            Column[Arm]("all, in network evaluations", lambda arm: made_for(arm.cost)),
-            Column[Arm]("NFE", lambda arm: short_count(arm.nfe)),
-        ]
-        what = "a level" if self.axis.is_level else "all generations"
-        caption = (
-            f"What {what} of one repeat cost; a training image counts as three network evaluations, for its forward "
-            "and backward pass. NFE: network evaluations of a sample."
-        )
-        return present(table(self.result.arms, columns, caption))
 
-    def trained_on(self) -> list[Block]:
-        """What every generation, or the model of every level, was trained on; and what the classes became."""
-        items = self.result.trained_on
+def _samples(c: Loops) -> list[Block]:
+    """Samples of every arm at a few generations or levels, the same seeds in the same columns."""
+    images = {split_key(key): array for key, array in c.pictures.images.items()}
+    strips = []
+    for arm in c.result.arms:
+        for place in curves.thinned(sorted(place for name, place in images if name == arm.name and place is not None)):
+            text, swatch = f"{arm.label}, {curves.place_text(c.result, place)}", c.palette[arm.name].variable
+            strips.append(make_strip(images[arm.name, place], text, f"Samples of {text}", swatch))
+    if strips and c.pictures.real is not None:
+        strips.append(make_strip(c.pictures.real, "real", "Clean training images, not samples"))
+    caption = "Each column starts from the same noise. Samples are not selected."
+    return present(Images(strips, caption) if strips else None, curves.point_grid(c))
 
-        def source(item: TrainedOn) -> str:
-            return ", ".join(f"{count(n)} of generation {earlier}" for earlier, n in item.synthetic.items())
 
-        fresh = any(item.fresh for item in items)
-        columns = [
-            Column[TrainedOn]("pollution" if self.axis.is_level else "generation", lambda item: self._place(item)),
-            Column[TrainedOn]("real", lambda item: count(item.real)),
-            *([Column[TrainedOn]("fresh", lambda item: count(item.fresh))] if fresh else []),
-            Column[TrainedOn]("synthetic", lambda item: count(sum(item.synthetic.values()))),
-            Column[TrainedOn]("synthetic from", source, False),
-        ]
-        what = "the model of every level" if self.axis.is_level else "every generation"
-        caption = "Samples; the training images, fresh ones of the same data, and those that models drew."
-        lines = table(items, columns, caption)
-        return present(details(f"What {what} was trained on", lines), details("Classes", self._classes()))
+def _end(c: Loops) -> list[Section]:
+    """The sections that close both pages."""
+    arms, is_level = c.result.arms, isinstance(c.result, PollutionResult)
+    columns = [
+        _arms(c),
+        Column("training images", [say.short_count(arm.cost.images or None) for arm in arms]),
+        Column("network evaluations besides", [say.short_count(arm.cost.evaluations or None) for arm in arms]),
+        Column("all, in network evaluations", [made_for(arm.cost) for arm in arms]),
+        Column("NFE", [say.short_count(arm.nfe) for arm in arms]),
+    ]
+    caption = (
+        f"What {'a level' if is_level else 'all generations'} of one repeat cost; a training image counts as three "
+        "network evaluations, for its forward and backward pass. NFE: network evaluations of a sample."
+    )
+    return [
+        Section("cost", "Cost", present(table(columns, caption))),
+        Section("trained", "Real and synthetic data", present(_trained_on(c), details("Classes", _classes(c)))),
+        Section("reproduce", "Reproduce", reproduce(c.result.reproduction)),
+    ]
 
-    def _place(self, item: TrainedOn) -> str:
-        return f"{item.place:g} %" if self.axis.is_level else f"{item.place:g}"
 
-    def _classes(self) -> Table | None:
-        """The share of every class among the last samples of each arm, by the classifier, beside the real data's."""
-        data = self.result.data
-        shares = {arm: found for arm, found in self.result.shares.items() if found[-1]}  # not every extractor sees any
+def _trained_on(c: Loops) -> Details | None:
+    """What every generation, or the model of every level, was trained on."""
+    items, is_level = c.result.trained_on, isinstance(c.result, PollutionResult)
+    sources = [
+        ", ".join(f"{say.count(number)} of generation {earlier}" for earlier, number in item.synthetic.items())
+        for item in items
+    ]
+    places = [curves.place_text(c.result, item.place).removeprefix("generation ") for item in items]
+    columns = [
+        Column("pollution" if is_level else "generation", places),
+        Column("real", [say.count(item.real) for item in items]),
+        Column("fresh", [say.count(item.fresh) if any(x.fresh for x in items) else "" for item in items]),
+        Column("synthetic", [say.count(sum(item.synthetic.values())) for item in items]),
+        Column("synthetic from", sources, False),
+    ]
+    what = "the model of every level" if is_level else "every generation"
+    caption = "Samples; the training images, fresh ones of the same data, and those that models drew."
+    return details(f"What {what} was trained on", table(columns, caption))
 
-        def column(name: str) -> Column[int]:
-            values = shares[name][-1]
-            return Column(self.labels.get(name, name), lambda k: percent(values[k]))
 
-        real = Column[int]("real data", lambda k: percent(data.class_shares[k]) if data.class_shares else DASH)
-        columns = [Column[int]("class", lambda k: data.class_names[k], False), real, *map(column, shares)]
-        where = self.axis.text(self.axis.places[-1])
-        caption = (
-            f"Shares of the classes among the samples at {where}, by the extractor’s classifier; mean over repeats."
-        )
-        return table(range(len(data.class_names)), columns, caption)
-
-    def end(self) -> list[Section]:
-        return [
-            Section("cost", "Cost", self.cost()),
-            Section("trained", "Real and synthetic data", self.trained_on()),
-            Section("reproduce", "Reproduce", reproduce(self.result.reproduction)),
-        ]
+def _classes(c: Loops) -> Table | None:
+    """The share of every class among the last samples of each arm, by the classifier, beside the real data's."""
+    data = c.result.data
+    shares = {arm: found[-1] for arm, found in c.result.shares.items() if found[-1]}  # not every extractor sees any
+    columns = [Column(_label(c.result, arm), [say.percent(share) for share in last]) for arm, last in shares.items()]
+    named = [
+        Column("class", data.class_names if shares else (), False),
+        Column("real data", [say.percent(share) for share in data.class_shares]),
+    ]
+    where = curves.place_text(c.result, curves.places_of(c.result)[-1])
+    caption = f"Shares of the classes among the samples at {where}, by the extractor’s classifier; mean over repeats."
+    return table([*named, *columns], caption)
 
 
 def loop_sections(c: Context[LoopResult]) -> list[Section]:
     """Every section of a loop's page; those without blocks are left out."""
-    page = LoopPage(c)
     return [
-        Section("setting", "Setting", _setting(c.result)),
-        Section("distances", "Distance to the real distribution", page.distances()),
-        Section("verdicts", "Verdicts", present(_verdicts(c.result, page))),
+        Section("setting", "Setting", present(_setting(c.result))),
+        Section("distances", "Distance to the real distribution", _distances(c)),
+        Section("verdicts", "Verdicts", present(_verdicts(c))),
         Section("selection", "Choice of strengths", present(_selection(c.result))),
-        Section("samples", "Samples", page.samples()),
-        Section("figures", "Other figures", page.others()),
-        *page.end(),
+        Section("samples", "Samples", _samples(c)),
+        Section("figures", "Other figures", _others(c)),
+        *_end(c),
     ]
 
 
-def _setting(result: LoopResult) -> list[Block]:
+def _setting(result: LoopResult) -> Block | None:
     judged = f"{len(result.judged)} of them judged" if 0 < len(result.judged) < result.repeats else ""
-    strengths = dict.fromkeys(strength(arm.w) for arm in result.arms if arm.w)
-    tiles = facts(
+    return facts(
         Fact("Kind", result.kind),
-        Fact("Generations", count(result.generations)),
-        Fact("Repeats", count(result.repeats), judged),
-        Fact("Strengths", ", ".join(strengths)),
+        Fact("Generations", say.count(result.generations)),
+        Fact("Repeats", say.count(result.repeats), judged),
+        Fact("Strengths", ", ".join(dict.fromkeys(say.strength(arm.w) for arm in result.arms if arm.w))),
         Fact("Passed on", result.passed_on, "samples of this model train the next generation"),
         Fact("Begins from", result.start, f"denoiser: {result.denoiser}"),
     )
-    return present(tiles)
 
 
-def _verdicts(result: LoopResult, page: LoopPage) -> Table | None:
-    Line = tuple[Arm, str, Verdict]
-    lines: list[Line] = []
-    for arm in result.arms:
-        verdicts = result.verdicts.get(arm.name, Verdicts())
-        lines += [(arm, kind, found) for kind in VERDICTS if (found := getattr(verdicts, kind)) is not None]
-
-    def because(line: Line) -> Cell:
-        verdict = line[2]
-        against = f"against {page.labels.get(verdict.against, verdict.against)}" if verdict.against else ""
-        return Cell(
-            verdict.text, against, "; ".join(f"{name}: {ends(found, 4)}" for name, found in verdict.intervals.items())
-        )
-
-    columns: list[Column[Line]] = [
-        Column("arm", lambda line: page.arm(line[0]), False),
-        Column("verdict", lambda line: VERDICTS[line[1]], False),
-        Column("holds", lambda line: "yes" if line[2].holds else "no", False),
-        Column("because", because, False),
+def _verdicts(c: Context[LoopResult]) -> Table | None:
+    kinds = [(arm.name, kind) for arm in c.result.arms if arm.name in c.result.verdicts for kind in VERDICTS]
+    lines = [(arm, kind, getattr(c.result.verdicts[arm], kind)) for arm, kind in kinds]
+    lines = [line for line in lines if line[2] is not None]
+    reasons = []
+    for _, _, verdict in lines:
+        against = f"against {_label(c.result, verdict.against)}" if verdict.against else ""
+        limits = "; ".join(f"{name}: {say.ends(interval, 4)}" for name, interval in verdict.intervals.items())
+        reasons.append(Cell(verdict.text, against, limits))
+    columns = [
+        Column("arm", [_arm(c, arm) for arm, _, _ in lines], False),
+        Column("verdict", [VERDICTS[kind] for _, kind, _ in lines], False),
+        Column("holds", ["yes" if verdict.holds else "no" for _, _, verdict in lines], False),
+        Column("because", reasons, False),
     ]
-    return table(lines, columns, "What each verdict means is in docs/loops.md.")
+    return table(columns, "What each verdict means is in docs/loops.md.")
 
 
 def _selection(result: LoopResult) -> Table | None:
-    Line = tuple[str, StrengthChoice]
-    columns: list[Column[Line]] = [
-        Column("remedy", lambda line: line[0], False),
-        Column("w", lambda line: strength(line[1].w) + (" (the largest tried)" if line[1].at_edge else "")),
-        Column("after generations", lambda line: count(line[1].generations)),
-        Column("replicas", lambda line: count(line[1].replicas or None)),
-        Column("distance by w", lambda line: ", ".join(f"{w}: {d:.4g}" for w, d in line[1].distances.items()), False),
+    chosen = result.selection.values()
+    distances = [", ".join(f"{w}: {distance:.4g}" for w, distance in found.distances.items()) for found in chosen]
+    columns = [
+        Column("remedy", list(result.selection), False),
+        Column("w", [say.strength(found.w) + (", the largest tried" if found.at_edge else "") for found in chosen]),
+        Column("after generations", [say.count(found.generations) for found in chosen]),
+        Column("replicas", [say.count(found.replicas or None) for found in chosen]),
+        Column("distance by w", distances, False),
     ]
-    return table(result.selection.items(), columns, "Strengths were chosen beforehand, by the lowest distance.")
+    return table(columns, "Strengths were chosen beforehand, by the lowest distance.")
 
 
 def pollution_sections(c: Context[PollutionResult]) -> list[Section]:
     """Every section of a pollution experiment's page; those without blocks are left out."""
-    page, result = LoopPage(c), c.result
-    repeats = facts(Fact("Repeats", count(result.repeats)))
+    first, *others = dict.fromkeys(item.figure for item in c.result.comparisons) or [""]
+    rest = details("In the other distances", _comparisons(c, others))
     return [
-        Section("setting", "Setting", present(repeats)),
-        Section("distances", "Distance to the real distribution", page.distances()),
-        Section("levels", "Against standard training", _comparisons(c, page)),
-        Section("samples", "Samples", page.samples()),
-        Section("figures", "Other figures", page.others()),
-        Section("strengths", "Strength", present(strength_panels(c), _strength_table(c, page))),
+        Section("setting", "Setting", present(facts(Fact("Repeats", say.count(c.result.repeats))))),
+        Section("distances", "Distance to the real distribution", _distances(c)),
+        Section("levels", "Against standard training", present(_comparisons(c, [first]), rest)),
+        Section("samples", "Samples", _samples(c)),
+        Section("figures", "Other figures", _others(c)),
+        Section("strengths", "Strength", present(curves.strength_panels(c), _strength_table(c))),
         Section("trusted", "Choosing w with a few trusted images", _trusted(c)),
-        *page.end(),
+        *_end(c),
     ]
 
 
-def _comparisons(c: Context[PollutionResult], page: LoopPage) -> list[Block]:
+def _comparisons(c: Context[PollutionResult], figures: Sequence[str]) -> Table | None:
     """The paired differences from standard training at every level."""
-    items = c.result.comparisons
-    places = decimals(max(item.means) for item in items)
+    items = [item for item in c.result.comparisons if item.figure in figures]
+    places = say.decimals(max(item.means) for item in items)
 
-    def change(value: Interval | None) -> Cell:
-        return Cell(DASH) if value is None else Cell(f"{plus_minus(value, 1)} %", title=ends(value, 1))
+    def change(item: LevelComparison) -> Cell:
+        value = item.change_percent
+        return Cell(f"{say.plus_minus(value, 1)} %" if value else "", title=say.ends(value, 1))
 
-    columns: list[Column[LevelComparison]] = [
-        Column("arm", lambda item: page.named(item.a), False),
-        Column("against", lambda item: page.labels.get(item.b, item.b), False),
-        Column("of", lambda item: figure_facts(c.result, item.figure).title, False),
-        Column("pollution", lambda item: f"{item.level:g} %"),
-        Column("means", lambda item: " and ".join(fixed(value, places) for value in item.means)),
-        Column("difference", lambda item: Cell(plus_minus(item.difference, places), title=ends(item.difference, 2))),
-        Column("change", lambda item: change(item.change_percent)),
-        Column("verdict", lambda item: "better" if item.better else "not shown", False),
-        Column("over clean", lambda item: plus_minus(item.over_clean, 2)),
+    differences = [(item.difference, say.ends(item.difference, places)) for item in items]
+    columns = [
+        Column("arm", [_arm(c, item.a) for item in items], False),
+        Column("of", [title(c.result, item.figure) for item in items], False),
+        Column("pollution", [f"{item.level:g} %" for item in items]),
+        Column("means", [" and ".join(say.fixed(mean, places) for mean in item.means) for item in items]),
+        Column("difference", [Cell(say.plus_minus(value, places), title=limits) for value, limits in differences]),
+        Column("change", [change(item) for item in items]),
+        Column("verdict", ["better" if item.better else "not shown" for item in items], False),
+        Column("over clean", [say.plus_minus(item.over_clean, 2) for item in items]),
     ]
     caption = (
-        "Paired by repeat; ± is half the 95 % interval. Over clean: as a multiple of standard training without "
-        "synthetic samples."
+        f"Against {', '.join(dict.fromkeys(_label(c.result, item.b) for item in items))}, paired by repeat; ± is half "
+        "the 95 % interval. Over clean: as a multiple of standard training without synthetic samples."
     )
-    main = [item for item in items if item.figure == items[0].figure]
-    rest = [item for item in items if item.figure != items[0].figure]
-    return present(table(main, columns, caption), details("In the other distances", table(rest, columns)))
+    return table(columns, caption)
 
 
-def _strength_table(c: Context[PollutionResult], page: LoopPage) -> Table | None:
+def _strength_table(c: Context[PollutionResult]) -> Table | None:
     """The strengths of every arm at every level: mean over the repeats, and how often at the edge of those tried."""
     arms = [arm for arm in c.result.arms if any(map(any, arm.strengths))]
-
-    def column(place: int) -> Column[LevelArm]:
-        def cell(arm: LevelArm) -> Cell:
+    columns = [Column("arm", [_arm(c, arm.name) for arm in arms], False)]
+    for place, level in enumerate(c.result.levels):
+        cells = []
+        for arm in arms:
             found = c.result.strengths.get(arm.name)
             values = found.chosen[place] if found else arm.strengths[place]
             edge = sum(found.at_edge[place]) if found else 0
-            text = f"{strength(sum(values) / len(values))} ({', '.join(map(strength, values))})"
-            return Cell(text, f"{edge} at the edge" if edge else "")
-
-        return Column(f"{c.result.levels[place]:g} %", cell)
-
-    columns = [Column[LevelArm]("arm", page.arm, False), *map(column, range(len(c.result.levels)))]
-    return table(arms, columns, "w at every level of pollution: the mean, and that of each repeat.")
+            text = f"{say.strength(sum(values) / len(values))} ({', '.join(map(say.strength, values))})"
+            cells.append(Cell(text, f"{edge} at the edge" if edge else ""))
+        columns.append(Column(f"{level:g} %", cells))
+    return table(columns, "w at every level of pollution: the mean, and that of each repeat.")
 
 
 def _trusted(c: Context[PollutionResult]) -> list[Block]:
     """How good the strength is that a few trusted images choose, by their number."""
     blocks: list[Block | None] = []
-    for name, found in c.result.trusted.items():
-        cells = [item for level in found.reliability for size in level for item in size]
-        blocks += [_reliability(c.palette.name(name), cells), _in_this_run(found)]
+    for remedy, found in c.result.trusted.items():
+        name = c.palette.name(remedy)
+        reliability = _reliability(name, [item for level in found.reliability for size in level for item in size])
         choices = [
-            trusted_table(choice, f"{c.palette.name(name)}, {level:g} %, repeat {repeat}")
+            trusted_table(choice, f"{name}, {level:g} %, repeat {repeat}")
             for level, row in zip(c.result.levels, found.choices)
             for repeat, choice in enumerate(row)
         ]
-        blocks.append(details("Every choice", *choices))
+        blocks += [reliability, _in_this_run(found), details("Every choice", *choices)]
     return present(*blocks)
 
 
 def _reliability(name: str, cells: Sequence[Reliability]) -> Table | None:
-    def column(title: str, key: str) -> Column[int]:
-        def cell(size: int) -> str:
-            values = [getattr(item, key) for item in cells if item.size == size]
-            mean = sum(values) / len(values)
-            return percent(mean, 0) if key == "within_10_percent" else fixed(mean, 3)
+    sizes = [[item for item in cells if item.size == size] for size in dict.fromkeys(item.size for item in cells)]
 
-        return Column(title, cell)
+    def means(key: str) -> list[float]:
+        return [sum(getattr(item, key) for item in items) / len(items) for items in sizes]
 
     columns = [
-        Column[int]("trusted images", count),
-        column("mean", "ratio"),
-        column("90th percentile", "ratio_90"),
-        column("within 10 %", "within_10_percent"),
-        column("mean w", "w"),
+        Column("trusted images", [say.count(items[0].size) for items in sizes]),
+        Column("mean", [say.fixed(mean, 3) for mean in means("ratio")]),
+        Column("90th percentile", [say.fixed(mean, 3) for mean in means("ratio_90")]),
+        Column("within 10 %", [say.percent(mean, 0) for mean in means("within_10_percent")]),
+        Column("mean w", [say.fixed(mean) for mean in means("w")]),
     ]
     caption = (
         f"{name}: FD at the strength that random sets of trusted images choose, over FD at the best strength "
         "(1 = as good), over all levels and repeats."
     )
-    return table(dict.fromkeys(item.size for item in cells), columns, caption)
+    return table(columns, caption)
 
 
-def _in_this_run(found: TrustedResult) -> Prose:
+def _in_this_run(found: TrustedResult) -> Text:
     ratios, strengths = [*chain(*found.ratio)], [*chain(*found.w)]
-    return Prose(
-        f"The {count(found.size)} trusted images of this run, in the features of {found.features}: "
-        f"{fixed(sum(ratios) / len(ratios), 3)} on average, {fixed(max(ratios), 3)} at worst, "
-        f"with w from {strength(min(strengths))} to {strength(max(strengths))}."
+    return Text(
+        f"The {say.count(found.size)} trusted images of this run, in the features of {found.features}: "
+        f"{say.fixed(sum(ratios) / len(ratios), 3)} on average, {say.fixed(max(ratios), 3)} at worst, "
+        f"with w from {say.strength(min(strengths))} to {say.strength(max(strengths))}."
     )

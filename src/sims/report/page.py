@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -17,12 +19,19 @@ from sims.report.shift_page import shift_head, shift_sections
 from sims.report.strips import Pictures, read_pictures
 from sims.report.svg import house_style
 from sims.results.common import Result
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
 from sims.results.loop import LoopResult, PollutionResult
 from sims.results.shift import ShiftResult
+from sims.results.summaries import read_result
 
 HERE = Path(__file__).parent
+Sections = Callable[[Context[Any]], list[Section]]
+PAGES: dict[type[Result], tuple[Callable[[Any], Head], Sections]] = {
+    ImproveResult: (improve_head, improve_sections),
+    LoopResult: (loop_head, loop_sections),
+    PollutionResult: (loop_head, pollution_sections),
+    ShiftResult: (shift_head, shift_sections),
+}
 
 
 def write_report(run_dir: Path) -> Path:
@@ -56,27 +65,12 @@ def render(result: Result, pictures: Pictures | None = None) -> str:
 
 def contents(result: Result, pictures: Pictures) -> tuple[Head, list[Section], Palette]:
     """The head, the sections and the colours of a result's page."""
-    palette = Palette(result.looks, _names(result))
-    with house_style():
-        if isinstance(result, ImproveResult):
-            improve = Context(result, pictures, palette)
-            return improve_head(result), improve_sections(improve), palette
-        if isinstance(result, ShiftResult):
-            shift = Context(result, pictures, palette)
-            return shift_head(result), shift_sections(shift), palette
-        if isinstance(result, LoopResult):
-            return loop_head(result), loop_sections(Context(result, pictures, palette)), palette
-        assert isinstance(result, PollutionResult)
-        return loop_head(result), pollution_sections(Context(result, pictures, palette)), palette
-
-
-def _names(result: Result) -> list[tuple[str, str]]:
-    """Everything that a page compares, with the method behind it."""
     if isinstance(result, LoopResult | PollutionResult):
-        return [(arm.name, arm.method) for arm in result.arms]
-    if isinstance(result, ShiftResult):
-        return [(row.label, row.method) for row in result.rows]
-    assert isinstance(result, ImproveResult)
-    rounds = [row for item in result.rounds for row in item.rows]
-    cells = result.search.cells if result.search else ()
-    return [(row.label, row.method) for row in (*result.rows, *rounds)] + [(cell.method, "") for cell in cells]
+        names = [(arm.name, arm.method) for arm in result.arms]
+    else:
+        assert isinstance(result, ImproveResult | ShiftResult)
+        names = [(row.label, row.method) for row in result.rows]
+    palette = Palette(result.looks, names)
+    head, sections = PAGES[type(result)]
+    with house_style():
+        return head(result), sections(Context(result, pictures, palette)), palette

@@ -74,11 +74,11 @@ def house_style() -> Iterator[None]:
 class Drawing:
     """A figure of the page (height in inches) and the marks in it."""
 
-    def __init__(self, name: str, height: float) -> None:
+    def __init__(self, palette: Palette, name: str, height: float) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        self.name = name
+        self.name, self.palette = name, palette
         self.figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(self.figure)
         self._marks: Counter[str] = Counter()
@@ -111,14 +111,31 @@ class Drawing:
         """The interval of a figure, where it has one."""
         if value.low is None or value.high is None:
             return
-        ends, place = [value.low, value.high], [at, at]
-        x, y = (place, ends) if upright else (ends, place)
+        x, y = ([at, at], [value.low, value.high]) if upright else ([value.low, value.high], [at, at])
         axes.plot(x, y, color=colour, linewidth=2.2, solid_capstyle="butt", gid=self.mark("bar"))
 
-    def block(self, palette: Palette, alt: str, caption: str, **sentences: str) -> Drawn:
+    def dot(
+        self,
+        axes: Axes,
+        value: Value,
+        at: float,
+        name: str,
+        *,
+        upright: bool = True,
+        kind: str = "dot",
+        label: str = "",
+    ) -> None:
+        """A figure with its interval, in the colour and form of a name."""
+        swatch = self.palette[name]
+        self.bar(axes, value, at, swatch.light, upright=upright)
+        x, y = (at, value.mean) if upright else (value.mean, at)
+        how: Any = {"markersize": 7, "linestyle": "none", "clip_on": False, "label": label, "gid": self.mark(kind)}
+        axes.plot(x, y, swatch.marker, color=swatch.light, **how)
+
+    def block(self, caption: str, **sentences: str) -> Drawn:
         """The drawing with its caption: ``sentences`` (kind of mark -> text) are said of what is drawn."""
         said = " ".join([caption, *(text for kind, text in sentences.items() if self._marks[kind])])
-        return Drawn(to_svg(self.figure, palette, alt, self.name), said, frozenset(self._marks))
+        return Drawn(to_svg(self.figure, self.palette, caption, self.name), said)
 
 
 def from_zero(axes: Axes) -> None:

@@ -4,20 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sims.report.blocks import Block, Cell, Code, Column, Details, Table, details, present, table
-from sims.report.context import Context, best_value, figure_facts, heading, in_order
-from sims.report.numbers import (
-    DASH,
-    count,
-    decimals,
-    duration,
-    ends,
-    fixed,
-    percent,
-    plus_minus,
-    short_count,
-    strength,
-)
+from sims.report import numbers as say
+from sims.report.blocks import Block, Cell, Column, Details, Fact, Table, Text, details, present, table
+from sims.report.context import Context, facts_of, heading, in_order, title
 from sims.results.common import Cost, ExtractorFacts, Reproduction, Result, Row, TrustedChoice
 from sims.results.loop import Arm
 
@@ -26,48 +15,51 @@ MADE_FOR = "Made for: what making the sampler cost beyond the base, in network e
 
 def made_for(cost: Cost) -> Cell:
     """What something cost, in network evaluations; of what it is made up on hover."""
-    parts = (
-        (cost.images, "training images"),
-        (cost.evaluations, "network evaluations"),
-        (cost.labelled, "images labelled"),
-    )
-    return Cell(short_count(cost.total), title=", ".join(f"{count(number)} {text}" for number, text in parts if number))
+    names = ("training images", cost.images), ("network evaluations", cost.evaluations), ("labelled", cost.labelled)
+    text = ", ".join(f"{say.count(number)} {name}" for name, number in names if number)
+    return Cell(say.short_count(cost.total), title=text)
 
 
-def figure_text(result: Result, name: str, row: Row, places: int) -> str:
-    """Distances with half their interval; the rest, to keep a table narrow, without (it is shown on hover)."""
-    value = row.figures.get(name)
-    if value is None:
-        return DASH
-    if abs(value.mean) >= 100_000:
-        return short_count(value.mean)
-    distance = figure_facts(result, name).kind == "distance" and not name.startswith("check_")
-    return plus_minus(value, places) if distance else fixed(value.mean, places)
-
-
-def figure_column(result: Result, name: str, rows: Sequence[Row]) -> Column[Row]:
-    """A figure of every row, the best one marked."""
-    places = decimals(row.mean(name) for row in rows)
-    best = best_value(result, name, (row.mean(name) for row in rows))
+def figure_column(result: Result, figure: str, rows: Sequence[Row]) -> Column:
+    """A figure of every row, the best one marked; half the interval beside distances, on hover for all."""
+    facts, means = facts_of(result, figure), [row.mean(figure) for row in rows]
+    known, places = [mean for mean in means if mean is not None], say.decimals(means)
+    best = None if facts.better == "neither" or not known else (min if facts.better == "lower" else max)(known)
 
     def cell(row: Row) -> Cell:
-        top = best is not None and row.mean(name) == best
-        return Cell(figure_text(result, name, row, places), title=ends(row.figures.get(name), places), best=top)
+        value, mean = row.figures.get(figure), row.mean(figure)
+        short = facts.kind != "distance" or figure.startswith("check_")
+        text = say.fixed(mean, places) if short else say.plus_minus(value, places)
+        text = say.short_count(mean) if mean is not None and abs(mean) >= 100_000 else text
+        return Cell(text, title=say.ends(value, places), best=best is not None and mean == best)
 
-    return Column(heading(result, name), cell)
-
-
-def diverged_column() -> Column[Row]:
-    """How many of a row's samples diverged; no column where none did."""
-    return Column("diverged", lambda row: count(row.diverged) if row.diverged else "")
+    return Column(heading(result, figure), [cell(row) for row in rows])
 
 
-def diverged(items: Sequence[Row | Arm]) -> list[str]:
+def figure_tiles(result: Result, figures: Sequence[str], ours: Row, base: Row) -> list[Fact]:
+    """Base → ours, one tile per figure, and evaluations."""
+    tiles = []
+    for figure in figures:
+        after, before = ours.figures.get(figure), base.figures.get(figure)
+        if after and before:
+            places = say.decimals([after.mean, before.mean])
+            half = "" if after.half is None else f"± {say.fixed(after.half, places)}, "
+            text = say.fixed(after.mean, places)
+            tiles.append(Fact(title(result, figure), text, f"{half}base {say.fixed(before.mean, places)}"))
+    return [*tiles, Fact("Evaluations", say.short_count(ours.nfe), f"per sample, base {say.short_count(base.nfe)}")]
+
+
+def diverged_column(items: Sequence[Row] | Sequence[Arm]) -> Column:
+    """How many samples diverged; empty where none did."""
+    return Column("diverged", [say.count(item.diverged) if item.diverged else "" for item in items])
+
+
+def diverged(items: Sequence[Row] | Sequence[Arm]) -> list[str]:
     """A warning for every row or arm that has samples which diverged."""
     texts = []
     for item in (item for item in items if item.diverged):
-        of = f" of {count(item.draws * item.samples_per_draw)}" if isinstance(item, Row) and item.draws else ""
-        text = f"{count(item.diverged)}{of} samples of {item.label} diverged (values that are not finite)"
+        of = f" of {say.count(item.draws * item.samples_per_draw)}" if isinstance(item, Row) and item.draws else ""
+        text = f"{say.count(item.diverged)}{of} samples of {item.label} diverged (values that are not finite)"
         texts.append(f"{text}: they count as bad samples in all figures.")
     return texts
 
@@ -78,95 +70,68 @@ def draws_text(rows: Sequence[Row]) -> str:
     if len(draws) != 1 or not rows[0].draws:
         return ""
     num, size = next(iter(draws))
-    return f" {count(num)} draw{'' if num == 1 else 's'} of {count(size)} samples each."
+    return f" {say.count(num)} draw{'' if num == 1 else 's'} of {say.count(size)} samples each."
 
 
 def all_figures(context: Context[Result], rows: Sequence[Row]) -> Details | None:
     """Every figure of every row: a line per figure, so that a figure without a place of its own is seen too."""
     result = context.result
-    names = in_order(result, (name for row in rows for name in row.figures))
-    places = {name: decimals(row.mean(name) for row in rows) for name in names}
+    places = {
+        name: say.decimals(row.mean(name) for row in rows)
+        for name in in_order(result, (name for row in rows for name in row.figures))
+    }
 
-    def column(row: Row) -> Column[str]:
-        def cell(name: str) -> Cell:
-            value = row.figures.get(name)
-            return Cell(plus_minus(value, places[name]), title=ends(value, places[name]))
+    def cell(row: Row, name: str) -> Cell:
+        value = row.figures.get(name)
+        return Cell(say.plus_minus(value, places[name]), title=say.ends(value, places[name]))
 
-        return Column(context.palette.name(row.label), cell)
-
-    columns = [Column[str]("figure", lambda name: heading(result, name), False), *map(column, rows)]
+    columns = [Column(context.palette.name(row.label), [cell(row, name) for name in places]) for row in rows]
+    names = Column("figure", [heading(result, name) for name in places], False)
     caption = "± is half the 95 % interval over the draws. Arrows: which way is better."
-    return details("All figures", table(names, columns, caption))
+    return details("All figures", table([names, *columns], caption))
 
 
 def extractor_text(extractor: ExtractorFacts | None) -> str:
     """Which features the distances were measured in; empty where there were none."""
     if extractor is None:
         return ""
-    text = f"Measured with {extractor.name}, {count(extractor.num_features)} features"
+    text = f"Measured with {extractor.name}, {say.count(extractor.num_features)} features"
     if extractor.accuracy is not None:
-        text += f", {percent(extractor.accuracy)} test accuracy as a classifier"
+        text += f", {say.percent(extractor.accuracy)} test accuracy as a classifier"
     return f"{text} (hash {extractor.hash[:16]}). FDs of different extractors or sample counts cannot be compared."
-
-
-def class_table(context: Context[Result], rows: Sequence[Row]) -> Table | None:
-    """Per class and row: share of the samples, agreement with the asked class, FD."""
-    kept = [row for row in rows if row.per_class]
-    classes = list(dict.fromkeys(item.name for row in kept for item in row.per_class))
-    places = decimals(item.fd for row in kept for item in row.per_class)
-
-    def columns(row: Row) -> list[Column[str]]:
-        found = {item.name: item for item in row.per_class}
-        group = context.palette.name(row.label)
-        return [
-            Column("share", lambda name: percent(found[name].share) if name in found else DASH, group=group),
-            Column("agreement", lambda name: percent(found[name].agreement) if name in found else DASH, group=group),
-            Column("FD", lambda name: fixed(found[name].fd, places) if name in found else DASH, group=group),
-        ]
-
-    caption = (
-        "Share: of all samples, by the extractor’s classifier. Agreement: samples that the classifier gives the class "
-        "they were asked for. FD of a class is from few samples, so it is higher than the overall FD and noisier."
-    )
-    names = Column[str]("class", lambda name: name, False)
-    return table(classes, [names, *(column for row in kept for column in columns(row))], caption)
 
 
 def trusted_table(choice: TrustedChoice, name: str) -> Table | None:
     """The strengths that trusted images chose among."""
-    places = decimals(choice.distances.values())
-    by_data = "" if choice.by_data is None else f" All data would have chosen w = {strength(choice.by_data)}."
+    places = say.decimals(choice.distances.values())
+    by_data = "" if choice.by_data is None else f" All data would have chosen w = {say.strength(choice.by_data)}."
     caption = (
-        f"{name}: w = {strength(choice.w)}, by the distance to {count(choice.size)} trusted images; "
+        f"{name}: w = {say.strength(choice.w)}, by the distance to {say.count(choice.size)} trusted images; "
         f"chosen in: the share of resamples of them that choose a strength.{by_data}"
     )
     columns = [
-        Column[str]("w", lambda w: w),
-        Column[str]("distance", lambda w: fixed(choice.distances[w], places)),
-        Column[str]("chosen in", lambda w: percent(choice.shares.get(w), 0)),
+        Column("w", list(choice.distances)),
+        Column("distance", [say.fixed(distance, places) for distance in choice.distances.values()]),
+        Column("chosen in", [say.percent(choice.shares.get(w), 0) for w in choice.distances]),
     ]
-    return table(choice.distances, columns, caption)
+    return table(columns, caption)
 
 
 def reproduce(reproduction: Reproduction) -> list[Block]:
     """What it takes to make the run again."""
-    total = reproduction.seconds or 1.0
-    stages = table(
-        reproduction.stages,
-        [
-            Column("stage", lambda stage: stage.name, False),
-            Column("time", lambda stage: duration(stage.seconds)),
-            Column("share", lambda stage: percent(stage.seconds / total)),
-        ],
-    )
-    versions = table(
-        reproduction.versions.items(),
-        [Column("name", lambda item: item[0], False), Column("version", lambda item: item[1], False)],
-    )
-    toml = reproduction.config_toml
+    stages, versions = reproduction.stages, reproduction.versions
+    times = [
+        Column("stage", [stage.name for stage in stages], False),
+        Column("time", [say.duration(stage.seconds) for stage in stages]),
+        Column("share", [say.percent(stage.seconds / (reproduction.seconds or 1.0)) for stage in stages]),
+    ]
+    named = [Column("name", list(versions), False), Column("version", list(versions.values()), False)]
+    code = [
+        Text(text, "code") if text else None for text in ("\n".join(reproduction.commands), reproduction.config_toml)
+    ]
     return present(
-        Code("\n".join(reproduction.commands)) if reproduction.commands else None,
-        details("Configuration", Code(toml) if toml else None),
-        details("Where the time went", stages),
-        details("Versions", versions),
+        code[0],
+        details("Configuration", code[1]),
+        details("Where the time went", table(times)),
+        details("Versions", table(named)),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Literal
+
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table as RichTable
@@ -23,45 +26,44 @@ class ClosingTable:
     def __init__(self, table: Table) -> None:
         self.table = table
 
-    def columns(self, kept: list[int]) -> RichTable:
+    def drawn(self, kept: list[int]) -> RichTable:
         """The table with these columns."""
-        table = self.table
-        drawn = RichTable(
-            title=Text(table.title), title_justify="left", header_style="dim", caption_justify="left",
-            caption=Text(table.caption) if table.caption else None,
-        )  # fmt: skip
+        table, rows = self.table, self.table.rows
+        caption = Text(table.caption) if table.caption else None
+        drawn = RichTable(title=Text(table.title), caption=caption, header_style="dim")
+        drawn.title_justify = drawn.caption_justify = "left"
         for k in kept:
-            column = table.columns[k]
-            width = max(len(text) for text in (column.title, *(row[k].text for row in table.rows)))
-            drawn.add_column(
-                Text(column.title), justify="right" if column.numeric else "left", no_wrap=True, min_width=width
+            column, width = (
+                table.columns[k],
+                max(len(text) for text in (table.columns[k].title, *(r[k].text for r in rows))),
             )
-        for place, row in enumerate(table.rows):  # Text, not str: a label like "[red]" is a label
-            style = "bold green" if place in table.strong else ""
-            drawn.add_row(*[Text(row[k].text) for k in kept], style=style)
+            justify: Literal["right", "left"] = "right" if column.numeric else "left"
+            drawn.add_column(Text(column.title), justify=justify, no_wrap=True, min_width=width)
+        for place, row in enumerate(rows):  # Text, not str: a label like "[red]" is a label
+            drawn.add_row(*[Text(row[k].text) for k in kept], style="bold green" if place in table.strong else "")
         return drawn
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         kept = list(range(len(self.table.columns)))
         for k in sorted((k for k in kept if self.table.columns[k].drop), key=lambda k: self.table.columns[k].drop):
-            if Measurement.get(console, options.update(width=1000), self.columns(kept)).maximum <= options.max_width:
+            if Measurement.get(console, options.update(width=1000), self.drawn(kept)).maximum <= options.max_width:
                 break
             kept.remove(k)
-        yield self.columns(kept)
+        yield self.drawn(kept)
+
+
+TABLES: dict[type[Result], Callable[[Any], Table | None]] = {
+    ImproveResult: improve_table,
+    LoopResult: loop_table,
+    PollutionResult: pollution_table,
+    ShiftResult: shift_table,
+}
 
 
 def closing_table(result: Result) -> ClosingTable | Text:
-    """What a finished run prints: its main table, with a line where samples diverged.
+    """What a finished run prints: its main table.
 
     Example: ``rich.print(closing_table(sims.improve(options)))``
     """
-    if isinstance(result, ImproveResult):
-        table = improve_table(result)
-    elif isinstance(result, LoopResult):
-        table = loop_table(result)
-    elif isinstance(result, PollutionResult):
-        table = pollution_table(result)
-    else:
-        assert isinstance(result, ShiftResult)
-        table = shift_table(result)
+    table = TABLES[type(result)](result)
     return Text(result.title) if table is None else ClosingTable(table)

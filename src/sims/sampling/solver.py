@@ -37,16 +37,12 @@ class SamplingStep:
 
 @dataclass(frozen=True)
 class Churn:
-    """How much noise each step adds before removing it again (Karras et al. 2022, Algorithm 2)."""
+    """How much noise each step adds before removing it again (Karras et al. 2022, Algorithm 2): see SamplerOptions."""
 
     s_churn: float = 0.0
-    """Total amount of noise over all steps; 0 = a deterministic sampler."""
     s_min: float = 0.0
-    """Lowest noise level at which noise is added."""
     s_max: float = math.inf
-    """Highest noise level at which noise is added."""
     s_noise: float = 1.0
-    """Standard deviation of the added noise; slightly above 1 makes up for lost detail."""
 
     def __post_init__(self) -> None:
         for name in ("s_churn", "s_noise"):

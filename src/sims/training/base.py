@@ -14,7 +14,7 @@ from sims.model import Model, make_network
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.training.augment import augment_dim
-from sims.training.loop import Trained, Trainer, TrainOptions
+from sims.training.trainer import Trained, Trainer, TrainOptions
 
 
 def new_model(

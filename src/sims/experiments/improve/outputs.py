@@ -18,7 +18,7 @@ from sims.files import write_arrays
 from sims.guidance import CorrectionGuide
 from sims.interop.latents import to_images
 from sims.methods import LEADER, METHODS, Expected, Method
-from sims.metrics.memorization import nearest
+from sims.metrics.copies import nearest
 from sims.runs.work import Leaves, Work
 from sims.seeds import seed_range
 

@@ -9,7 +9,7 @@ from scipy.special import xlogy
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix
+from sims.metrics.matrices import Array, as_matrix
 
 SUM_TOLERANCE = 1e-2  # of a row of probabilities, which half precision may have rounded
 
@@ -71,6 +71,10 @@ def inception_score(probabilities: Array | Tensor, num_splits: int = 10) -> Ince
 
     p(y) is the mean within a split, so the score grows with the samples per split: compare it at equal numbers only.
     Sums and logarithms in float64. UserError where N < num_splits or rows are no probabilities.
+
+    >>> import numpy, sims
+    >>> round(sims.metrics.inception_score(numpy.eye(4)[[0, 1, 2, 3] * 5], num_splits=5).mean, 6)
+    4.0
     """
     accumulator = InceptionAccumulator(consecutive_splits(len(probabilities), num_splits))
     accumulator.update(probabilities)

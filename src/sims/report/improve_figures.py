@@ -1,14 +1,14 @@
-"""The figures of an improvement's page; each returns None where the run has nothing to show."""
+"""The figures of an improvement's page; each is None where the run has nothing to show."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sims.report.blocks import Drawn
-from sims.report.context import Context, figure_facts
+from sims.report.context import Context, base_row, title
 from sims.report.numbers import short_count, strength
-from sims.report.palette import INK, LINE
+from sims.report.palette import INK, LINE, MUTED
 from sims.report.svg import Drawing, from_zero, log_ticks, name_rows, plain_log
 from sims.results.common import Figure, Row
 from sims.results.improve import CacheResult, Chosen, ImproveResult, SearchCell, SearchResult
@@ -22,55 +22,55 @@ BAR = "Bars are 95 % intervals, where not visible narrower than the mark."
 JACKKNIFE = "Bars are 95 % intervals, by a jackknife over the samples in the search."
 
 
-def base_row(rows: Sequence[Row]) -> Row | None:
-    """The row of the base model (w = 0), or None."""
-    return next((row for row in rows if row.w == 0), None)
-
-
 def fd_dots(c: Improve) -> Drawn | None:
     """FD to the training images and to held-out ones of every row, with 95 % intervals."""
     rows = [row for row in c.result.rows if "fd" in row.figures]
     names = [name for name in ("fd", "fd_held_out") if any(name in row.figures for row in rows)]
     if not rows:
         return None
-    drawing, base = Drawing("dots", 0.9 + 0.3 * len(rows)), base_row(rows)
+    drawing, base = Drawing(c.palette, "dots", 0.9 + 0.3 * len(rows)), base_row(rows)
     floor = c.result.floor.values if c.result.floor else {}
     for axes, name in zip(drawing.panels(len(names), sharey=True), names):
-        _dots(drawing, axes, c, rows, [row.figures.get(name) for row in rows])
-        axes.set_title(figure_facts(c.result, name).title)
+        _dots(drawing, axes, rows, name)
+        axes.set_title(title(c.result, name))
         axes.set_xlim(0, 1.03 * axes.get_xlim()[1])
         drawing.line(axes, base.mean(name) if base else None, "dashed", vertical=True)
         drawing.line(axes, floor.get(name), "dotted", vertical=True)
     return drawing.block(
-        c.palette,
-        "Dot plot of the Fréchet distance of every method, with 95 % intervals; the table above holds the figures.",
-        "Fréchet distance (FD), lower is better.",
+        "Fréchet distance (FD) of every method, lower is better.",
         bar=BAR,
         dashed="The dashed line is the base.",
         dotted="The dotted line is what real images score.",
     )
 
 
-def _dots(
-    drawing: Drawing, axes: Axes, c: Improve, rows: Sequence[Row], values: Sequence[Figure | None], scale: float = 1.0
-) -> None:
-    """A line per row with its value, times ``scale``."""
-    for place, (row, value) in enumerate(zip(rows, values)):
-        if value is None:
-            continue
-        swatch = c.palette[row.label]
-        low, high = (None if end is None else scale * end for end in (value.low, value.high))
-        drawing.bar(axes, Figure(scale * value.mean, low, high), place, swatch.light, upright=False)
-        axes.plot(scale * value.mean, place, swatch.marker, color=swatch.light, markersize=7, clip_on=False)
-    name_rows(axes, [c.palette.name(row.label) for row in rows])
+def _dots(drawing: Drawing, axes: Axes, rows: Sequence[Row], name: str, scale: float = 1.0) -> None:
+    """A line per row with a figure, times ``scale``."""
+    for place, row in enumerate(rows):
+        if value := row.figures.get(name):
+            low, high = (None if end is None else scale * end for end in (value.low, value.high))
+            drawing.dot(axes, Figure(scale * value.mean, low, high), place, row.label, upright=False)
+    name_rows(axes, [drawing.palette.name(row.label) for row in rows])
 
 
-def _at(drawing: Drawing, axes: Axes, c: Improve, x: float, row: Row, label: str, kind: str) -> None:
-    """FD of a row at x, with its interval."""
-    swatch, value = c.palette[row.label], row.figures["fd"]
-    drawing.bar(axes, value, x, swatch.light)
-    options = {"markersize": 8, "linestyle": "none", "label": label, "gid": drawing.mark(kind)}
-    axes.plot(x, value.mean, swatch.marker, color=swatch.light, **options)  # type: ignore[arg-type]
+def memorization_dots(c: Improve) -> Drawn | None:
+    """Share of samples nearer to a training image than 99 % of held-out images are, per row."""
+    rows = [row for row in c.result.rows if "memorized" in row.figures]
+    if not rows:
+        return None
+    drawing = Drawing(c.palette, "memory", 0.75 + 0.28 * len(rows))
+    (axes,) = drawing.panels(1)
+    _dots(drawing, axes, rows, "memorized", scale=100.0)
+    drawing.line(axes, 1.0, "dotted", vertical=True)
+    most = 1.08 * max(1.5, axes.get_xlim()[1])
+    axes.set_xlim(-0.02 * most, most)  # room for dots at zero
+    axes.set_xlabel("samples nearer to a training image than 99 % of held-out images are, in %")
+    return drawing.block(
+        "Share of samples that lie nearer to a training image than 99 % of held-out images do.",
+        dotted="Held-out images give 1 % by construction (dotted line); clearly more means that training images are "
+        "being copied.",
+        bar=BAR,
+    )
 
 
 def cost_dots(c: Improve) -> Drawn | None:
@@ -78,17 +78,16 @@ def cost_dots(c: Improve) -> Drawn | None:
     rows = [row for row in c.result.rows if "fd" in row.figures and row.nfe > 0]
     if len({row.nfe for row in rows}) < 2:
         return None
-    drawing = Drawing("cost", 3.1)
+    drawing = Drawing(c.palette, "cost", 3.1)
     (axes,) = drawing.panels(1)
     for row in rows:
-        _at(drawing, axes, c, row.nfe, row, c.palette.name(row.label), "dot")
-    axes.set(xlabel="network evaluations per sample", ylabel=figure_facts(c.result, "fd").title)
+        drawing.dot(axes, row.figures["fd"], row.nfe, row.label, label=c.palette.name(row.label))
+    axes.set(xlabel="network evaluations per sample", ylabel=title(c.result, "fd"))
     axes.set_xlim(0, 1.06 * max(row.nfe for row in rows))
     from_zero(axes)
     drawing.figure.legend(loc="outside right upper")
-    alt = "Scatter plot of the Fréchet distance against the number of network evaluations per sample."
     caption = "Quality against cost: FD against network evaluations per sample. Lower left is better."
-    return drawing.block(c.palette, alt, caption, bar=BAR)
+    return drawing.block(caption, bar=BAR)
 
 
 def scored(search: SearchResult | None) -> list[SearchCell]:
@@ -102,24 +101,19 @@ def fd_against_w(c: Improve) -> Drawn | None:
     methods = list(dict.fromkeys(cell.method for cell in cells if cell.budget is not None))
     if search is None or not methods:
         return None
-    drawing = Drawing("strength", 2.75 * -(-len(methods) // 3) + 0.1)
-    most = max(cell.n for cell in cells)
-    scores = [cell.fd or 0.0 for cell in cells]
+    drawing = Drawing(c.palette, "strength", 2.75 * -(-len(methods) // 3) + 0.1)
+    most, scores = max(cell.n for cell in cells), [cell.fd or 0.0 for cell in cells]
     low, high = min(scores) / 1.12, max(scores) * 1.12
-    base = next((cell.fd for cell in cells if cell.budget is None and cell.n == most), None)
     panels = drawing.panels(len(methods), sharey=True)
-    for axes, method in zip(panels, methods):
+    for place, (axes, method) in enumerate(zip(panels, methods)):
         ours = [cell for cell in cells if cell.method == method]
-        _w_panel(drawing, axes, ours, most, c.colour(method), search.chosen.get(method))
+        _w_panel(drawing, axes, ours, most, search.chosen.get(method))
+        base = next((cell.fd for cell in cells if cell.budget is None and cell.n == most), None)
         drawing.line(axes, base, "dashed")
-        axes.set(title=c.palette.name(method), xlabel="w", ylim=(low, high))
+        axes.set(title=c.palette.name(method), xlabel="w", ylabel="" if place % 3 else title(c.result, "fd"))
         plain_log(axes, "y", log_ticks(low, high))
         axes.set_ylim(low, high)
-    for axes in panels[::3]:
-        axes.set_ylabel(figure_facts(c.result, "fd").title)
     return drawing.block(
-        c.palette,
-        "Line plots of the Fréchet distance against the guidance strength w, one panel per method.",
         "FD against w in the search, logarithmic scale; w = 0 is the base. One line per budget. The lowest of many "
         "scores is flattering: judge by the results above.",
         ring="The ring marks the setting that was chosen.",
@@ -130,17 +124,13 @@ def fd_against_w(c: Improve) -> Drawn | None:
     )
 
 
-def _w_panel(
-    drawing: Drawing, axes: Axes, cells: list[SearchCell], most: int, colour: str, chosen: Chosen | None
-) -> None:
+def _w_panel(drawing: Drawing, axes: Axes, cells: list[SearchCell], most: int, chosen: Chosen | None) -> None:
     """One method's lines; scores from fewer samples are pale and never joined with the others."""
+    colour = drawing.palette[cells[0].method].light
     budgets = sorted({cell.budget or 0 for cell in cells})
-    lines = sorted({(cell.budget or 0, cell.n) for cell in cells})
-    for budget, n in lines:
+    for budget, n in sorted({(cell.budget or 0, cell.n) for cell in cells}):
         points = sorted((x for x in cells if (x.budget or 0, x.n) == (budget, n)), key=lambda cell: cell.w)
         full = n == most
-        for point in points if full else []:
-            _half_bar(drawing, axes, point.w, point, colour)
         (line,) = axes.plot(
             [point.w for point in points],
             [point.fd or 0.0 for point in points],
@@ -152,7 +142,9 @@ def _w_panel(
             markersize=4.5 if full else 3,
             label=f"{short_count(budget)} images" if full and budget else None,
         )
-        if not full:
+        if full:
+            _half_bars(drawing, axes, points, lambda cell: cell.w)
+        else:
             line.set_gid(drawing.mark("pale"))
     at = [cell for cell in cells if chosen and (cell.w, cell.budget) == (chosen.w, chosen.budget)]
     if at:
@@ -160,14 +152,18 @@ def _w_panel(
         (ring,) = axes.plot(best.w, best.fd or 0.0, "o", markersize=11, markerfacecolor="none", zorder=5)
         ring.set(markeredgecolor=INK, markeredgewidth=1.3, gid=drawing.mark("ring"))
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="best", handlelength=3.6, fontsize=7.5, labelcolor="#5d6879")
+        axes.legend(loc="best", handlelength=3.6, fontsize=7.5, labelcolor=MUTED)
 
 
-def _half_bar(drawing: Drawing, axes: Axes, place: float, cell: SearchCell, colour: str) -> None:
-    """The 95 % interval of a cell of the search, where it has one."""
-    if cell.half_width and cell.fd:
-        ends = [max(cell.fd - cell.half_width, 1e-9), cell.fd + cell.half_width]
-        axes.plot([place, place], ends, color=colour, linewidth=1, alpha=0.6, gid=drawing.mark("bar"))
+def _half_bars(drawing: Drawing, axes: Axes, cells: list[SearchCell], at: Callable[[SearchCell], float]) -> None:
+    """The 95 % intervals of cells of the search, where they have one."""
+    for cell in cells:
+        if cell.half_width and cell.fd:
+            ends, colour = (
+                [max(cell.fd - cell.half_width, 1e-9), cell.fd + cell.half_width],
+                drawing.palette[cell.method],
+            )
+            axes.plot([at(cell)] * 2, ends, color=colour.light, linewidth=1, alpha=0.6, gid=drawing.mark("bar"))
 
 
 def fd_against_budget(c: Improve) -> Drawn | None:
@@ -179,27 +175,24 @@ def fd_against_budget(c: Improve) -> Drawn | None:
     budgets = sorted({cell.budget or 0 for cell in cells} | {row.budget or 0 for row in finals})
     if len(budgets) < 2:
         return None
-    drawing = Drawing("budget", 3.1)
+    drawing = Drawing(c.palette, "budget", 3.1)
     (axes,) = drawing.panels(1)
     for method in methods:
         swatch, best = c.palette[method], _best_by_budget([cell for cell in cells if cell.method == method])
-        for cell in best:
-            _half_bar(drawing, axes, cell.budget or 0, cell, swatch.light)
+        _half_bars(drawing, axes, best, lambda cell: cell.budget or 0)
         x, y = [cell.budget or 0 for cell in best], [cell.fd or 0.0 for cell in best]
         (line,) = axes.plot(x, y, marker=swatch.marker, color=swatch.light, linewidth=1.2, label=c.palette.name(method))
         line.set(markerfacecolor="none", markeredgecolor=swatch.light, gid=drawing.mark("hollow"))
     for row in finals:
         label = "" if row.label in methods else c.palette.name(row.label)
-        _at(drawing, axes, c, row.budget or 0, row, label, "filled")
+        drawing.dot(axes, row.figures["fd"], row.budget or 0, row.label, kind="filled", label=label)
     plain_log(axes, "x", [float(budget) for budget in budgets])
     axes.xaxis.set_major_formatter(lambda value, _: short_count(float(value)))
     axes.set_xlim(budgets[0] / 1.3, budgets[-1] * 1.3)
-    axes.set(xlabel="budget: images the auxiliary was trained on", ylabel=figure_facts(c.result, "fd").title)
+    axes.set(xlabel="budget: images the auxiliary was trained on", ylabel=title(c.result, "fd"))
     from_zero(axes)
     drawing.figure.legend(loc="outside right upper")
     return drawing.block(
-        c.palette,
-        "The Fréchet distance against the training budget of the auxiliary, one line per method.",
         "FD against the auxiliary’s training budget.",
         filled="Filled: final scores.",
         hollow="Hollow, joined: the lowest FD over w at each budget in the rung of the search that compared the most "
@@ -210,14 +203,10 @@ def fd_against_budget(c: Improve) -> Drawn | None:
 
 def _best_by_budget(cells: list[SearchCell]) -> list[SearchCell]:
     """The lowest cell of every budget in the rung that compared the most budgets; of several, the largest rung."""
-    rungs: dict[int, list[SearchCell]] = {}
-    for cell in cells:
-        rungs.setdefault(cell.n, []).append(cell)
-    widest = max(rungs.items(), key=lambda item: (len({cell.budget for cell in item[1]}), item[0]))[1]
-    best: dict[int, SearchCell] = {}
-    for cell in sorted(widest, key=lambda cell: cell.fd or 0.0):
-        best.setdefault(cell.budget or 0, cell)
-    return [best[budget] for budget in sorted(best)]
+    budgets = {n: {cell.budget for cell in cells if cell.n == n} for n in {cell.n for cell in cells}}
+    widest = max(budgets, key=lambda n: (len(budgets[n]), n))
+    rung = sorted((cell for cell in cells if cell.n == widest), key=lambda cell: (cell.budget or 0, cell.fd or 0.0))
+    return [cell for place, cell in enumerate(rung) if not place or cell.budget != rung[place - 1].budget]
 
 
 def cache_levels(cache: CacheResult) -> tuple[list[float], list[bool]]:
@@ -236,10 +225,10 @@ def cache_levels(cache: CacheResult) -> tuple[list[float], list[bool]]:
 def cache_strip(c: Improve, cache: CacheResult) -> Drawn:
     """Which noise levels recompute the guidance: one mark per level, from the noisiest to the cleanest."""
     levels, refresh = cache_levels(cache)
-    drawing = Drawing("cache", 1.05)
+    drawing = Drawing(c.palette, "cache", 1.05)
     (axes,) = drawing.panels(1)
     row = next((row for row in c.result.rows if row.nfe == cache.nfe_cached), None)
-    colour = c.colour(row.label) if row else INK
+    colour = c.palette[row.label].light if row else INK
     axes.axhline(0, color=LINE, linewidth=1, zorder=0)
     for level, fresh in zip(levels, refresh):
         (mark,) = axes.plot(level, 0, "s", markersize=9, color=colour if fresh else "none", markeredgecolor=colour)
@@ -249,33 +238,9 @@ def cache_strip(c: Improve, cache: CacheResult) -> Drawn:
     axes.set(ylim=(-1, 1), yticks=[], xlabel="noise level σ, in the order of sampling")
     axes.spines["left"].set_visible(False)
     return drawing.block(
-        c.palette,
-        f"Strip of {len(refresh)} noise levels; {sum(refresh)} of them recompute the guidance.",
         f"The correction is recomputed at {sum(refresh)} of {len(refresh)} levels.",
         filled="Filled: the auxiliary is evaluated and the correction recomputed.",
         hollow="Hollow: the last correction is used again, scaled.",
-    )
-
-
-def memorization_dots(c: Improve) -> Drawn | None:
-    """Share of samples nearer to a training image than 99 % of held-out images are, per row."""
-    rows = [row for row in c.result.rows if "memorized" in row.figures]
-    if not rows:
-        return None
-    drawing = Drawing("memory", 0.75 + 0.28 * len(rows))
-    (axes,) = drawing.panels(1)
-    _dots(drawing, axes, c, rows, [row.figures["memorized"] for row in rows], scale=100.0)
-    drawing.line(axes, 1.0, "dotted", vertical=True)
-    most = 1.08 * max(1.5, axes.get_xlim()[1])
-    axes.set_xlim(-0.02 * most, most)  # room for dots at zero
-    axes.set_xlabel("samples nearer to a training image than 99 % of held-out images are, in %")
-    return drawing.block(
-        c.palette,
-        "Dot plot of the share of samples that are suspiciously near to a training image, per method.",
-        "Share of samples that lie nearer to a training image than 99 % of held-out images do.",
-        dotted="Held-out images give 1 % by construction (dotted line); clearly more means that training images are "
-        "being copied.",
-        bar=BAR,
     )
 
 
@@ -288,16 +253,14 @@ def rounds_plot(c: Improve) -> Drawn | None:
                 series.setdefault(row.label, []).append((item.round, row.figures["fd"].mean))
     if max((len(points) for points in series.values()), default=0) < 2:
         return None
-    drawing = Drawing("rounds", 2.7)
+    drawing = Drawing(c.palette, "rounds", 2.7)
     (axes,) = drawing.panels(1)
     for label, points in series.items():
-        swatch = c.palette[label]
         x, y = zip(*points)
-        axes.plot(x, y, color=swatch.light, marker=swatch.marker, markersize=6, label=c.palette.name(label))
+        axes.plot(x, y, color=c.palette[label].light, marker=c.palette[label].marker, label=c.palette.name(label))
     axes.set_xticks(sorted({at for points in series.values() for at, _ in points}))
     axes.xaxis.set_major_formatter(lambda value, _: strength(float(value)))
-    axes.set(xlabel="round", ylabel=figure_facts(c.result, "fd").title)
+    axes.set(xlabel="round", ylabel=title(c.result, "fd"))
     from_zero(axes)
     drawing.figure.legend(loc="outside right upper")
-    caption = "FD over the rounds; a round that did not improve was not kept."
-    return drawing.block(c.palette, "FD over the rounds, one line per method.", caption)
+    return drawing.block("FD over the rounds; a round that did not improve was not kept.")
