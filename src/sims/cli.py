@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from inspect import getdoc
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -153,7 +154,26 @@ def _registry() -> ConstructorRegistry:
             str_from_instance=lambda value: [",".join(map(str, value))],
         )
 
+    @registry.primitive_rule
+    def paths(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda args: _path(args[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     return registry
+
+
+def _path(text: str) -> Path:
+    """A path as typed: ~ is the home folder also where no shell has seen to it."""
+    if not text.strip():
+        raise ValueError("the path is empty")
+    return Path(text).expanduser()
 
 
 def _taken(flag: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -213,6 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     130 tells of an interruption, 141 that who reads the output (such as ``head``) has closed it.
     """
+    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is escaped, and ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else list(arguments))

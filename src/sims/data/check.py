@@ -128,6 +128,7 @@ def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
     """Look at a store of synthetic samples or a built-in set, which check themselves when loaded."""
     report.kind = "built in" if str(path) in BUILT_IN else "store of synthetic samples"
     data = load(path, options=options)
+    report.remarks += data.notes
     _arrays(report, Arrays(report.kind, data.name, data.raw, data.labels, data.class_names), {})
     _labels(report, data.labels, data.class_names, len(data))
     _conclude(report, options)

@@ -45,7 +45,8 @@ def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | Non
     Raises UserError, one sentence naming the file, for anything missing, broken or inconsistent.
     """
     if str(source) in BUILT_IN:
-        return limited(transformed(_built_in(str(source)), options), limit)
+        data = limited(transformed(_built_in(str(source)), options), limit)
+        return replace(data, notes=shadowed(str(source)))
     path = resolve(source, options)
     if is_store(path):
         return limited(transformed(Store.read(path), options), limit)
@@ -86,6 +87,11 @@ def load_pair(
             return _matched(train, dataset_of(opened.held_out, options))
     train, held_out = load(source, options=options).numbered().split(test_fraction, seed)
     return limited(train, limit), held_out
+
+
+def shadowed(name: str) -> tuple[str, ...]:
+    """A note where a built-in set is taken, and a file or folder of its name lies here."""
+    return (f"{name} is the built-in set; what lies here under that name is ./{name}",) if Path(name).exists() else ()
 
 
 def divided_stores(path: Path) -> dict[str, Path]:
