@@ -66,7 +66,7 @@ class Listing:
         if kind is None:
             try:
                 first = head()
-                kind = kind_of(first) or ("idx" if is_idx(first) else None)
+                kind = "idx" if is_idx(first) else kind_of(first)
             except (OSError, Unreadable) as error:
                 self.passed_over[name] = f"cannot be read ({error})"
                 return
@@ -249,9 +249,8 @@ MOST_MEMBER = 2 << 30  # bytes of one file in an archive
 
 def mended(name: str) -> str:
     """A name in an archive as everybody else writes it: / between folders, no way out of the archive."""
-    parts = name.replace("\\", "/").split("/")
-    tail = "/" if parts[-1] == "" else ""
-    return "/".join(part for part in parts if part not in ("", ".", "..")) + tail
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) + ("/" if parts and name[-1] in "/\\" else "")
 
 
 def common_folders(names: Sequence[str]) -> int:
