@@ -24,9 +24,11 @@ from sims.metrics.extractors import Extractor
 from sims.metrics.frechet import Moments
 from sims.metrics.infinity import PARTS
 from sims.metrics.pretrained import get_extractor
+from sims.results.scores import ScoreFigure
 from sims.scoring.features import FeatureSet, extract_features
-from sims.scoring.figures import Figure, Settings, figures
-from sims.scoring.subjects import Sampling, open_reference
+from sims.scoring.figures import Settings, figures
+from sims.scoring.options import ScoreOptions
+from sims.scoring.subjects import open_reference
 
 METRICS = ("fd", "fd_infinity", "kid", "manifold")
 COLUMNS = {
@@ -54,11 +56,10 @@ def subset(found: FeatureSet, count: int) -> FeatureSet:
     return replace(found, moments=Moments.of(kept), kept=kept, positions=None, labels=None, files=())
 
 
-def entry(figure: Figure) -> dict[str, Any]:
+def entry(figure: ScoreFigure) -> dict[str, Any]:
     """A figure as JSON."""
-    limits = figure.limits
-    about = {"low": limits.low, "high": limits.high, "interval": figure.interval} if limits else {}
-    return {"value": figure.value, **about, **figure.settings}
+    about = {"low": figure.low, "high": figure.high, "interval": figure.interval} if figure.low is not None else {}
+    return {"value": figure.mean, **about, **figure.settings}
 
 
 def cell(name: str, row: dict[str, Any]) -> str:
@@ -88,7 +89,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/floors-cifar10.json"))
     options = parser.parse_args()
     extractor = get_extractor("efficientnet-lite0")
-    streams = open_reference(options.data, Sampling())
+    streams = open_reference(options.data, ScoreOptions())
     if None in streams:
         raise SystemExit(f"{options.data} needs parquet files named ...train... and ...test...")
     if options.images:

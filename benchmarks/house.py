@@ -26,7 +26,6 @@ SHARED_NAMES = ("__init__", "options")  # a module of each package may have thes
 #: Where a word that is the name of a method is something else: (file, word) -> what.
 OTHER_THINGS = {
     ("api.py", "base"): "the table of options, and of a model that no method made",
-    ("commands/inspect.py", "base"): "a child of a model directory",
     ("experiments/base_model.py", "base"): "its table of options, its folder, and the purpose of its seeds",
     ("experiments/improve/rounds.py", "base"): "the purpose that seeds of the base's training come from",
     ("metrics/extractors.py", "sims"): "a key of a file's header: the package",

@@ -23,7 +23,7 @@ import tiny
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.model import load
-from sims.training.ema import WIDEST, PowerEMA, power_decay, power_exponent, relative_width
+from sims.training.ema import WIDEST, PowerEMA, power_decay, power_exponent
 from sims.training.loop import Trained, Trainer, TrainOptions
 from sims.training.posthoc import combination, inner_products, reconstruct, stored_averages
 
@@ -66,6 +66,11 @@ def averaged(times: list[int], values: np.ndarray, gamma: float) -> np.ndarray:
     """The exact integral of the profile over values (T, ...) that are constant between the times."""
     edges = np.array([0, *times], dtype=np.float64) / times[-1]
     return np.tensordot(np.diff(edges ** (gamma + 1)), values, axes=1)
+
+
+def relative_width(gamma: float) -> float:
+    """sigma_rel of the profile tau^gamma on [0, t]: its standard deviation over t (Karras et al. 2024, section 3.1)."""
+    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
 
 
 @given(st.floats(0.001, WIDEST))

@@ -203,7 +203,7 @@ def test_a_misspelt_recipe_key(refused: Callable[..., str], tmp_path: Path) -> N
         (["--methods", "base,simms"], "did you mean 'sims'"),
         (["--rounds", "0"], "rounds is 0"),
         (["--auxiliary.budgets", "0"], "auxiliary.budgets"),
-        (["--data.path", "none"], "give model"),
+        (["--data.path", "none"], "give --model"),
         (["--base.train.lr", "nan"], "lr is nan"),
         (["--search.budget", "77"], "none of the auxiliary's budgets"),
         (["--guidance.sigma-low", "5", "--guidance.sigma-high", "2"], "0 <= low < high"),

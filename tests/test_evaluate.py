@@ -31,7 +31,7 @@ from sims.errors import UserError
 from sims.metrics.comparison import require_comparable
 from sims.metrics.extractors import PCAExtractor, extract
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.kernel import mmd_squared
+from sims.metrics.kernel import kernel_distance
 from sims.metrics.precision_recall import manifold
 from sims.results.scores import ScoreRow
 from sims.scoring.options import EvaluationOptions
@@ -50,8 +50,8 @@ def test_figures_equal_those_computed_from_the_features(real: tuple[Dataset, Dat
     expected = {
         "fd": frechet_distance(Moments.of(x), Moments.of(y)),
         "fd_held_out": frechet_distance(Moments.of(x), Moments.of(z)),
-        "kid": mmd_squared(x, y),
-        "kid_held_out": mmd_squared(x, z),
+        "kid": kernel_distance(x, y).value,
+        "kid_held_out": kernel_distance(x, z).value,
         **vars(manifold(y, x)),
     }
     assert means(found) == pytest.approx(expected, rel=1e-6, abs=1e-9)
@@ -353,7 +353,7 @@ def test_a_range_that_was_guessed_shows_in_the_rows(real: tuple[Dataset, Dataset
 def test_a_large_reference_is_fitted_to_some_of_its_images(
     real: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sims.scoring.fitting.FIT_VALUES", 300 * 64)
+    monkeypatch.setattr("sims.scoring.extractor_fitting.FIT_VALUES", 300 * 64)
     fitted = []
     fit = PCAExtractor.fit
     monkeypatch.setattr(PCAExtractor, "fit", lambda x: fitted.append(len(x)) or fit(x))
@@ -453,7 +453,7 @@ def test_unreadable_pictures_of_the_reference(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=2))
+    monkeypatch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=2))
     labels = load_pair("digits")[0].labels
     assert labels is not None
     for index in range(60):
@@ -475,7 +475,7 @@ def test_unreadable_pictures_of_the_reference(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with a classifier of the training digits, trained for less long than usual."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=100))
+        patch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=100))
         cache = tmp_path_factory.mktemp("trained")
         evaluate("digits", "digits", cache, metrics=["fd"], limit=60)
     return cache

@@ -15,16 +15,20 @@ import torch
 from torch import Tensor
 
 import sims
+import tiny
 from scoring import EVERY, Toy, write_npz
+from sims.cli import main
 from sims.data.dataset import Dataset, View
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.metrics.comparison import COMPARED, require_comparable
 from sims.metrics.copies import memorization, nearest_distances
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.kernel import mmd_squared
+from sims.metrics.kernel import kernel_distance
 from sims.metrics.precision_recall import manifold
 from sims.results.common import FigureFacts
+from sims.results.files import read_result
+from sims.results.improve import ImproveResult
 from sims.results.scores import ScoreFigure, ScoreRow
 from sims.scoring import figures as figures_module
 from sims.scoring.figures import METRICS, Metric, run_figures
@@ -50,7 +54,7 @@ def folder(data: tuple[Dataset, Dataset, Dataset], tmp_path_factory: pytest.Temp
     """References with both extractors, trained for less long than usual."""
     folder = tmp_path_factory.mktemp("references")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=20))
+        patch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=20))
         make_references(folder, data[0], data[1], OPTIONS)
     return folder
 
@@ -87,8 +91,8 @@ def test_figures_of_a_run_equal_those_computed_from_the_features(
     expected = {
         "fd": frechet_distance(Moments.of(draw.features), Moments.of(train)),
         "fd_held_out": frechet_distance(Moments.of(draw.features), Moments.of(test)),
-        "kid": mmd_squared(draw.features[:60] / scale, some[0] / scale),
-        "kid_held_out": mmd_squared(draw.features[:60] / scale, some[1] / scale),
+        "kid": kernel_distance(draw.features[:60] / scale, some[0] / scale).value,
+        "kid_held_out": kernel_distance(draw.features[:60] / scale, some[1] / scale).value,
         **vars(near),
         "memorized": copies.share_1,
         "distance_ratio": copies.median_ratio,
@@ -148,7 +152,7 @@ def test_every_row_says_what_determines_its_figure(
 ) -> None:
     """Where the value of a figure changes with an input, one of the fields that rows are compared by does."""
     patch, inputs, moved = CHANGES[change]
-    monkeypatch.setattr("sims.scoring.fitting.train_classifier", partial(train_classifier, steps=20))
+    monkeypatch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=20))
     train = data[0].subset(range(100, 600)) if "train" in inputs else data[0]
     options = replace(OPTIONS, manifold_samples=inputs.get("manifold_samples", 60))
     held_out = data[inputs.get("held_out", 1)]
@@ -211,6 +215,17 @@ def test_a_metric_appears_everywhere(
     assert "widest" in {row["metric"] for row in answer["differences"]}
     status, _, err = say("evaluate", files[0], "--metrics", "widst")
     assert status == 2 and "unknown metric" in err
+
+
+def test_a_metric_appears_on_the_page_of_a_run(toy_metric: None, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert main(tiny.improve_arguments(run, *tiny.PCA, "--methods", "base,sims", "--evaluation.samples", "60")) == 0
+    result = read_result(run)
+    assert isinstance(result, ImproveResult) and result.figures["widest"].title == "widest feature"
+    assert all("widest" in row.figures for row in result.rows)
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {row["label"] for row in rows if row["metric"] == "widest"} == {row.label for row in result.rows}
+    assert "widest feature" in (run / "report.html").read_text()
 
 
 def test_evaluate_has_no_metrics_of_model_space() -> None:

@@ -100,7 +100,6 @@ def test_planted_copies_are_found() -> None:
     assert found.excess_close.mean == pytest.approx(0.3, abs=0.04) and not found.excess_close.excludes(0.3)
     assert found.excess_nearer.mean == pytest.approx(0.3, abs=0.15) and not found.excess_nearer.excludes(0.3)
     assert found.excess_close.excludes(0) and found.excess_nearer.excludes(0)
-    assert found.c_t < -5
     every = copies(1, 1.0)
     assert every.excess_close.mean == 1 and every.excess_nearer.mean == pytest.approx(1)
     assert every.median_ratio < 0.1
@@ -111,7 +110,6 @@ def test_no_copies_and_smooth_samples() -> None:
     for name in ("excess_close", "excess_nearer"):
         assert np.mean([not getattr(f, name).excludes(0) for f in found]) >= 0.85
         assert abs(np.mean([getattr(f, name).mean for f in found])) < 0.03
-    assert np.std([f.c_t for f in found]) < 3 and abs(np.mean([f.c_t for f in found])) < 1.5
     assert found[0].share_nearer == pytest.approx(found[0].expected_nearer, abs=0.1)
     smooth = copies(0, 0.0, blur=0.3)  # nearer to everything, and no copies
     assert smooth.excess_close.mean > 0.3 and not smooth.excess_nearer.excludes(0)
@@ -215,11 +213,11 @@ def test_mode_coverage() -> None:
     rng = np.random.default_rng(0)
     honest = centres[np.arange(4000) % 8] + 0.05 * rng.normal(size=(4000, 2))
     found = points.mode_coverage(honest, centres, 0.05)
-    assert (found.hit, found.share_hit) == (8, 1.0)
+    assert found.hit == 8
     assert found.high_quality == pytest.approx(1 - np.exp(-4.5), abs=0.01)  # |z| <= 3 in two dimensions
     assert sum(found.counts) == round(found.high_quality * 4000)
     collapsed = points.mode_coverage(honest[np.arange(4000) % 8 < 2], centres, np.full(8, 0.05))
-    assert (collapsed.hit, collapsed.share_hit) == (2, 0.25)
+    assert collapsed.hit == 2
     blurred = honest + 0.3 * rng.normal(size=honest.shape)
     assert points.mode_coverage(blurred, centres, 0.05).high_quality < 0.3
     assert points.mode_coverage(honest[:9], centres, 0.05, radius=9, minimum=2).hit == 1

@@ -180,7 +180,7 @@ def rows(run: Path) -> list[tuple[Any, ...]]:
     """What a run chose, and the figures of every row."""
     found = json.loads((run / "summary.json").read_text())["rows"]
     names = ("fd", "fd_held_out", "precision", "recall")
-    return [(row["label"], row["w"], row["budget"], *(row[name]["mean"] for name in names)) for row in found]
+    return [(row["label"], row["w"], row["budget"], *(row["figures"][name]["mean"] for name in names)) for row in found]
 
 
 def same_rows(a: Path, b: Path) -> None:
@@ -215,15 +215,13 @@ def test_one_continues_what_two_began(both: Both) -> None:
 
 
 def test_distribution_control(both: Both) -> None:
-    one, two = (tiny_shift.summary_of(path / "shift") for path in (both.one, both.two))
-    assert [entry["round"] for entry in one["solver"]["rounds"]] == [
-        entry["round"] for entry in two["solver"]["rounds"]
-    ]
-    for first, second in zip(one["rows"], two["rows"], strict=True):
-        assert first["label"] == second["label"] and first["nfe"] == pytest.approx(second["nfe"], rel=0.05)
-        shares = [row["proportions"]["values"][0] for row in (first, second)]
+    one, two = (tiny_shift.result_of(path / "shift") for path in (both.one, both.two))
+    assert [entry.round for entry in one.solver.rounds] == [entry.round for entry in two.solver.rounds]
+    for first, second in zip(one.rows, two.rows, strict=True):
+        assert first.label == second.label and first.nfe == pytest.approx(second.nfe, rel=0.05)
+        shares = [row.proportions.values[0] for row in (first, second)]
         assert shares[0] == pytest.approx(shares[1], abs=0.02)
-        assert first["fd_target"]["mean"] == pytest.approx(second["fd_target"]["mean"], rel=0.05)
+        assert first.mean("fd_target") == pytest.approx(second.mean("fd_target"), rel=0.05)
 
 
 def test_training(both: Both) -> None:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from scoring import Toy
 from sims.errors import UserError
 from sims.metrics.comparison import differences, require_comparable
 from sims.metrics.frechet import Moments
 from sims.metrics.intervals import Interval, paired_interval, paired_ratio_interval, t_interval
-from sims.metrics.statistics import SavedStatistics
 from sims.results.scores import ScoreRow
+from sims.scoring.features import FeatureSet
+from sims.scoring.statistics import read_statistics, save_statistics
 
 
 def test_t_interval_matches_scipy_and_covers() -> None:
@@ -52,35 +54,29 @@ def test_intervals_refuse() -> None:
         paired_ratio_interval([1.0, 2.0], [0.0, 1.0])
 
 
-def write(path: Path, **changes: object) -> SavedStatistics:
+def write(path: Path, kept: bool = True, **changes: object) -> FeatureSet:
     features = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
-    settings: dict = {
-        "extractor_name": "pca",
-        "extractor_hash": "ab",
-        "dataset_name": "digits",
-        "dataset_fingerprint": "cd",
-        "features": features,
-        "labels": np.arange(20) % 3,
-        "extra": {"split": "test"},
-    }
-    made = SavedStatistics(Moments.of(features), **{**settings, **changes})
-    made.save(path)
-    return made
+    found = FeatureSet("digits", "cd", Moments.of(features), features, labels=np.arange(20) % 3, data_shape=(1, 8, 8))
+    found = replace(found, **{} if kept else {"kept": None, "labels": None}, **changes)
+    save_statistics(path, found, Toy())
+    return found
 
 
 def test_statistics_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "reference.safetensors"
-    saved, loaded = write(path), SavedStatistics.load(path)
-    np.testing.assert_array_equal(loaded.moments.mean, saved.moments.mean)
-    np.testing.assert_array_equal(loaded.moments.covariance, saved.moments.covariance)
-    np.testing.assert_array_equal(loaded.features, saved.features)
-    np.testing.assert_array_equal(loaded.labels, np.arange(20) % 3)
-    assert (loaded.moments.count, loaded.extra, loaded.extractor_hash) == (20, {"split": "test"}, "ab")
-    write(tmp_path / "bare.safetensors", features=None, labels=None, resize="box 8x8")
-    bare = SavedStatistics.load(tmp_path / "bare.safetensors")
-    assert bare.features is None and bare.labels is None and bare.resize == "box 8x8"
-    with pytest.raises(UserError, match="one label each"):
-        write(path, labels=np.arange(3))
+    saved, loaded = write(path), read_statistics(path)
+    features = loaded.features
+    np.testing.assert_array_equal(features.moments.mean, saved.moments.mean)
+    np.testing.assert_array_equal(features.moments.covariance, saved.moments.covariance)
+    np.testing.assert_array_equal(features.require_features(), saved.require_features())
+    np.testing.assert_array_equal(features.labels, np.arange(20) % 3)
+    assert (features.name, features.hash, features.count, features.data_shape) == ("digits", "cd", 20, (1, 8, 8))
+    assert loaded.measured_with(Toy()) and not loaded.measured_with(Toy(width=7))
+    write(tmp_path / "bare.safetensors", kept=False)
+    bare = read_statistics(tmp_path / "bare.safetensors").features
+    assert bare.kept is None and bare.labels is None
+    with pytest.raises(UserError, match="moments only"):
+        bare.require_features()
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.99])
@@ -90,12 +86,12 @@ def test_truncated_statistics_are_refused(tmp_path: Path, keep: float) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: int(keep if isinstance(keep, int) else keep * len(content))])
     with pytest.raises(UserError, match="damaged"):
-        SavedStatistics.load(path)
+        read_statistics(path)
 
 
 def test_missing_statistics_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
-        SavedStatistics.load(tmp_path / "none.safetensors")
+        read_statistics(tmp_path / "none.safetensors")
 
 
 ROW = ScoreRow("fd", 1.5, "classifier-a", "ab", "digits-test", "cd", 5000, (0, 5000))

@@ -7,16 +7,15 @@ for. Its folder is one of diffusers (AutoencoderKL), as `stabilityai/sd-vae-ft-m
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sims.config import JSON
+from sims.config import JSON, convert
 from sims.data.codec import UINT8, Codec, Latents
 from sims.data.dataset import Dataset
 from sims.data.mapped import mapped, say
@@ -27,6 +26,48 @@ from sims.interop.diffusers_folder import pretrained
 
 _BATCH = 16  # pictures that the autoencoder works on at once
 _REMEDY = "give the folder of an AutoencoderKL of diffusers with option 'vae'"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What counts of an autoencoder's configuration, under the names that it has there, with the library's defaults."""
+
+    in_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = (64,)
+    scaling_factor: float | None = 0.18215
+    shift_factor: float | None = None
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, JSON]) -> Settings:
+        """The settings of a configuration. Errors: UserError for a value of another type."""
+        told = {entry.name: config[entry.name] for entry in fields(cls) if entry.name in config}
+        return convert(told, cls, "AutoencoderKL", what="setting")  # type: ignore[no-any-return]
+
+    @property
+    def reduction(self) -> int:
+        """Pixels to a latent, along each side."""
+        return int(2 ** (len(self.block_out_channels) - 1))
+
+    @property
+    def latents(self) -> Latents:
+        """How latents are scaled for a model."""
+        factor = self.scaling_factor or 1.0
+        shift = (self.shift_factor or 0.0,) if self.latents_mean is None else self.latents_mean
+        scale = (factor,) if self.latents_std is None else tuple(factor / value for value in self.latents_std)
+        return Latents(shift, scale)
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
+        """The shape (c, h, w) of the latents of pictures (C, H, W); UserError for pictures that cannot be encoded."""
+        step = self.reduction
+        if len(shape) != 3 or shape[0] != self.in_channels or any(size % step for size in shape[1:]):
+            raise UserError(
+                f"pictures of shape {tuple(shape)} cannot be encoded: the autoencoder takes {self.in_channels} "
+                f"channels, height and width multiples of {step}; resize or convert them (option 'source.size')"
+            )
+        return self.latent_channels, shape[1] // step, shape[2] // step
 
 
 class Autoencoder:
@@ -40,9 +81,8 @@ class Autoencoder:
     def __init__(self, vae: nn.Module, latents: Latents | None = None, batch_size: int = _BATCH) -> None:
         self.vae = vae.eval().requires_grad_(False)
         self.batch_size = batch_size
-        config: Any = vae.config
-        self.latents = latents or scaling(config)
-        self.channels, self.reduction = picture_channels(config), reduction(config)
+        self.settings = Settings.of(vae.config)  # type: ignore[arg-type]
+        self.latents = latents or self.settings.latents
         self.shift, self.scale = (_per_channel(values) for values in (self.latents.shift, self.latents.scale))
         low, high = self.latents.pixels
         self._centre, self._half = (high + low) / 2, (high - low) / 2
@@ -50,7 +90,7 @@ class Autoencoder:
     @torch.no_grad()
     def encode(self, raw: np.ndarray) -> Tensor:
         """Pictures (N, C, H, W) uint8 to latents (N, c, h, w) float32, on the CPU; UserError for a size that is odd."""
-        check_size(raw.shape[1:], self.channels, self.reduction)
+        self.settings.latent_shape(raw.shape[1:])
         device = device_of(self.vae)
         parts = []
         for start in range(0, len(raw), self.batch_size):
@@ -83,7 +123,7 @@ class Autoencoder:
 
     def pixel_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of the picture that latents of a shape (c, h, w) decode to."""
-        return self.channels, *(size * self.reduction for size in shape[1:])
+        return self.settings.in_channels, *(size * self.settings.reduction for size in shape[1:])
 
     def to_images(self, latents: Tensor) -> np.ndarray:
         """Latents to pictures to look at, (N, H, W, C) uint8."""
@@ -98,8 +138,7 @@ class Autoencoder:
             raise UserError(
                 f"{pictures.name} holds values of type {pictures.codec.dtype}, and the autoencoder takes 8-bit pictures"
             )
-        _, height, width = check_size(pictures.data_shape, self.channels, self.reduction)
-        shape = (len(pictures), latent_channels(self.vae.config), height // self.reduction, width // self.reduction)
+        shape = (len(pictures), *self.settings.latent_shape(pictures.data_shape))
         key = digest("latents", codec.identity, pictures.fingerprint)[:24]
         raw = mapped(
             cache / f"latents-{key}.npy",
@@ -120,33 +159,33 @@ def latent_codec(folder: Path | str, latents: Latents | None = None) -> Codec:
     configuration and hashes the weights; UserError where there is no AutoencoderKL.
     """
     folder = _folder(folder)
-    config = _config(folder)
-    found = replace(latents or scaling(config), vae=str(folder), vae_hash=_content(folder))
-    if {len(found.shift), len(found.scale)} - {1, latent_channels(config)}:
+    settings = Settings.of(_config(folder))
+    named = replace(latents or settings.latents, vae=str(folder), vae_hash=_content(folder))
+    if {len(named.shift), len(named.scale)} - {1, settings.latent_channels}:
         raise UserError(
-            f"the autoencoder in {folder} has {latent_channels(config)} channels, and the model's latents "
-            f"{max(len(found.shift), len(found.scale))}: give the one that the model was trained with"
+            f"the autoencoder in {folder} has {settings.latent_channels} channels, and the model's latents "
+            f"{max(len(named.shift), len(named.scale))}: give the one that the model was trained with"
         )
-    return Codec("latents", -3.0, 3.0, "float32", found)
+    return Codec("latents", -3.0, 3.0, "float32", named)
 
 
 def with_vae(codec: Codec, folder: Path | str, data_shape: tuple[int, ...]) -> Codec:
     """The codec of a latent model with the autoencoder that decodes it; UserError where that one does not fit."""
     if codec.kind == "pixels" or len(data_shape) != 3:
         raise UserError("this model makes its samples itself, without an autoencoder: leave out option 'vae'")
-    channels = latent_channels(_config(_folder(folder)))
+    channels = Settings.of(_config(_folder(folder))).latent_channels
     if channels != data_shape[0]:
         raise UserError(
             f"the autoencoder in {folder} has latents of {channels} channels, and the model makes {data_shape[0]}: "
             "give the one that it was trained with"
         )
-    found = latent_codec(folder, codec.latents and replace(codec.latents, vae=None, vae_hash=None))
-    if codec.latents and codec.latents.vae_hash not in (None, found.latents and found.latents.vae_hash):
+    named = latent_codec(folder, codec.latents and replace(codec.latents, vae=None, vae_hash=None))
+    if codec.latents and codec.latents.vae_hash not in (None, named.latents and named.latents.vae_hash):
         raise UserError(
             f"the autoencoder in {folder} is another one than the model was made with ({codec.latents.vae}): "
             "give that one, or leave out option 'vae'"
         )
-    return replace(codec, kind="latents", latents=found.latents)
+    return replace(codec, kind="latents", latents=named.latents)
 
 
 def has_vae(codec: Codec) -> bool:
@@ -169,42 +208,7 @@ def to_images(codec: Codec, x: Tensor, device: torch.device | str = "cpu") -> np
 def latent_shape(codec: Codec, data_shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape (c, h, w) of the latents of pictures; UserError where the autoencoder cannot take these."""
     assert codec.latents is not None and codec.latents.vae is not None
-    config = _config(_folder(codec.latents.vae))
-    _, height, width = check_size(data_shape, picture_channels(config), reduction(config))
-    return latent_channels(config), height // reduction(config), width // reduction(config)
-
-
-def check_size(shape: tuple[int, ...], channels: int, reduction: int) -> tuple[int, ...]:
-    """The shape (C, H, W) of pictures; UserError where they do not fit the autoencoder."""
-    if len(shape) != 3 or shape[0] != channels or any(size % reduction for size in shape[1:]):
-        raise UserError(
-            f"pictures of shape {tuple(shape)} cannot be encoded: the autoencoder takes {channels} channels, "
-            f"height and width multiples of {reduction}; resize or convert them (option 'source.size')"
-        )
-    return shape
-
-
-def scaling(config: Any) -> Latents:
-    """How an autoencoder's configuration says that its latents are scaled for a model."""
-    factor = float(config.get("scaling_factor") or 1.0)
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    shift = (float(config.get("shift_factor") or 0.0),) if mean is None else tuple(mean)
-    return Latents(shift, (factor,) if std is None else tuple(factor / value for value in std))
-
-
-def reduction(config: Any) -> int:
-    """Pixels to a latent, along each side."""
-    return 2 ** (len(config["block_out_channels"]) - 1)
-
-
-def picture_channels(config: Any) -> int:
-    """Channels of the pictures."""
-    return int(config.get("in_channels", 3))
-
-
-def latent_channels(config: Any) -> int:
-    """Channels of the latents."""
-    return int(config["latent_channels"])
+    return Settings.of(_config(_folder(codec.latents.vae))).latent_shape(data_shape)
 
 
 @functools.lru_cache(maxsize=2)
@@ -230,7 +234,7 @@ def _config(folder: Path) -> dict[str, JSON]:
     if not isinstance(config, dict) or config.get("_class_name") != "AutoencoderKL":
         kind = config.get("_class_name") if isinstance(config, dict) else None
         raise UserError(f"{folder} holds a {kind}, and no AutoencoderKL: {_REMEDY}")
-    # A file says only what is not the library's default: 4 channels of latents, one block.
+    # A file says only what is not the library's default, and a content hash has these three.
     return {"latent_channels": 4, "block_out_channels": [64], "scaling_factor": 0.18215, **config}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,28 +12,20 @@ from sims.errors import UserError
 from sims.metrics.arrays import Array, as_matrix, distance_blocks, same_width
 from sims.metrics.intervals import Interval, error_interval, share_interval
 
+QUANTILE = 0.01  # of held-out images' distances: what is nearer is suspiciously near
+
 
 @dataclass(frozen=True)
 class Memorization:
     """How much nearer to the training images samples are than real held-out images are.
 
-    share_1, share_5: share of samples nearer to a training image than the 1st (5th) percentile of held-out images is;
-    a model that learned the distribution and copied nothing scores about 0.01 (0.05).
+    share_1: share of samples nearer to a training image than the 1st percentile of held-out images is; a model that
+    learned the distribution and copied nothing scores about 0.01.
     median_ratio: the samples' median distance over that of held-out images; well below 1 means copying.
-    threshold_1, threshold_5, median_samples, median_held_out: those distances, in the units of the data.
     """
 
     share_1: float
-    share_5: float
     median_ratio: float
-    threshold_1: float
-    threshold_5: float
-    median_samples: float
-    median_held_out: float
-
-    def to_json(self) -> dict[str, float]:
-        """The fields as a dictionary that json can write."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -94,17 +86,9 @@ def memorization(sample_distances: Array, test_distances: Array) -> Memorization
     samples, held_out = np.asarray(sample_distances, np.float64), np.asarray(test_distances, np.float64)
     if samples.size == 0 or held_out.size == 0:
         raise UserError(f"{samples.size} samples and {held_out.size} held-out images; both need at least one.")
-    threshold_1, threshold_5, median = (float(v) for v in np.percentile(held_out, [1, 5, 50]))
-    median_samples = float(np.median(samples))
-    return Memorization(
-        share_1=float((samples < threshold_1).mean()),
-        share_5=float((samples < threshold_5).mean()),
-        median_ratio=median_samples / median if median > 0 else float("nan"),
-        threshold_1=threshold_1,
-        threshold_5=threshold_5,
-        median_samples=median_samples,
-        median_held_out=median,
-    )
+    threshold, median = (float(value) for value in np.percentile(held_out, [100 * QUANTILE, 50]))
+    ratio = float(np.median(samples)) / median if median > 0 else float("nan")
+    return Memorization(float((samples < threshold).mean()), ratio)
 
 
 @dataclass(frozen=True)
@@ -118,8 +102,6 @@ class Copying:
     share_close: share of samples nearer to a training image than the given quantile of held-out images is;
     excess_close: the share of copies that explains more than that quantile, if samples that are no copies lie as near
     as held-out images. Sharper than excess_nearer for close copies, but plain or smooth samples raise it.
-    c_t: z-value of the Mann-Whitney test of the distances to training images, samples against held-out images (Meehan
-    et al. 2020, with one cell); below -3: samples are nearer, above 3: they lie further away.
     median_ratio: median over samples of the distance to training images over that to held-out images.
     """
 
@@ -129,7 +111,6 @@ class Copying:
     share_close: float
     quantile: float
     excess_close: Interval
-    c_t: float
     median_ratio: float
 
 
@@ -172,10 +153,6 @@ def copying(
     close = float((distances < np.quantile(honest, quantile)).mean())
     # The threshold is an estimate too: as many held-out images lie below it as samples would by chance.
     error = np.sqrt(close * (1 - close) / n + quantile * (1 - quantile) / m) / (1 - quantile)
-    from scipy import stats  # here, because importing it takes half a second
-
-    pooled = stats.rankdata(np.concatenate([distances, honest]))
-    z = (pooled[:n].sum() - n * (n + m + 1) / 2) / np.sqrt(n * m * (n + m + 1) / 12)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = distances / samples_to_held_out.distances
     return Copying(
@@ -185,6 +162,5 @@ def copying(
         share_close=close,
         quantile=quantile,
         excess_close=error_interval((close - quantile) / (1 - quantile), float(error), level, n),
-        c_t=float(z),
         median_ratio=float(np.nanmedian(ratios)) if np.isfinite(ratios).any() else float("nan"),
     )

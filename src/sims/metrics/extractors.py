@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.files import digest, write_atomic
+from sims.files import digest
 from sims.metrics.arrays import Array
 from sims.metrics.classifier import NUM_FEATURES, ConvClassifier, shrink
-from sims.metrics.statistics import read_tensors
+from sims.metrics.saved import read_tensors, write_tensors
 
 PCA_LARGEST = 16  # pixels a side
 PCA_COMPONENTS = 64
@@ -64,8 +62,7 @@ def hash_tensors(tensors: dict[str, Tensor], config: dict[str, object]) -> str:
 
 
 def _write(path: Path | str, tensors: dict[str, Tensor], config: dict[str, object]) -> None:
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(Path(path), save(contiguous, metadata={"sims": json.dumps(config, sort_keys=True)}))
+    write_tensors(path, {name: tensor.detach().cpu() for name, tensor in tensors.items()}, config)  # type: ignore[arg-type]
 
 
 class PCAExtractor:

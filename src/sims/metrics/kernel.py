@@ -106,8 +106,8 @@ def _variance(xx: _Sums, yy: _Sums, xy: _Sums) -> float:
     return 4 * max(0.0, first_x) / n + 4 * max(0.0, first_y) / m + degenerate
 
 
-def _tensors(a: Array | Tensor, b: Array | Tensor, minimum: int, device: str | torch.device) -> tuple[Tensor, Tensor]:
-    x, y = as_matrix(a, "samples' features", minimum), as_matrix(b, "reference features", minimum)
+def _tensors(a: Array | Tensor, b: Array | Tensor, device: str | torch.device) -> tuple[Tensor, Tensor]:
+    x, y = as_matrix(a, "samples' features", 4), as_matrix(b, "reference features", 4)
     same_width(x, y)
     place, kind = float64_device(device), working_type(a, b)
     return torch.from_numpy(x).to(place, kind), torch.from_numpy(y).to(place, kind)
@@ -123,15 +123,6 @@ def kernel_distance(a: Array | Tensor, b: Array | Tensor, device: str | torch.de
     >>> sims.metrics.kernel_distance(a, b + 1).value > 10 * sims.metrics.kernel_distance(a, b).value
     True
     """
-    x, y = _tensors(a, b, 4, device)
+    x, y = _tensors(a, b, device)
     xx, yy, xy = _within(x), _within(y), _across(x, y)
     return KernelDistance(xx.mean + yy.mean - 2 * xy.mean, float(np.sqrt(_variance(xx, yy, xy))))
-
-
-def mmd_squared(a: Array | Tensor, b: Array | Tensor, device: str | torch.device = "cpu") -> float:
-    """Unbiased squared MMD of features a (N, D) and b (M, D) over all pairs, without subsets (Binkowski 2018, eq. 4).
-
-    It can be below zero; memory is bounded. UserError where N or M < 2.
-    """
-    x, y = _tensors(a, b, 2, device)
-    return _within(x).mean + _within(y).mean - 2 * _across(x, y).mean

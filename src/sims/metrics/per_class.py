@@ -15,14 +15,6 @@ from sims.metrics.precision_recall import manifolds
 
 
 @dataclass(frozen=True)
-class ClassAgreement:
-    """Share of samples that a classifier assigns to the intended class: over all, and per class (None: no sample)."""
-
-    overall: float
-    per_class: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
 class ClassRow:
     """Figures of one class: number and share of its samples and reference images, and how the two compare.
 
@@ -46,40 +38,19 @@ def _labels(labels: Array | Tensor, count: int, name: str) -> Array:
     return array
 
 
-def per_class_frechet(
-    features: Array | Tensor,
-    labels: Array | Tensor,
-    reference_features: Array | Tensor,
-    reference_labels: Array | Tensor,
-    num_classes: int,
-) -> tuple[float | None, ...]:
-    """Fréchet distance of each class' samples (features (N, D), intended labels (N,)) to the same class' reference.
-
-    None for a class with fewer than two samples or reference images. With fewer images than features per class the
-    figures are biased upwards: compare them at equal numbers only.
-    """
-    x, y = as_matrix(features), as_matrix(reference_features, "reference features")
-    intended, real = _labels(labels, len(x), "labels"), _labels(reference_labels, len(y), "reference labels")
-    result: list[float | None] = []
-    for index in range(num_classes):
-        a, b = x[intended == index], y[real == index]
-        enough = len(a) >= 2 and len(b) >= 2
-        result.append(frechet_distance(Moments.of(a), Moments.of(b)) if enough else None)
-    return tuple(result)
-
-
 def per_class_table(
     features: Array | Tensor,
     labels: Array | Tensor,
     reference_features: Array | Tensor,
     reference_labels: Array | Tensor,
     num_classes: int,
-    k: int = 3,
+    k: int | None = 3,
     device: str | torch.device = "cpu",
 ) -> tuple[ClassRow, ...]:
     """One row per class for samples' features (N, D) with labels (N,), intended or predicted, and a reference (M, D).
 
-    The Fréchet distance is biased upwards at few images per class, so compare models at equal numbers only.
+    The Fréchet distance is biased upwards at few images per class, so compare models at equal numbers only. k = None
+    leaves out precision and recall, which take longer.
     """
     x, y = as_matrix(features), as_matrix(reference_features, "reference features")
     same_width(x, y)
@@ -88,7 +59,7 @@ def per_class_table(
     for index in range(num_classes):
         a, b = x[ours == index], y[real == index]
         least = min(len(a), len(b))
-        pair = manifolds(b, a, (k,), device=device)[k] if least > max(k, 1) else None
+        pair = manifolds(b, a, (k,), device=device)[k] if k is not None and least > max(k, 1) else None
         rows.append(
             ClassRow(
                 index=index,
@@ -104,16 +75,13 @@ def per_class_table(
     return tuple(rows)
 
 
-def class_agreement(predicted: Array | Tensor, labels: Array | Tensor, num_classes: int) -> ClassAgreement:
-    """Compare predicted classes (N,), from `ClassifierExtractor.predict`, with intended ones (N,), N >= 1."""
-    if len(labels) == 0:
-        raise UserError("There are no samples; class agreement needs at least one.")
+def class_agreement(predicted: Array | Tensor, labels: Array | Tensor, num_classes: int) -> tuple[float | None, ...]:
+    """Share of each class' samples (intended: (N,), N >= 1) that are predicted (N,) to be of it; None: no sample."""
     intended = _labels(labels, len(labels), "labels")
     hits = _labels(predicted, len(intended), "predicted classes") == intended
-    shares = tuple(
+    return tuple(
         float(hits[intended == index].mean()) if (intended == index).any() else None for index in range(num_classes)
     )
-    return ClassAgreement(float(hits.mean()), shares)
 
 
 def class_shares(predicted: Array | Tensor, num_classes: int) -> Array:

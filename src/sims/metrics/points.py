@@ -19,12 +19,11 @@ ITERATIONS = 10_000_000
 class ModeCoverage:
     """How many known modes samples reach, and how many samples lie at one.
 
-    hit: number of modes with enough samples within the radius; share_hit: the same over the number of modes;
+    hit: number of modes with enough samples within the radius;
     high_quality: share of all samples within the radius of their nearest mode; counts: those samples per mode.
     """
 
     hit: int
-    share_hit: float
     high_quality: float
     counts: tuple[int, ...]
 
@@ -131,4 +130,4 @@ def mode_coverage(
         least, owner = (distances / torch.from_numpy(scale.copy())).min(dim=1)
         counts += np.bincount(owner[least <= radius].numpy(), minlength=len(modes))
     hit = int((counts >= minimum).sum())
-    return ModeCoverage(hit, hit / len(modes), float(counts.sum() / len(x)), tuple(int(c) for c in counts))
+    return ModeCoverage(hit, float(counts.sum() / len(x)), tuple(int(c) for c in counts))

@@ -112,8 +112,8 @@ def features(
 class PixelExtractor:
     """What the ready-made networks share: 8-bit RGB pixels, pieces that suit the device, name and hash.
 
-    `kind` is what was asked for; `name` says more where weights or precision are not the usual ones. `weights_hash` is
-    the SHA-256 of the file. Subclasses give `_features`: pixels (B, 3, H, W) uint8 -> features (B, num_features).
+    `kind` is what was asked for; `name` says more where weights or precision are not the usual ones.
+    Subclasses give `_features`: pixels (B, 3, H, W) uint8 -> features (B, num_features).
     """
 
     kind: str
@@ -125,7 +125,7 @@ class PixelExtractor:
     network: Any
 
     def _identify(self, weights: str, published: str, precision: str = "fp32", **others: str) -> None:
-        self.weights_hash, self.dtype = weights, PRECISIONS[precision]
+        self.dtype = PRECISIONS[precision]
         self.name = self.kind if weights == published else f"{self.kind}-{weights[:8]}"
         self.name += "" if precision == "fp32" else f"-{precision}"
         identity = {"kind": self.kind, "weights": weights, "precision": precision, "resize": self.resize, **others}

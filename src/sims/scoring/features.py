@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,16 +12,16 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from sims.config import JSON
 from sims.data.stream import UNCHANGED, Stream
 from sims.errors import UserError
-from sims.files import atomic_path, digest, remove_leftovers
+from sims.files import digest, remove_leftovers
 from sims.metrics.accumulate import MomentAccumulator, Reservoir
 from sims.metrics.extractors import ClassifierExtractor, Extractor
 from sims.metrics.frechet import Moments
-from sims.metrics.statistics import read_tensors
+from sims.metrics.saved import read_tensors, write_tensors
 from sims.processes import agree
 from sims.results.scores import Space
 
@@ -218,9 +217,8 @@ class _Work:
                         found.setdefault(name, []).append(values)
                 advance(len(numbers))
         tensors = {name: torch.cat(values) for name, values in found.items()}
-        header = {"kind": "features", "unreadable": unreadable, "diverged": diverged}
-        with atomic_path(file) as temporary:
-            save_file(tensors, temporary, metadata={"sims": json.dumps(header)})
+        named: list[JSON] = [list(pair) for pair in unreadable]
+        write_tensors(file, tensors, {"kind": "features", "unreadable": named, "diverged": diverged})
 
     @torch.no_grad()
     def _features(self, x: Tensor, positions: Array) -> dict[str, Tensor]:
@@ -229,7 +227,7 @@ class _Work:
         features = self.extractor(x).float().cpu()
         bad = np.flatnonzero(~features.isfinite().all(dim=1).numpy())
         if len(bad):
-            first = self._name(positions[bad[0]])
+            first = self.stream.names[positions[bad[0]]] if self.stream.names else f"number {positions[bad[0]]}"
             raise UserError(
                 f"{len(bad)} of {len(features)} samples of {self.stream.name} (first: {first}) have features of "
                 f"{self.extractor.name} that are NaN or infinite: check these samples and the extractor"
@@ -240,10 +238,6 @@ class _Work:
         if self.probabilities:
             result["probabilities"] = self._probabilities(x, features).float().cpu().contiguous()
         return result
-
-    def _name(self, position: int) -> str:
-        """What to call a sample."""
-        return self.stream.names[position] if self.stream.names else f"number {position}"
 
     def _probabilities(self, x: Tensor, features: Tensor) -> Tensor:
         """From the features where the extractor shows its last layer, else by a second pass."""

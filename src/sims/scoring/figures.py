@@ -15,7 +15,7 @@ from scipy import special
 
 from sims.config import JSON
 from sims.metrics.bootstrap import frechet_interval, paired_frechet_interval, subsample_interval
-from sims.metrics.copies import Nearest, copying, memorization, nearest
+from sims.metrics.copies import QUANTILE, Nearest, copying, memorization, nearest
 from sims.metrics.frechet import frechet_distance
 from sims.metrics.inception import InceptionAccumulator, consecutive_splits
 from sims.metrics.infinity import PARTS, frechet_infinity
@@ -276,7 +276,7 @@ def _copies(s: FeatureSet, r: FeatureSet, held_out: FeatureSet | None, how: Sett
     about: dict[str, JSON] = {"held_out": held_out.hash, "held_out_used": len(held_out.neighbours.distances)}
     space, count = held_out.neighbours.space, len(s.neighbours.distances)
     return {
-        "memorized": _figure(found.share_1, count, {**about, "quantile": 0.01}, space=space),
+        "memorized": _figure(found.share_1, count, {**about, "quantile": QUANTILE}, space=space),
         "distance_ratio": _figure(found.median_ratio, count, about, space=space),
     }
 

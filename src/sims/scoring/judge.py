@@ -19,8 +19,8 @@ from sims.interop.latents import Autoencoder
 from sims.metrics.copies import nearest_distances
 from sims.metrics.extractors import ClassifierExtractor, Extractor, extract
 from sims.metrics.frechet import Moments, frechet_distance
-from sims.metrics.per_class import class_agreement, class_shares, per_class_frechet
-from sims.metrics.statistics import read_tensors, write_tensors
+from sims.metrics.per_class import class_agreement, class_shares, per_class_table
+from sims.metrics.saved import read_tensors, write_tensors
 from sims.results.common import ClassFigures, ExtractorFacts
 from sims.results.scores import ScoreRow, Space
 from sims.scoring.features import FeatureSet, Neighbours
@@ -210,10 +210,11 @@ class Judge:
         distances: Sequence[float | None] = [None] * len(names)
         if draws[0].labels is not None:
             labels = np.concatenate([d.labels for d in draws if d.labels is not None])
-            agreement = class_agreement(predicted, labels, len(names)).per_class
+            agreement = class_agreement(predicted, labels, len(names))
             if self.train.kept is not None and self.train.labels is not None:
                 features = np.concatenate([d.features for d in draws])
-                distances = per_class_frechet(features, labels, self.train.kept, self.train.labels, len(names))
+                table = per_class_table(features, labels, self.train.kept, self.train.labels, len(names), k=None)
+                distances = [row.frechet for row in table]
         return tuple(map(ClassFigures, names, shares.tolist(), agreement, distances))
 
 

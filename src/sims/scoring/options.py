@@ -10,7 +10,6 @@ from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.metrics.pretrained import FITTED, NAMES
 from sims.scoring.figures import METRICS
-from sims.scoring.subjects import Sampling
 
 EXTRACTORS = ("auto", *FITTED, *NAMES)
 
@@ -93,7 +92,3 @@ class ScoreOptions:
                 raise UserError(f"{name} is {getattr(self, name)}: at least {least} is needed")
         if self.draws is not None and self.draws < 1:
             raise UserError(f"draws is {self.draws}: at least 1 is needed (5 for useful intervals)")
-
-    @property
-    def sampling(self) -> Sampling:
-        return Sampling(self.draws, self.samples, self.seed, self.sample_batch, self.limit, self.source, self.vae)

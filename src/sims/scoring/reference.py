@@ -22,14 +22,21 @@ from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor
 from sims.metrics.frechet import Moments
 from sims.metrics.identity import IdentityExtractor
 from sims.metrics.pretrained import NAMES, get_extractor
-from sims.metrics.statistics import SavedStatistics
 from sims.results.common import ExtractorFacts
 from sims.results.scores import ScoreFigures, ScoreRow
+from sims.scoring.extractor_fitting import (
+    FIT_BATCH,
+    FIT_IMAGES,
+    fit_classifier,
+    fit_components,
+    fit_quickly,
+    fitted_kind,
+)
 from sims.scoring.features import FeatureSet, extract_features, is_whole
 from sims.scoring.figures import Settings, figures
-from sims.scoring.fitting import FIT_BATCH, FIT_IMAGES, fit_classifier, fit_components, fit_quickly, fitted_kind
 from sims.scoring.options import EvaluationOptions, ScoreOptions
-from sims.scoring.subjects import Statistics, decoded, is_statistics, of_saved, open_reference, read_statistics
+from sims.scoring.statistics import Statistics, is_statistics, read_statistics, save_statistics
+from sims.scoring.subjects import decoded, open_reference
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 AnyExtractor = Extractor | Callable[[torch.Tensor], torch.Tensor]
@@ -106,24 +113,9 @@ class Reference:
         """Write the statistics of the train part, and beside them the extractor where it was fitted to images."""
         if file.suffix != ".safetensors" or file.is_dir():
             raise UserError(f"statistics is {file}: give a file that ends in .safetensors")
-        shape = " ".join(map(str, self.train.data_shape))
         if isinstance(self.extractor, ClassifierExtractor | PCAExtractor):
             self.extractor.save(extractor_file(file))
-        _saved(self.extractor, self.train, {"data_shape": shape}).save(file)
-
-
-def _saved(extractor: Extractor, found: FeatureSet, extra: dict[str, str | int | float]) -> SavedStatistics:
-    return SavedStatistics(
-        found.moments,
-        extractor.name,
-        extractor.hash,
-        found.name,
-        found.hash,
-        extractor.resize,
-        found.kept,
-        found.labels,
-        extra,
-    )
+        save_statistics(file, self.train, self.extractor)
 
 
 def _range_of(seeds: np.ndarray | None) -> tuple[int, int]:
@@ -168,7 +160,7 @@ def make_references(
                 features = _features(extractor, stream)
                 named = f"{data.name} ({name})"
                 found = FeatureSet(named, data.fingerprint, Moments.of(features), features, labels=data.labels)
-                _saved(extractor, found, {}).save(place / f"{name}.safetensors")
+                save_statistics(place / f"{name}.safetensors", found, extractor)
         write_json(place / "judge.json", about)
 
     if options.check and options.extractor != "pca" and train.labels is not None:
@@ -204,8 +196,8 @@ def read_references(folder: Path, download: bool = False) -> Reference:
     else:
         extractor = load_extractor(folder / "extractor.safetensors")
     train, test = (folder / f"{name}.safetensors" for name in ("train", "test"))
-    saved = of_saved(SavedStatistics.load(train))
-    held_out = of_saved(SavedStatistics.load(test)).features if test.is_file() else None
+    saved = read_statistics(train)
+    held_out = read_statistics(test).features if test.is_file() else None
     other = None if saved.measured_with(extractor) else saved.extractor
     return Reference(extractor, saved.features, held_out, measured_with=other, accuracy=about["accuracy"])
 
@@ -262,8 +254,8 @@ def measure_reference(bench: Bench, given: Given, held_out: Given | None) -> Ref
             extractor = _matching(bench, found, extractor_file(path))
             other = None if found.measured_with(extractor) else found.extractor
             return _checked(bench, Reference(extractor, found.features, measured_with=other), held_out)
-    train, own = open_reference(given, bench.options.sampling)
-    aside = open_reference(held_out, bench.options.sampling)[0] if held_out is not None else own
+    train, own = open_reference(given, bench.options)
+    aside = open_reference(held_out, bench.options)[0] if held_out is not None else own
     extractor = _extractor(bench, train)
     sets = [bench.features(part, extractor, "reference") for part in (train, aside) if part is not None]
     return Reference(extractor, sets[0], sets[1] if len(sets) > 1 else None)
@@ -283,7 +275,7 @@ def _checked(bench: Bench, found: Reference, held_out: Given | None) -> Referenc
     if found.train.kept is None:
         notes += ("the reference holds moments only: figures that need its features are left out",)
     if held_out is not None:
-        opened = open_reference(held_out, bench.options.sampling)[0]
+        opened = open_reference(held_out, bench.options)[0]
         found = replace(found, held_out=bench.features(opened, found.extractor, "held-out images"))
     return replace(found, notes=notes)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,89 +22,16 @@ from sims.denoiser import device_of
 from sims.errors import UserError
 from sims.files import digest
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
-from sims.metrics.extractors import Extractor
-from sims.metrics.foreign import EXTRACTORS, read_foreign_statistics
-from sims.metrics.statistics import SavedStatistics
 from sims.model import Model, load
-from sims.scoring.features import FeatureSet
+from sims.scoring.options import ScoreOptions
+from sims.scoring.statistics import Statistics, is_statistics, read_statistics
 from sims.seeds import seed_range
 
 Given = Model | Dataset | str | Path
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Moments (perhaps features) measured earlier, and the extractor they were measured with."""
-
-    features: FeatureSet
-    extractor_name: str
-    extractor_hash: str | None  # None: a foreign file, which does not say
-
-    @property
-    def extractor(self) -> str:
-        """What they were measured with, in words."""
-        return f"{self.extractor_name} ({self.extractor_hash or 'hash unknown'})"
-
-    def measured_with(self, extractor: Extractor) -> bool:
-        """Whether this is the extractor, as far as the file says."""
-        if self.extractor_hash is None:
-            return self.extractor_name == extractor.name
-        return self.extractor_hash == extractor.hash
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a model is sampled, or a set of samples divided."""
-
-    draws: int | None = None
-    samples: int = 5_000
-    seed: int = 0
-    batch_size: int = 500
-    limit: int | None = None
-    source: SourceOptions = stream.AS_THEY_ARE
-    vae: Path | None = None
-
-
-def is_statistics(path: Path) -> bool:
-    """Whether a file holds statistics rather than samples."""
-    if path.suffix in (".safetensors", ".pkl"):
-        return path.is_file()
-    if path.suffix != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return {"mu.npy", "sigma.npy"} <= set(archive.namelist())
-
-
-def read_statistics(path: Path, extractor: str = "auto") -> Statistics:
-    """A statistics file of this project, of EDM (npz with mu and sigma) or of EDM2 (pkl; nothing in it is executed).
-
-    The name of an extractor picks among those that a pkl has.
-    """
-    if path.suffix == ".safetensors":
-        return of_saved(SavedStatistics.load(path))
-    metrics = [metric for metric, name in EXTRACTORS.items() if extractor.startswith(name)]
-    found = read_foreign_statistics(path, metrics[0] if metrics else None)
-    return Statistics(FeatureSet(path.name, found.hash, found.moments, format="statistics"), found.extractor, None)
-
-
-def of_saved(found: SavedStatistics) -> Statistics:
-    """Statistics of this project as features."""
-    kept, positions = found.features, None if found.features is None else np.arange(len(found.features))
-    features = FeatureSet(
-        found.dataset_name,
-        found.dataset_fingerprint[:16],
-        found.moments,
-        kept,
-        positions,
-        found.labels,
-        format="statistics",
-        data_shape=tuple(int(size) for size in str(found.extra.get("data_shape", "")).split()),
-    )
-    return Statistics(features, found.extractor_name, found.extractor_hash)
-
-
 def open_subject(
-    given: Given, how: Sampling, device: torch.device | str = "cpu", extractor: str = "auto"
+    given: Given, how: ScoreOptions, device: torch.device | str = "cpu", extractor: str = "auto"
 ) -> list[Stream] | Statistics:
     """The independent draws of what is to be scored; UserError for whatever cannot be.
 
@@ -133,7 +59,7 @@ def open_subject(
     return [stream.of_pictures(_some(found, part), how.source) for part in chosen]
 
 
-def open_reference(given: str | Path | Dataset, how: Sampling) -> tuple[Stream, Stream | None]:
+def open_reference(given: str | Path | Dataset, how: ScoreOptions) -> tuple[Stream, Stream | None]:
     """All images of a reference (its train part, where it has parts), and its own held-out part where it has one."""
     if isinstance(given, Dataset):
         return stream.of_dataset(given), None
@@ -159,7 +85,7 @@ def _pair(train: Dataset, test: Dataset, loaded: SourceOptions) -> tuple[Stream,
     return stream.of_dataset(named[0], loaded), stream.of_dataset(named[1], loaded)
 
 
-def _pictures(given: str | Path, how: Sampling) -> Pictures | None:
+def _pictures(given: str | Path, how: ScoreOptions) -> Pictures | None:
     """The encoded pictures at a path; None for what is read as arrays."""
     if str(given) in sources.BUILT_IN:
         return None
@@ -191,7 +117,7 @@ def in_order_of_chance(seeds: np.ndarray | None, labels: Sequence[int] | np.ndar
     return not (found[0] < found[-1] and (np.diff(found) >= 0).all())
 
 
-def _chosen(count: int, how: Sampling, name: str, by_chance: bool) -> list[np.ndarray]:
+def _chosen(count: int, how: ScoreOptions, name: str, by_chance: bool) -> list[np.ndarray]:
     """Which samples of a set make up each draw."""
     if how.limit is not None and how.limit < 2:
         raise UserError(f"limit is {how.limit}: at least 2 samples are needed, thousands are useful")
@@ -222,7 +148,7 @@ def _some(found: Pictures, chosen: Sequence[int] | np.ndarray) -> Pictures:
     return replace(found, names=names, read=lambda i: found.read(int(chosen[i])), labels=labels)
 
 
-def _draws_of_dataset(data: Dataset, how: Sampling, loaded: SourceOptions = stream.AS_THEY_ARE) -> list[Stream]:
+def _draws_of_dataset(data: Dataset, how: ScoreOptions, loaded: SourceOptions = stream.AS_THEY_ARE) -> list[Stream]:
     parts = _chosen(len(data), how, data.name, in_order_of_chance(data.columns.get("seed"), data.labels))
     chosen = [data if len(part) == len(data) else data.subset(part) for part in parts]
     pixels = how.vae is None or data.codec.kind == "pixels"
@@ -249,23 +175,23 @@ def decoded(latents: Stream, decoder: Autoencoder) -> Stream:
     )
 
 
-def _draws_of_model(model: Model, name: str, how: Sampling) -> list[Stream]:
+def _draws_of_model(model: Model, name: str, how: ScoreOptions) -> list[Stream]:
     if how.vae is not None:
         model = replace(model, codec=with_vae(model.codec, how.vae, model.data_shape))
     decoder = open_vae(model.codec, device_of(model.denoiser)) if has_vae(model.codec) else None
     codec, shape = model.codec, tuple(model.data_shape)
     draws = 5 if how.draws is None else how.draws
     seeds = seed_range("evaluation", how.seed, draws * how.samples)
-    key = digest(model.hash, to_dict(model.sampler), how.batch_size, *([decoder.hash] if decoder else []))
+    key = digest(model.hash, to_dict(model.sampler), how.sample_batch, *([decoder.hash] if decoder else []))
     if decoder:
         codec, shape = UINT8, decoder.pixel_shape(shape)
     shown = decoder.pixels if decoder else None
 
     def sample(part: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return model.sample_labelled(part, batch_size=how.batch_size)
+        return model.sample_labelled(part, batch_size=how.sample_batch)
 
     parts = [seeds[draw * how.samples : (draw + 1) * how.samples] for draw in range(draws)]
     return [
-        stream.of_samples(name, sample, codec, part, shape, key, model.class_names, how.batch_size, shown)
+        stream.of_samples(name, sample, codec, part, shape, key, model.class_names, how.sample_batch, shown)
         for part in parts
     ]

@@ -19,8 +19,9 @@ from sims.scoring.figures import METRICS, Settings, facts, figures, over_draws
 from sims.scoring.floors import FloorSets, floor_sets
 from sims.scoring.options import ScoreOptions
 from sims.scoring.reference import FITTED, AnyExtractor, Bench, Given, Progress, Reference, measure_reference
+from sims.scoring.statistics import Statistics
 from sims.scoring.subjects import Given as Samples
-from sims.scoring.subjects import Statistics, open_subject
+from sims.scoring.subjects import open_subject
 
 CACHE = "runs/cache"
 ENOUGH = 2  # samples per feature in the smallest part of an extrapolation
@@ -71,7 +72,7 @@ class Suite:
     def score(self, given: Samples) -> Score:
         """All figures of a model or a set of samples. UserError where they cannot be compared with the reference."""
         e, name = self.reference.extractor, str(given) if isinstance(given, str | Path) else getattr(given, "name", "")
-        opened = open_subject(given, self.options.sampling, self.accelerator.device, e.name)
+        opened = open_subject(given, self.options, self.accelerator.device, e.name)
         if isinstance(opened, Statistics):
             if not opened.measured_with(e):
                 raise UserError(

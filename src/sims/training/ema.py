@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,13 +22,8 @@ def ema_decay(batch: int, seen: int, halflife: float, rampup: float) -> float:
     return 0.5 ** (batch / max(effective, 1e-8))
 
 
-def relative_width(gamma: float) -> float:
-    """sigma_rel of the profile tau^gamma on [0, t]: its standard deviation over t (Karras et al. 2024, section 3.1)."""
-    return math.sqrt((gamma + 1) / (gamma + 3)) / (gamma + 2)
-
-
 def power_exponent(sigma_rel: float) -> float:
-    """The exponent gamma >= 0 whose profile has this width: the inverse of ``relative_width``.
+    """The exponent gamma >= 0 of the profile tau^gamma on [0, t] whose standard deviation is sigma_rel t.
 
     Errors: UserError outside 0 < sigma_rel <= 0.2887, the width of the plain average.
     """

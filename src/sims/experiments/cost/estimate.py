@@ -21,7 +21,7 @@ from sims.metrics.pretrained import NAMES
 from sims.model import Model
 from sims.runs.work import Sampling, Training, Work
 from sims.sampling import nfe
-from sims.scoring.fitting import FIT_VALUES
+from sims.scoring.extractor_fitting import FIT_VALUES
 from sims.training.base import new_model
 
 STARTED = time.process_time()  # seconds that the imports took, mostly

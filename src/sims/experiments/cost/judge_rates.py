@@ -16,8 +16,8 @@ from sims.metrics.copies import nearest_distances
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract
 from sims.metrics.frechet import Moments
 from sims.metrics.pretrained import get_extractor
+from sims.scoring.extractor_fitting import fitted_kind
 from sims.scoring.features import FeatureSet, Neighbours
-from sims.scoring.fitting import fitted_kind
 from sims.scoring.judge import MODEL_SPACE, Draw, Judge
 from sims.scoring.options import EvaluationOptions
 from sims.scoring.reference import Reference

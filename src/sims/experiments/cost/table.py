@@ -50,11 +50,6 @@ class Estimate:
         """Seconds of the whole job."""
         return sum(map(self.seconds, self.work))
 
-    @property
-    def peak(self) -> int:
-        """Bytes of one process, at most."""
-        return max(self.memory.values())
-
     def __str__(self) -> str:
         shape = "x".join(map(str, self.data.shape))
         classes = f"{self.data.num_classes} classes" if self.data.num_classes else "no classes"

@@ -12,7 +12,7 @@ from sims.config import nearest
 from sims.errors import UserError
 from sims.experiments.improve.trusted import LEAST
 from sims.experiments.loop.remedies import EQUAL, REMEDIES, STANDARD, STEPS, is_guided
-from sims.experiments.loop.schedule import CountOptions, Kind, resolve
+from sims.experiments.loop.schedule import CountOptions, Kind, schedule
 from sims.experiments.options import BaseOptions, CommonOptions, DataOptions, in_order
 from sims.methods import METHODS, Fixed
 from sims.methods.neon import NEON
@@ -59,6 +59,7 @@ class RepeatedOptions(CommonOptions):
     base: BaseOptions = field(default_factory=lambda: BaseOptions(snapshots=()))
     """Training of every generation's model."""
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    """How every model is sampled."""
     auxiliary: AuxiliarySettings = field(default_factory=lambda: AuxiliarySettings(budgets=(128_000,)))
     """The network that guided remedies steer away from; one budget."""
     evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(draws=1))
@@ -116,7 +117,7 @@ class LoopOptions(RepeatedOptions):
         _check_strengths("strengths", self.strengths)
         if self.selection_generations < 1:
             raise UserError(f"selection_generations is {self.selection_generations}: at least 1 is needed")
-        resolve(self.kind, self.counts, self.generations)  # numbers that no data set could meet
+        schedule(self.kind, self.counts, self.generations)  # numbers that no data set could meet
         if STEPS in self.remedies and not self.is_toy:
             raise UserError(f"remedy {STEPS!r} is for the data {' and '.join(TOYS)}, not for {self.data.path}")
         if self.affine and not self.is_toy:

@@ -71,8 +71,8 @@ class CountOptions:
             raise UserError(f"counts.shares and counts.{given[0]} are both given: give the shares or the numbers")
 
 
-def resolve(kind: Kind, options: CountOptions, generations: int, available: int | None = None) -> CountOptions:
-    """The options with every number settled: ``real``, ``synthetic`` and ``fresh`` are no longer None.
+def schedule(kind: Kind, options: CountOptions, generations: int, available: int | None = None) -> Plan:
+    """The training sets of generations 0 ... T, checked before anything is computed.
 
     available  number of real samples there are; None where any number can be drawn (the 2-D toys)
 
@@ -86,37 +86,7 @@ def resolve(kind: Kind, options: CountOptions, generations: int, available: int 
         raise UserError(f"counts.total and counts.shares are for kind counts, not for {kind}: leave them out")
     if kind not in ("fresh", "counts") and options.fresh:
         raise UserError(f"counts.fresh is {options.fresh}, and a loop of kind {kind} takes no fresh data: leave it out")
-    if options.shares:
-        assert options.total is not None
-        real, synthetic = (round(options.total * share) for share in options.shares[:2])
-        fresh = options.total - real - synthetic
-    else:
-        real, synthetic, fresh = _defaults(kind, options, generations, available)
-        if options.total is not None and real + synthetic + fresh != options.total:
-            raise UserError(
-                f"counts.real {real:,}, counts.synthetic {synthetic:,} and counts.fresh {fresh:,} add up to "
-                f"{real + synthetic + fresh:,}, not to counts.total {options.total:,}: correct one of them"
-            )
-    found = CountOptions(real, synthetic, fresh)
-    _check(kind, found, generations, available)
-    return found
-
-
-def _defaults(kind: Kind, options: CountOptions, generations: int, available: int | None) -> tuple[int, int, int]:
-    everything = TOY_REAL if available is None else available
-    new = options.fresh if options.fresh is not None else 0
-    if kind == "fresh":
-        share = everything if available is None else everything // (generations + 1)
-        real = options.real if options.real is not None else share
-        new = options.fresh if options.fresh is not None else real
-    else:
-        rest = everything - (0 if available is None else generations * new)
-        real = options.real if options.real is not None else max(0, rest)
-    return real, options.synthetic if options.synthetic is not None else real, new
-
-
-def _check(kind: Kind, found: CountOptions, generations: int, available: int | None) -> None:
-    real, synthetic, fresh = found.real or 0, found.synthetic or 0, found.fresh or 0
+    real, synthetic, fresh = _numbers(kind, options, generations, available)
     if real < 2:
         raise UserError(f"counts.real is {real}: generation 0 is trained on real data, at least 2 samples are needed")
     if kind == "fresh" and fresh < 1:
@@ -132,26 +102,34 @@ def _check(kind: Kind, found: CountOptions, generations: int, available: int | N
             f"{real:,} real{more} = {needed:,} real samples are needed, and there are {available:,}: "
             "lower counts.real" + (", counts.fresh or generations" if fresh else "")
         )
+    plan = [Counts(real)]
+    for generation in range(1, generations + 1):
+        earlier = range(generation) if kind == "accumulate" else range(generation - 1, generation)
+        fixed = 0 if kind in ("fully-synthetic", "fresh") else real
+        plan.append(Counts(fixed, fresh, dict.fromkeys(earlier, synthetic)))
+    return tuple(plan)
 
 
-def _counts(kind: Kind, settled: CountOptions, generation: int) -> Counts:
-    real, synthetic, fresh = settled.real or 0, settled.synthetic or 0, settled.fresh or 0
-    if generation == 0:
-        return Counts(real)
-    last = {generation - 1: synthetic}
-    if kind == "fully-synthetic":
-        return Counts(0, 0, last)
-    if kind == "accumulate":
-        return Counts(real, 0, dict.fromkeys(range(generation), synthetic))
-    if kind == "fresh":
-        return Counts(0, fresh, last)
-    return Counts(real, fresh if kind == "counts" else 0, last)
-
-
-def schedule(kind: Kind, options: CountOptions, generations: int, available: int | None = None) -> Plan:
-    """The training sets of generations 0 ... T, checked before anything is computed; UserError as ``resolve``."""
-    settled = resolve(kind, options, generations, available)
-    return tuple(_counts(kind, settled, generation) for generation in range(generations + 1))
+def _numbers(kind: Kind, options: CountOptions, generations: int, available: int | None) -> tuple[int, int, int]:
+    """Real samples, samples passed on, and fresh samples a generation."""
+    if options.shares and options.total is not None:
+        real, synthetic = (round(options.total * share) for share in options.shares[:2])
+        return real, synthetic, options.total - real - synthetic
+    fresh = options.fresh or 0
+    if options.real is not None:
+        real = options.real
+    elif available is None:
+        real = TOY_REAL
+    else:
+        real = available // (generations + 1) if kind == "fresh" else max(0, available - generations * fresh)
+    fresh = real if kind == "fresh" and options.fresh is None else fresh
+    synthetic = real if options.synthetic is None else options.synthetic
+    if options.total is not None and real + synthetic + fresh != options.total:
+        raise UserError(
+            f"counts.real {real:,}, counts.synthetic {synthetic:,} and counts.fresh {fresh:,} add up to "
+            f"{real + synthetic + fresh:,}, not to counts.total {options.total:,}: correct one of them"
+        )
+    return real, synthetic, fresh
 
 
 def passed_on(plan: Plan, generation: int) -> int:

@@ -25,7 +25,7 @@ from sims.errors import UserError
 from sims.files import digest, read_json
 from sims.metrics.extractors import ClassifierExtractor
 from sims.metrics.proportions import check_confusion, confusion
-from sims.metrics.statistics import read_tensors
+from sims.metrics.saved import read_tensors
 from sims.seeds import derive_seed
 from sims.training.classifier import train_classifier
 

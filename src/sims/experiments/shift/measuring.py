@@ -18,7 +18,7 @@ from sims.files import digest
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.precision_recall import manifolds
 from sims.metrics.proportions import distances_to, proportions, weighted_moments, weights_to
-from sims.metrics.statistics import read_tensors, write_tensors
+from sims.metrics.saved import read_tensors, write_tensors
 from sims.processes import agree
 from sims.results.common import FigureFacts
 from sims.results.scores import ScoreFigure, ScoreRow

@@ -1,0 +1,39 @@
+"""The package's safetensors files of features, statistics and extractors: arrays with a JSON header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from sims.config import JSON
+from sims.errors import UserError
+from sims.files import write_atomic
+from sims.metrics.arrays import Array
+
+
+def write_tensors(path: Path | str, arrays: Mapping[str, Array | Tensor], header: Mapping[str, JSON]) -> None:
+    """Write arrays and a JSON header to a safetensors file, atomically; ``read_tensors`` reads it."""
+    tensors = {name: torch.as_tensor(np.asarray(array)).contiguous() for name, array in arrays.items()}
+    write_atomic(Path(path), save(tensors, metadata={"sims": json.dumps(header, sort_keys=True)}))
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the JSON header of one of this package's safetensors files; UserError where it is damaged."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} does not exist; make it first or give another path.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("sims", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file ({error}); make it again.") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path} was not written by sims (no header); give the right file.")
+    return tensors, header
