@@ -23,8 +23,8 @@ from typing import Any
 
 from common import result_of
 from sims.metrics.intervals import paired_ratio_interval, t_interval
-from sims.results.files import to_json
 from sims.results.improve import ImproveResult
+from sims.results.summaries import to_json
 
 BEDS = {"digits-5k": "digits", "digits-20k": "digits-20k", "cifar10-8x8": "cifar10-8x8"}
 LIMITS = {"digits-5k": (-25, 5), "digits-20k": (-25, 5), "cifar10-8x8": (-35, 0)}

@@ -21,8 +21,8 @@ from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.metrics.intervals import t_interval
 from sims.results.common import Row
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 
 
 def machine() -> str:

@@ -38,8 +38,8 @@ from sims.data.sources import load
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.training.base import new_model
-from sims.training.loop import Trainer, TrainOptions
-from sims.training.noise import DataOrder
+from sims.training.trainer import Trainer, TrainOptions
+from sims.training.training_noise import DataOrder
 
 BATCH = 256
 FILES = 3_000  # pictures in the folder

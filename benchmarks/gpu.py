@@ -36,10 +36,10 @@ from sims.experiments.options import ImproveOptions
 from sims.guidance import CacheRule, Extrapolate
 from sims.model import Model
 from sims.networks.options import NetworkOptions
-from sims.results.files import to_json
+from sims.results.summaries import to_json
 from sims.sampling import SamplerOptions, nfe, sample_seeds
 from sims.training.base import new_model
-from sims.training.loop import Trainer, TrainOptions
+from sims.training.trainer import Trainer, TrainOptions
 
 TINY_JOB = {
     "methods": ["base", "sims"],

@@ -26,16 +26,11 @@ SHARED_NAMES = ("__init__", "options")  # a module of each package may have thes
 #: Where a word that is the name of a method is something else: (file, word) -> what.
 OTHER_THINGS = {
     ("api.py", "base"): "the table of options, and of a model that no method made",
-    ("commands/inspect.py", "base"): "a child of a model directory",
     ("experiments/base_model.py", "base"): "its table of options, its folder, and the purpose of its seeds",
     ("experiments/improve/rounds.py", "base"): "the purpose that seeds of the base's training come from",
-    ("metrics/extractors.py", "sims"): "a key of a file's header: the package",
-    ("metrics/statistics.py", "sims"): "a key of a file's header",
     ("metrics/weights.py", "sims"): "a folder of the package's own",
     ("report/svg.py", "sims"): "the salt of the names within a picture",
     ("runs/directory.py", "sims"): "the program",
-    ("scoring/features.py", "sims"): "a key of a file's header",
-    ("scoring/judge.py", "sims"): "a key of a file's header",
 }
 
 
@@ -139,7 +134,8 @@ def _imported(path: Path, modules: set[str]) -> Iterator[str]:
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom):
             for alias in node.names:  # a module of a package, or a name of a module
-                yield from {f"{node.module}.{alias.name}", str(node.module)} & modules
+                inner = f"{node.module}.{alias.name}"
+                yield from {inner if inner in modules else str(node.module)} & modules
 
 
 def _running(tree: ast.Module) -> Iterator[ast.stmt]:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sims.results.files import read_result
+from sims.results.summaries import read_result
 
 OFTEN = shlex.split(
     "--base.train.checkpoint-seconds 0.2 --auxiliary.train.checkpoint-seconds 0.2 "

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 from common import figure, save
-from sims.results.files import read_result, to_json
 from sims.results.loop import LoopResult, Verdicts
+from sims.results.summaries import read_result, to_json
 
 
 def verdict(result: LoopResult) -> list[str]:

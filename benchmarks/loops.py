@@ -26,8 +26,8 @@ from sims.experiments.loop.point_loop import GROUP
 from sims.experiments.loop.remedies import EQUAL, STANDARD, arm_of
 from sims.experiments.loop.replica_group import ReplicaGroup
 from sims.methods.sims import SIMS
-from sims.results.files import to_json
 from sims.results.loop import LoopResult
+from sims.results.summaries import to_json
 
 RESULTS = Path(__file__).parent / "results"
 ARMS = (arm_of(STANDARD), arm_of(EQUAL), arm_of(SIMS.name, 1.5))

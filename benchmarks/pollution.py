@@ -21,8 +21,8 @@ from pathlib import Path
 from common import figure, save
 from sims.methods.sims import SIMS
 from sims.results.common import Interval
-from sims.results.files import read_result, to_json
 from sims.results.loop import PollutionResult
+from sims.results.summaries import read_result, to_json
 
 BEDS = {
     "digits": "--auxiliary.budgets 128000 --strengths 0.5,1,1.5,2,2.5,3,4,5",

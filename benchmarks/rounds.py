@@ -14,7 +14,7 @@ from pathlib import Path
 from common import improved, save
 from sims.cli import parse
 from sims.methods import BASE, HEIR, LEADER
-from sims.results.files import to_json
+from sims.results.summaries import to_json
 
 
 def main() -> None:

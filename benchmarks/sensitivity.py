@@ -19,7 +19,7 @@ from common import flat, improved, save
 from sims.experiments.options import ImproveOptions
 from sims.methods.auxiliary import AuxiliarySettings
 from sims.scoring.options import EvaluationOptions
-from sims.training.loop import TrainOptions
+from sims.training.trainer import TrainOptions
 
 SAMPLES = (500, 2_000, 10_000, 40_000)
 RATES = (1e-4, 3e-4, 1e-3, 3e-3)

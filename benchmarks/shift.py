@@ -35,8 +35,8 @@ from sims.experiments.shift.measuring import HELD_OUT
 from sims.experiments.shift.measuring import TRAIN as FD
 from sims.methods import BASE, DISTILLED
 from sims.results.common import Reproduction, Stage
-from sims.results.files import read_result, to_json
 from sims.results.shift import STEERED, ShiftResult
+from sims.results.summaries import read_result, to_json
 
 PARITY = "parity:even=0+2+4+6+8/odd=1+3+5+7+9"
 LOOP = "loop:loop=0+6+8+9/open=1+2+3+4+5+7"

@@ -33,7 +33,7 @@ from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
 from sims.sampling import SamplerOptions, nfe, sample_seeds
 from sims.training.arithmetic import has_bf16
-from sims.training.loop import Trainer, TrainOptions
+from sims.training.trainer import Trainer, TrainOptions
 from throughput_peers import PEERS, SIDE, Peer, Work
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}

@@ -24,7 +24,7 @@ from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.training.arithmetic import has_bf16
 from sims.training.base import new_model
-from sims.training.loop import Trainer, TrainOptions
+from sims.training.trainer import Trainer, TrainOptions
 
 
 def bare(model: Model, x: torch.Tensor, options: TrainOptions, steps: int, bf16: bool) -> float:

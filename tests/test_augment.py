@@ -33,8 +33,8 @@ from sims.training.augment import (
     transform,
     wavelet,
 )
-from sims.training.loop import Trainer, TrainOptions
-from sims.training.noise import TrainingNoise
+from sims.training.trainer import Trainer, TrainOptions
+from sims.training.training_noise import TrainingNoise
 
 NAMES = ("xflip", "yflip", "scale", "rotation", "angle", "amount", "right", "down")
 EXACT = 2e-5  # float32 coordinates of up to 100 fine samples, times the steepest slope of white noise

@@ -13,9 +13,9 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import train_test_split
 
 from sims.errors import UserError
-from sims.metrics.classifier import ConvClassifier
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract, load_extractor
 from sims.metrics.frechet import Moments, frechet_distance
+from sims.metrics.small_classifier import ConvClassifier
 from sims.training.classifier import _shifted, train_classifier
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -21,11 +21,11 @@ from sims.files import write_json
 from sims.model import Model, load, reinitialized
 from sims.networks.options import NetworkOptions
 from sims.results.common import Data
-from sims.results.files import to_json
 from sims.results.loop import PollutionResult
+from sims.results.summaries import to_json
 from sims.sampling import SamplerOptions
 from sims.training.base import new_model
-from sims.training.loop import Trainer
+from sims.training.trainer import Trainer
 from tiny import TRAIN, Say
 
 

@@ -28,7 +28,7 @@ from sims.data.mapped import Rows
 from sims.data.pictures import SourceOptions, encode_png
 from sims.data.sources import load, load_pair
 from sims.errors import UserError
-from sims.training.loop import Trainer, TrainOptions
+from sims.training.trainer import Trainer, TrainOptions
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (60, 3, 8, 8), dtype=np.uint8)
 
@@ -181,7 +181,7 @@ def test_memory_stays_small(tmp_path: Path) -> None:
     code = f"""
 import numpy as np, sklearn.model_selection, torch
 from sims.data.sources import load_pair
-from sims.training.noise import DataOrder
+from sims.training.training_noise import DataOrder
 file = {str(tmp_path / "big.npy")!r}
 np.lib.format.open_memmap(file, "w+", np.uint8, (50_000, 3, 32, 32)).flush()
 with open("/proc/self/status") as status:
@@ -273,7 +273,7 @@ def test_parquet_keeps_few_row_groups_in_memory(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     for i in range(2):
         pq.write_table(table(PIXELS[30 * i : 30 * i + 30]), tmp_path / f"{i}.parquet", row_group_size=5)
-    found = readers.open_paths([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+    found = readers.open_source(tmp_path).train
     assert isinstance(found, readers.Pictures) and len(found.names) == 60 and not read
     assert found.names[31] == "1.parquet row 1" and found.names[29:31] == ["0.parquet row 29", "1.parquet row 0"]
     with pytest.raises(IndexError):

@@ -21,7 +21,7 @@ from sims.guidance import CacheRule, Extrapolate
 from sims.methods.guided import extrapolate_weights
 from sims.model import Model
 from sims.sampling import sample
-from sims.training.loop import Trainer, TrainOptions
+from sims.training.trainer import Trainer, TrainOptions
 
 diffusers = pytest.importorskip("diffusers", reason="needs the package diffusers: pip install '.[diffusers]'")
 

@@ -24,8 +24,8 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.model import load
 from sims.training.ema import WIDEST, PowerEMA, power_decay, power_exponent
-from sims.training.loop import Trained, Trainer, TrainOptions
 from sims.training.posthoc import combination, inner_products, reconstruct, stored_averages
+from sims.training.trainer import Trained, Trainer, TrainOptions
 
 POWER = TrainOptions(batch=32, warmup=64, ema="power", ema_every=160, checkpoint_seconds=0.0)
 OFTEN = replace(POWER, ema_every=96, checkpoint_seconds=1e9)

@@ -31,7 +31,7 @@ from sims.experiments.data import same_data
 from sims.files import read_json, write_json
 from sims.model import load as load_model
 from sims.runs.directory import Run
-from sims.training.loop import Trainer
+from sims.training.trainer import Trainer
 
 FEW = [*tiny.PCA, "--methods", "base,sims", "--base.images", "2560", "--evaluation.draws", "1"]
 

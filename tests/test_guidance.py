@@ -315,6 +315,14 @@ def test_levels_that_repeat_share_one_computation() -> None:
     assert [step.scale for step in steps] == [1.0] * 5
 
 
+def test_a_pilot_is_what_a_recorder_records() -> None:
+    guided = Extrapolate(mixture(), mixture(0.2, 1.4), 1.0, cache=RULE.with_refreshes(2))  # its own rule plays no part
+    assert CacheRule.from_pilot(guided, range(64), SamplerOptions(), RULE.refreshes, sigma_data=1.0) == RULE
+    assert CacheRule.from_pilot(guided, range(4)).sigma_data == 0.5
+    with pytest.raises(UserError, match="one correction per level"):
+        CacheRule.from_pilot(guided.limited((1e3, 1e4)), range(4))
+
+
 def test_a_rule_survives_json_bit_for_bit() -> None:
     again = CacheRule.from_json(json.loads(json.dumps(RULE.to_json())))
     assert again == RULE

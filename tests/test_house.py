@@ -23,46 +23,35 @@ def house() -> ModuleType:
     return module
 
 
-#: What is above its limit for now; the reason says how far the rest of the house is.
-REBUILT = pytest.mark.xfail(strict=False, reason="parts of the house are being rebuilt")
-
-
-@REBUILT
+@pytest.mark.xfail(reason="the schema of results, the door and what a rule of guidance says of itself came to it")
 def test_the_package_is_no_larger_than_it_needs_to_be(house: ModuleType) -> None:
     assert sum(house.lines().values()) <= house.LINES
 
 
-@REBUILT
 def test_tables_have_types(house: ModuleType) -> None:
     assert len(house.tables()) <= house.TABLES, [str(place) for place in house.tables()]
 
 
-@REBUILT
 def test_methods_are_asked_for_their_facts_and_not_for_their_names(house: ModuleType) -> None:
     assert len(house.method_names()) <= house.NAMES, [str(place) for place in house.method_names()]
 
 
-@REBUILT
 def test_files_are_short(house: ModuleType) -> None:
     assert not {name: size for name, size in house.lines().items() if size > house.FILE}
 
 
-@REBUILT
 def test_functions_are_short(house: ModuleType) -> None:
     assert not {name: size for name, size in house.functions().items() if size > house.FUNCTION}
 
 
-@REBUILT
 def test_no_two_modules_have_one_name(house: ModuleType) -> None:
     assert not house.same_names()
 
 
-@REBUILT
 def test_modules_do_not_import_each_other_in_circles(house: ModuleType) -> None:
     assert not house.circles()
 
 
-@REBUILT
 def test_words_that_mean_something_else_occur(house: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(house, "OTHER_THINGS", {})
     there = {(place.file, ast.literal_eval(place.what)) for place in house.method_names()}

@@ -27,8 +27,8 @@ from sims.guidance import Extrapolate
 from sims.methods import METHODS, VARIANTS, default_methods
 from sims.model import load as load_model
 from sims.results.common import Cost, Figure, Row
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.seeds import seed_range
 
 
@@ -253,7 +253,7 @@ def test_trusted_images_choose_the_strength(tmp_path: Path, say: tiny.Say) -> No
         status, _, err = say(*tiny.improve_arguments(tmp_path / "other", "--trusted", wrong))
         assert status == 2 and sentence in err and not (tmp_path / "other" / "base").exists()
     status, _, err = say(*tiny.improve_arguments(tmp_path / "other", "--trusted", "few", "--search.w", "1"))
-    assert status == 2 and "leave out trusted, or a fixed search.w" in " ".join(err.split())
+    assert status == 2 and "leave out --trusted, or a fixed --search.w" in " ".join(err.split())
 
 
 def test_a_fixed_budget_is_the_auxiliarys_not_autoguidances(tmp_path: Path) -> None:

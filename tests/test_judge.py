@@ -27,9 +27,9 @@ from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.kernel import kernel_distance
 from sims.metrics.precision_recall import manifold
 from sims.results.common import FigureFacts
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
 from sims.results.scores import ScoreFigure, ScoreRow
+from sims.results.summaries import read_result
 from sims.scoring import figures as figures_module
 from sims.scoring.figures import METRICS, Metric, run_figures
 from sims.scoring.judge import Draw, Judge, load_judge

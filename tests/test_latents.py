@@ -234,7 +234,7 @@ def test_bad_input(network: Path, pictures: Path, vae: Path, tmp_path: Path, say
     known = Model(known.denoiser, with_vae(known.codec, vae, known.data_shape), known.sampler).save(tmp_path / "known")
     data = ["--data.path", pictures]
     for words, message in (
-        ([*data], "makes latents, and .* holds pictures: give the folder of the autoencoder as vae"),
+        ([*data], "makes latents, and .* holds pictures: give the folder of the autoencoder with --vae"),
         ([*data, "--vae", wide], "latents of 8 channels, and the model makes 4"),
         ([*data, "--vae", deep], r"become latents of shape \(4, 4, 4\), and .* makes \(4, 8, 8\)"),
         ([*data, "--vae", vae, "--data.source.size", 15], "multiples of 2; resize"),

@@ -85,7 +85,7 @@ def check_shell(block: Block) -> None:
             assert ours.startswith("sims "), f"{block.page}:{block.line}: nothing checks {command!r}"
             if "# refused:" not in ours:  # those of the pages that a test types
                 name, *words = shlex.split(ours, comments=True)[1:]
-                assert type(parse(name, words)) is COMMANDS[name][0]
+                assert type(parse(name, words)) is COMMANDS[name].options
 
 
 def check_python(block: Block) -> None:

@@ -24,11 +24,11 @@ from sims.experiments.cost.rates import Rate, Rates, measure_rates
 from sims.experiments.improve.job import improve
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.runs.work import Sampling, Training
 from sims.sampling import SamplerOptions
-from sims.training.loop import Trainer, TrainOptions
+from sims.training.trainer import Trainer, TrainOptions
 
 CPU = torch.device("cpu")
 MB = 1_000_000

@@ -24,7 +24,7 @@ from sims.results.common import Cost
 from sims.runs.directory import Run
 from sims.sampling import nfe
 from sims.training.base import train_base
-from sims.training.loop import Trainer, TrainOptions
+from sims.training.trainer import Trainer, TrainOptions
 
 FAST = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=1e9)
 AUXILIARY = AuxiliarySettings(samples=40, budgets=(64, 128), train=FAST)

@@ -23,8 +23,8 @@ from sims.networks import NETWORKS, DhariwalUNet, EDM2UNet, SongUNet
 from sims.networks.layers import Place, ResampleConv, attend, filter_kernel, plan, resample
 from sims.preconditioning import EDM2Precond, EDMPrecond, IDDPMPrecond, Preconditioned, VEPrecond, VPPrecond
 from sims.sampling import SamplerOptions, sample_seeds
-from sims.training.loop import Trainer, TrainOptions
 from sims.training.loss import denoising_loss
+from sims.training.trainer import Trainer, TrainOptions
 
 SMALL: dict[str, Any] = {"model_channels": 16, "channel_mult": [1, 2], "num_blocks": 1, "attn_resolutions": [4]}
 SONG = {"type": "song_unet", **SMALL}

@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from sims.errors import UserError
 from sims.metrics import efficientnet, pretrained, weights
-from sims.metrics.classifier import ConvClassifier
 from sims.metrics.custom import to_8_bit
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract
 from sims.metrics.pretrained import get_extractor, scaled_positions
+from sims.metrics.small_classifier import ConvClassifier
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 needs_transformers = pytest.mark.skipif(

@@ -34,7 +34,7 @@ from sims.errors import UserError
 from sims.experiments.options import ImproveOptions
 from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
-from sims.training.loop import Trainer, TrainOptions, read_trained
+from sims.training.trainer import Trainer, TrainOptions, read_trained
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
     pytest.skip("this PyTorch has no gloo, which processes on CPUs talk through", allow_module_level=True)

@@ -38,7 +38,7 @@ from sims.results.improve import ImproveResult
 from sims.runs.work import Leaves, Sampling, Training, Work, training_work
 from sims.sampling import SOLVERS, SamplerOptions, nfe
 from sims.training.base import new_model
-from sims.training.loop import TrainOptions
+from sims.training.trainer import TrainOptions
 from test_pretrained import ToyInception
 
 PUBLISHED = ("cifar10-edm", "ffhq64-edm", "imagenet64-edm2-s", "imagenet512-edm2-s")

@@ -26,7 +26,7 @@ from sims.results.common import Cost
 from sims.results.loop import Arm, LoopResult
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions, sample
-from sims.training import loop as training
+from sims.training import trainer as training
 
 TINY: dict[str, Any] = {
     "generations": 2,

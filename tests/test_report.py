@@ -20,15 +20,15 @@ from rich.console import Console
 from sims.errors import UserError
 from sims.methods import METHODS, looks_of
 from sims.report import closing_table, write_report
-from sims.report.figures import cache_levels
+from sims.report.improve_figures import cache_levels
 from sims.report.improve_page import change_interval
 from sims.report.numbers import count, duration, plus_minus, signed_percent
 from sims.report.page import render
 from sims.report.palette import SPARE, THEME, Palette
 from sims.report.strips import Pictures, read_pictures
 from sims.results.common import Comparison, Figure, Interval, Row
-from sims.results.files import read_result, to_json
 from sims.results.improve import CacheResult, ImproveResult
+from sims.results.summaries import read_result, to_json
 
 
 @pytest.fixture(scope="module")

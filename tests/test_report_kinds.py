@@ -31,7 +31,7 @@ from sims.report.palette import Palette
 from sims.report.strips import Pictures, read_pictures
 from sims.report.svg import Drawing, house_style
 from sims.results.common import Result
-from sims.results.files import from_json, read_result
+from sims.results.summaries import from_json, read_result
 
 PUBLISHED = Path(__file__).parent.parent / "benchmarks" / "results"
 NEVER_WRITTEN = {

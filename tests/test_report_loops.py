@@ -15,8 +15,8 @@ from sims.report.numbers import plus_minus
 from sims.report.page import render
 from sims.report.strips import Pictures, read_pictures
 from sims.results.common import Figure
-from sims.results.files import read_result
 from sims.results.loop import LoopResult, PollutionResult, Verdict, Verdicts
+from sims.results.summaries import read_result
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from sims.report.page import render
 from sims.report.shares import farthest
 from sims.report.strips import Pictures, read_pictures
 from sims.results.common import Figure
-from sims.results.files import read_result
 from sims.results.shift import STEERED, Bounded, Rejection, Shares, ShiftResult, ShiftRow
+from sims.results.summaries import read_result
 
 ALL = ["proportions", "table", "cost", "samples", "groups", "solver", "classifiers", "reproduce"]
 

@@ -15,9 +15,9 @@ import tiny
 from sims import processes
 from sims.data.sources import load_pair
 from sims.errors import UserError
-from sims.training.loop import Trainer, TrainOptions, read_trained
 from sims.training.posthoc import reconstruct
 from sims.training.sharding import local
+from sims.training.trainer import Trainer, TrainOptions, read_trained
 from test_processes import ENVIRONMENT, launched
 
 if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():

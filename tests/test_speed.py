@@ -22,9 +22,9 @@ from sims.guidance import Extrapolate
 from sims.model import load
 from sims.networks.layers import Resample, ResampleConv
 from sims.sampling import SamplerOptions, sample_seeds
-from sims.training import loop
+from sims.training import trainer as loop
 from sims.training.feed import Feed
-from sims.training.loop import Trained, Trainer, TrainOptions
+from sims.training.trainer import Trained, Trainer, TrainOptions
 
 FAST = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=0.0, precision="fp32")
 UNET: dict[str, Any] = {"width": 64, "blocks": 1, "channel_mult": (1,), "attention": (4,)}

@@ -17,8 +17,8 @@ from sims.experiments.cost import rates
 from sims.methods import METHODS, Artefact, Base, Continuous, Expected, Method, Settings
 from sims.methods.guided import extrapolate
 from sims.results.common import Look
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.runs.directory import Run
 from sims.runs.work import Leaves, Work
 

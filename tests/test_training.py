@@ -23,8 +23,8 @@ from sims.model import load
 from sims.networks.options import NetworkOptions
 from sims.training.base import train_base
 from sims.training.ema import EMA, ema_decay
-from sims.training.loop import Trained, Trainer, TrainOptions, read_trained
-from sims.training.noise import DataOrder, TrainingNoise
+from sims.training.trainer import Trained, Trainer, TrainOptions, read_trained
+from sims.training.training_noise import DataOrder, TrainingNoise
 
 FAST = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=0.0)
 

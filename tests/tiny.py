@@ -12,8 +12,8 @@ from sims.data.dataset import Dataset
 from sims.model import Model
 from sims.networks.options import NetworkOptions
 from sims.results.common import Reproduction
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.sampling import SamplerOptions
 from sims.training.base import new_model
 

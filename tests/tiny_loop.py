@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from sims.results.files import read_result
 from sims.results.loop import LoopResult, PollutionResult
+from sims.results.summaries import read_result
 
 COMMON = shlex.split(
     "--data.limit 150 --network.width 16 --network.blocks 1 --network.embedding 8 --sampler.steps 3 --batch-size 50 "

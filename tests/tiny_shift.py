@@ -11,8 +11,8 @@ from pathlib import Path
 from sims.data.dataset import Dataset
 from sims.experiments.shift.attributes import Labelled
 from sims.results.common import Reproduction
-from sims.results.files import read_result
 from sims.results.shift import ShiftResult
+from sims.results.summaries import read_result
 
 ARGUMENTS = shlex.split(
     "--members 1 --imbalance 0=0.06 --network.width 64 --network.blocks 1 --network.embedding 32 --sampler.steps 6 "

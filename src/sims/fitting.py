@@ -24,8 +24,8 @@ from sims.runs.directory import Run
 from sims.sampling import SamplerOptions
 from sims.seeds import derive_seed
 from sims.training.base import train_base
-from sims.training.loop import Trainer
 from sims.training.options import TrainOptions
+from sims.training.trainer import Trainer
 
 Table = Mapping[str, object]
 

@@ -19,7 +19,7 @@ from sims.guidance import Guide, innermost
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import open_snapshot, to_model
 from sims.model import Model, load
-from sims.results.files import FORMAT, read_result
+from sims.results.summaries import FORMAT, read_result
 from sims.sampling import SamplerOptions, nfe
 
 Line = tuple[str, Any]

@@ -34,7 +34,7 @@ def latent_space(options: ImproveOptions, model: Model | None) -> Codec | None:
     if options.evaluation.extractor.partition(":")[0] in _PIXELS_ONLY and not has_vae(given):
         raise UserError(
             f"{options.evaluation.extractor} looks at pixels, and {what} makes latents: give the folder of the "
-            "autoencoder that decodes them as vae, or take evaluation.extractor pca"
+            "autoencoder that decodes them with option 'vae', or take evaluation.extractor pca"
         )
     if options.data.path != "none":
         _check_data(options, given, model, what)
@@ -54,7 +54,9 @@ def _check_data(options: ImproveOptions, codec: Codec, model: Model | None, what
             )
         return
     if not has_vae(codec):
-        raise UserError(f"{what} makes latents, and {path} holds pictures: give the folder of the autoencoder as vae")
+        raise UserError(
+            f"{what} makes latents, and {path} holds pictures: give the folder of the autoencoder with option 'vae'"
+        )
     shape = latent_shape(codec, first.data_shape)
     if model is not None and shape != model.data_shape:
         raise UserError(

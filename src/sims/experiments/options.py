@@ -15,7 +15,7 @@ from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOpti
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.scoring.options import EvaluationOptions
-from sims.training.loop import TrainOptions
+from sims.training.trainer import TrainOptions
 
 T = TypeVar("T")
 
@@ -190,7 +190,9 @@ class ImproveOptions(CommonOptions):
                 "use base or scratch"
             )
         if self.trusted is not None and (self.data.path == "none" or self.search.w is not None):
-            other = "a fixed search.w" if self.search.w is not None else "data.path = 'none'"
-            raise UserError(f"trusted images choose a strength for models of the data: leave out trusted, or {other}")
+            other = "a fixed search.w" if self.search.w is not None else "data.path none"
+            raise UserError(
+                f"trusted images choose a strength for models of the data: leave out option 'trusted', or {other}"
+            )
         if self.data.path == "none" and self.model is None:
-            raise UserError("without real data (data.path = 'none') a trained model is needed: give option 'model'")
+            raise UserError("without real data (data.path none) a trained model is needed: give option 'model'")

@@ -14,7 +14,7 @@ from sims.files import write_json
 from sims.processes import agree
 from sims.report import closing_table, write_report
 from sims.results.common import Result
-from sims.results.files import read_result, to_json
+from sims.results.summaries import read_result, to_json
 from sims.runs.directory import Run
 
 

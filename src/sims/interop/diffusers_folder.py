@@ -17,7 +17,7 @@ from sims.config import JSON, convert, to_dict
 from sims.errors import UserError
 from sims.files import read_json, write_json
 from sims.interop.diffusers_network import Timesteps
-from sims.interop.schedules import library
+from sims.interop.parameterizations import library
 
 COMPONENTS = ("unet", "transformer")  # what pipelines call the network
 WEIGHTS = "diffusion_pytorch_model"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sims.config import JSON
 from sims.errors import UserError
-from sims.interop.schedules import library, read_schedule
+from sims.interop.parameterizations import library, read_schedule
 from sims.preconditioning import Coefficients, Preconditioned
 
 UNET, DIT = ARCHITECTURES = ("UNet2DModel", "DiTTransformer2DModel")

@@ -19,7 +19,7 @@ from sims.runs.synthesize import synthesize
 from sims.runs.work import Leaves, Training, Work, training_work
 from sims.sampling import nfe
 from sims.seeds import derive_seed, seed_range
-from sims.training.loop import Trainer, read_trained
+from sims.training.trainer import Trainer, read_trained
 
 
 def samples_folder(base: Base, settings: Settings, run: Run) -> tuple[Path, range]:

@@ -11,7 +11,7 @@ from sims.methods.settings import Expected, Settings
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
 from sims.runs.work import Training, Work, training_work
-from sims.training.loop import Trainer
+from sims.training.trainer import Trainer
 
 
 def images_for(cost: Cost) -> int:

@@ -21,7 +21,7 @@ from sims.runs.synthesize import synthesize
 from sims.runs.work import Leaves, Training, Work, training_work
 from sims.sampling import nfe
 from sims.seeds import derive_seed, seed_range
-from sims.training.loop import Trainer, read_trained
+from sims.training.trainer import Trainer, read_trained
 
 
 def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:

@@ -12,8 +12,8 @@ import numpy as np
 from sims import safe_pickle
 from sims.errors import UserError
 from sims.files import digest_file
-from sims.metrics.arrays import Array
 from sims.metrics.frechet import Moments
+from sims.metrics.matrices import Array
 
 EXTRACTORS = {"fid": "inception", "fd_dinov2": "dinov2"}  # EDM2's names of metrics
 UNKNOWN_COUNT = 0

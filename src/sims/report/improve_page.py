@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sims.report import figures, tables
+from sims.report import improve_figures as figures
 from sims.report import numbers as say
+from sims.report import tables
 from sims.report.blocks import Block, Cell, Column, Fact, Section, Table, Text, details, facts, present, prose, table
 from sims.report.context import base_row, called, title
-from sims.report.figures import Improve
 from sims.report.head import Head
+from sims.report.improve_figures import Improve
 from sims.report.strips import nearest_pairs, sample_grids
 from sims.report.tables import MADE_FOR
 from sims.results.common import Row

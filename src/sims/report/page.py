@@ -19,10 +19,10 @@ from sims.report.shift_page import shift_head, shift_sections
 from sims.report.strips import Pictures, read_pictures
 from sims.report.svg import house_style
 from sims.results.common import Result
-from sims.results.files import read_result
 from sims.results.improve import ImproveResult
 from sims.results.loop import LoopResult, PollutionResult
 from sims.results.shift import ShiftResult
+from sims.results.summaries import read_result
 
 HERE = Path(__file__).parent
 Sections = Callable[[Context[Any]], list[Section]]

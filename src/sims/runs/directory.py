@@ -20,7 +20,7 @@ from sims.config import JSON, differences
 from sims.errors import UserError
 from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
-from sims.results.files import FORMAT
+from sims.results.summaries import FORMAT
 from sims.runs.progress import Advance, progress
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from sims.data.stream import Stream
 from sims.errors import UserError
-from sims.metrics.classifier import shrink
 from sims.metrics.extractors import PCA_LARGEST, ClassifierExtractor, PCAExtractor
 from sims.metrics.pretrained import FITTED
+from sims.metrics.small_classifier import shrink
 from sims.scoring.features import unreadable_pictures
 from sims.training.classifier import train_classifier
 

@@ -73,6 +73,7 @@ class FeatureSet:
     order: Array | None = None
     neighbours: Neighbours | None = None
     diverged: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -294,6 +295,7 @@ def _collect(
         len(unreadable),
         stream.class_names,
         tuple(stream.data_shape),
+        notes=stream.notes,
         diverged=diverged,
     )
 

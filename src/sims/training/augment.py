@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from sims.errors import UserError
 from sims.model import Model
-from sims.training.noise import AugmentNoise
+from sims.training.training_noise import AugmentNoise
 
 Transform = Literal["xflip", "yflip", "scale", "rotation", "anisotropy", "translation"]
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sims.errors import UserError
-from sims.metrics.classifier import ConvClassifier
 from sims.metrics.extractors import ClassifierExtractor, extract
+from sims.metrics.small_classifier import ConvClassifier
 
 Array = np.ndarray
 FEATURE_VARIANCE = 100.0  # mean over features, on training images: puts the distances of all seeds on one scale

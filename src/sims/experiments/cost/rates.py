@@ -21,8 +21,8 @@ from sims.guidance import Extrapolate
 from sims.model import Model
 from sims.runs.work import Training
 from sims.sampling import nfe
-from sims.training.loop import Trainer
 from sims.training.options import TrainOptions
+from sims.training.trainer import Trainer
 
 SECONDS = 24.0  # of all measurements together, beyond the first steps
 QUICK = 0.5  # seconds that a call may take in any case

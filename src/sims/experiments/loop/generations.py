@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from sims.config import JSON, convert
 from sims.data.dataset import Dataset
 from sims.data.mixture import REAL, accounting, chosen, mixture
@@ -20,17 +18,25 @@ from sims.data.store import Store
 from sims.errors import UserError
 from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.loop.loop_results import image_loop_result
-from sims.experiments.loop.models import Generation, Models, real_pictures
+from sims.experiments.loop.models import Generation, Models
 from sims.experiments.loop.options import LoopOptions
 from sims.experiments.loop.remedies import arm_of, arms_of, is_searched
-from sims.experiments.loop.repeats import Opened, Repeat, check_jobs, read_as, work_off
+from sims.experiments.loop.repeats import (
+    Opened,
+    Repeat,
+    check_jobs,
+    folders_and_seeds,
+    read_as,
+    work_off,
+    write_grids,
+)
 from sims.experiments.loop.schedule import Plan, fresh_positions, passed_on, schedule
 from sims.files import write_arrays
 from sims.model import load
 from sims.processes import agree
 from sims.results.common import Cost
-from sims.results.files import to_json
 from sims.results.loop import Arm, LoopResult, StrengthChoice, TrainedOn
+from sims.results.summaries import to_json
 from sims.runs.directory import Run
 from sims.sampling import nfe
 from sims.seeds import derive_seed
@@ -49,8 +55,8 @@ class LoopRepeat(Repeat[LoopOptions]):
         return [self.seed, [[arm.name, arm.method, arm.w] for arm in self.arms]]
 
     @property
-    def files(self) -> list[Path]:
-        return [self.file(arm, generation) for arm in self.arms for generation in range(self.generations + 1)]
+    def files(self) -> list[tuple[float, Path]]:
+        return [(place, self.file(arm, place)) for arm in self.arms for place in range(self.generations + 1)]
 
     def file(self, arm: Arm, generation: int) -> Path:
         """What a finished generation of an arm leaves."""
@@ -84,17 +90,13 @@ def run_images(run: Run, options: LoopOptions) -> LoopResult:
         for arm in arms_of(name, (selection[name].w,) if name in selection else options.w)
     )
     repeats = [
-        LoopRepeat(
-            options, f"repeats/{index:02d}", derive_seed("repeat", options.seed, index), arms, options.generations
-        )
-        for index in range(options.repeats)
+        LoopRepeat(options, folder, seed, arms, options.generations) for folder, seed in folders_and_seeds(options)
     ]
     work_off(repeats, options.jobs, (train, judge))
     if run.is_main:
-        _grids(run, repeats[0], train)
-    return image_loop_result(
-        run, options, arms, [repeat.results() for repeat in repeats], selection, judge, (train, test)
-    )
+        write_grids(run, repeats[0], train)
+    results = [repeat.results() for repeat in repeats]
+    return image_loop_result(run, options, arms, results, selection, judge, (train, test))
 
 
 class Chains:
@@ -145,7 +147,7 @@ class Chains:
             cost += Cost(0, count * nfe(source, source.sampler))
         file = self.repeat.file(arm, generation)
         if models.run.is_main:
-            write_arrays(file.with_suffix(".npz"), {"pictures": models.pictures(made.model)})
+            write_arrays(file.with_suffix(".npz"), {arm.name: models.pictures(made.model)})
         entry = Generation(
             measured=measured,
             cost=cost,
@@ -200,23 +202,12 @@ def _selection(run: Run, options: LoopOptions, opened: Opened) -> dict[str, Stre
     def choice(name: str) -> StrengthChoice:
         fd = {w: repeat.read(arms[name, w], generations).measured.figures["fd"] for w in options.strengths}
         w = min(sorted(fd), key=lambda w: fd[w])
-        shown = {f"{strength:g}": value for strength, value in fd.items()}
+        shown = {f"{w:g}": value for w, value in fd.items()}
         return StrengthChoice(w=w, distances=shown, generations=generations, at_edge=w == max(fd), replicas=1)
 
     work_off([repeat], 1, opened)
     entries = run.once(run.path / "selection.json", lambda: to_json({name: choice(name) for name in remedies}))
     choices: dict[str, StrengthChoice] = convert(entries, dict[str, StrengthChoice], "selection.json", what="entry")
-    for name, found in choices.items():
-        run.log(f"{name}: w = {found.w:g}, chosen after {generations} generations of a repeat that judges nothing")
+    for name, strength in choices.items():
+        run.log(f"{name}: w = {strength.w:g}, chosen after {generations} generations of a repeat that judges nothing")
     return choices
-
-
-def _grids(run: Run, repeat: LoopRepeat, train: Dataset) -> None:
-    """The same seeds for every arm and generation of the first repeat, as ``arm@generation``; and real images."""
-    arrays: dict[str, np.ndarray] = {}
-    for arm in repeat.arms:
-        for generation in range(repeat.generations + 1):
-            with np.load(repeat.file(arm, generation).with_suffix(".npz")) as archive:
-                arrays[f"{arm.name}@{generation}"] = archive["pictures"]
-    count = len(next(iter(arrays.values())))
-    write_arrays(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})

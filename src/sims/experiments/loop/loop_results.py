@@ -280,18 +280,18 @@ def _compared(options: PollutionOptions, curves: Curves, names: Sequence[str]) -
 def _conclusion(compared: Sequence[LevelComparison], guided: Sequence[str]) -> str:
     lines = []
     for name in guided:
-        found = [entry for entry in compared if entry.a == name and entry.figure == "fd" and entry.level > 0]
-        if not found:
+        entries = [entry for entry in compared if entry.a == name and entry.figure == "fd" and entry.level > 0]
+        if not entries:
             continue
-        last = found[-1]
+        last = entries[-1]
         text = f"With {last.level:g} % synthetic samples, FD to train is {last.means[1]:.2f} for standard training"
         text += f" and {last.means[0]:.2f} for {name}"
         if last.over_clean is not None:
             text += f" ({last.over_clean.mean:.2f} times the clean first generation's)"
         if last.difference is not None:
-            better = [f"{entry.level:g}" for entry in found if entry.better]
+            better = [f"{entry.level:g}" for entry in entries if entry.better]
             some = f"{', '.join(better)} %" if better else "no level"
-            whole = "every level above 0" if len(better) == len(found) else some
+            whole = "every level above 0" if len(better) == len(entries) else some
             text += f"; {name} is significantly better at {whole}"
         lines.append(f"{text}.")
     return " ".join(lines)

@@ -26,7 +26,7 @@ from sims.sampling import nfe
 from sims.scoring.judge import Draw, Judge
 from sims.seeds import derive_seed, seed_range
 from sims.training.base import new_model
-from sims.training.loop import Trainer, read_trained
+from sims.training.trainer import Trainer, read_trained
 
 GRID = 64  # samples shown of every model
 
@@ -113,9 +113,9 @@ class Models:
     def artefact(self, method: str, base: Base, generation: int) -> Artefact:
         """What a guided method needs, prepared from the base's own samples; no real data takes part."""
         settings = Settings(self.options.auxiliary, self.seed, generation, self.options.batch_size)
-        found = METHODS[method].prepare(base, None, settings, self.run)
-        assert found is not None
-        return found
+        artefact = METHODS[method].prepare(base, None, settings, self.run)
+        assert artefact is not None
+        return artefact
 
     def guided(self, method: str, base: Base, artefact: Artefact, w: float) -> Model:
         """The base with a method at strength w; 0 is the base itself."""
@@ -207,8 +207,3 @@ class Models:
                 if (state.parent / "done.json").is_file():
                     state.unlink()
         self.run.barrier()
-
-
-def real_pictures(train: Dataset, count: int) -> np.ndarray:
-    """Some real images as they are shown beside the samples (n, H, W, C)."""
-    return train.codec.to_images(train.batch(np.random.default_rng(0).permutation(len(train))[:count])[0])

@@ -21,7 +21,7 @@ from sims.methods.sims import SIMS
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.scoring.options import EvaluationOptions
-from sims.training.loop import TrainOptions
+from sims.training.trainer import TrainOptions
 
 TOYS = ("gaussian", "mixture")
 

@@ -37,15 +37,15 @@ def run_points(run: Run, options: LoopOptions) -> LoopResult:
     check_points(options, run.num_processes)
     arms, selection = _arms(run, options)
     groups = _groups(run, options, run.path / "generations", arms, range(options.repeats), options.generations)
-    found = _computed(run, options, groups)
-    curves, judged = _curves(found), range(options.repeats)
+    entries = _computed(run, options, groups)
+    curves, judged = _curves(entries), range(options.repeats)
     guided = {arm.method for arm in arms if is_guided(arm.method)}
     if any(sum(arm.method == remedy for arm in arms) > 1 for remedy in guided) and options.repeats >= 4:
         half = range(options.repeats // 2)
         selection = {remedy: _choice(curves, options, arms, remedy, half) for remedy in sorted(guided)}
         judged = range(len(half), options.repeats)
     _pictures(run, groups[0])
-    return _result(options, groups[0], found, curves, selection, judged)
+    return _result(options, groups[0], entries, curves, selection, judged)
 
 
 def check_points(options: LoopOptions, num_processes: int = 1) -> None:
@@ -80,7 +80,7 @@ def _arms(run: Run, options: LoopOptions) -> tuple[tuple[Arm, ...], dict[str, St
         groups = _groups(run, options, run.path / "selection", every, replicas, generations)
         curves = _curves(_computed(run, options, groups))
         selection = {name: _choice(curves, options, every, name, range(GROUP)) for name in searched}
-    strengths = {name: (found.w,) for name, found in selection.items()}
+    strengths = {name: (choice.w,) for name, choice in selection.items()}
     # An affine denoiser is fitted and not trained: there is no compute that standard training could be given.
     names = [name for name in options.remedies if not (name == EQUAL and options.affine)]
     return tuple(arm for name in names for arm in arms_of(name, strengths.get(name, options.w))), selection
@@ -137,7 +137,7 @@ def _curves(groups: Sequence[Sequence[PointGeneration]]) -> Curves:
 def _result(
     options: LoopOptions,
     group: ReplicaGroup,
-    found: Sequence[Sequence[PointGeneration]],
+    entries: Sequence[Sequence[PointGeneration]],
     curves: Curves,
     selection: dict[str, StrengthChoice],
     judged: range,
@@ -146,7 +146,7 @@ def _result(
     kept = {
         arm: [[values[index] for index in judged] for values in curve] for arm, curve in curves[toy.distance].items()
     }
-    diverged = {arm.name: sum(one.diverged[arm.name] for rows in found for one in rows) for arm in group.arms}
+    diverged = {arm.name: sum(one.diverged[arm.name] for rows in entries for one in rows) for arm in group.arms}
     shown = [arm for arm in group.arms if arm.method not in selection or selection[arm.method].w == arm.w]
     verdicts = verdicts_on(kept, group.arms)
     return LoopResult(

@@ -23,16 +23,16 @@ from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.improve.trusted import MOST, Candidates, read_trusted
 from sims.experiments.loop.generations import trained_on
 from sims.experiments.loop.loop_results import AtLevel, Choice, Level, pollution_result
-from sims.experiments.loop.models import Measured, Models, real_pictures
+from sims.experiments.loop.models import Measured, Models
 from sims.experiments.loop.options import PollutionOptions
 from sims.experiments.loop.remedies import arm_of, is_guided
-from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off
+from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off, write_grids
 from sims.files import write_arrays
 from sims.methods import Base
 from sims.processes import agree
 from sims.results.common import Cost
-from sims.results.files import to_json
 from sims.results.loop import PollutionResult
+from sims.results.summaries import to_json
 from sims.runs.directory import Run
 from sims.seeds import derive_seed
 
@@ -44,8 +44,8 @@ class PollutionRepeat(Repeat[PollutionOptions]):
     command: ClassVar[str] = PollutionResult.experiment
 
     @property
-    def files(self) -> list[Path]:
-        return [self.file(level) for level in self.options.levels]
+    def files(self) -> list[tuple[float, Path]]:
+        return [(level, self.file(level)) for level in self.options.levels]
 
     def file(self, level: float) -> Path:
         """What a finished level leaves."""
@@ -53,7 +53,7 @@ class PollutionRepeat(Repeat[PollutionOptions]):
 
     def results(self) -> list[Level]:
         """What every level left."""
-        return [read_as(Level, file) for file in self.files]
+        return [read_as(Level, file) for _, file in self.files]
 
     def work(self, models: Models, train: Dataset) -> None:
         Levels(models, self, train).run()
@@ -69,7 +69,7 @@ def run_pollution(run: Run, options: PollutionOptions) -> PollutionResult:
     repeats = [PollutionRepeat(options, folder, seed) for folder, seed in folders_and_seeds(options)]
     work_off(repeats, options.jobs, (train, judge))
     if run.is_main:
-        _grids(run, repeats[0], train)
+        write_grids(run, repeats[0], train)
     return pollution_result(run, options, [repeat.results() for repeat in repeats], judge, (train, test))
 
 
@@ -113,22 +113,22 @@ class Levels:
         """Every level uses the same seeds, so that levels are compared pair by pair as well."""
         models, remedies = self.models, self.options.remedies
         base = models.base(data, 0)
-        found = Level(trained_on=trained_on(data, level))
+        entry = Level(trained_on=trained_on(data, level))
         pictures: dict[str, np.ndarray] = {}
         for name in [name for name in remedies if not is_guided(name)]:
             made = models.made(arm_of(name), base, data, 0, 0)
-            found.arms[name] = AtLevel(models.measure(made.model, 0, f"{name}, +{level:g} %"), 0.0, made.cost)
+            entry.arms[name] = AtLevel(models.measure(made.model, 0, f"{name}, +{level:g} %"), 0.0, made.cost)
             pictures[name] = models.pictures(made.model)
         for name in [name for name in remedies if is_guided(name)]:
-            pictures[name] = self._guided(name, level, data, base, found)
+            pictures[name] = self._guided(name, level, data, base, entry)
         file = self.repeat.file(level)
         if models.run.is_main:
             write_arrays(file.with_suffix(".npz"), pictures)
-        models.run.once(file, lambda: to_json(found))
-        shown = ", ".join(f"{label} {arm.measured.figures['fd']:.2f}" for label, arm in found.arms.items())
+        models.run.once(file, lambda: to_json(entry))
+        shown = ", ".join(f"{label} {arm.measured.figures['fd']:.2f}" for label, arm in entry.arms.items())
         models.run.log(f"{self.repeat.folder}: +{level:g} %: FD to train {shown}")
 
-    def _guided(self, name: str, level: float, data: Dataset, base: Base, found: Level) -> np.ndarray:
+    def _guided(self, name: str, level: float, data: Dataset, base: Base, entry: Level) -> np.ndarray:
         """A remedy at every strength (0 is the base), and the strengths that the two ways of choosing take."""
         models, options = self.models, self.options
         artefact = models.artefact(name, base, 0)
@@ -140,9 +140,9 @@ class Levels:
             features[w] = models.features(model, options.selection_samples)
         choice = self._choice(data, {w: one.figures["fd"] for w, one in curve.items()}, features)
         for label, w in ((name, choice.chosen), (f"{name}-trusted", choice.trusted.w)):
-            found.arms[label] = AtLevel(curve[w], w, Cost(base.images) + artefact.cost)
-        found.strengths[name] = {f"{w:g}": one.figures for w, one in curve.items()}
-        found.choices[name] = choice
+            entry.arms[label] = AtLevel(curve[w], w, Cost(base.images) + artefact.cost)
+        entry.strengths[name] = {f"{w:g}": one.figures for w, one in curve.items()}
+        entry.choices[name] = choice
         return models.pictures(models.guided(name, base, artefact, choice.chosen))
 
     def _choice(self, data: Dataset, fd: dict[float, float], features: dict[float, np.ndarray]) -> Choice:
@@ -169,13 +169,3 @@ class Levels:
         """Features (n, D) of images, of at most so many."""
         some = data if most is None else chosen(data, min(most, len(data)), self.seed)
         return self.models.judge.features(some.all()[0])
-
-
-def _grids(run: Run, repeat: PollutionRepeat, train: Dataset) -> None:
-    """The same seeds for every arm and level of the first repeat, as ``arm@level``; and real images."""
-    arrays: dict[str, np.ndarray] = {}
-    for level in repeat.options.levels:
-        with np.load(repeat.file(level).with_suffix(".npz")) as archive:
-            arrays |= {f"{name}@{level:g}": archive[name] for name in archive.files}
-    count = len(next(iter(arrays.values())))
-    write_arrays(run.path / "grids.npz", arrays | {"real": real_pictures(train, count)})

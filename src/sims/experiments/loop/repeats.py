@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar
 
+import numpy as np
 import torch
 
 from sims.config import JSON, convert
@@ -21,7 +22,7 @@ from sims.errors import UserError
 from sims.experiments.loop.models import Models
 from sims.experiments.loop.options import RepeatedOptions
 from sims.experiments.runner import configuration
-from sims.files import read_json
+from sims.files import read_json, write_arrays
 from sims.processes import agree
 from sims.runs.directory import Run
 from sims.scoring.judge import Judge, load_judge
@@ -54,8 +55,8 @@ class Repeat(Generic[O]):
         return self.options.run / self.folder
 
     @property
-    def files(self) -> list[Path]:
-        """What it leaves when it is finished."""
+    def files(self) -> list[tuple[float, Path]]:
+        """The entry that every finished generation or level leaves; beside it lie pictures by the arm's name (npz)."""
         raise NotImplementedError
 
     @property
@@ -65,7 +66,7 @@ class Repeat(Generic[O]):
 
     @property
     def finished(self) -> bool:
-        return all(file.is_file() for file in self.files)
+        return all(file.is_file() for _, file in self.files)
 
     def work(self, models: Models, train: Dataset) -> None:
         """Compute, or continue."""
@@ -89,6 +90,16 @@ def folders_and_seeds(options: RepeatedOptions) -> list[tuple[str, int]]:
 def read_as(kind: type[T], file: Path) -> T:
     """What a finished part left."""
     return convert(read_json(file), kind, str(file), what="entry")  # type: ignore[no-any-return]
+
+
+def write_grids(run: Run, repeat: Repeat[O], train: Dataset) -> None:
+    """The same seeds for every arm and generation or level of the first repeat, as ``arm@place``; and real images."""
+    arrays: dict[str, np.ndarray] = {}
+    for place, file in repeat.files:
+        with np.load(file.with_suffix(".npz")) as archive:
+            arrays |= {f"{name}@{place:g}": archive[name] for name in archive.files}
+    some = np.random.default_rng(0).permutation(len(train))[: len(next(iter(arrays.values())))]
+    write_arrays(run.path / "grids.npz", arrays | {"real": train.codec.to_images(train.batch(some)[0])})
 
 
 def open_again(options: RepeatedOptions, references: Path, device: torch.device) -> Opened:

@@ -32,11 +32,11 @@ from sims.model import Model, load
 from sims.networks import MLP, ReplicaMLP
 from sims.preconditioning import EDMPrecond, Preconditioned
 from sims.results.common import Cost
-from sims.results.files import to_json
 from sims.results.loop import Arm
+from sims.results.summaries import to_json
 from sims.sampling import SamplerOptions, nfe, sample
 from sims.seeds import derive_seed
-from sims.training.loop import Trainer, TrainOptions, read_trained
+from sims.training.trainer import Trainer, TrainOptions, read_trained
 
 UNCLIPPED = 1e9  # a common gradient norm would tie the slices to each other; Adam needs none
 SHOWN, SHOWN_REPLICAS = 2_000, 2  # points kept of every generation, for pictures
@@ -83,15 +83,15 @@ class ReplicaGroup:
 
     def run(self, advance: Callable[[int], None] = lambda count: None) -> list[PointGeneration]:
         """Every generation: computed, continued, or read; ``advance`` counts generations."""
-        found = []
+        entries = []
         for generation in range(self.generations + 1):
             file = self._folder(generation) / "done.json"
             if not file.is_file():
                 self._generation(generation)
             self._forget(generation)
-            found.append(read_as(PointGeneration, file))
+            entries.append(read_as(PointGeneration, file))
             advance(1)
-        return found
+        return entries
 
     def cost(self, arm: Arm) -> Cost:
         """What one generation of an arm costs before its samples are drawn."""
@@ -149,8 +149,8 @@ class ReplicaGroup:
     def _bases(self, generation: int) -> dict[str, Model]:
         """The trained model of every arm."""
         images = self.options.base.images
-        found = self._trained(generation, "base", self.plain, images)
-        return found | self._trained(generation, "equal", self.equal, images + self._extra())
+        models = self._trained(generation, "base", self.plain, images)
+        return models | self._trained(generation, "equal", self.equal, images + self._extra())
 
     def _trained(self, generation: int, name: str, arms: list[Arm], images: int) -> dict[str, Model]:
         if not arms:
@@ -186,11 +186,11 @@ class ReplicaGroup:
 
         count = len(self.guided)
         auxiliary = self._fit(generation, "auxiliary", count, start, data, options.train, options.budgets[0])
-        found = dict(bases)
+        models = dict(bases)
         for place, arm in enumerate(self.guided):
             base, own = bases[arm.name], self._part(auxiliary, [place])
-            found[arm.name] = base.with_denoiser(METHODS[arm.method].build(base, own, arm.w))
-        return found
+            models[arm.name] = base.with_denoiser(METHODS[arm.method].build(base, own, arm.w))
+        return models
 
     def _data(self, generation: int, arm: Arm) -> Tensor:
         """The training points (N, R, 2) of an arm."""

@@ -16,7 +16,7 @@ from sims.metrics.points import mode_coverage, sliced_wasserstein
 from sims.metrics.precision_recall import manifolds
 from sims.results.common import FigureFacts
 from sims.seeds import derive_seed
-from sims.training.noise import TrainingNoise
+from sims.training.training_noise import TrainingNoise
 
 _BLOCK = 256  # rows of training noise that are drawn together, as TrainingNoise does
 NEIGHBOURS = 500  # samples, and exact ones, that precision, recall and memorization look at
@@ -140,11 +140,11 @@ def gaussian_w2(points: np.ndarray, mean: np.ndarray, covariance: np.ndarray) ->
     |m - mean|² + tr(C + S - 2 (C S)^½), and tr (C S)^½ = (tr C S + 2 (det C S)^½)^½ for 2 x 2. It sees nothing of the
     points beyond their mean and (unbiased) covariance.
     """
-    found = np.cov(points.T)
+    own = np.cov(points.T)
     shift = float(np.square(points.mean(axis=0) - mean).sum())
-    root = math.sqrt(max(0.0, float(np.linalg.det(found) * np.linalg.det(covariance))))
-    cross = math.sqrt(max(0.0, float(np.trace(found @ covariance)) + 2 * root))
-    return math.sqrt(max(0.0, shift + float(np.trace(found) + np.trace(covariance)) - 2 * cross))
+    root = math.sqrt(max(0.0, float(np.linalg.det(own) * np.linalg.det(covariance))))
+    cross = math.sqrt(max(0.0, float(np.trace(own @ covariance)) + 2 * root))
+    return math.sqrt(max(0.0, shift + float(np.trace(own) + np.trace(covariance)) - 2 * cross))
 
 
 class Ruler:
@@ -165,18 +165,18 @@ class Ruler:
         distance = gaussian_w2(points, self.mean, self.covariance)
         if self.toy.spread is not None:
             distance = sliced_wasserstein(points, self.exact, PROJECTIONS)
-        found = {self.toy.distance: distance} | self._neighbours(points[:NEIGHBOURS], real.double().numpy())
+        figures = {self.toy.distance: distance} | self._neighbours(points[:NEIGHBOURS], real.double().numpy())
         if self.toy.spread is not None:
-            return found | self._modes(points)
+            return figures | self._modes(points)
         determinant = max(float(np.linalg.det(np.cov(points.T))), 1e-300)
-        return found | {"log_det": math.log(determinant / float(np.linalg.det(self.covariance)))}
+        return figures | {"log_det": math.log(determinant / float(np.linalg.det(self.covariance)))}
 
     def floor(self, count: int, draws: int = 40) -> float:
         """The mean distance that as many exact samples have to the truth."""
-        found = [self.toy.draw(count, "floor", draw).double().numpy() for draw in range(draws)]
+        sets = [self.toy.draw(count, "floor", draw).double().numpy() for draw in range(draws)]
         if self.toy.spread is None:
-            return float(np.mean([gaussian_w2(points, self.mean, self.covariance) for points in found]))
-        return float(np.mean([sliced_wasserstein(points, self.exact, PROJECTIONS) for points in found]))
+            return float(np.mean([gaussian_w2(points, self.mean, self.covariance) for points in sets]))
+        return float(np.mean([sliced_wasserstein(points, self.exact, PROJECTIONS) for points in sets]))
 
     def _neighbours(self, points: np.ndarray, real: np.ndarray) -> dict[str, float]:
         both = manifolds(self.held_out, points, (3,))[3]
@@ -191,8 +191,8 @@ class Ruler:
     def _modes(self, points: np.ndarray) -> dict[str, float]:
         assert self.toy.spread is not None
         weights = self.toy.truth.weights.numpy()
-        found = mode_coverage(points, self.toy.truth.means, self.toy.spread)
-        shares = np.array(found.counts) / max(1, sum(found.counts))
+        modes = mode_coverage(points, self.toy.truth.means, self.toy.spread)
+        shares = np.array(modes.counts) / max(1, sum(modes.counts))
         return {
             "coverage": float((shares >= LEAST_SHARE * weights).mean()),
             "class_distance": float(np.abs(shares - weights).sum() / 2),

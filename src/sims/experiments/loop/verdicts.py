@@ -13,8 +13,8 @@ import numpy as np
 
 from sims.errors import UserError
 from sims.experiments.loop.remedies import EQUAL, STANDARD, STEPS, is_guided
-from sims.metrics.arrays import Array
 from sims.metrics.intervals import paired_interval
+from sims.metrics.matrices import Array
 from sims.results.common import Interval
 from sims.results.loop import Arm, Verdict, Verdicts
 
@@ -110,7 +110,7 @@ def conclusion(
 
     first, last = (curves[STANDARD][generation] for generation in (0, -1))
     worse = "significantly" if paired_interval(last, first).low > 0 else "not significantly"
-    collapses = (found := verdicts[STANDARD].mad) is not None and found.holds
+    collapses = (growing := verdicts[STANDARD].mad) is not None and growing.holds
     text = f"After {len(curves[STANDARD]) - 1} generations standard training is {worse} worse than its generation 0"
     text += f"{', and collapses' if collapses else ''} ({distance} {ends(STANDARD)})."
     if STEPS in curves:

@@ -11,7 +11,7 @@ from sims.errors import UserError
 from sims.experiments.options import BaseOptions, CommonOptions, GuidanceOptions, in_order
 from sims.methods import DistilledOptions
 from sims.scoring.options import EvaluationOptions
-from sims.training.loop import TrainOptions
+from sims.training.trainer import TrainOptions
 
 BASELINES = ("rejection", "classifier", "fine-tuning")
 

@@ -21,7 +21,7 @@ from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
 from sims.seeds import derive_seed, seed_range
-from sims.training.loop import Trainer, read_trained
+from sims.training.trainer import Trainer, read_trained
 
 Array = np.ndarray
 

@@ -26,10 +26,10 @@ from sims.training.checkpoint import Progress, load_state, save_state
 from sims.training.ema import EMA, PowerEMA, ema_decay
 from sims.training.feed import Feed, Position
 from sims.training.loss import denoising_loss
-from sims.training.noise import DataOrder, TrainingNoise
 from sims.training.options import TrainOptions
 from sims.training.posthoc import begin, store
 from sims.training.sharding import force_weights, put_together, split, whole
+from sims.training.training_noise import DataOrder, TrainingNoise
 
 
 class TrainingData(Protocol):
