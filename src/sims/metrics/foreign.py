@@ -52,7 +52,7 @@ def read_foreign_statistics(path: Path | str, metric: str | None = None) -> Fore
     if metric is None:
         if len(found) > 1:
             names = " or ".join(EXTRACTORS[name] for name in found)
-            raise UserError(f"{path} has statistics for {has}: say which with extractor {names}")
+            raise UserError(f"{path} has statistics for {has}: say which with option 'extractor' {names}")
         metric = next(iter(found))
     if metric not in found:
         raise UserError(f"{path} has no statistics for {metric!r}, only for {has}: choose that or give another file")

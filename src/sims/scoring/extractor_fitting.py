@@ -30,7 +30,7 @@ def fitted_kind(name: str, labels: object, data: str) -> str | None:
     if name not in ("auto", *FITTED):
         return None
     if name == "classifier" and labels is None:
-        raise UserError(f"extractor 'classifier' needs labels, and {data} has none: use extractor pca")
+        raise UserError(f"extractor 'classifier' needs labels, and {data} has none: use option 'extractor' with pca")
     return "pca" if name == "pca" or labels is None else "classifier"
 
 

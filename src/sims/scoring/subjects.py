@@ -129,12 +129,13 @@ def _chosen(count: int, how: ScoreOptions, name: str, by_chance: bool) -> list[n
         return [np.sort(np.random.default_rng(0).permutation(count)[: how.limit])]
     if how.limit is not None:
         raise UserError(
-            f"limit is {how.limit} and draws {how.draws}: leave out one, samples says how many of {name} a draw has"
+            f"limit is {how.limit} and draws {how.draws}: leave out one, option 'samples' says how many of {name} a "
+            "draw has"
         )
     if how.draws * how.samples > count:
         raise UserError(
             f"{how.draws} draws of {how.samples:,} need {how.draws * how.samples:,} samples, and {name} has {count:,}: "
-            "lower draws or samples"
+            "lower option 'draws' or option 'samples'"
         )
     # Folders often come class by class: consecutive parts of one would be draws of different classes.
     order = np.arange(count) if by_chance else np.random.default_rng(0).permutation(count)

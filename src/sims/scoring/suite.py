@@ -58,7 +58,7 @@ class Suite:
         extractor: AnyExtractor | None = None,
     ) -> None:
         if cache.exists() and not cache.is_dir():
-            raise UserError(f"the cache {cache} is a file: give a folder as cache")
+            raise UserError(f"the cache {cache} is a file: give a folder as option 'cache'")
         self.options, self.accelerator = options, accelerator
         self.bench = Bench(options, cache, accelerator, progress, extractor)
         self.reference = measure_reference(self.bench, reference, held_out)
@@ -160,7 +160,7 @@ class Suite:
             most = PARTS[-1] * ENOUGH * width // 2
             notes.append(
                 f"WARNING: the distance for n to infinity is carried on from parts of fewer than {ENOUGH} x {width:,} "
-                f"samples, too few for a straight line: take more samples, and neighbours {most}"
+                f"samples, too few for a straight line: take more samples, and option 'neighbours' {most}"
             )
         formats = (first.format, r.train.format)
         if len({*formats}) > 1 and any(word in LOSSY for name in formats for word in name.split(" and ")):
@@ -171,7 +171,9 @@ class Suite:
         for metric in (METRICS[name] for name in self.options.metrics):
             if "held_out" in metric.needs and not metric.figures.keys() & draws[0].keys() and r.train.kept is not None:
                 lacks = (
-                    "images that no model was trained on (held_out)" if r.held_out is None else "every reference image"
+                    "images that no model was trained on (option 'held_out')"
+                    if r.held_out is None
+                    else "every reference image"
                 )
                 notes.append(f"{metric.name} is left out: it needs {lacks}")
         unreadable = sum(found.unreadable for found in (*sets, r.train, *([r.held_out] if r.held_out else [])))
