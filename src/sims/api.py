@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sims.config import load_recipe, options_of, override, plain
 from sims.data import sources
-from sims.data.arrays import ArrayLike, of_array
 from sims.data.dataset import Dataset
+from sims.data.in_memory import ArrayLike, of_array
 from sims.errors import UserError
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve as run_improve

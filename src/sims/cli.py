@@ -73,7 +73,7 @@ def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
     def run(options: Any) -> int:
         result = work(options)
         if isinstance(result, Estimate) and processes.rank() == 0:
-            print(result)
+            print(in_flags(str(result), type(options)))
         return 0
 
     return run

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from sims.config import JSON, options_of, override, plain, to_dict
 from sims.data import sources
-from sims.data.arrays import ArrayLike
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
+from sims.data.in_memory import ArrayLike
 from sims.errors import UserError
 from sims.experiments.options import BaseOptions, DataOptions
 from sims.model import Model, load
