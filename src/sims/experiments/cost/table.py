@@ -88,7 +88,7 @@ class Estimate:
         return text
 
     def _fits(self, needed: int) -> str:
-        return "" if needed < self.free else "  more than is free: use --fit-memory"
+        return "" if needed < self.free else "  more than is free: use option 'fit_memory'"
 
 
 def duration(seconds: float) -> str:
