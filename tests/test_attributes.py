@@ -33,7 +33,7 @@ from sims.experiments.shift.attributes import (
 )
 from sims.experiments.shift.user_classifiers import from_callable, torchscript
 from sims.gaussians import GaussianMixture
-from sims.guidance.classifier import GradientGuide
+from sims.guidance.classifier_gradient import GradientGuide
 from sims.metrics.proportions import proportions
 from sims.sampling import SamplerOptions, nfe, sample_seeds
 from tiny_shift import write_labels

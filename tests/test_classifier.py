@@ -16,7 +16,7 @@ from sims.errors import UserError
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract, load_extractor
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.small_classifier import ConvClassifier
-from sims.training.feature_classifier import _shifted, train_classifier
+from sims.training.classifier import _shifted, train_classifier
 
 SHARED = Path(__file__).parents[2] / "shared"
 Split = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]

@@ -273,7 +273,7 @@ def test_parquet_keeps_few_row_groups_in_memory(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counted)
     for i in range(2):
         pq.write_table(table(PIXELS[30 * i : 30 * i + 30]), tmp_path / f"{i}.parquet", row_group_size=5)
-    found = readers.open_paths([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+    found = readers.open_source(tmp_path).train
     assert isinstance(found, readers.Pictures) and len(found.names) == 60 and not read
     assert found.names[31] == "1.parquet row 1" and found.names[29:31] == ["0.parquet row 29", "1.parquet row 0"]
     with pytest.raises(IndexError):

@@ -102,7 +102,7 @@ def test_commands_that_need_weights_parse_and_say_what_they_need(desk: Path) -> 
         assert status == 2, name
         for file in files:
             assert f"\n{file.name}\n" in PAGE, file.name
-            for part in (str(cache_folder()), Path(file.name).name, file.url, file.sha256, "with download"):
+            for part in (str(cache_folder()), Path(file.name).name, file.url, file.sha256, "--download"):
                 assert part in err, part
     assert not cache_folder().exists()
 

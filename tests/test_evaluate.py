@@ -36,7 +36,7 @@ from sims.metrics.precision_recall import manifold
 from sims.results.scores import ScoreRow
 from sims.scoring.options import EvaluationOptions
 from sims.scoring.reference import make_references
-from sims.training.feature_classifier import train_classifier
+from sims.training.classifier import train_classifier
 from tiny import Say
 
 # -- the figures are those of the features -----------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_draws_of_a_model_and_of_its_store_are_the_same(model: Path, store: Path
     a, b = (evaluate(one, "digits", cache, extractor=Toy(), draws=2, samples=30) for one in (model, store))
     assert means(a) == pytest.approx(means(b), rel=1e-3, abs=1e-3)
     assert [row["seeds"] for row in b["rows"] if row["metric"] == "fd"] == [[0, 30], [30, 60]]
-    with pytest.raises(UserError, match="3 draws of 30 need 90 samples, and store has 60: lower draws or samples"):
+    with pytest.raises(UserError, match="3 draws of 30 need 90 samples, and store has 60: lower option 'draws' or"):
         evaluate(store, "digits", cache, extractor=Toy(), draws=3, samples=30)
 
 
@@ -195,7 +195,7 @@ def test_the_references_of_a_run_suffice(real: tuple[Dataset, Dataset], cache: P
     status, _, err = say("evaluate", "toy:moons", "--reference", tmp_path / "run", "--cache", cache)
     assert status == 2 and "toy:moons has samples of shape (2,), and the extractor pca is made for (1, 8, 8)" in err
     status, _, err = say("evaluate", "digits", "--reference", tmp_path / "run", "--extractor", "pca", "--cache", cache)
-    assert status == 2 and "was measured with its own extractor: leave extractor at auto" in err
+    assert status == 2 and "was measured with its own extractor: leave --extractor at auto" in err
 
 
 class Named(Toy):
@@ -248,7 +248,9 @@ def test_the_extractor_picks_among_statistics(
 def test_another_extractor_is_refused_unless_forced(
     foreign: dict[str, Path], real: tuple[Dataset, Dataset], cache: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match=r"edm\.npz was measured with inception .*, the samples with toy .*with force"):
+    with pytest.raises(
+        UserError, match=r"edm\.npz was measured with inception .*, the samples with toy .*with option 'force'"
+    ):
         evaluate(real[1], foreign["npz"], cache, extractor=Toy())
     found = evaluate(real[1], foreign["npz"], cache, extractor=Toy(), force=True)
     assert found["notes"][0].startswith("FORCED: the reference edm.npz was measured with inception")
@@ -326,7 +328,7 @@ def test_images_that_the_extractor_cannot_take(real: tuple[Dataset, Dataset], ca
         evaluate("toy:moons", real[0], cache, extractor=Rgb())
     with pytest.raises(UserError, match=r"of shape \(1, 8, 7\), and the extractor pca is made for \(1, 8, 8\)"):
         evaluate(Dataset(raw[..., :7], None, UINT8), real[0], cache)
-    with pytest.raises(UserError, match=r"holds points of shape .*: leave extractor at auto"):
+    with pytest.raises(UserError, match=r"holds points of shape .*: leave option 'extractor' at auto"):
         sims.evaluate("toy:moons", "toy:moons", options={"extractor": "pca"}, cache=cache, quiet=True)
 
 
@@ -416,7 +418,7 @@ def test_unreadable_pictures_are_named_or_skipped_and_counted(
     status, out, err = run(path)
     assert status == 2 and out == "" and "Traceback" not in err
     assert "2 of 40 pictures in p cannot be read: 04.png (" in err and "; 08.png (" in err
-    assert err.strip().endswith("replace or remove them, or score the other 38 with skip_unreadable")
+    assert err.strip().endswith("replace or remove them, or score the other 38 with --skip-unreadable")
     status, out, _ = run(path, "--skip-unreadable", "--json")
     found = json.loads(out)
     rest = np.delete(samples, [4, 8], axis=0)
@@ -540,14 +542,17 @@ def test_evaluate_refuses(
         ([test, "--metrics", "fid"], "unknown metric 'fid'; did you mean 'fd'"),
         ([test, "--metrics", ","], "unknown metric ''"),
         ([test, "--extractor", "inceptoin"], "did you mean 'inception'"),
-        ([test, "--extractor", "classifier"], "'classifier' needs labels, and train has none: use extractor pca"),
+        (
+            [test, "--extractor", "classifier"],
+            "'classifier' needs labels, and train has none: use --extractor with pca",
+        ),
         ([test, "--extractor", "torchscript:nowhere.pt"], "nowhere.pt"),
         ([test, "--paired"], "--paired compares two sets of samples, and 1 were given"),
         ([test, test, test, "--paired"], "--paired compares two sets of samples, and 3 were given"),
         ([test, "--out", tmp_path], "give a file that ends in .jsonl"),
         ([test, "--out", tmp_path / "rows.json"], "give a file that ends in .jsonl"),
         ([test, "--statistics", tmp_path / "r.npz"], "give a file that ends in .safetensors"),
-        ([test, "--cache", test], "is a file: give a folder as cache"),
+        ([test, "--cache", test], "is a file: give a folder as --cache"),
     ]
     for words, said in cases:
         status, out, err = run(*words)

@@ -122,9 +122,14 @@ def test_every_option_that_is_advised_exists() -> None:
 
 
 def test_options_have_one_meaning_where_only_their_end_is_named() -> None:
-    """An end that two options of a command share would stay untranslated there."""
+    """An end that two options of a command share would stay untranslated there.
+
+    What scores and extractors advise is the options of `sims evaluate`, where an end is one option.
+    """
     found = []
     for name, line, text in messages():
+        if name.startswith(("metrics/", "scoring/")):
+            continue
         for option in re.findall(r"\boption '([a-z_][\w.]*)'", text):
             for command, names in ALL.items():
                 ends = [other for other in names if other.endswith(f".{option}")]

@@ -23,7 +23,7 @@ def house() -> ModuleType:
     return module
 
 
-@pytest.mark.xfail(strict=False, reason="the package is still larger than it is to be")
+@pytest.mark.xfail(reason="the schema of results, the door and what a rule of guidance says of itself came to it")
 def test_the_package_is_no_larger_than_it_needs_to_be(house: ModuleType) -> None:
     assert sum(house.lines().values()) <= house.LINES
 

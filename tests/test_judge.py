@@ -35,7 +35,7 @@ from sims.scoring.figures import METRICS, Metric, run_figures
 from sims.scoring.judge import Draw, Judge, load_judge
 from sims.scoring.options import EvaluationOptions, ScoreOptions
 from sims.scoring.reference import Reference, make_references
-from sims.training.feature_classifier import train_classifier
+from sims.training.classifier import train_classifier
 from tiny import Say
 
 OPTIONS = EvaluationOptions(samples=120, manifold_samples=60)

@@ -8,12 +8,12 @@ import torch
 from scipy import stats
 
 from sims.errors import UserError
-from sims.metrics.arrays import working_type
 from sims.metrics.bootstrap import balanced_halves, frechet_interval, paired_frechet_interval, subsample_interval
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.infinity import frechet_infinity
 from sims.metrics.intervals import error_interval, share_interval
 from sims.metrics.kernel import kernel_distance
+from sims.metrics.matrices import working_type
 from sims.metrics.precision_recall import manifold
 from sims.metrics.subset_distances import subset_distances
 from sims.metrics.two_sample import two_sample_test

@@ -22,7 +22,7 @@ from scoring import Toy, evaluate
 from sims.data.codec import UINT8, Codec
 from sims.data.dataset import Dataset
 from sims.data.pictures import SourceOptions, encode_png
-from sims.data.readers import Pictures, open_paths
+from sims.data.readers import Pictures, open_source
 from sims.data.sources import load
 from sims.data.stream import UNCHANGED, Stream, of_dataset, of_pictures, of_samples
 from sims.errors import UserError
@@ -98,7 +98,7 @@ def test_broken_pictures_are_named_and_the_others_read() -> None:
 def test_a_file_that_vanishes_is_unreadable(tmp_path: Path) -> None:
     for index, pixels in enumerate(RAW):
         (tmp_path / f"{index}.png").write_bytes(encode_png(pixels))
-    found = open_paths([tmp_path])
+    found = open_source(tmp_path).train
     assert isinstance(found, Pictures)
     stream = of_pictures(found)
     (tmp_path / "3.png").unlink()
@@ -113,7 +113,7 @@ def test_a_member_of_a_zip_with_a_wrong_checksum(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "a.zip").read_bytes())
     content[content.index(b"IDAT") + 6] ^= 255
     (tmp_path / "a.zip").write_bytes(content)
-    found = open_paths([tmp_path / "a.zip"])
+    found = open_source(tmp_path / "a.zip").train
     assert isinstance(found, Pictures)
     ((place, reason),) = of_pictures(found).read(range(9)).unreadable
     assert place == 0 and "CRC" in reason
@@ -157,20 +157,28 @@ def test_sixteen_bits_and_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "format_", "seeds"),
+    ("names", "seeds"),
     [
-        (["000007.png", "000003.png"], "png", [7, 3]),
-        (["a/000007.PNG", "b/1000003.png"], "png", [7, 1000003]),
-        (["a/000007.jpg", "b/000008.jpeg"], "folder", [7, 8]),
-        (["a/000007.jpg", "b/000007.jpg"], "jpeg", None),
-        (["7.png", "3.png"], "png", None),
-        (["x.parquet row 0", "x.parquet row 1"], "folder", None),
+        (["000007.png", "000003.png"], [7, 3]),
+        (["a/000007.PNG", "b/1000003.png"], [7, 1000003]),
+        (["a/000007.jpg", "b/000007.jpg"], None),
+        (["7.png", "3.png"], None),
+        (["x.parquet row 0", "x.parquet row 1"], None),
     ],
 )
-def test_names_tell_format_and_seeds(names: list[str], format_: str, seeds: list[int] | None) -> None:
+def test_names_tell_seeds(names: list[str], seeds: list[int] | None) -> None:
     stream = of_pictures(pictures(RAW[:2], names=names))
-    assert stream.format == format_
     assert seeds == (None if stream.seeds is None else stream.seeds.tolist())
+
+
+@pytest.mark.parametrize(
+    ("kinds", "format_"),
+    [("png png", "png"), ("jpeg jpeg", "jpeg"), ("jpeg png", "jpeg and png"), ("webp webp", "webp"), ("avif", "avif")],
+)
+def test_first_bytes_tell_the_format_whatever_a_file_is_called(kinds: str, format_: str) -> None:
+    files = [encoded(Image.fromarray(RAW[i, 0]).convert("RGB"), kind) for i, kind in enumerate(kinds.split())]
+    named = pictures(RAW[: len(files)], names=[f"{i}.png" for i in range(len(files))])
+    assert of_pictures(replace(named, read=lambda i: files[i])).format == format_
 
 
 def test_labels_and_their_names() -> None:

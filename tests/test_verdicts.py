@@ -80,7 +80,7 @@ def test_memorization_is_not_guessed(real: tuple[Dataset, Dataset], cache: Path)
     train, test = real
     without = evaluate(test, train, cache, metrics=["fd", "memorization"])
     assert set(without["metrics"]) == {"fd"} and without["notes"] == [
-        "memorization is left out: it needs images that no model was trained on (held_out)"
+        "memorization is left out: it needs images that no model was trained on (option 'held_out')"
     ]
     for draws in (None, 2):  # samples that lie on held-out images: a ratio of distances that has no value
         found = evaluate(
@@ -279,7 +279,7 @@ def test_unequal_numbers_of_draws_are_refused(real: tuple[Dataset, Dataset], cac
         options = {"metrics": ["fd"], "samples": 100, "draws": draws}
         suite = api._suite(real[0], None, Toy(), options, cache, True)
         scores.append(suite.score(noisy(real[1], 10)))
-    with pytest.raises(UserError, match=r"has 3 draw\(s\) and noise 10 1: give both as many with draws"):
+    with pytest.raises(UserError, match=r"has 3 draw\(s\) and noise 10 1: give both as many with option 'draws'"):
         paired(*scores, suite.options)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from inspect import getdoc
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
@@ -53,18 +54,14 @@ from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift_job import shift
 
 
-@dataclass(frozen=True)
-class DataCommand:
+@dataclass(frozen=True, kw_only=True)
+class DataCommand(SourceOptions):
     """Look at a data set: what is there, and what is wrong with it (exit status 1 if anything is)."""
 
     action: Positional[typing.Literal["check"]]
-    """check: count, sizes, channels, labels, duplicates, unreadable files."""
+    """check: count, sizes, channels, labels, duplicates, unreadable files, and what is not read."""
     path: Positional[str]
     """Folder, zip, parquet, npz, store, or a built-in name."""
-    grayscale: bool = False
-    """Convert to grayscale."""
-    size: int | None = None
-    """Downsample to this many pixels a side."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -82,7 +79,7 @@ def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
 
 
 def _data(options: DataCommand) -> int:
-    report = check(options.path, SourceOptions(options.grayscale, options.size))
+    report = check(options.path, options)
     lines = in_flags("\n".join(report.lines()), DataCommand)
     print(json.dumps(report.to_json(), indent=2) if options.json else lines)
     return 0 if report.ok else 1
@@ -156,7 +153,26 @@ def _registry() -> ConstructorRegistry:
             str_from_instance=lambda value: [",".join(map(str, value))],
         )
 
+    @registry.primitive_rule
+    def paths(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type is not Path:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=lambda args: _path(args[0]),
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     return registry
+
+
+def _path(text: str) -> Path:
+    """A path as typed: ~ is the home folder also where no shell has seen to it."""
+    if not text.strip():
+        raise ValueError("the path is empty")
+    return Path(text).expanduser()
 
 
 def _taken(flag: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -216,6 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     130 tells of an interruption, 141 that who reads the output (such as ``head``) has closed it.
     """
+    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is escaped, and ends no command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(sys.argv[1:] if arguments is None else list(arguments))

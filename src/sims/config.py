@@ -90,7 +90,7 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
     elif kind is float and not isinstance(value, bool) and (isinstance(value, int | float) or value in NON_FINITE):
         return float(value)
     elif kind is Path and isinstance(value, str | Path):
-        return Path(value)
+        return Path(value).expanduser()
     elif isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
         return value
     wanted = getattr(kind, "__name__", str(kind))

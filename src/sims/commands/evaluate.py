@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sims import api
+from sims.commands.flags import in_flags
 from sims.commands.options import EvaluateCommand
 from sims.errors import UserError
 from sims.report.numbers import decimals, fixed, plus_minus
@@ -105,7 +106,7 @@ def show(result: Scores, console: Console) -> None:
     if result.classes:
         console.print(_classes(result.classes))
     for line in _lines(result):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(in_flags(line, EvaluateCommand), highlight=False, markup=False, soft_wrap=True)
 
 
 def _name(metric: str, extractor: str = "inception") -> str:

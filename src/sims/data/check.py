@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from sims.config import JSON, to_dict
-from sims.data.pictures import SourceOptions, Unreadable, decode_image, transform
-from sims.data.readers import Arrays, Pictures, find_parts, open_paths
-from sims.data.sources import BUILT_IN, load, resolve
+from sims.data.dataset import classes_of
+from sims.data.pictures import SourceOptions, Unreadable, decoded, transform
+from sims.data.readers import Arrays, Pictures, open_source
+from sims.data.sources import BUILT_IN, class_numbers, coded, divided_stores, load, resolve
 from sims.data.store import is_store
 from sims.errors import UserError
 
@@ -35,6 +36,8 @@ class Report:
     value_range: tuple[float, float] | None = None
     class_names: list[str] = field(default_factory=list)
     labels: Counter[str] = field(default_factory=Counter)  # class name -> samples; "none" for -1
+    parts: dict[str, int] = field(default_factory=dict)  # "train" and "test" -> samples, of a divided source
+    passed_over: dict[str, str] = field(default_factory=dict)  # file -> why it is not read
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # file, reason
     duplicates: list[tuple[str, str]] = field(default_factory=list)  # first file, its copy
     problems: list[str] = field(default_factory=list)
@@ -51,7 +54,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report for the terminal."""
-        out = [f"{self.source}: {self.kind}, {self.count} samples"]
+        divided = ", ".join(f"{count} {part}" for part, count in self.parts.items())
+        out = [f"{self.source}: {self.kind}, {self.count} samples" + (f" ({divided})" if divided else "")]
         for title, table in (("size", self.sizes), ("channels", self.channels), ("type", self.dtypes)):
             if table:
                 out.append(f"  {title}: " + _table(table))
@@ -76,7 +80,7 @@ def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
     """
     report = Report(str(path))
     try:
-        if str(path) in BUILT_IN or is_store(resolve(path, options)):
+        if str(path) in BUILT_IN or is_store(resolve(path, options)) or divided_stores(resolve(path, options)):
             _built(report, path, options)
             return report
     except UserError as error:
@@ -84,44 +88,67 @@ def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
             resolve(path, options)  # nothing there: the one error to raise
         report.problems.append(str(error))
         return report
+    try:
+        source = open_source(resolve(path, options), options)
+    except UserError as error:
+        report.problems.append(str(error))
+        return report
+    report.passed_over = dict(sorted(source.passed_over.items()))
+    report.remarks += source.notes
     seen: dict[bytes, str] = {}
-    for paths in find_parts(resolve(path, options)).values():
-        try:
-            found = open_paths(paths)
-        except UserError as error:
-            report.problems.append(str(error))
-            continue
-        report.kind = found.kind
+    classes: dict[str, tuple[str, ...]] = {}
+    for part, found in source.parts.items():
+        report.kind, before = found.kind, report.count
         if isinstance(found, Pictures):
             _pictures(report, found, options, seen)
         else:
             _arrays(report, found, seen)
-        _labels(report, found.labels, found.class_names)
+            report.remarks += _range_notes(found, options)
+        classes[part] = _labels(report, found.labels, found.class_names, report.count - before)
+        if part != "all":
+            report.parts[part] = report.count - before
+    if len(classes) > 1 and all(classes.values()):
+        try:
+            class_numbers(classes["train"], classes["test"], "the training part", "the test part")
+        except UserError as error:
+            report.problems.append(str(error))
     _conclude(report, options)
     return report
+
+
+def _range_notes(found: Arrays, options: SourceOptions) -> list[str]:
+    """What there is to say of the range of values, by the code that loads them."""
+    try:
+        return list(coded(found.raw, found.name, found.latents, options.value_range)[2])
+    except UserError:  # said otherwise
+        return []
 
 
 def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
     """Look at a store of synthetic samples or a built-in set, which check themselves when loaded."""
     report.kind = "built in" if str(path) in BUILT_IN else "store of synthetic samples"
     data = load(path, options=options)
+    report.remarks += data.notes
     _arrays(report, Arrays(report.kind, data.name, data.raw, data.labels, data.class_names), {})
-    _labels(report, data.labels, data.class_names)
+    _labels(report, data.labels, data.class_names, len(data))
     _conclude(report, options)
 
 
 def _pictures(report: Report, found: Pictures, options: SourceOptions, seen: dict[bytes, str]) -> None:
+    beyond: Counter[str] = Counter()
     for i, name in enumerate(found.names):
         report.count += 1
         try:
-            pixels = decode_image(found.read(i))
-            _look(report, pixels, name, seen)
-            changed = transform(pixels, options)
+            picture = decoded(found.read(i))
+            beyond[picture.remark] += 1
+            _look(report, picture.pixels, name, seen)
+            changed = transform(picture.pixels, options)
         except (Unreadable, OSError, UserError) as error:
             report.unreadable.append((name, str(error)))
             continue
         report.channels[len(changed)] += 1
         report.dtypes[str(changed.dtype)] += 1
+    report.remarks += [f"{number} files hold {what}" for what, number in sorted(beyond.items()) if what]
 
 
 def _arrays(report: Report, found: Arrays, seen: dict[bytes, str]) -> None:
@@ -164,22 +191,21 @@ def _duplicate(report: Report, sample: np.ndarray, name: str, seen: dict[bytes, 
         seen[key] = name
 
 
-def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, ...]) -> None:
+def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, ...], count: int) -> tuple[str, ...]:
+    """Count labels, by the code that loads them; the names of the classes."""
     if labels is None:
-        return
-    if labels.ndim != 1 or labels.dtype.kind not in "iuf":
-        report.problems.append(f"labels of shape {labels.shape}, {labels.dtype}: give one class number for each sample")
-        return
-    values, counts = np.unique(labels, return_counts=True)
-    names = class_names or tuple(str(i) for i in range(int(max(values[np.isfinite(values)], default=-1)) + 1))
-    report.class_names = list(names)
-    for value, number in zip(values.tolist(), counts.tolist()):
-        valid = value == int(value) and 0 <= value < len(names) if np.isfinite(value) else False
-        key = names[int(value)] if valid else "none" if value == -1 else f"{value} (outside)"
-        report.labels[key] += number
-        if not valid and value != -1:
-            allowed = f"0 to {len(names) - 1}, or -1 for none" if names else "-1 for none"
-            report.problems.append(f"{number} samples have label {value}, outside the classes ({allowed})")
+        return ()
+    try:
+        numbers, names = classes_of(labels, count, class_names, report.source)
+    except UserError as error:
+        report.problems.append(str(error))
+        return ()
+    report.class_names += [name for name in names if name not in report.class_names]
+    numbers = np.full(count, -1) if numbers is None else numbers
+    for value, number in zip(*np.unique(numbers, return_counts=True)):
+        key = names[value] if value >= 0 else "none"
+        report.labels[key] += int(number)
+    return names
 
 
 def _conclude(report: Report, options: SourceOptions) -> None:
@@ -192,9 +218,8 @@ def _conclude(report: Report, options: SourceOptions) -> None:
         report.problems.append("different numbers of channels: give option 'source.grayscale', or convert the pictures")
     if len(report.dtypes) > 1:
         report.problems.append("different types of values: convert the pictures to one depth")
-    total = sum(report.labels.values())
-    if report.labels and total != report.count:
-        report.problems.append(f"{total} labels for {report.count} samples: give exactly one label for each sample")
+    if report.value_range and report.value_range[0] == report.value_range[1]:
+        report.problems.append(f"all values are the same, {report.value_range[0]:g}: there is nothing to learn")
     if report.duplicates:
         pairs = ", ".join(f"{copy} = {first}" for first, copy in report.duplicates[:_SHOWN])
         more = ", ..." if len(report.duplicates) > _SHOWN else ""

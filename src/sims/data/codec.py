@@ -150,7 +150,7 @@ ABSURD = 1e3  # what a value that is not finite becomes: as far away as any figu
 def finite(x: Tensor) -> tuple[Tensor, int]:
     """Samples (n, ...) with finite values, and how many of them had others: bad samples, whose values lie far away."""
     diverged = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
-    return (x.nan_to_num(0.0, ABSURD, -ABSURD) if diverged else x), diverged
+    return (x.nan_to_num(ABSURD, ABSURD, -ABSURD) if diverged else x), diverged
 
 
 UINT8 = Codec("pixels", 0.0, 255.0, "uint8")

@@ -32,6 +32,7 @@ class Dataset:
     labels       (N,) int64 or None       -1 = no class
     class_names  one per class; its length is the number of classes, 0 where there are no labels
     columns      further columns, (N, ...) each, as a store of synthetic samples carries them
+    notes        what is to be said of how the source was read
     """
 
     raw: np.ndarray | Rows
@@ -40,6 +41,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     name: str = "data"
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.raw.ndim != 4 and not (self.raw.ndim == 2 and self.raw.shape[1] == 2):
@@ -48,15 +50,12 @@ class Dataset:
             raise UserError(f"{self.name}: values are {self.raw.dtype} but the codec says {self.codec.dtype}")
         if len(self.raw) == 0:
             raise UserError(f"{self.name} holds no samples: give at least one")
+        labels: np.ndarray | None = None
+        names: tuple[str, ...] = ()
         if self.labels is not None:
-            object.__setattr__(self, "labels", check_labels(self.labels, len(self.raw), self.class_names, self.name))
-            if not self.class_names:  # numbered, so that a subset keeps the number of classes
-                names = tuple(str(i) for i in range(int(self.labels.max()) + 1))
-                object.__setattr__(self, "class_names", names)
-            if not self.class_names:  # every label is -1
-                object.__setattr__(self, "labels", None)
-        elif self.class_names:
-            object.__setattr__(self, "class_names", ())
+            labels, names = classes_of(self.labels, len(self.raw), self.class_names, self.name)
+        object.__setattr__(self, "labels", labels)
+        object.__setattr__(self, "class_names", names)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -193,6 +192,22 @@ def check_labels(labels: np.ndarray, count: int, class_names: Sequence[str], nam
             " correct the labels or the class names"
         )
     return labels
+
+
+def classes_of(
+    labels: np.ndarray, count: int, class_names: Sequence[str], name: str
+) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Checked labels (count,) int64, and the names of the classes: those given, else the numbers that occur.
+
+    Numbers with gaps are renumbered, so that there is no class without a sample; their names keep what they were. None
+    where every label is -1.
+    """
+    labels, names = check_labels(labels, count, class_names, name), tuple(class_names)
+    if not names:  # named, so that a subset keeps the number of classes
+        numbers = np.unique(labels[labels >= 0])
+        names = tuple(map(str, numbers.tolist()))
+        labels = np.where(labels < 0, -1, np.searchsorted(numbers, labels))
+    return (labels, names) if names else (None, ())
 
 
 def split_indices(count: int, num_test: int, seed: int, labels: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -17,24 +17,27 @@ from sims.data.pictures import Unreadable
 from sims.data.store import flat_values
 from sims.errors import UserError
 
-IMAGE_KEYS = ("images", "image", "x", "data", "latents", "arr_0")
-LABEL_KEYS = ("labels", "label", "y", "arr_1")
+IMAGE_KEYS = ("images", "image", "img", "x", "data", "latents", "arr_0")
+LABEL_KEYS = ("labels", "label", "y", "class", "arr_1")
 _GROUPS = 4  # row groups kept in memory
 
 
 class Table:
     """The columns with samples and labels of parquet files of one schema.
 
-    ``is_image``: the samples are encoded pictures. Raises UserError naming the file for anything missing or broken.
+    ``is_image``: the samples are encoded pictures; ``image`` and ``label`` name columns. ``remarks``
+    say what was chosen where others could have been meant. Raises UserError naming the file for anything missing or
+    broken, and, a question, where several columns could be meant.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], image: str | None = None, label: str | None = None) -> None:
         self.paths = list(paths)
         self.name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
         schema = _read(paths[0], lambda: pq.read_schema(paths[0]))
         self.features = hf.features_of(schema)
-        self.column, self.is_image = _sample_column(schema, self.features, paths[0])
-        self.label = _label_column(schema, self.features, self.column)
+        self.column, self.is_image, more = _sample_column(schema, self.features, paths[0], image)
+        self.label, others = _label_column(schema, self.features, self.column, paths[0], label)
+        self.remarks = tuple(text for text in (more, others) if text)
         wanted = {self.column} | ({self.label} if self.label else set())
         self.counts: list[list[int]] = []  # rows of every row group of every file
         for path in paths:
@@ -140,47 +143,110 @@ def _read(path: Path, action: Callable[[], Any]) -> Any:
         raise UserError(f"{path} cannot be read as parquet ({error}): download or make it again") from error
 
 
-def _sample_column(schema: pa.Schema, features: hf.Features, path: Path) -> tuple[str, bool]:
-    """The column with the samples, and whether it holds encoded pictures."""
-    marked = [name for name, feature in features.items() if feature.get("_type") == "Image" and name in schema.names]
-    by_content = [field.name for field in schema if _holds_pictures(field.type)]
-    lists = [f.name for f in schema if isinstance(f.type, pa.BaseExtensionType) or pa.types.is_nested(f.type)]
-    lists = [name for name in lists if name not in by_content]
-    if marked and marked[0] in by_content:
-        return marked[0], True
-    if by_content:
-        return by_content[0], True
-    if lists:
-        return next((key for key in IMAGE_KEYS if key in lists), lists[0]), False
-    raise UserError(
-        f"{path} has no column of pictures (columns: {', '.join(schema.names)}): it needs one of type binary or"
-        " struct {bytes, path}, as Hugging Face `datasets` writes"
-    )
+def has_samples(path: Path) -> bool:
+    """Whether a table has a column that could hold samples."""
+    schema = _read(path, lambda: pq.read_schema(path))
+    return any(_holds_pictures(field.type) or _holds_arrays(field.type) for field in schema)
+
+
+def _sample_column(
+    schema: pa.Schema, features: hf.Features, path: Path, asked: str | None
+) -> tuple[str, bool, str | None]:
+    """The column with the samples, whether it holds encoded pictures, and a remark on others that could."""
+    pictures = [field.name for field in schema if _holds_pictures(field.type)]
+    arrays = [field.name for field in schema if _holds_arrays(field.type) and field.name not in pictures]
+    if asked is not None:
+        if asked not in (*pictures, *arrays):
+            raise UserError(
+                f"{path}: option 'source.image_column' is {asked!r}, and the columns that can hold samples are "
+                f"{', '.join([*pictures, *arrays]) or 'none'}"
+            )
+        return asked, asked in pictures, None
+    candidates = pictures or arrays
+    if not candidates:
+        raise UserError(
+            f"{path} has no column of pictures (columns: {', '.join(schema.names)}): it needs one of type binary or"
+            " struct {bytes, path}, as Hugging Face `datasets` writes"
+        )
+    named = [key for key in IMAGE_KEYS if key in candidates]
+    marked = [name for name in candidates if features.get(name, {}).get("_type") == "Image"]
+    if not named and len(candidates) > 1 and len(marked) != 1:
+        raise UserError(
+            f"{path} has several columns that could hold the samples ({', '.join(candidates)}): say which with "
+            "option 'source.image_column'"
+        )
+    chosen = (named or marked or candidates)[0]
+    kind = schema.field(chosen).type
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _holds_pictures(kind.value_type):
+        raise UserError(f"{path}: column {chosen!r} holds lists of pictures: write one picture in each row")
+    others = [name for name in candidates if name != chosen]
+    remark = f"samples are those of column {chosen!r}, not {', '.join(others)} (option 'source.image_column')"
+    return chosen, chosen in pictures, remark if others and pictures else None
 
 
 def _holds_pictures(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
 
 
-def _label_column(schema: pa.Schema, features: hf.Features, samples: str) -> str | None:
-    names = [name for name in schema.names if name != samples]
+def _holds_arrays(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.BaseExtensionType) or pa.types.is_nested(kind)
+
+
+def _label_column(
+    schema: pa.Schema, features: hf.Features, samples: str, path: Path, asked: str | None
+) -> tuple[str | None, str | None]:
+    """The column with the labels, and a remark on others that could hold them."""
+    names = [field.name for field in schema if field.name != samples and _could_be_labels(field.type)]
+    if asked is not None:
+        if asked not in names:
+            raise UserError(
+                f"{path}: option 'source.label_column' is {asked!r}, and the columns that can hold labels are "
+                f"{', '.join(names) or 'none'}"
+            )
+        return asked, None
     marked = [name for name in names if features.get(name, {}).get("_type") == "ClassLabel"]
-    return next((key for key in LABEL_KEYS if key in names), marked[0] if marked else None)
+    chosen = next((key for key in LABEL_KEYS if key in names), marked[0] if len(marked) == 1 else None)
+    likely = [name for name in names if name != chosen and ("label" in name or "class" in name or name in marked)]
+    if not likely:
+        return chosen, None
+    taken = f"labels are those of column {chosen!r}" if chosen else "no labels are read"
+    return chosen, f"{taken}; columns that could hold labels too: {', '.join(likely)} (option 'source.label_column')"
+
+
+def _could_be_labels(kind: pa.DataType) -> bool:
+    return bool(_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+                or pa.types.is_dictionary(kind))  # fmt: skip
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _labels(column: pa.ChunkedArray, names: tuple[str, ...], path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if _is_text(column.type):
         words = column.to_pylist()
         names = names or tuple(sorted({word for word in words if word is not None}))
         number: dict[str | None, int] = {name: i for i, name in enumerate(names)} | {None: -1}
         if (unknown := next((word for word in words if word not in number), None)) is not None:
             raise UserError(f"{path}: label {unknown!r} is not one of the class names: correct the labels or the names")
         return np.array([number[word] for word in words], dtype=np.int64), names
+    if pa.types.is_boolean(column.type):
+        return column.cast(pa.int8()).cast(pa.int64()).fill_null(-1).to_numpy(), names or ("false", "true")
+    if pa.types.is_floating(column.type):
+        values = column.cast(pa.float64()).fill_null(-1.0).to_numpy()
+        if not np.isfinite(values).all() or (values != np.round(values)).any():
+            raise UserError(f"{path}: labels of type {column.type} are not whole numbers: convert them")
+        return values.astype(np.int64), names
     if not pa.types.is_integer(column.type):
         raise UserError(f"{path}: labels of type {column.type} are neither whole numbers nor names: convert them")
-    return column.cast(pa.int64()).fill_null(-1).to_numpy(), names
+    try:
+        return column.cast(pa.int64()).fill_null(-1).to_numpy(), names
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: labels do not fit 64 bits ({error}): renumber them") from error
 
 
 def _array_column(column: pa.ChunkedArray, shape: Sequence[int] | None, path: Path) -> np.ndarray:

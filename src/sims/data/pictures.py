@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from sims.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-NUMPY = ".npy"  # arrays, a file for each sample, as EDM2 keeps latents
+#: What is decoded, as Pillow names it: nothing that starts another program (EPS does), no pages of text.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+LOSSY = ("jpeg", "webp", "avif", "jp2")  # formats that may have changed the pixels
+HEAD = 64  # bytes that tell what a file is
+MOST_PIXELS = 178_000_000  # of one picture
+_ROOM = 64 << 20  # bytes that a picture may unfold to in any case
+_RATIO = 1_100  # and beyond that so many times its file's size: what deflate reaches at most
+_PNG = b"\x89PNG\r\n\x1a\n"
 _NUMPY_MAGIC = b"\x93NUMPY"
+_MAGIC = (  # first bytes, kind
+    (_PNG, "png"), (b"\xff\xd8\xff", "jpeg"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"II*\0", "tiff"), (b"MM\0*", "tiff"),
+    (b"\0\0\0\x0cjP  ", "jp2"), (b"\xff\x4f\xff\x51", "jp2"), (_NUMPY_MAGIC, "npy"), (b"PAR1", "parquet"),
+    (b"PK\x03\x04", "zip"), (b"\x1f\x8b", "gzip"), (b"%!PS", "eps"), (b"\xc5\xd0\xd3\xc6", "eps"), (b"%PDF", "pdf"),
+)  # fmt: skip
+_HEIC = (b"heic", b"heix", b"hevc", b"mif1")
+_KINDS = {"npy": "array", "parquet": "table", "zip": "archive"}
 _PNG_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, as Pillow's convert("L")
 
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """How pictures are changed on load, and where they are kept."""
+    """How a source is read: which of it, how pictures are changed on load, and where they are kept."""
 
     grayscale: bool = False
     """One channel (ITU-R 601 luma) instead of three or four."""
@@ -29,6 +45,14 @@ class SourceOptions:
 
     cache: Path | None = None
     """Folder for what is decoded, encoded or downloaded once (runs/cache if not given); sets above 1 GiB are read from there."""  # noqa: E501
+    value_range: tuple[float, ...] = ()
+    """Values of black and white, such as 0,255, where the type of the values does not tell."""
+    image_column: str | None = None
+    """Column of a table that holds the pictures, where several could."""
+    label_column: str | None = None
+    """Column of a table that holds the labels, where several could."""
+    division: Literal["auto", "parts", "none"] = "auto"
+    """Folders or files called train, test, validation: parts (what lies beside them is left out), or none (they are classes like others); auto asks where it is not clear."""  # noqa: E501
     download: bool = False
     """Allow fetching a data set of the Hugging Face hub (hf:owner/name); it is kept in the cache."""
 
@@ -43,6 +67,10 @@ class SourceOptions:
         return not self.grayscale and self.size is None
 
     def __post_init__(self) -> None:
+        if self.value_range and not (len(self.value_range) == 2 and self.value_range[0] < self.value_range[1]):
+            raise UserError(
+                f"value_range is {list(self.value_range)}: give the values of black and white, such as 0,255"
+            )
         if self.size is not None and self.size < 1:
             raise UserError(f"size {self.size} is below 1: give the number of pixels on a side, such as 32")
 
@@ -51,22 +79,141 @@ class Unreadable(Exception):
     """A picture that cannot be decoded; the message says why, the caller knows which."""
 
 
+def format_of(head: bytes) -> str | None:
+    """What a file is, by its first bytes (``HEAD`` of them are enough), such as "png"; None for what is not known."""
+    for magic, name in _MAGIC:
+        if head.startswith(magic):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp" if head[12:16] != b"VP8L" else "webp, lossless"
+    if head[4:8] == b"ftyp":
+        brand = head[8:12]
+        return (
+            "avif" if brand in (b"avif", b"avis") else "heic" if brand in (b"heic", b"heix", b"mif1", b"hevc") else None
+        )
+    if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "ppm"
+    return None
+
+
+def kind_of(head: bytes) -> str | None:
+    """ "picture", "array", "table" or "archive", else what the file is, by its first bytes; None: not known."""
+    found = format_of(head)
+    pictures = ("png", "jpeg", "gif", "bmp", "tiff", "jp2", "webp", "webp, lossless", "avif", "ppm")
+    return "picture" if found in pictures else _KINDS.get(found or "", found)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture (C, H, W), what its file is, and what its file holds beyond it, in words ("" = nothing)."""
+
+    pixels: np.ndarray
+    format: str
+    remark: str = ""
+
+
 def decode_image(data: bytes, options: SourceOptions = SourceOptions()) -> np.ndarray:
-    """An encoded picture to (C, H, W), uint8, or uint16 for 16-bit grey, or float32 for floating-point TIFF.
+    """An encoded picture to (C, H, W), uint8, or uint16 for 16-bit values, or float32 for floating-point TIFF.
 
     Palettes become RGB(A), turned photographs are set upright; an .npy array stays as it is. Raises Unreadable for
-    broken data.
+    broken data, and for anything but pictures of ``FORMATS``.
     """
-    if data[:6] == _NUMPY_MAGIC:
-        return transform(_array(data), options)
+    return decoded(data, options).pixels
+
+
+def decoded(data: bytes, options: SourceOptions = SourceOptions()) -> Decoded:
+    """``decode_image``, with what there is to say of the file."""
+    found = format_of(data[:HEAD]) or "unknown"
+    if found == "npy":
+        return Decoded(transform(_array(data), options), found)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            pixels = _to_array(_plain(ImageOps.exif_transpose(image)))
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_size(image, len(data))
+            deep = _deep_png(data) if found == "png" else None
+            remark = _beyond(image, deep is not None)
+            if deep is None:
+                image.load()
+            pixels = deep if deep is not None else _to_array(_plain(ImageOps.exif_transpose(image)))
     except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
+            reason = f"{found}, which is not read as a picture"
         raise Unreadable(reason or type(error).__name__) from error
-    return transform(pixels, options)
+    return Decoded(transform(pixels, options), found, remark)
+
+
+def _check_size(image: Image.Image, size: int) -> None:
+    """Hold the size that a file declares against a limit and against the file's own, before it is paid for."""
+    count = image.width * image.height
+    unfolded = count * len(image.getbands()) * (4 if image.mode in ("I", "F") else 1)
+    if count > MOST_PIXELS or unfolded > max(_ROOM, _RATIO * size):
+        raise Unreadable(
+            f"declares {image.width}x{image.height} pixels in {size:,} bytes: more than a picture of that size holds "
+            f"(at most {MOST_PIXELS // 10**6} million)"
+        )
+
+
+def _beyond(image: Image.Image, deep: bool) -> str:
+    """What a file holds that is not read."""
+    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+    if frames > 1:
+        return "several frames or pages: the first of each is read"
+    bits = getattr(image, "tag_v2", {}).get(258, (8,)) if image.format == "TIFF" else (8,)
+    if not deep and image.mode in ("RGB", "RGBA") and max(bits) > 8:
+        return "16-bit colour, of which the upper 8 bits are read"
+    return ""
+
+
+def _deep_png(data: bytes) -> np.ndarray | None:
+    """A PNG with 16 bits a channel in colour, uint16 (C, H, W), which Pillow would cut to 8; None for any other.
+
+    Specification: W3C, Portable Network Graphics, sections 7.2 and 9.2. Interlaced ones are refused.
+    """
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    channels = {2: 3, 4: 2, 6: 4}.get(colour)
+    if depth != 16 or channels is None:
+        return None
+    if interlaced:
+        raise Unreadable("an interlaced PNG of 16-bit colour: save it without interlacing")
+    stride, step, packed, at = width * channels * 2, channels * 2, [], 8
+    while at + 8 <= len(data):
+        length, name = struct.unpack(">I4s", data[at : at + 8])
+        if name == b"IDAT":
+            packed.append(data[at + 8 : at + 8 + length])
+        at += 12 + length
+    raw = zlib.decompressobj().decompress(b"".join(packed), height * (stride + 1))
+    if len(raw) < height * (stride + 1):
+        raise Unreadable("image file is truncated")
+    lines = np.frombuffer(raw, np.uint8).reshape(height, stride + 1)
+    above = np.zeros(stride, np.uint8)
+    rows = np.empty((height, stride), np.uint8)
+    for y in range(height):
+        above = rows[y] = _unfiltered(int(lines[y, 0]), lines[y, 1:], above, step)
+    values = rows.reshape(height, width, channels, 2).view(">u2")[..., 0].astype(np.uint16)  # (H, W, C)
+    if colour == 4:  # grey with transparency: the transparency goes, as grey needs none
+        values = values[..., :1]
+    return values.transpose(2, 0, 1)
+
+
+def _unfiltered(kind: int, line: np.ndarray, above: np.ndarray, step: int) -> np.ndarray:
+    """One line of a PNG as it was before filtering; ``step`` bytes a pixel."""
+    if kind == 0:
+        return line
+    if kind == 1:  # from the left: sums modulo 256
+        return np.cumsum(line.reshape(-1, step), axis=0, dtype=np.uint64).astype(np.uint8).reshape(-1)
+    if kind == 2:
+        return line + above
+    out = [0] * step + line.tolist()
+    up = [0] * step + above.tolist()
+    for i in range(step, len(out)):
+        a, b, c = out[i - step], up[i], up[i - step]
+        if kind == 3:
+            guess = (a + b) // 2
+        else:
+            pa, pb, pc = abs(b - c), abs(a - c), abs(a + b - 2 * c)
+            guess = a if pa <= pb and pa <= pc else b if pb <= pc else c
+        out[i] = (out[i] + guess) & 255
+    return np.array(out[step:], np.uint8)
 
 
 def _array(data: bytes) -> np.ndarray:

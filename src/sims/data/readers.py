@@ -1,27 +1,28 @@
-"""What lies at a path, before it is decoded: encoded pictures (folder, zip, parquet) or arrays (npz, parquet)."""
+"""What lies at a path, before it is decoded: encoded pictures (folder, zip, parquet) or arrays (npz, parquet, IDX)."""
 
 from __future__ import annotations
 
-import json
+import gzip
 import os
-import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sims.data.division import Divided, divide, divide_files
+from sims.data.labels import labels_of
+from sims.data.listing import Listing, list_path, passed_over
 from sims.data.mapped import IN_MEMORY, Rows
-from sims.data.parquet import IMAGE_KEYS, LABEL_KEYS, Cells, Table
-from sims.data.pictures import NUMPY, SUFFIXES, Unreadable
-from sims.data.store import is_store
+from sims.data.parquet import IMAGE_KEYS, LABEL_KEYS, Cells, Table, has_samples
+from sims.data.pictures import SourceOptions
 from sims.errors import UserError
-from sims.files import read_json
 
-_LABELS_FILE = "dataset.json"  # EDM's and StyleGAN's convention
+_AS_IT_IS = SourceOptions()
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Pictures:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     files: Sequence[Path] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,44 +54,48 @@ class Arrays:
     latents: bool = False
 
 
-def find_parts(path: Path) -> dict[str, list[Path]]:
-    """The paths that make up each part of a source: {"train": ..., "test": ...}, or {"all": ...} undivided.
+@dataclass(frozen=True)
+class Source:
+    """What a path holds: its parts, "train" and "test" or "all" undivided; what is not read and why; remarks."""
 
-    A folder is divided by subfolders `train` and `test`, or by those words in the names of its parquet files.
+    parts: dict[str, Pictures | Arrays]
+    passed_over: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def train(self) -> Pictures | Arrays:
+        """The part to train on: all of an undivided source."""
+        return self.parts.get("train") or self.parts["all"]
+
+    @property
+    def held_out(self) -> Pictures | Arrays | None:
+        """The part that is held out, where the source is divided."""
+        return self.parts.get("test")
+
+    @property
+    def notes(self) -> list[str]:
+        """All that is to be said, in sentences."""
+        return [*passed_over(self.passed_over), *self.remarks]
+
+
+def open_source(path: Path, options: SourceOptions = _AS_IT_IS) -> Source:
+    """Open what lies at a path; raises UserError naming the file for anything missing, empty, broken or ambiguous.
+
+    Every file below it is read, is the usual junk, or stands in ``passed_over``.
     """
-    if not path.is_dir() or is_store(path):
-        return {"all": [path]}
-    files = [file for file in sorted(path.rglob("*.parquet")) if not _hidden(file.relative_to(path).parts)]
-    if not files:
-        parts = {part: [path / part] for part in ("train", "test") if (path / part).is_dir()}
-        return parts if "train" in parts else {"all": [path]}
-    parts = {part: [file for file in files if _mentions(file.relative_to(path), part)] for part in ("train", "test")}
-    if parts["train"]:
-        return {part: found for part, found in parts.items() if found}
-    return {"all": files}
-
-
-def _mentions(path: Path, word: str) -> bool:
-    """Whether a path holds `word` as a word of its own: test-0.parquet does, latest.parquet does not."""
-    return re.search(rf"(^|[^a-z]){word}([^a-z]|$)", path.as_posix().lower()) is not None
-
-
-def _hidden(parts: Sequence[str]) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def open_paths(paths: list[Path]) -> Pictures | Arrays:
-    """Open one part of a source; raises UserError naming the file for anything missing, empty or broken."""
-    path = paths[0]
+    path = _hub_revision(path)
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        return _listed(path, options)
     if path.suffix.lower() == ".parquet":
-        return _parquet(paths)
-    if path.is_dir():
-        return _folder(path)
-    if path.suffix.lower() == ".zip":
-        return _zip(path)
+        table, remarks = _parquet([path], options)
+        return Source({"all": table}, remarks=remarks)
     if path.suffix.lower() in (".npz", ".npy"):
-        return _npz(path)
-    raise UserError(f"{path} is of no known kind: give a folder, .zip, .parquet, .npz, or a store of synthetic samples")
+        return Source({"all": _npz(path)})
+    if "idx" in path.name.lower() and path.is_file():
+        return Source({"all": _idx([path], path.stem)})
+    raise UserError(
+        f"{path} is of no known kind: give a folder, .zip, .parquet, .npz, IDX, or a store of synthetic samples"
+    )
 
 
 Facts = tuple[int, Sequence[int], np.dtype]  # of a picture: its number, shape (C, H, W) and type
@@ -110,113 +116,143 @@ def mismatch(found: Pictures, one: Facts, other: Facts) -> str:
     return f"pictures in {found.name} differ in {what}: {remedy} (`sims data check` lists them all)"
 
 
-# -- folders and zip files ---------------------------------------------------------------------------------------------
+def _hub_revision(path: Path) -> Path:
+    """The revision of a data set in the hub's cache; UserError, a question, where there are several."""
+    snapshots = path / "snapshots"
+    if not (path.is_dir() and snapshots.is_dir() and (path / "blobs").is_dir()):
+        return path
+    revisions = sorted(child for child in snapshots.iterdir() if child.is_dir())
+    main = path / "refs" / "main"
+    if main.is_file() and (chosen := snapshots / main.read_text(encoding="utf-8").strip()).is_dir():
+        return chosen
+    if len(revisions) == 1 or len({frozenset(_targets(revision)) for revision in revisions}) == 1:
+        return revisions[0]
+    names = ", ".join(revision.name for revision in revisions[:3])
+    raise UserError(f"{path} holds {len(revisions)} revisions of a data set ({names}): give one, {snapshots}/REVISION")
 
 
-def _folder(root: Path) -> Pictures:
-    names = _pictures(path for path in _walk(root) if not _hidden(PurePosixPath(path).parts))
-    if not names:
+def _targets(revision: Path) -> list[tuple[int, int]]:
+    return [(s.st_dev, s.st_ino) for f in revision.rglob("*") if f.is_file() for s in (f.stat(),)]
+
+
+def _listed(path: Path, options: SourceOptions) -> Source:
+    """A folder or a zip: pictures, or tables, or arrays, or IDX files."""
+    listing = list_path(path)
+    left = listing.passed_over
+    tables: list[str] = []
+    about: list[str] = []
+    for name in listing.of("table"):
+        (tables if not listing.packed and has_samples(path / name) else about).append(name)
+    left |= dict.fromkeys(about, "a table within an archive" if listing.packed else "a table without pictures")
+    pictures = listing.of("picture", "array")
+    groups = {"pictures": pictures, "tables": tables, "arrays": [] if listing.packed else listing.of("arrays"),
+              "IDX files": [] if listing.packed else listing.of("idx")}  # fmt: skip
+    if pictures and tables:
         raise UserError(
-            f"{root} holds no pictures ({', '.join(SUFFIXES[:4])}, ...) and no parquet files: check the path"
+            f"{path} holds {len(pictures):,} pictures ({pictures[0]}) and {len(tables)} tables of pictures "
+            f"({tables[0]}): give one of them"
         )
-    listing = root / _LABELS_FILE
-    found = read_json(listing) if listing.is_file() else None
-    labels, class_names = _listed_labels(names, found, str(listing)) if found is not None else _class_folders(names)
-    files = [root / name for name in names]
-    return Pictures("folder", root.name, names, lambda i: files[i].read_bytes(), labels, class_names, files)
+    kind = next((kind for kind, names in groups.items() if names), None)
+    if kind is None:
+        reasons = "; ".join(passed_over(left)[:3])
+        raise UserError(
+            f"{path} holds no pictures{f' ({reasons})' if reasons else ''}: give a folder or archive of png, jpg, "
+            "webp, ..., parquet or npz files"
+        )
+    left |= {name: f"beside {kind}" for other, names in groups.items() if other != kind for name in names}
+    if kind == "pictures":
+        return _pictures(listing, pictures, options)
+    whole = divide_files(groups[kind], str(path), options.division)
+    parts: dict[str, Pictures | Arrays] = {}
+    remarks = [*listing.remarks, *whole.remarks]
+    for part, names in whole.parts.items():
+        files = [path / name for name in names]
+        if kind == "tables":
+            parts[part], more = _parquet(files, options)
+            remarks += [text for text in more if text not in remarks]
+        else:
+            parts[part] = _idx(files, path.name) if kind == "IDX files" else _joined([_npz(file) for file in files])
+    left |= dict.fromkeys(listing.listings, f"beside {kind}") | whole.left_out
+    return Source(parts, left, tuple(remarks))
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """The files below a folder, as paths from there."""
-    for folder, _, names in os.walk(root, followlinks=True):
-        below = Path(folder).relative_to(root).as_posix()
-        yield from names if below == "." else (f"{below}/{name}" for name in names)
+# -- pictures in folders and zip files ---------------------------------------------------------------------------------
 
 
-def _pictures(names: Iterable[str]) -> list[str]:
-    """The names of pictures, sorted; of arrays (.npy), as EDM2 keeps latents, where there are none."""
-    found: dict[bool, list[str]] = {False: [], True: []}
-    for name in names:
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix in SUFFIXES or suffix == NUMPY:
-            found[suffix == NUMPY].append(name)
-    return sorted(found[False] or found[True])
+def _pictures(listing: Listing, names: list[str], options: SourceOptions) -> Source:
+    root = listing.source
+    divided: Divided = divide(names, str(root), options.division)
+    left, remarks = listing.passed_over | divided.left_out, [*listing.remarks, *divided.remarks]
+    parts: dict[str, Pictures | Arrays] = {}
+    read_listings: set[str] = set()
+    for part, members in divided.parts.items():
+        labels, class_names, used, more = labels_of(listing, members)
+        read_listings |= {used} if used else set()
+        remarks += more
+        files = [root] if listing.packed else [root / name for name in members]
+        parts[part] = Pictures(
+            "zip" if listing.packed else "folder", root.stem if listing.packed else root.name, members,
+            partial(_read_member, listing, members), labels, class_names, files,
+        )  # fmt: skip
+    left |= {name: "not needed for the labels" for name in listing.listings if name not in read_listings and not any(
+        name in text for text in remarks)}  # fmt: skip
+    return Source(parts, left, tuple(remarks))
 
 
-def _zip(path: Path) -> Pictures:
-    try:
-        archive = zipfile.ZipFile(path)
-        members = [name for name in archive.namelist() if not _hidden(PurePosixPath(name).parts)]
-        names = _pictures(members)
-        listings = [name for name in members if PurePosixPath(name).name == _LABELS_FILE]
-        listing = min(listings, key=len) if listings else None
-        found = json.loads(archive.read(listing)) if listing else None
-    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a zip file ({error}): download or make it again") from error
-    if not names:
-        raise UserError(f"{path} holds no pictures ({', '.join(SUFFIXES[:4])}, ...): check the file")
-
-    def read(i: int) -> bytes:
-        try:
-            return archive.read(names[i])
-        except (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
-            raise Unreadable(str(error)) from error
-
-    if listing:
-        below = str(PurePosixPath(listing).parent)
-        labels, class_names = _listed_labels(names, found, f"{listing} in {path}", below)
-    else:
-        labels, class_names = _class_folders(names)
-    return Pictures("zip", path.stem, names, read, labels, class_names, (path,))
-
-
-def _class_folders(names: Sequence[str]) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Classes from the first folder in which names differ; pictures beside the class folders have no class (-1)."""
-    paths = [PurePosixPath(name).parts[:-1] for name in names]
-    depth = 0  # folders that hold everything are no classes
-    while all(len(parts) > depth for parts in paths) and len({parts[depth] for parts in paths}) == 1:
-        depth += 1
-    folders = [parts[depth] if len(parts) > depth else None for parts in paths]
-    class_names = tuple(sorted({folder for folder in folders if folder is not None}))
-    if not class_names:
-        return None, ()
-    number = {name: i for i, name in enumerate(class_names)}
-    return np.array([-1 if folder is None else number[folder] for folder in folders], dtype=np.int64), class_names
-
-
-def _listed_labels(
-    names: Sequence[str], found: Any, where: str, below: str = "."
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Labels from EDM's dataset.json: {"labels": [[name, label], ...]}, or null for none."""
-    entries = found.get("labels") if isinstance(found, dict) else None
-    if entries is None:
-        return None, ()
-    try:
-        table = {str(name).replace("\\", "/"): label for name, label in entries}
-    except (TypeError, ValueError) as error:
-        raise UserError(f'{where}: "labels" is not a list of [name, label] pairs: correct the file') from error
-    labels = np.empty(len(names), dtype=np.int64)
-    for i, name in enumerate(names):
-        label = table.get(name.removeprefix(f"{below}/"), table.get(name))
-        if isinstance(label, bool) or not isinstance(label, int):
-            what = "no label" if label is None else f"label {label!r}, which is not a whole number,"
-            raise UserError(f"{where} has {what} for {name}: give a class number for every picture, or null for none")
-        labels[i] = label
-    return labels, ()
+def _read_member(listing: Listing, members: Sequence[str], i: int) -> bytes:
+    return listing.read(members[i])
 
 
 # -- parquet -----------------------------------------------------------------------------------------------------------
 
 
-def _parquet(paths: list[Path]) -> Pictures | Arrays:
-    table = Table(paths)
+def _parquet(paths: list[Path], options: SourceOptions) -> tuple[Pictures | Arrays, tuple[str, ...]]:
+    table = Table(paths, options.image_column, options.label_column)
     labels, class_names = table.labels()
     if table.is_image:
         cells = Cells(table)
-        return Pictures("parquet", table.name, cells.names, cells.read, labels, class_names, tuple(paths))
+        found = Pictures("parquet", table.name, cells.names, cells.read, labels, class_names, tuple(paths))
+        return found, table.remarks
     raw, shape = table.arrays()
     raw = channels_first(raw, str(paths[0]), keep=shape is not None)
-    return Arrays("parquet", table.name, raw, labels, class_names)
+    return Arrays("parquet", table.name, raw, labels, class_names), table.remarks
+
+
+# -- IDX (MNIST) -------------------------------------------------------------------------------------------------------
+
+
+def _idx(paths: list[Path], name: str) -> Arrays:
+    """Images (N, H, W) or (N, H, W, C) of an IDX file, and the labels of the one beside it."""
+    arrays = [_idx_array(path) for path in sorted(paths)]
+    images = [array for array in arrays if array.ndim in (3, 4)]
+    labels = [array for array in arrays if array.ndim == 1]
+    if len(images) != 1 or len(labels) > 1 or (labels and len(labels[0]) != len(images[0])):
+        shapes = ", ".join(f"{path.name} {array.shape}" for path, array in zip(sorted(paths), arrays))
+        raise UserError(
+            f"{paths[0].parent} holds {shapes}: one IDX file of images and at most one of labels make a set"
+        )
+    raw = channels_first(images[0], str(paths[0]))
+    return Arrays("idx", name, raw, labels[0].astype(np.int64) if labels else None)
+
+
+def _idx_array(path: Path) -> np.ndarray:
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with opened(path, "rb") as file:  # type: ignore[operator]
+            zero, dtype, ndim = file.read(2), file.read(1), file.read(1)
+            if zero != b"\0\0" or dtype != b"\x08" or not 1 <= ndim[0] <= 4:
+                raise ValueError("no IDX file of bytes")
+            shape = tuple(int.from_bytes(file.read(4), "big") for _ in range(ndim[0]))
+            count = int(np.prod([float(side) for side in shape]))
+            if count > MOST_VALUES:
+                raise ValueError(f"it declares {shape}, more than {MOST_VALUES:,} values")
+            data = file.read(count + 1)
+        return np.frombuffer(data, np.uint8).reshape(shape)
+    except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
+        raise UserError(f"{path} cannot be read as IDX ({error}): download it again") from error
+
+
+MOST_VALUES = 1 << 31  # of one IDX file
 
 
 # -- npz ---------------------------------------------------------------------------------------------------------------
@@ -242,6 +278,20 @@ def _npz(path: Path) -> Arrays:
     return Arrays(
         "npz", path.stem, channels_first(arrays[key], f"{path}, array {key!r}", keep=latents), labels, names, latents
     )
+
+
+def _joined(found: list[Arrays]) -> Arrays:
+    """The arrays of several files as one; UserError where they differ in shape, type or classes."""
+    first = found[0]
+    for other in found[1:]:
+        if (other.raw.shape[1:], other.raw.dtype, other.class_names, other.labels is None) != (
+            first.raw.shape[1:], first.raw.dtype, first.class_names, first.labels is None
+        ):  # fmt: skip
+            raise UserError(f"{other.name} and {first.name} differ in shape, type or labels: give one of them")
+    if len(found) == 1:
+        return first
+    labels = None if first.labels is None else np.concatenate([arrays.labels for arrays in found])  # type: ignore[misc]
+    return replace(first, raw=np.concatenate([np.asarray(arrays.raw) for arrays in found]), labels=labels)
 
 
 def _array(path: Path, archive: Any, key: str) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +16,11 @@ import numpy as np
 
 from sims.data import hub, mapped
 from sims.data.codec import EDM2_LATENTS, Codec
-from sims.data.dataset import ROW, Dataset, check_labels
+from sims.data.dataset import ROW, Dataset, check_labels, classes_of
+from sims.data.division import PARTS
 from sims.data.mapped import Rows, content
-from sims.data.pictures import NUMPY, SourceOptions, Unreadable, decode_image, transform
-from sims.data.readers import Arrays, Pictures, find_parts, mismatch, open_paths
+from sims.data.pictures import Decoded, SourceOptions, Unreadable, decoded, transform
+from sims.data.readers import Arrays, Pictures, Source, mismatch, open_source
 from sims.data.store import Store, is_store
 from sims.errors import UserError
 from sims.files import digest
@@ -42,12 +45,15 @@ def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | Non
     Raises UserError, one sentence naming the file, for anything missing, broken or inconsistent.
     """
     if str(source) in BUILT_IN:
-        return limited(transformed(_built_in(str(source)), options), limit)
+        data = limited(transformed(_built_in(str(source)), options), limit)
+        return replace(data, notes=shadowed(str(source)))
     path = resolve(source, options)
     if is_store(path):
         return limited(transformed(Store.read(path), options), limit)
-    parts = find_parts(path)
-    return dataset_of(open_paths(parts.get("train") or parts["all"]), options, limit)
+    stores = divided_stores(path)
+    if stores:
+        return limited(transformed(Store.read(stores["train"]), options), limit)
+    return _told(open_source(path, options), options, limit)
 
 
 def load_pair(
@@ -72,12 +78,67 @@ def load_pair(
         return limited(train, limit), held_out
     if str(source) not in BUILT_IN:
         path = resolve(source, options)
-        parts = find_parts(path)
-        if "train" in parts and "test" in parts:
-            held_out = dataset_of(open_paths(parts["test"]), options)
-            return _matched(dataset_of(open_paths(parts["train"]), options, limit), held_out)
+        if stores := divided_stores(path):
+            both = (transformed(Store.read(stores[part]), options) for part in ("train", "test"))
+            return _matched(limited(next(both), limit), next(both))
+        opened = None if is_store(path) else open_source(path, options)
+        if opened is not None and opened.held_out is not None:
+            train = _told(opened, options, limit)
+            return _matched(train, dataset_of(opened.held_out, options))
     train, held_out = load(source, options=options).numbered().split(test_fraction, seed)
     return limited(train, limit), held_out
+
+
+def shadowed(name: str) -> tuple[str, ...]:
+    """A note where a built-in set is taken, and a file or folder of its name lies here."""
+    return (f"{name} is the built-in set; what lies here under that name is ./{name}",) if Path(name).exists() else ()
+
+
+def divided_stores(path: Path) -> dict[str, Path]:
+    """The stores of a folder that holds two of them, ``train`` and ``test``; {} for anything else."""
+    if not path.is_dir():
+        return {}
+    found = {PARTS.get(child.name.lower()): child for child in sorted(path.iterdir()) if is_store(child)}
+    found = {"test" if part == "validation" else part: child for part, child in found.items()}
+    return {"train": found["train"], "test": found["test"]} if {"train", "test"} <= found.keys() else {}  # type: ignore[index]
+
+
+def open_path(source: str | Path, options: SourceOptions = _NONE) -> Source | None:
+    """What lies at a path, undecoded; None for two stores, train and test."""
+    path = resolve(source, options)
+    return None if divided_stores(path) else open_source(path, options)
+
+
+def count_pair(
+    source: str | Path, test: str | Path | None = None, test_fraction: float = 0.1, options: SourceOptions = _NONE
+) -> tuple[int, int]:
+    """How many samples ``load_pair`` gives for training and held out, without decoding any."""
+    parts = _counted(source, options)
+    if test is not None:
+        return parts[0], _counted(test, options)[0]
+    held_out = round(parts[0] * test_fraction)
+    return parts if parts[1] else (parts[0] - held_out, held_out)
+
+
+def _counted(source: str | Path, options: SourceOptions) -> tuple[int, int]:
+    path = resolve(source, options)
+    if stores := divided_stores(path):
+        return len(Store.read(stores["train"])), len(Store.read(stores["test"]))
+    if is_store(path):
+        return len(Store.read(path)), 0
+    opened = open_source(path, options)
+    sizes = [0 if part is None else len(part.raw if isinstance(part, Arrays) else part.names)
+             for part in (opened.train, opened.held_out)]  # fmt: skip
+    return sizes[0], sizes[1]
+
+
+def _told(opened: Source, options: SourceOptions, limit: int | None) -> Dataset:
+    """The data to train on; what is to be said of the source is said."""
+    data = dataset_of(opened.train, options, limit)
+    notes = [*opened.notes, *data.notes]
+    for note in notes:
+        mapped.say(f"{data.name}: {note}")
+    return replace(data, notes=tuple(notes))
 
 
 def resolve(source: str | Path, options: SourceOptions = _NONE) -> Path:
@@ -89,6 +150,8 @@ def resolve(source: str | Path, options: SourceOptions = _NONE) -> Path:
     if text.startswith(hub.PREFIX):
         return hub.local(text, options)
     kind, colon, rest = text.partition(":")
+    if not text.strip():
+        raise UserError("the path of the data is empty: give a path, or a built-in name such as digits")
     path = Path(rest if colon and kind in _KINDS else text).expanduser()
     if path.exists():
         return path
@@ -103,25 +166,27 @@ def dataset_of(found: Pictures | Arrays, options: SourceOptions = _NONE, limit: 
     if isinstance(found, Arrays):
         if found.labels is not None:
             check_labels(found.labels, len(found.raw), found.class_names, found.name)
-        raw, codec = coded(found.raw, found.name, found.latents)
-        data = Dataset(raw, found.labels, codec, found.class_names, found.name)
+        raw, codec, notes = coded(found.raw, found.name, found.latents, options.value_range)
+        data = Dataset(raw, found.labels, codec, found.class_names, found.name, notes=notes)
         return limited(transformed(data, options), limit)
     count = len(found.names)
     index = _drawn(count, limit)
     labels, class_names = found.labels, found.class_names
     if labels is not None:
-        labels = check_labels(labels, count, class_names, found.name)
-        class_names = class_names or tuple(str(i) for i in range(int(labels.max()) + 1))
-        labels = labels[index]
-    decoded, latents = _decode(found, index, options)
-    raw, codec = (decoded, latents) if latents else coded(decoded, found.name)
-    return Dataset(raw, labels, codec, class_names, found.name, {} if limit is None else {ROW: np.asarray(index)})
+        labels, class_names = classes_of(labels, count, class_names, found.name)
+        labels = None if labels is None else labels[index]
+    remarks: Counter[str] = Counter()
+    values, latents = _decode(found, index, options, remarks)
+    raw, codec, notes = (values, latents, ()) if latents else coded(values, found.name, False, options.value_range)
+    notes += tuple(f"{number} of {len(index)} files hold {what}" for what, number in sorted(remarks.items()))
+    columns = {} if limit is None else {ROW: np.asarray(index)}
+    return Dataset(raw, labels, codec, class_names, found.name, columns, notes)
 
 
-def read_picture(found: Pictures, i: int, options: SourceOptions = _NONE) -> np.ndarray:
-    """Picture i, (C, H, W); raises UserError naming the file where it cannot be read."""
+def read_picture(found: Pictures, i: int, options: SourceOptions = _NONE) -> Decoded:
+    """Picture i; raises UserError naming the file where it cannot be read."""
     try:
-        return decode_image(found.read(i), options)
+        return decoded(found.read(i), options)
     except (Unreadable, OSError) as error:
         raise UserError(
             f"{found.names[i]} in {found.name} cannot be read as a picture ({error}): replace or remove it"
@@ -131,10 +196,15 @@ def read_picture(found: Pictures, i: int, options: SourceOptions = _NONE) -> np.
         raise UserError(f"{found.names[i]} in {found.name}: {error}") from error
 
 
-def _decode(found: Pictures, index: np.ndarray, options: SourceOptions) -> tuple[np.ndarray | Rows, Codec | None]:
-    """All pictures of ``index``; on disk, in the cache, where they are large. A codec where the samples are latents."""
-    first = read_picture(found, int(index[0]), options)
-    moments = found.names[int(index[0])].lower().endswith(NUMPY) and first.dtype.kind == "f" and first.shape[0] == 8
+def _decode(
+    found: Pictures, index: np.ndarray, options: SourceOptions, remarks: Counter[str]
+) -> tuple[np.ndarray | Rows, Codec | None]:
+    """All pictures of ``index``; on disk, in the cache, where they are large. A codec where the samples are latents.
+
+    ``remarks`` count what files hold that is not read.
+    """
+    first = read_picture(found, int(index[0]), options).pixels
+    moments = found.names[int(index[0])].lower().endswith(".npy") and first.dtype.kind == "f" and first.shape[0] == 8
     shape, dtype = first.shape, first.dtype
     if moments:
         if not options.unchanged:
@@ -142,7 +212,10 @@ def _decode(found: Pictures, index: np.ndarray, options: SourceOptions) -> tuple
         shape, dtype = (4, *shape[1:]), np.dtype("float32")
 
     def one(i: int) -> np.ndarray:
-        pixels = read_picture(found, i, options)
+        picture = read_picture(found, i, options)
+        pixels = picture.pixels
+        if picture.remark:
+            remarks[picture.remark] += 1
         if pixels.shape != first.shape or pixels.dtype != first.dtype:
             one, other = (int(index[0]), first.shape, first.dtype), (i, pixels.shape, pixels.dtype)
             raise UserError(mismatch(found, one, other))
@@ -179,11 +252,14 @@ def _standardized(moments: np.ndarray) -> np.ndarray:
     return (moments[:4].astype(np.float32) - shift) * scale
 
 
-def coded(raw: Any, name: str, latents: bool = False) -> tuple[Any, Codec]:
-    """Values in a dtype that a codec takes, and their codec; raises UserError for what is not finite or no number.
+def coded(
+    raw: Any, name: str, latents: bool = False, value_range: tuple[float, ...] = ()
+) -> tuple[Any, Codec, tuple[str, ...]]:
+    """Values in a dtype that a codec takes, their codec, and notes; UserError for what is not finite or no number.
 
-    uint8 is [0, 255], uint16 [0, 65535]; other whole numbers become one of the two where they fit. Floats are
-    [0, 1] or [-1, 1] where they lie within, else their own minimum to maximum. Points and latents keep their values.
+    ``value_range`` (low, high) says what is black and white. Without it, uint8 is [0, 255], uint16 [0, 65535]; other
+    whole numbers become one of the two where they fit. Floats are [0, 1] or [-1, 1] where they lie within, [0, 255]
+    where all are whole numbers of that range, else their own minimum to maximum. Points and latents keep their values.
     """
     kind = raw.dtype.kind
     if kind not in "fiub":
@@ -192,21 +268,55 @@ def coded(raw: Any, name: str, latents: bool = False) -> tuple[Any, Codec]:
         first = next(i for i in range(len(raw)) if not np.isfinite(raw[i]).all())
         raise UserError(f"{name}: sample {first} holds values that are not finite: remove or correct it")
     identity = latents or raw.ndim == 2
-    if raw.dtype in (np.uint8, np.uint16) and not identity:
-        return raw, Codec("pixels", 0.0, float(np.iinfo(raw.dtype).max), raw.dtype.name)
+    whole = raw.dtype in (np.uint8, np.uint16) and not identity
+    if raw.dtype == np.uint8 and whole and not value_range:
+        return raw, Codec("pixels", 0.0, 255.0, "uint8"), ()
     chunks = [raw[i : i + 4096] for i in range(0, len(raw), 4096)] if isinstance(raw, np.ndarray) else raw
     low, high = min(float(part.min()) for part in chunks), max(float(part.max()) for part in chunks)
+    if value_range and not identity:
+        return _stated(raw, name, low, high, value_range)
     if kind == "b":
-        return raw.astype(np.uint8), Codec("pixels", 0.0, 1.0, "uint8")
+        return raw.astype(np.uint8), Codec("pixels", 0.0, 1.0, "uint8"), ()
+    if whole:
+        return raw, Codec("pixels", 0.0, 65535.0, "uint16"), _narrow(high)
     if kind in "iu" and not identity and low >= 0 and high <= 65535:
         return coded(raw.astype(np.uint8 if high <= 255 else np.uint16), name)
     if raw.dtype not in (np.float16, np.float32, np.float64):
         raw = raw.astype(np.float32)
+    notes: tuple[str, ...] = ()
     if low == high:
         low, high = low - 1, high + 1
-    if not identity and low >= -1 and high <= 1:
+    elif not identity and low >= -1 and high <= 1:
         low, high = (0.0, 1.0) if low >= 0 else (-1.0, 1.0)
-    return raw, Codec("identity" if identity else "pixels", low, high, raw.dtype.name)
+    elif not identity and low >= 0 and high <= 255 and all((part == np.round(part)).all() for part in chunks):
+        notes = (f"whole numbers from {low:g} to {high:g} in {raw.dtype}: black is taken to be 0 and white 255",)
+        low, high = 0.0, 255.0
+    elif not identity:
+        notes = (f"black is taken to be {low:.4g} and white {high:.4g}, the values' own extremes: state them with "
+                 "option 'source.value_range'",)  # fmt: skip
+    return raw, Codec("identity" if identity else "pixels", low, high, raw.dtype.name), notes
+
+
+def _narrow(high: float) -> tuple[str, ...]:
+    """A note on 16-bit values that use no more than 8 bits."""
+    if not 0 < high <= 255:
+        return ()
+    return (f"16-bit values go up to {high:g} of 65,535, as 8-bit values in a larger type do: convert them, or state "
+            "option 'source.value_range'",)  # fmt: skip
+
+
+def _stated(
+    raw: Any, name: str, low: float, high: float, value_range: tuple[float, ...]
+) -> tuple[Any, Codec, tuple[str, ...]]:
+    """Values of a range that the user states."""
+    if low < value_range[0] or high > value_range[1]:
+        raise UserError(
+            f"{name}: values go from {low:g} to {high:g}, beyond {list(value_range)}: give their range with "
+            "option 'source.value_range'"
+        )
+    if raw.dtype.kind in "iub" and raw.dtype not in (np.uint8, np.uint16):
+        raw = raw.astype(np.uint8 if high <= 255 and low >= 0 else np.float32)
+    return raw, Codec("pixels", float(value_range[0]), float(value_range[1]), raw.dtype.name), ()
 
 
 def transformed(data: Dataset, options: SourceOptions) -> Dataset:
@@ -247,11 +357,16 @@ def _matched(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     test = replace(test, codec=train.codec)  # a range read from the data is that of the training data
     if train.labels is None or test.labels is None or train.class_names == test.class_names:
         return train, test
-    number = {name: i for i, name in enumerate(train.class_names)}
-    if unknown := [name for name in test.class_names if name not in number]:
-        raise UserError(f"class {unknown[0]!r} of the test data {test.name} is not in the training data {train.name}")
-    table = np.array([number[name] for name in test.class_names] + [-1])  # -1 stays -1
+    table = class_numbers(train.class_names, test.class_names, train.name, test.name)
     return train, replace(test, labels=table[test.labels], class_names=train.class_names)
+
+
+def class_numbers(train: Sequence[str], test: Sequence[str], name: str, other: str) -> np.ndarray:
+    """Test class -> training class (K + 1,), the last -1 for -1; UserError for a class that only the test data have."""
+    number = {title: i for i, title in enumerate(train)}
+    if unknown := [title for title in test if title not in number]:
+        raise UserError(f"class {unknown[0]!r} of the test data {other} is not in the training data {name}")
+    return np.array([number[title] for title in test] + [-1])
 
 
 def _built_in(name: str) -> Dataset:

@@ -12,14 +12,15 @@ import numpy as np
 from torch import Tensor
 
 from sims.data.codec import Codec, finite
-from sims.data.dataset import Dataset, check_labels
-from sims.data.pictures import SourceOptions, Unreadable, decode_image
+from sims.data.dataset import Dataset, classes_of
+from sims.data.pictures import HEAD, SourceOptions, Unreadable, decode_image, format_of
 from sims.data.readers import Pictures, mismatch
 from sims.errors import UserError
 from sims.files import canonical_json
 
 AS_THEY_ARE = SourceOptions()
 UNCHANGED = "as they are"  # what was done to the values
+_LOOKED_AT = 1_000  # files whose first bytes tell the formats of all
 _THREADS = 4  # decoders that work at once
 
 
@@ -49,6 +50,7 @@ class Stream:
     names    of the pictures, where they are files
     images   what was done to the values, in words, where that is more than a change of scale
     at_once  how many to read at once, where that touches the values: samples that a model makes
+    notes    what is to be said of how the source was read
     """
 
     name: str
@@ -64,6 +66,7 @@ class Stream:
     names: Sequence[str] = ()
     images: str = UNCHANGED
     at_once: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.count
@@ -98,6 +101,7 @@ def of_dataset(data: Dataset, options: SourceOptions = AS_THEY_ARE) -> Stream:
         data.class_names,
         None if seeds is None else np.asarray(seeds, np.int64),
         images=_in_words(options, data.codec),
+        notes=data.notes,
     )
 
 
@@ -148,8 +152,10 @@ def of_pictures(found: Pictures, options: SourceOptions = AS_THEY_ARE) -> Stream
         unreadable = tuple((i, reason) for i, reason in zip(part, decoded) if isinstance(reason, str))
         return Part(codec.encode(raw), np.array([i for i, _ in kept], np.int64), unreadable)
 
-    labels = None if found.labels is None else check_labels(found.labels, len(found.names), found.class_names, "labels")
-    names = found.class_names or (() if labels is None else tuple(str(i) for i in range(int(labels.max()) + 1)))
+    labels: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    if found.labels is not None:
+        labels, names = classes_of(found.labels, len(found.names), found.class_names, "labels")
     return Stream(
         found.name,
         len(found.names),
@@ -163,6 +169,7 @@ def of_pictures(found: Pictures, options: SourceOptions = AS_THEY_ARE) -> Stream
         seeds_in_names(found),
         found.names,
         _in_words(options, codec),
+        notes=found.notes,
     )
 
 
@@ -194,10 +201,13 @@ def _first(found: Pictures, options: SourceOptions) -> tuple[int, tuple[int, ...
 
 
 def _format(found: Pictures) -> str:
-    """The file format: the suffix that all names share, else the kind of the source."""
-    suffixes = {PurePosixPath(name).suffix.lower().lstrip(".") for name in found.names}
-    suffix = suffixes.pop() if len(suffixes) == 1 else ""
-    return {"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix) or found.kind
+    """The formats of the files, by their first bytes ("png", or "jpeg and png"); the kind of the source if unknown.
+
+    Of very many, evenly spaced ones are looked at.
+    """
+    looked_at = range(0, len(found.names), -(-len(found.names) // _LOOKED_AT))
+    formats = {format_of(_bytes(found, i)[:HEAD]) for i in looked_at}
+    return " and ".join(sorted(name for name in formats if name)) or found.kind
 
 
 def seeds_in_names(found: Pictures) -> np.ndarray | None:

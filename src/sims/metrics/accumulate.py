@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, float64_device
 from sims.metrics.frechet import Moments
+from sims.metrics.matrices import Array, float64_device
 
 ROWS = 8192  # converted to float64 at once
 

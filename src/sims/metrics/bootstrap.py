@@ -24,9 +24,9 @@ from scipy.linalg import hadamard
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array
 from sims.metrics.frechet import Moments
 from sims.metrics.intervals import Interval, error_interval
+from sims.metrics.matrices import Array
 from sims.metrics.subset_distances import subset_distances
 
 Statistic = Callable[[Array], float]  # indices (m,) of the samples to use -> the figure

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, distance_blocks, same_width
 from sims.metrics.intervals import Interval, error_interval, share_interval
+from sims.metrics.matrices import Array, as_matrix, distance_blocks, same_width
 
 QUANTILE = 0.01  # of held-out images' distances: what is nearer is suspiciously near
 

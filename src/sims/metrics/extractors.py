@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sims.errors import UserError
 from sims.files import digest
-from sims.metrics.arrays import Array
+from sims.metrics.matrices import Array
 from sims.metrics.saved import read_tensors, write_tensors
 from sims.metrics.small_classifier import NUM_FEATURES, ConvClassifier, shrink
 

@@ -12,8 +12,8 @@ import numpy as np
 from sims import safe_pickle
 from sims.errors import UserError
 from sims.files import digest_file
-from sims.metrics.arrays import Array
 from sims.metrics.frechet import Moments
+from sims.metrics.matrices import Array
 
 EXTRACTORS = {"fid": "inception", "fd_dinov2": "dinov2"}  # EDM2's names of metrics
 UNKNOWN_COUNT = 0
@@ -52,7 +52,7 @@ def read_foreign_statistics(path: Path | str, metric: str | None = None) -> Fore
     if metric is None:
         if len(found) > 1:
             names = " or ".join(EXTRACTORS[name] for name in found)
-            raise UserError(f"{path} has statistics for {has}: say which with extractor {names}")
+            raise UserError(f"{path} has statistics for {has}: say which with option 'extractor' {names}")
         metric = next(iter(found))
     if metric not in found:
         raise UserError(f"{path} has no statistics for {metric!r}, only for {has}: choose that or give another file")

@@ -11,7 +11,7 @@ from scipy.linalg import lapack, svdvals
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, float64_device
+from sims.metrics.matrices import Array, as_matrix, float64_device
 
 POLAR_STEPS = 90  # 1.5^90 = 7e15: singular values down to 1e-14 of the largest count in full
 

@@ -9,7 +9,7 @@ from scipy.special import xlogy
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix
+from sims.metrics.matrices import Array, as_matrix
 
 SUM_TOLERANCE = 1e-2  # of a row of probabilities, which half precision may have rounded
 

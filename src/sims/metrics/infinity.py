@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array
 from sims.metrics.frechet import Moments
 from sims.metrics.intervals import Interval, error_interval
+from sims.metrics.matrices import Array
 from sims.metrics.subset_distances import subset_distances
 
 PARTS = (1, 2, 3, 4, 5)

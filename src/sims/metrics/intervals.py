@@ -8,7 +8,7 @@ import numpy as np
 from scipy import special
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array
+from sims.metrics.matrices import Array
 from sims.results.common import Interval
 
 __all__ = ["Interval", "error_interval", "paired_interval", "paired_ratio_interval", "share_interval", "t_interval"]

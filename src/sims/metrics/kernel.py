@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.metrics.arrays import BLOCK_ELEMENTS, Array, as_matrix, float64_device, same_width, working_type
 from sims.metrics.intervals import Interval, error_interval
+from sims.metrics.matrices import BLOCK_ELEMENTS, Array, as_matrix, float64_device, same_width, working_type
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, same_width
 from sims.metrics.frechet import Moments, frechet_distance
+from sims.metrics.matrices import Array, as_matrix, same_width
 from sims.metrics.precision_recall import manifolds
 
 

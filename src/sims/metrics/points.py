@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, distance_blocks, same_width
+from sims.metrics.matrices import Array, as_matrix, distance_blocks, same_width
 
 MEDIAN_POINTS = 2000  # of the reference, for the median distance
 ITERATIONS = 10_000_000

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, distance_blocks, same_width, working_type
+from sims.metrics.matrices import Array, as_matrix, distance_blocks, same_width, working_type
 
 
 @dataclass(frozen=True)

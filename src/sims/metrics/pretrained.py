@@ -24,10 +24,10 @@ from torch.nn import functional
 from sims.config import nearest
 from sims.errors import UserError
 from sims.files import digest, read_json
-from sims.metrics.arrays import Array
 from sims.metrics.custom import CallableExtractor, TorchScriptExtractor, load_script, to_8_bit
 from sims.metrics.efficientnet import SIZE, EfficientNetLite0, channels_last
 from sims.metrics.extractors import Extractor, extract
+from sims.metrics.matrices import Array
 from sims.metrics.weights import WEIGHTS, check, file_hash, locate
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -19,9 +19,9 @@ import numpy as np
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix
 from sims.metrics.frechet import Moments
 from sims.metrics.intervals import _check_level
+from sims.metrics.matrices import Array, as_matrix
 
 ValueLowHigh = tuple[float, float, float]
 DRAWS = 1000

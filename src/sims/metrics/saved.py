@@ -15,7 +15,7 @@ from torch import Tensor
 from sims.config import JSON
 from sims.errors import UserError
 from sims.files import write_atomic
-from sims.metrics.arrays import Array
+from sims.metrics.matrices import Array
 
 
 def write_tensors(path: Path | str, arrays: Mapping[str, Array | Tensor], header: Mapping[str, JSON]) -> None:

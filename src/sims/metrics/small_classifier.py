@@ -1,4 +1,4 @@
-"""Small image classifiers whose last activations serve as features (trained in sims.training.feature_classifier)."""
+"""Small image classifiers whose last activations serve as features (trained in sims.training.classifier)."""
 
 from __future__ import annotations
 

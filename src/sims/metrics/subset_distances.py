@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, float64_device
 from sims.metrics.frechet import Moments, covariance_root
+from sims.metrics.matrices import Array, as_matrix, float64_device
 
 HELD = 1 << 27  # float64 numbers of subsets' scatters held at once: 1 GiB
 

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, same_width
 from sims.metrics.intervals import Interval, share_interval
+from sims.metrics.matrices import Array, as_matrix, same_width
 
 Kind = Literal["logistic", "neighbours"]
 PENALTY = 0.01  # scikit-learn's C: strong, because features are many, correlated and scaled to unit variance

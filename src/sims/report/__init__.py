@@ -1,7 +1,4 @@
-"""The report: reads a finished run directory and nothing else; writes one self-contained HTML page.
-
-What a run directory must hold is described in `sims.report.record`.
-"""
+"""The report: reads a finished run's ``summary.json`` (`sims.results`) and ``grids.npz``; writes one HTML file."""
 
 from sims.report.page import write_report
 from sims.report.terminal import closing_table

@@ -36,8 +36,8 @@ def paired(a: Score, b: Score, options: ScoreOptions) -> tuple[Difference, ...]:
     """
     if len(a.sets) != len(b.sets):
         raise UserError(
-            f"{a.name} has {len(a.sets)} draw(s) and {b.name} {len(b.sets)}: give both as many with draws and "
-            "samples (a model has 5 draws unless told otherwise, a set of samples one)"
+            f"{a.name} has {len(a.sets)} draw(s) and {b.name} {len(b.sets)}: give both as many with option 'draws' and "
+            "option 'samples' (a model has 5 draws unless told otherwise, a set of samples one)"
         )
     figures_a, figures_b = a.figures, b.figures
     common = [name for name in figures_a if name in figures_b]

@@ -15,7 +15,7 @@ from sims.metrics.extractors import PCA_LARGEST, ClassifierExtractor, PCAExtract
 from sims.metrics.pretrained import FITTED
 from sims.metrics.small_classifier import shrink
 from sims.scoring.features import unreadable_pictures
-from sims.training.feature_classifier import train_classifier
+from sims.training.classifier import train_classifier
 
 FIT_VALUES = 1 << 29  # pixels that an extractor is fitted to at most: 2 GiB
 FIT_IMAGES = 100_000  # images that components of a run are fitted to at most
@@ -30,7 +30,7 @@ def fitted_kind(name: str, labels: object, data: str) -> str | None:
     if name not in ("auto", *FITTED):
         return None
     if name == "classifier" and labels is None:
-        raise UserError(f"extractor 'classifier' needs labels, and {data} has none: use extractor pca")
+        raise UserError(f"extractor 'classifier' needs labels, and {data} has none: use option 'extractor' with pca")
     return "pca" if name == "pca" or labels is None else "classifier"
 
 

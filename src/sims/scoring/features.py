@@ -73,6 +73,7 @@ class FeatureSet:
     order: Array | None = None
     neighbours: Neighbours | None = None
     diverged: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
@@ -294,6 +295,7 @@ def _collect(
         len(unreadable),
         stream.class_names,
         tuple(stream.data_shape),
+        notes=stream.notes,
         diverged=diverged,
     )
 
@@ -304,5 +306,5 @@ def unreadable_pictures(stream: Stream, found: Sequence[tuple[int, str]]) -> str
     more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
     return (
         f"{len(found)} of {stream.count:,} pictures in {stream.name} cannot be read: {named}{more}: "
-        f"replace or remove them, or score the other {stream.count - len(found):,} with skip_unreadable"
+        f"replace or remove them, or score the other {stream.count - len(found):,} with option 'skip_unreadable'"
     )

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sims.errors import UserError
-from sims.metrics.arrays import Array
 from sims.metrics.frechet import Moments
+from sims.metrics.matrices import Array
 from sims.scoring.features import FeatureSet
 
 

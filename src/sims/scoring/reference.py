@@ -112,7 +112,7 @@ class Reference:
     def save(self, file: Path) -> None:
         """Write the statistics of the train part, and beside them the extractor where it was fitted to images."""
         if file.suffix != ".safetensors" or file.is_dir():
-            raise UserError(f"statistics is {file}: give a file that ends in .safetensors")
+            raise UserError(f"option 'statistics' is {file}: give a file that ends in .safetensors")
         if isinstance(self.extractor, ClassifierExtractor | PCAExtractor):
             self.extractor.save(extractor_file(file))
         save_statistics(file, self.train, self.extractor)
@@ -245,8 +245,8 @@ def measure_reference(bench: Bench, given: Given, held_out: Given | None) -> Ref
             if (folder / "judge.json").is_file():
                 if bench.options.extractor != "auto" or bench.given is not None:
                     raise UserError(
-                        f"{folder} was measured with its own extractor: leave extractor at auto, or give the images "
-                        "instead"
+                        f"{folder} was measured with its own extractor: leave option 'extractor' at auto, or give the "
+                        "images instead"
                     )
                 return _checked(bench, read_references(folder, bench.options.download), held_out)
         if is_statistics(path):
@@ -270,7 +270,7 @@ def _checked(bench: Bench, found: Reference, held_out: Given | None) -> Referenc
             f"the samples with {found.extractor.name} ({found.extractor.hash})"
         )
         if not bench.options.force:
-            raise UserError(f"{text}: give the extractor of the reference, or compare all the same with force")
+            raise UserError(f"{text}: give the extractor of the reference, or compare all the same with option 'force'")
         notes = (f"FORCED: {text}",)
     if found.train.kept is None:
         notes += ("the reference holds moments only: figures that need its features are left out",)
@@ -293,7 +293,7 @@ def _matching(bench: Bench, found: Statistics, beside: Path) -> Extractor:
     if name.partition(":")[0] not in NAMES:
         raise UserError(
             f"the reference was measured with {name!r}, which is no ready-made extractor: give the file that holds it "
-            "as extractor"
+            "as option 'extractor'"
         )
     return _ready(bench, name, shape)
 
@@ -305,7 +305,7 @@ def _extractor(bench: Bench, train: Stream) -> Extractor:
         return _ready(bench, bench.given, shape)
     if len(shape) != 3:
         if name not in ("auto", "points"):
-            raise UserError(f"{train.name} holds points of shape {shape}: leave extractor at auto")
+            raise UserError(f"{train.name} holds points of shape {shape}: leave option 'extractor' at auto")
         return IdentityExtractor(shape)
     kind = fitted_kind(name, train.labels, train.name)
     return _fitted(bench, kind, train) if kind else _ready(bench, name, shape)

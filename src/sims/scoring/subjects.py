@@ -14,8 +14,8 @@ from sims.config import to_dict
 from sims.data import sources, stream
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset, at_once
-from sims.data.pictures import NUMPY, SourceOptions
-from sims.data.readers import Pictures, find_parts, open_paths
+from sims.data.pictures import SourceOptions
+from sims.data.readers import Pictures
 from sims.data.store import is_store
 from sims.data.stream import Stream
 from sims.denoiser import device_of
@@ -67,12 +67,13 @@ def open_reference(given: str | Path | Dataset, how: ScoreOptions) -> tuple[Stre
         return _pair(*sources.load_pair("digits", options=how.source), how.source)
     path = Path(given)
     if str(given) not in sources.BUILT_IN and not is_store(path):
-        parts = find_parts(sources.resolve(given, how.source))
-        if "test" in parts:
-            opened = [open_paths(parts[name]) for name in ("train", "test")]
-            if all(isinstance(found, Pictures) for found in opened):
-                train, test = (stream.of_pictures(found, how.source) for found in opened)  # type: ignore[arg-type]
-                return replace(train, name=f"{train.name} (train)"), replace(test, name=f"{test.name} (test)")
+        opened = sources.open_path(given, how.source)
+        if opened is None or opened.held_out is not None:
+            if opened is not None and isinstance(opened.train, Pictures) and isinstance(opened.held_out, Pictures):
+                notes = tuple(opened.notes)
+                train, test = (stream.of_pictures(part, how.source) for part in (opened.train, opened.held_out))
+                train = replace(train, name=f"{train.name} (train)", notes=(*train.notes, *notes))
+                return train, replace(test, name=f"{test.name} (test)")
             return _pair(*sources.load_pair(given, options=how.source), how.source)
     found = _pictures(given, how)
     if found is not None:
@@ -94,10 +95,10 @@ def _pictures(given: str | Path, how: ScoreOptions) -> Pictures | None:
         return None
     if path.is_dir() and (found := _sampled_folder(path)):
         return found
-    parts = find_parts(path)
-    opened = open_paths(parts.get("train") or parts["all"])
-    arrays = not isinstance(opened, Pictures) or opened.names[0].lower().endswith(NUMPY)
-    return None if arrays else opened  # type: ignore[return-value]
+    opened = sources.open_path(given, how.source)
+    if opened is None or not isinstance(opened.train, Pictures) or opened.train.names[0].lower().endswith(".npy"):
+        return None
+    return replace(opened.train, notes=tuple(opened.notes))
 
 
 def _sampled_folder(path: Path) -> Pictures | None:
@@ -128,12 +129,13 @@ def _chosen(count: int, how: ScoreOptions, name: str, by_chance: bool) -> list[n
         return [np.sort(np.random.default_rng(0).permutation(count)[: how.limit])]
     if how.limit is not None:
         raise UserError(
-            f"limit is {how.limit} and draws {how.draws}: leave out one, samples says how many of {name} a draw has"
+            f"limit is {how.limit} and draws {how.draws}: leave out one, option 'samples' says how many of {name} a "
+            "draw has"
         )
     if how.draws * how.samples > count:
         raise UserError(
             f"{how.draws} draws of {how.samples:,} need {how.draws * how.samples:,} samples, and {name} has {count:,}: "
-            "lower draws or samples"
+            "lower option 'draws' or option 'samples'"
         )
     # Folders often come class by class: consecutive parts of one would be draws of different classes.
     order = np.arange(count) if by_chance else np.random.default_rng(0).permutation(count)

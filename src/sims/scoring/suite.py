@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from sims.data.pictures import LOSSY
 from sims.data.stream import UNCHANGED
 from sims.errors import UserError
 from sims.metrics.infinity import PARTS
@@ -57,7 +58,7 @@ class Suite:
         extractor: AnyExtractor | None = None,
     ) -> None:
         if cache.exists() and not cache.is_dir():
-            raise UserError(f"the cache {cache} is a file: give a folder as cache")
+            raise UserError(f"the cache {cache} is a file: give a folder as option 'cache'")
         self.options, self.accelerator = options, accelerator
         self.bench = Bench(options, cache, accelerator, progress, extractor)
         self.reference = measure_reference(self.bench, reference, held_out)
@@ -142,8 +143,10 @@ class Suite:
                 f"WARNING: {count:,} samples for {width:,} features: their covariance has no full rank and the Fréchet "
                 "distance is biased upwards; compare it at equal numbers only, or take more samples"
             )
-        if 0 < r.train.count <= width:
+        if 0 < r.train.count <= width + 1:  # principal components are never more than the images less one
             notes.append(f"WARNING: {r.train.count:,} reference images for {width:,} features: biased likewise")
+        for part in (first, r.train):
+            notes += [f"WARNING: {part.name}: {note}" for note in part.notes]
         for found in (first, r.train):
             if found.images not in (UNCHANGED, "unknown"):
                 notes.append(f"{found.name}: {found.images} for {r.extractor.name}")
@@ -157,17 +160,20 @@ class Suite:
             most = PARTS[-1] * ENOUGH * width // 2
             notes.append(
                 f"WARNING: the distance for n to infinity is carried on from parts of fewer than {ENOUGH} x {width:,} "
-                f"samples, too few for a straight line: take more samples, and neighbours {most}"
+                f"samples, too few for a straight line: take more samples, and option 'neighbours' {most}"
             )
-        if first.format != r.train.format and "jpeg" in (first.format, r.train.format):
+        formats = (first.format, r.train.format)
+        if len({*formats}) > 1 and any(word in LOSSY for name in formats for word in name.split(" and ")):
             notes.append(
-                f"WARNING: the samples are {first.format}, the reference is {r.train.format}: what JPEG leaves in "
-                "images is part of what is compared"
+                f"WARNING: the samples are {formats[0]}, the reference is {formats[1]}: what lossy compression leaves "
+                "in images is part of what is compared"
             )
         for metric in (METRICS[name] for name in self.options.metrics):
             if "held_out" in metric.needs and not metric.figures.keys() & draws[0].keys() and r.train.kept is not None:
                 lacks = (
-                    "images that no model was trained on (held_out)" if r.held_out is None else "every reference image"
+                    "images that no model was trained on (option 'held_out')"
+                    if r.held_out is None
+                    else "every reference image"
                 )
                 notes.append(f"{metric.name} is left out: it needs {lacks}")
         unreadable = sum(found.unreadable for found in (*sets, r.train, *([r.held_out] if r.held_out else [])))

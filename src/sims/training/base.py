@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from sims.config import JSON
 from sims.data.dataset import Dataset
+from sims.errors import UserError
 from sims.model import Model, make_network
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
@@ -25,7 +26,10 @@ def new_model(
     ``train`` says what the network must be able to be told of augmentations.
     """
     width = augment_dim(train.augment_transforms) if train is not None and train.augment else 0
-    network, precond = options.tables(options.sigma_data or round(data.std(), 4), width)
+    sigma_data = options.sigma_data or round(data.std(), 4)
+    if sigma_data == 0:
+        raise UserError(f"all samples of {data.name} are the same constant value: there is nothing to learn")
+    network, precond = options.tables(sigma_data, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = make_network(data.data_shape, data.num_classes, network, precond)

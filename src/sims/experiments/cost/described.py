@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
-from sims.data.readers import Arrays, find_parts, open_paths
-from sims.data.sources import BUILT_IN, load, load_pair, resolve
-from sims.data.store import Store, is_store
+from sims.data.sources import BUILT_IN, count_pair, load, load_pair
 from sims.errors import UserError
 from sims.experiments.options import DataOptions, ImproveOptions
 from sims.interop.latents import latent_codec, latent_shape
@@ -115,7 +112,7 @@ def _read(data: DataOptions, seed: int, opening: float) -> tuple[DataSize, Datas
         some, test = load_pair(data.path, data.test, data.test_fraction, seed, options=data.source, limit=data.limit)
         num_train, num_test, seconds = len(some), len(test), time.perf_counter() - begin
     else:
-        total, num_test = _counts(data)
+        total, num_test = count_pair(data.path, data.test, data.test_fraction, data.source)
         num_train = min(total, data.limit or total)
         some = load(data.path, options=data.source, limit=min(num_train, SOME))
         each = max(time.perf_counter() - begin - opening, 0.0) / len(some)
@@ -123,24 +120,3 @@ def _read(data: DataOptions, seed: int, opening: float) -> tuple[DataSize, Datas
     source = f"read from {data.path}"
     size = DataSize(some.data_shape, some.num_classes, some.codec, source, num_train, num_test, seconds, some)
     return size, some
-
-
-def _counts(data: DataOptions) -> tuple[int, int]:
-    """Images for training and held out, as ``load_pair`` divides them."""
-    path = resolve(data.path)
-    parts = {"all": [path]} if is_store(path) else find_parts(path)
-    if data.test is not None:
-        rest = find_parts(resolve(data.test))
-        return _count(parts.get("train") or parts["all"]), _count(rest.get("train") or rest["all"])
-    if "train" in parts and "test" in parts:
-        return _count(parts["train"]), _count(parts["test"])
-    total = _count(parts.get("train") or parts["all"])
-    held_out = round(total * data.test_fraction)
-    return total - held_out, held_out
-
-
-def _count(paths: list[Path]) -> int:
-    if is_store(paths[0]):
-        return len(Store.read(paths[0]))
-    content = open_paths(paths)
-    return len(content.raw) if isinstance(content, Arrays) else len(content.names)

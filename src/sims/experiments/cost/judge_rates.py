@@ -21,7 +21,7 @@ from sims.scoring.features import FeatureSet, Neighbours
 from sims.scoring.judge import MODEL_SPACE, Draw, Judge
 from sims.scoring.options import EvaluationOptions
 from sims.scoring.reference import Reference
-from sims.training.feature_classifier import default_steps, train_classifier
+from sims.training.classifier import default_steps, train_classifier
 
 MOST = 5_000  # features of the pilot, where there are many dimensions
 MEASURED = 256  # samples that are measured

@@ -40,8 +40,8 @@ from scipy.cluster.vq import kmeans2, vq
 from sims.data.dataset import Dataset
 from sims.data.sources import SourceOptions, load
 from sims.errors import UserError
-from sims.metrics.arrays import Array, as_matrix, distance_blocks
 from sims.metrics.frechet import Moments, frechet_distance
+from sims.metrics.matrices import Array, as_matrix, distance_blocks
 from sims.results.common import TrustedChoice
 from sims.results.loop import Reliability
 

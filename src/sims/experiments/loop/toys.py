@@ -161,7 +161,7 @@ class Ruler:
 
         Samples that diverged count as points far away, so that no figure is undefined.
         """
-        points = samples.double().nan_to_num(0.0, 1e3, -1e3).clamp(-1e3, 1e3).numpy()
+        points = samples.double().nan_to_num(1e3, 1e3, -1e3).clamp(-1e3, 1e3).numpy()
         distance = gaussian_w2(points, self.mean, self.covariance)
         if self.toy.spread is not None:
             distance = sliced_wasserstein(points, self.exact, PROJECTIONS)

@@ -13,8 +13,8 @@ import numpy as np
 
 from sims.errors import UserError
 from sims.experiments.loop.remedies import EQUAL, STANDARD, STEPS, is_guided
-from sims.metrics.arrays import Array
 from sims.metrics.intervals import paired_interval
+from sims.metrics.matrices import Array
 from sims.results.common import Interval
 from sims.results.loop import Arm, Verdict, Verdicts
 

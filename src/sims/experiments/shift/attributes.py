@@ -27,7 +27,7 @@ from sims.metrics.extractors import ClassifierExtractor
 from sims.metrics.proportions import check_confusion, confusion
 from sims.metrics.saved import read_tensors
 from sims.seeds import derive_seed
-from sims.training.feature_classifier import train_classifier
+from sims.training.classifier import train_classifier
 
 Array = np.ndarray
 Outputs = Callable[[Tensor], Tensor]  # images (B, C, H, W) in model space -> (B, K) log-probabilities, or (B,) values

@@ -17,7 +17,7 @@ from sims.experiments.shift.measuring import Meter, Sample, Seen
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.proportion_solver import rejection_ratio
 from sims.experiments.shift.steering import accepted
-from sims.guidance.classifier import GradientGuide
+from sims.guidance.classifier_gradient import GradientGuide
 from sims.methods import BASE, DISTILLED, SIMS, VARIANTS
 from sims.metrics.proportions import called_shares
 from sims.model import Model

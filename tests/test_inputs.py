@@ -1,0 +1,369 @@
+"""Folders, archives and tables as they are: nothing left out without a word, nothing mistaken for something else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from sims.data.check import check
+from sims.data.division import divide, divide_files
+from sims.data.listing import mended
+from sims.data.pictures import SourceOptions, Unreadable, decode_image, decoded, encode_png
+from sims.data.sources import count_pair, load, load_pair
+from sims.data.store import Store, StoreHeader
+from sims.errors import UserError
+
+CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def raw(count: int, seed: int = 0, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, channels, 6, 5), dtype=np.uint8)
+
+
+def write(folder: Path, pixels: np.ndarray, suffix: str = ".png") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, picture in enumerate(pixels):
+        (folder / f"{i:03d}{suffix}").write_bytes(encode_png(picture))
+    return folder
+
+
+# -- one division, however it is packed --------------------------------------------------------------------------------
+
+NAMES = ("a", "b")
+
+
+def parts(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """60 pictures: 48 to train on and 12 held out, sorted by class."""
+    return {part: (raw(n, seed + n), np.sort(np.arange(n) % 2)) for part, n in (("train", 48), ("test", 12))}
+
+
+def folder_of(root: Path, data: dict[str, tuple[np.ndarray, np.ndarray]], train: str, test: str) -> Path:
+    for part, name in (("train", train), ("test", test)):
+        pixels, labels = data[part]
+        for label, title in enumerate(NAMES):
+            write(root / name / title, pixels[labels == label])
+    return root
+
+
+def zip_of(path: Path, folder: Path, separator: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.writestr(separator.join(("data", *file.relative_to(folder).parts)), file.read_bytes())
+    return path
+
+
+def packed(kind: str, root: Path, data: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
+    if kind.startswith("folder"):
+        return folder_of(root / "f", data, *kind.split()[1:])
+    if kind.startswith("zip"):
+        return zip_of(root / "z.zip", folder_of(root / "f", data, "Train", "TEST"), kind.split()[1])
+    out = root / "out"
+    out.mkdir()
+    for part, (pixels, labels) in data.items():
+        words = [NAMES[label] for label in labels]
+        if kind == "parquet":
+            cells = pa.array([{"bytes": encode_png(p), "path": None} for p in pixels], CELL)
+            pq.write_table(pa.table({"image": cells, "label": words}), out / f"{part}-00000-of-00001.parquet")
+        elif kind == "npz":
+            np.savez(out / f"{part}.npz", images=pixels, labels=labels, class_names=np.array(NAMES))
+        elif kind == "hub cache":
+            name = f"{part}-0.parquet"
+            for folder in ("blobs", "snapshots/one", "snapshots/two"):
+                (out / folder).mkdir(parents=True, exist_ok=True)
+            cells = pa.array([{"bytes": encode_png(p), "path": None} for p in pixels], CELL)
+            pq.write_table(pa.table({"image": cells, "label": words}), out / "blobs" / part)
+            for revision in ("one", "two"):
+                os.symlink(f"../../blobs/{part}", out / "snapshots" / revision / name)
+        else:
+            store_of(out / part, pixels, labels)
+    return out
+
+
+def store_of(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
+    from sims.data.codec import UINT8
+
+    header = StoreHeader("pixels", pixels.shape[1:], UINT8, len(pixels), 2, NAMES, {}, len(pixels))
+    Store.open(folder, header)
+    store = Store.open(folder, header)
+    store.write(0, pixels, np.arange(len(pixels)), labels, model="m", method="base", w=0.0)
+    store.finish()
+
+
+PACKINGS = ("folder train test", "folder TRAIN Testing", "folder training validation", "zip /", "zip \\", "parquet",
+            "npz", "hub cache", "store")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PACKINGS)
+def test_the_same_pictures_are_the_same_data_however_they_are_packed(kind: str, tmp_path: Path) -> None:
+    data = parts(1)
+    whole = load_pair(folder_of(tmp_path / "plain", data, "train", "test"))
+    got = load_pair(packed(kind, tmp_path, data))
+    for ours, theirs in zip(got, whole):
+        assert np.array_equal(ours.raw, theirs.raw) and ours.class_names == theirs.class_names == NAMES
+        assert ours.labels is not None and np.array_equal(ours.labels, theirs.labels)
+        assert ours.fingerprint == theirs.fingerprint
+    assert count_pair(tmp_path / "plain") == (48, 12)
+
+
+@settings(max_examples=40)
+@given(st.lists(st.sampled_from(["train", "test", "val", "car", "bus"]), min_size=1, max_size=5, unique=True))
+def test_nothing_is_lost_by_dividing(tops: list[str]) -> None:
+    names = [f"data/{top}/{i}.png" for top in tops for i in range(2)]
+    try:
+        divided = divide(names, "x", "auto")
+    except UserError as error:
+        assert "source.division" in str(error)
+        return
+    told = sorted([*(name for names_ in divided.parts.values() for name in names_), *divided.left_out])
+    assert told == sorted(names)
+    if set(divided.parts) == {"train", "test"}:
+        assert all("/train/" in name for name in divided.parts["train"])
+
+
+def test_a_class_called_train_is_a_question(tmp_path: Path) -> None:
+    for i, name in enumerate(("car", "bus", "train")):
+        write(tmp_path / name, raw(3, i))
+    with pytest.raises(UserError, match=r"bus, car beside train.*source\.division"):
+        load(tmp_path)
+    assert load(tmp_path, options=SourceOptions(division="none")).class_names == ("bus", "car", "train")
+    report = check(tmp_path, SourceOptions(division="parts"))
+    assert report.count == 3 and len(report.passed_over) == 6
+    whole = divide_files(["cars-0.parquet", "steam-train-0.parquet"], "x", "auto")
+    assert whole.parts == {"all": ["cars-0.parquet", "steam-train-0.parquet"]} and "cars-0" in whole.remarks[0]
+    with pytest.raises(UserError, match="beside files of the parts"):
+        divide_files(["a-train.parquet", "a-test.parquet", "more.parquet"], "x", "auto")
+
+
+# -- what is left out is said ------------------------------------------------------------------------------------------
+
+
+def test_everything_below_a_path_is_read_or_named(tmp_path: Path) -> None:
+    write(tmp_path / "a", raw(4))
+    write(tmp_path / "b", raw(4, 1), suffix="")  # no suffix: the first bytes tell
+    (tmp_path / "b" / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (tmp_path / "a" / "more.zip").write_bytes(b"PK\x03\x04")
+    (tmp_path / "notes.docx").write_bytes(b"words")
+    os.mkfifo(tmp_path / "a" / "pipe")
+    os.symlink("/dev/zero", tmp_path / "b" / "zero.png")
+    os.symlink("nowhere", tmp_path / "b" / "lost.png")
+    for junk in (".DS_Store", "Thumbs.db", "README.txt", "LICENSE"):
+        (tmp_path / junk).write_bytes(b"x")
+    report = check(tmp_path)
+    assert report.ok and report.count == 8 and report.labels == {"a": 4, "b": 4}
+    assert sorted(report.passed_over) == ["a/more.zip", "a/pipe", "b/lost.png", "b/x.heic", "b/zero.png", "notes.docx"]
+    assert json.loads(json.dumps(report.to_json()))["passed_over"]["a/pipe"] == "no regular file"
+    assert "HEIC" in "\n".join(report.lines())
+    data = load(tmp_path)
+    assert len(data) == 8 and any("HEIC" in note for note in data.notes)
+
+
+def test_a_file_is_its_inode_and_counts_once(tmp_path: Path) -> None:
+    write(tmp_path / "a", raw(4))
+    write(tmp_path / "b", raw(4, 1))
+    os.symlink("..", tmp_path / "a" / "all")
+    os.link(tmp_path / "b" / "000.png", tmp_path / "b" / "again.png")
+    data = load(tmp_path)
+    assert len(data) == 8 and data.labels is not None and np.bincount(data.labels).tolist() == [4, 4]
+    write(tmp_path / "elsewhere", raw(2, 2))
+    (tmp_path / "linked").mkdir()
+    os.symlink("../elsewhere", tmp_path / "linked" / "c")
+    write(tmp_path / "linked" / "d", raw(2, 3))
+    assert load(tmp_path / "linked").class_names == ("c", "d")
+
+
+def test_revisions_of_the_hub_are_a_question(tmp_path: Path) -> None:
+    for revision in ("one", "two"):
+        write(tmp_path / "snapshots" / revision, raw(2, len(revision)))
+    write(tmp_path / "snapshots" / "two", raw(3, 9))
+    (tmp_path / "blobs").mkdir()
+    with pytest.raises(UserError, match="2 revisions"):
+        load(tmp_path)
+    (tmp_path / "refs").mkdir()
+    (tmp_path / "refs" / "main").write_text("two")
+    assert len(load(tmp_path)) == 3
+
+
+@given(st.text(alphabet="ab./\\", max_size=12))
+def test_names_in_archives_stay_inside(name: str) -> None:
+    parts_ = mended(name).split("/")
+    assert ".." not in parts_ and "." not in parts_ and "\\" not in mended(name) and not mended(name).startswith("/")
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("dataset.json", json.dumps([["000.png", 0], ["001.png", 3], ["002.png", 3]])),
+        ("dataset.json", json.dumps({"labels": [["000.png", 0], ["001.png", 3], ["002.png", 3]]})),
+        ("metadata.csv", "file_name,label\n000.png,0\n001.png,3\n002.png,3\n"),
+        (
+            "metadata.jsonl",
+            "\n".join(json.dumps({"file_name": f"00{i}.png", "label": n}) for i, n in enumerate((0, 3, 3))),
+        ),
+    ],
+)
+def test_lists_of_labels_and_gaps_in_their_numbers(file: str, text: str, tmp_path: Path) -> None:
+    write(tmp_path, raw(3))
+    (tmp_path / file).write_text(text)
+    data = load(tmp_path)
+    assert data.class_names == ("0", "3") and data.labels is not None and data.labels.tolist() == [0, 1, 1]
+    assert check(tmp_path).class_names == ["0", "3"]
+
+
+def test_a_list_that_is_not_understood_is_named(tmp_path: Path) -> None:
+    write(tmp_path, raw(2))
+    (tmp_path / "metadata.csv").write_text("file_name,caption\n000.png,dark\n")
+    report = check(tmp_path)
+    assert report.ok and any("metadata.csv" in remark for remark in report.remarks)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(["x", "y"] * 3).dictionary_encode(),
+        pa.array([0.0, 1.0] * 3),
+        pa.array([False, True] * 3),
+        pa.array(["x", "y"] * 3, pa.string_view()),
+    ],
+)
+def test_labels_of_every_type(labels: pa.Array, tmp_path: Path) -> None:
+    cells = pa.array([{"bytes": encode_png(p), "path": None} for p in raw(6)], CELL)
+    pq.write_table(pa.table({"image": cells, "label": labels}), tmp_path / "x.parquet")
+    data = load(tmp_path / "x.parquet")
+    assert data.num_classes == 2 and data.labels is not None and data.labels.tolist() == [0, 1] * 3
+
+
+def test_columns_are_known_by_name_or_asked_for(tmp_path: Path) -> None:
+    one, other = (pa.array([{"bytes": encode_png(p), "path": None} for p in raw(4, i)], CELL) for i in (0, 1))
+    pq.write_table(pa.table({"mask": other, "image": one, "fine_label": [0, 1, 0, 1]}), tmp_path / "mask.parquet")
+    report = check(tmp_path / "mask.parquet")
+    assert np.array_equal(load(tmp_path / "mask.parquet").raw, raw(4))
+    assert any("mask" in remark for remark in report.remarks) and any("fine_label" in r for r in report.remarks)
+    chosen = load(tmp_path / "mask.parquet", options=SourceOptions(image_column="mask", label_column="fine_label"))
+    assert np.array_equal(chosen.raw, raw(4, 1)) and chosen.num_classes == 2
+    pq.write_table(pa.table({"left": one, "right": other}), tmp_path / "pair.parquet")
+    with pytest.raises(UserError, match=r"left, right.*source\.image_column"):
+        load(tmp_path / "pair.parquet")
+    with pytest.raises(UserError, match="can hold samples are left, right"):
+        load(tmp_path / "pair.parquet", options=SourceOptions(image_column="middle"))
+    lists = pa.array([[{"bytes": encode_png(p), "path": None}] for p in raw(2)], pa.list_(CELL))
+    pq.write_table(pa.table({"images": lists}), tmp_path / "lists.parquet")
+    with pytest.raises(UserError, match="lists of pictures"):
+        load(tmp_path / "lists.parquet")
+
+
+# -- values ------------------------------------------------------------------------------------------------------------
+
+
+def png16(values: np.ndarray, filters: list[int]) -> bytes:
+    """A 16-bit PNG of (H, W, C) uint16, a filter a line, written by the formulas of the specification."""
+    height, width, channels = values.shape
+    step, above, lines = channels * 2, bytes(width * channels * 2), []
+    for y in range(height):
+        line = values[y].astype(">u2").tobytes()
+        out = bytearray([filters[y % len(filters)]])
+        for i, byte in enumerate(line):
+            a = line[i - step] if i >= step else 0
+            b, c = above[i], above[i - step] if i >= step else 0
+            p = a + b - c
+            paeth = min((abs(p - a), 0, a), (abs(p - b), 1, b), (abs(p - c), 2, c))[2]
+            out.append((byte - (0, a, b, (a + b) // 2, paeth)[out[0]]) & 255)
+        lines.append(bytes(out))
+        above = line
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 3: 2, 4: 6}[channels], 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"".join(lines))) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@settings(max_examples=15)
+@given(seed=st.integers(0, 99), filters=st.lists(st.integers(0, 4), min_size=1, max_size=5))
+def test_sixteen_bits_of_colour_are_not_cut(channels: int, seed: int, filters: list[int]) -> None:
+    values = np.random.default_rng(seed).integers(0, 1 << 16, (5, 4, channels)).astype(np.uint16)
+    assert np.array_equal(decode_image(png16(values, filters)), values.transpose(2, 0, 1))
+
+
+def test_frames_beyond_the_first_are_said(tmp_path: Path) -> None:
+    frames = [Image.fromarray(raw(1, i)[0].transpose(1, 2, 0)) for i in range(4)]
+    frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
+    report = check(tmp_path)
+    assert report.count == 1 and any("several frames" in remark for remark in report.remarks)
+    assert any("several frames" in note for note in load(tmp_path).notes)
+
+
+def test_ranges_are_said_where_the_type_does_not_tell(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(20, 201, (9, 6, 6, 3)).astype(np.uint8)
+    np.savez(tmp_path / "u8.npz", images=images)
+    plain = load(tmp_path / "u8.npz")
+    for dtype in ("float32", "float64", "int64"):
+        np.savez(tmp_path / "x.npz", images=images.astype(dtype))
+        assert np.allclose(load(tmp_path / "x.npz").all()[0], plain.all()[0], atol=1e-6)
+    np.savez(tmp_path / "u16.npz", images=images.astype(np.uint16))
+    assert "8-bit values" in load(tmp_path / "u16.npz").notes[0]
+    stated = load(tmp_path / "u16.npz", options=SourceOptions(value_range=(0.0, 255.0)))
+    assert np.allclose(stated.all()[0], plain.all()[0], atol=1e-6) and not stated.notes
+    np.savez(tmp_path / "odd.npz", images=images / 7.3)
+    assert "own extremes" in load(tmp_path / "odd.npz").notes[0]
+    with pytest.raises(UserError, match=r"beyond \[0\.0, 100\.0\]"):
+        load(tmp_path / "u16.npz", options=SourceOptions(value_range=(0.0, 100.0)))
+    write(tmp_path / "black", np.zeros((3, 1, 4, 4), np.uint8))
+    assert not check(tmp_path / "black").ok
+
+
+def test_idx_files(tmp_path: Path) -> None:
+    data = {"train": (raw(7, channels=1), np.arange(7) % 3), "t10k": (raw(4, 1, 1), np.arange(4) % 3)}
+    for part, (pixels, labels) in data.items():
+        images = b"\0\0\x08\x03" + struct.pack(">III", len(pixels), 6, 5) + pixels.tobytes()
+        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + struct.pack(">I", len(labels)) + labels.astype(np.uint8).tobytes()
+        )
+    train, test = load_pair(tmp_path)
+    assert np.array_equal(train.raw, data["train"][0]) and np.array_equal(test.raw, data["t10k"][0])
+    assert train.labels is not None and train.labels.tolist() == data["train"][1].tolist()
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12))
+    with pytest.raises(UserError, match="cannot be read as IDX"):
+        load(tmp_path)
+
+
+# -- pictures that mean harm -------------------------------------------------------------------------------------------
+
+
+def test_no_picture_starts_another_program(tmp_path: Path) -> None:
+    with pytest.raises(Unreadable, match="eps, which is not read"):
+        decode_image(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_declared_size_is_not_believed() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (12_000, 12_000)).save(buffer, "PNG", compress_level=9)
+    small = buffer.getvalue()
+    header = small[:16] + struct.pack(">II", 13_000, 13_000) + small[24:29]
+    bomb = header + struct.pack(">I", zlib.crc32(header[12:29])) + small[33:4_000]
+    with pytest.raises(Unreadable, match="declares 13000x13000"):
+        decode_image(bomb)
+    honest = Image.fromarray(np.random.default_rng(0).integers(0, 255, (900, 1_000, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    honest.save(buffer, "PNG")
+    assert decoded(buffer.getvalue(), SourceOptions(size=30)).pixels.shape == (3, 30, 30)
