@@ -33,7 +33,7 @@ from common import save
 from sims.data import mapped
 from sims.data.dataset import Dataset
 from sims.data.pictures import SourceOptions, encode_png
-from sims.data.readers import Pictures, open_paths
+from sims.data.readers import Pictures, open_source
 from sims.data.sources import load
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
@@ -113,7 +113,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def measure(path: Path, rounds: int) -> dict[str, float]:
     """Images a second of everything but training, for one source."""
-    found = open_paths([path])
+    found = open_source(path).train
     assert isinstance(found, Pictures)
     count, rates = len(found.names), {}
     with tempfile.TemporaryDirectory() as folder, everything_on_disk():

@@ -40,7 +40,7 @@ import torch
 from PIL import Image
 
 from common import save
-from sims.data.readers import Pictures, find_parts, open_paths
+from sims.data.readers import Pictures, open_source
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER = Path(__file__).with_name("peer_torch_fidelity.py")
@@ -62,7 +62,7 @@ class Measured:
 
 def write_pictures(data: Path, folder: Path, count: int) -> list[Path]:
     """The first ``count`` test and training images as PNG files: two folders, kept for the next time."""
-    parts = find_parts(data)
+    parts = open_source(data).parts
     if not {"train", "test"} <= parts.keys():
         raise SystemExit(f"{data} needs parquet files named ...train... and ...test...")
     folders = []
@@ -70,7 +70,7 @@ def write_pictures(data: Path, folder: Path, count: int) -> list[Path]:
         folders.append(folder / f"{name}-{count}")
         if folders[-1].is_dir():
             continue
-        found = open_paths(parts[part])
+        found = parts[part]
         if not isinstance(found, Pictures) or len(found.names) < count:
             raise SystemExit(f"{data} has fewer than {count} pictures in its {part} part")
         temporary = folder / f".{name}-{count}"
@@ -121,7 +121,7 @@ def bare(folders: list[Path]) -> None:
     assert isinstance(extractor, EfficientNetExtractor)
     sets = []
     for folder in folders:
-        found = open_paths([folder])
+        found = open_source(folder).train
         assert isinstance(found, Pictures)
         images = [Image.open(io.BytesIO(found.read(i))) for i in range(len(found.names))]
         flat = torch.frombuffer(bytearray().join(image.tobytes() for image in images), dtype=torch.uint8)

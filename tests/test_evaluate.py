@@ -99,7 +99,7 @@ def test_samples_in_any_form_score_alike(kind: str, real: tuple[Dataset, Dataset
     seeds = {tuple(row["seeds"]) for row in found["rows"]}
     assert seeds == ({(0, 100)} if kind in ("folder", "store") else {(0, 0)})
     assert {row["format"] for row in found["rows"]} == {
-        {"folder": "png", "a.zip": "png", "a.parquet": "parquet"}.get(kind, "memory")
+        {"folder": "png", "a.zip": "png", "a.parquet": "png"}.get(kind, "memory")
     }
     assert {row["samples"] for row in found["rows"]} == {str(path)}
 
@@ -349,7 +349,9 @@ def test_a_range_that_was_guessed_shows_in_the_rows(real: tuple[Dataset, Dataset
     values = real[1].raw / 100 - 1.0
     found = evaluate(write_npz(tmp_path / "a.npz", values.astype(np.float32)), real[0], cache)
     assert {row["images"] for row in found["rows"]} == {"values from -1 (black) to 1.4 (white)"}
-    assert {row["dtype"] for row in found["rows"]} == {"float32"} and "values from -1" in found["notes"][0]
+    assert {row["dtype"] for row in found["rows"]} == {"float32"} and any(
+        "values from -1" in note for note in found["notes"]
+    )
 
 
 def test_a_large_reference_is_fitted_to_some_of_its_images(
@@ -620,7 +622,10 @@ def test_jpeg_beside_png_is_refused_and_lossless_forms_are_not(
     assert run(png, npz)[0] == 0
     status, _, err = run(png, tmp_path / "jpeg")
     assert status == 2 and "differ in format: png / jpeg" in err
-    assert "WARNING: the samples are jpeg, the reference is memory: what JPEG leaves" in run(tmp_path / "jpeg")[1]
+    assert (
+        "WARNING: the samples are jpeg, the reference is memory: what lossy compression leaves"
+        in run(tmp_path / "jpeg")[1]
+    )
     np.savez(tmp_path / "b.npz", images=raw.astype(np.float32) / 255)
     status, _, err = run(npz, tmp_path / "b.npz")
     assert status == 2 and "differ in dtype: uint8 / float32" in err
