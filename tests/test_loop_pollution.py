@@ -224,13 +224,16 @@ def test_in_python(run: Path) -> None:
     assert sims.pollution(options, quiet=True) == tiny_loop.pollution_result(run)
 
 
-def test_samples_that_diverge_are_measured_and_counted(tmp_path: Path) -> None:
+def test_a_strength_at_which_samples_diverge_is_measured_and_not_chosen(tmp_path: Path) -> None:
     words = ["--levels", "50", "--strengths", "1e30", "--remedies", "standard,sims", "--repeats", "1"]
     assert main(tiny_loop.pollution_arguments(tmp_path, *words)) == 0
     result = tiny_loop.pollution_result(tmp_path)
-    assert np.isfinite(result.strengths["sims"].figures["fd"]).all()
-    diverged = {arm.name: arm.diverged for arm in result.arms}
-    assert diverged["standard"] == 0 and {diverged["sims"], diverged["sims-trusted"]} == {0, 50}
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert {row["arm"]: row["diverged"] for row in rows} == diverged
-    assert "diverged" in (tmp_path / "report.html").read_text()
+    curve = result.strengths["sims"]
+    assert np.isfinite(curve.figures["fd"]).all() and np.asarray(curve.chosen).tolist() == [[0.0]]
+    assert {arm.name: arm.diverged for arm in result.arms} == dict.fromkeys(["standard", "sims", "sims-trusted"], 0)
+
+
+def test_samples_that_diverge_are_not_passed_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--w", "1e30", "--remedies", "standard,sims", "--generations", "1"]
+    assert main(tiny_loop.loop_arguments(tmp_path, *words)) == 2
+    assert "150 of 150 samples are not finite: the model diverges at w = 1e+30, lower it" in capsys.readouterr().err
