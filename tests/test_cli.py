@@ -243,6 +243,17 @@ def test_a_full_disk_is_a_sentence_and_a_bug_is_not(
     monkeypatch.setitem(COMMANDS, "improve", raising(PermissionError(13, "Permission denied", "runs/x")))
     assert main(["improve"]) == 2
     assert "give the right to write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["", "/header.json"])
+def test_no_right_to_read_is_not_called_writing(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    name = f"{tmp_path}{file}"
+    monkeypatch.setitem(COMMANDS, "improve", raising(PermissionError(13, "Permission denied", name)))
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(tmp_path))
+    assert main(["improve"]) == 2
+    assert f"{tmp_path} cannot be read (Permission denied): give the right to read it" in capsys.readouterr().err
     monkeypatch.setitem(COMMANDS, "improve", raising(OSError(5, "Input/output error")))
     with pytest.raises(OSError, match="Input/output"):
         main(["improve"])

@@ -282,9 +282,7 @@ def _command(name: str, rest: list[str]) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
-        remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give the right to write"
-        return _say(f"sims: {error.filename or 'a file'} cannot be written ({error.strerror}); nothing is lost: "
-                    f"{remedy}, and run the same command again", 2)  # fmt: skip
+        return _say(_refused(error), 2)
     except KeyboardInterrupt:
         return _say("\nsims: interrupted; run the same command again to continue", 130)
     except Exception as error:
@@ -294,6 +292,17 @@ def _command(name: str, rest: list[str]) -> int:
         if not processes.joined():
             raise
         return _failed(error)
+
+
+def _refused(error: OSError) -> str:
+    """What to say where a file may not be read, or there is no right or no room to write it."""
+    name = error.filename or "a file"
+    for path in (name, os.path.dirname(name)):
+        if error.errno == errno.EACCES and os.path.exists(path) and not os.access(path, os.R_OK):
+            return f"sims: {path} cannot be read ({error.strerror}): give the right to read it"
+    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give the right to write"
+    return (f"sims: {name} cannot be written ({error.strerror}); nothing is lost: "
+            f"{remedy}, and run the same command again")  # fmt: skip
 
 
 def _join() -> None:
