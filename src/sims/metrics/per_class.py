@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,23 +10,7 @@ from sims.errors import UserError
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.metrics.matrices import Array, as_matrix, same_width
 from sims.metrics.precision_recall import manifolds
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """Figures of one class: number and share of its samples and reference images, and how the two compare.
-
-    frechet is None below two images on a side; precision and recall are None where k is not below both numbers.
-    """
-
-    index: int
-    count: int
-    share: float
-    reference_count: int
-    reference_share: float
-    frechet: float | None
-    precision: float | None
-    recall: float | None
+from sims.results.scores import ClassRow
 
 
 def _labels(labels: Array | Tensor, count: int, name: str) -> Array:

@@ -133,14 +133,12 @@ class SetFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassScores:
-    """One class: number and share of its samples and reference images, and how the two compare.
+class ClassRow:
+    """Figures of one class: number and share of its samples and reference images, and how the two compare.
 
-    told_by     whether samples count to the class that was intended, or to the one that a classifier recognizes
+    frechet is None below two images on a side; precision and recall are None where k is not below both numbers.
     """
 
-    name: str
-    told_by: str
     index: int
     count: int
     share: float
@@ -149,6 +147,17 @@ class ClassScores:
     frechet: float | None
     precision: float | None
     recall: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScores(ClassRow):
+    """Figures of a class by its name.
+
+    told_by     whether samples count to the class that was intended, or to the one that a classifier recognizes
+    """
+
+    name: str
+    told_by: str
 
 
 @dataclass(frozen=True, kw_only=True)
