@@ -21,10 +21,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common import result_of
 from sims.metrics.intervals import paired_ratio_interval, t_interval
 from sims.results.improve import ImproveResult
-from sims.results.summaries import to_json
+from sims.results.summaries import read_result, to_json
 
 BEDS = {"digits-5k": "digits", "digits-20k": "digits-20k", "cifar10-8x8": "cifar10-8x8"}
 LIMITS = {"digits-5k": (-25, 5), "digits-20k": (-25, 5), "cifar10-8x8": (-35, 0)}
@@ -47,7 +46,7 @@ def run_repeat(bed: str, seed: int, folder: Path, data: str | None, extra: list[
     with (folder / f"{bed}-{seed}.log").open("a") as log:
         subprocess.run(command(bed, seed, folder, data, extra), env=environment, stderr=log, stdout=log, check=True)
     print(f"{bed} repeat {seed} finished", flush=True)
-    return result_of(folder / f"{bed}-{seed}")
+    return read_result(folder / f"{bed}-{seed}", ImproveResult)
 
 
 def collect(results: list[ImproveResult]) -> list[dict[str, Any]]:

@@ -22,7 +22,6 @@ from sims.experiments.options import ImproveOptions
 from sims.metrics.intervals import t_interval
 from sims.results.common import Row
 from sims.results.improve import ImproveResult
-from sims.results.summaries import read_result
 
 
 def machine() -> str:
@@ -49,13 +48,6 @@ def save(file: Path, result: dict[str, Any]) -> None:
 def improved(options: ImproveOptions, quiet: bool = False) -> ImproveResult:
     """The result of a whole improvement."""
     result = improve(options, quiet=quiet)
-    assert isinstance(result, ImproveResult)
-    return result
-
-
-def result_of(run: Path) -> ImproveResult:
-    """The result of a finished run of the main job."""
-    result = read_result(run)
     assert isinstance(result, ImproveResult)
     return result
 

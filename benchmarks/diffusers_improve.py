@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from diffusers.training_utils import EMAModel
 
-from common import flat, result_of, save
+from common import flat, save
 from sims.cli import main as sims
 from sims.data.sources import load_pair
 from sims.interop.diffusers import load_guided
+from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.scoring.judge import Judge, load_judge
 from sims.scoring.options import EvaluationOptions
 
@@ -130,7 +132,7 @@ def compare(
         shown = "  ".join(f"{metric} {value:8.3f}" for metric, value in rows[name].items() if "fd" in metric)
         print(f"{name:<20}{shown}", flush=True)
     kept = ("label", "w", "budget", "nfe", "fd", "fd_held_out")
-    own = [{key: flat(row)[key] for key in kept} for row in result_of(run).rows]
+    own = [{key: flat(row)[key] for key in kept} for row in read_result(run, ImproveResult).rows]
     return {"ddim": rows, "sims": own, "floor": judge.floor, "extractor": asdict(judge.about())}
 
 

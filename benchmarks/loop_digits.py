@@ -56,8 +56,7 @@ def main() -> None:
     words = [sys.executable, "-m", "sims", "loop", "--run", str(options.run), "--repeats", str(options.repeats)]
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     subprocess.run([*words, "--jobs", str(options.jobs), *extra], env=environment, check=True)
-    result = read_result(options.run)
-    assert isinstance(result, LoopResult)
+    result = read_result(options.run, LoopResult)
     lines = verdict(result)
     save(options.out, {"benchmark": "loop_digits", "verdict": lines, "summary": to_json(result)})
     text = [f"# Digits, {result.generations} generations: {result.repeats} repeats of the whole procedure"]

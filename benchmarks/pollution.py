@@ -105,8 +105,7 @@ def main() -> None:
     options.run = options.run or Path(f"runs/pollution-{options.bed}")
     environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     subprocess.run(command(options, extra), env=environment, check=True)
-    result = read_result(options.run)
-    assert isinstance(result, PollutionResult)
+    result = read_result(options.run, PollutionResult)
     lines = verdict(result)
     save(options.out, {"benchmark": "pollution", "bed": options.bed, "verdict": lines, "summary": to_json(result)})
     title = f"# {options.bed}, polluted: {result.repeats} repeats of the whole procedure"

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from common import result_of, save
+from common import save
 from sims.data.sources import load_pair
 from sims.methods import LEADER
 from sims.metrics.intervals import paired_interval
 from sims.model import Model, load
+from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.runs.measure import sampled
 from sims.scoring.judge import Judge, load_judge
 from sims.scoring.options import EvaluationOptions
@@ -38,7 +40,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/search-grid.json"))
     options = parser.parse_args()
-    search = result_of(options.run).search
+    search = read_result(options.run, ImproveResult).search
     assert search is not None
     train, test = load_pair("digits")
     judge = load_judge(options.run / "references", train, test, EvaluationOptions())

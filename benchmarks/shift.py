@@ -178,8 +178,7 @@ def main() -> None:
         for repeat in range(options.repeats):
             words = command(options, target, repeat, extra)
             subprocess.run(words, env=environment, check=True)
-            result = read_result(options.run / target / f"{repeat:02d}")
-            assert isinstance(result, ShiftResult)
+            result = read_result(options.run / target / f"{repeat:02d}", ShiftResult)
             found.append(result)
         lines += verdict(target, found, results.get(FIRST.get(target, "")))
         tables.append(table(target, found))

@@ -33,9 +33,7 @@ from sims.seeds import seed_range
 
 
 def result_of(run: Path) -> ImproveResult:
-    result = read_result(run)
-    assert isinstance(result, ImproveResult)
-    return result
+    return read_result(run, ImproveResult)
 
 
 def rows_of(run: Path) -> dict[str, Row]:

@@ -220,8 +220,8 @@ def test_a_metric_appears_everywhere(
 def test_a_metric_appears_on_the_page_of_a_run(toy_metric: None, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert main(tiny.improve_arguments(run, *tiny.PCA, "--methods", "base,sims", "--evaluation.samples", "60")) == 0
-    result = read_result(run)
-    assert isinstance(result, ImproveResult) and result.figures["widest"].title == "widest feature"
+    result = read_result(run, ImproveResult)
+    assert result.figures["widest"].title == "widest feature"
     assert all("widest" in row.figures for row in result.rows)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert {row["label"] for row in rows if row["metric"] == "widest"} == {row.label for row in result.rows}

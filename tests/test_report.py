@@ -28,14 +28,13 @@ from sims.report.palette import SPARE, THEME, Palette
 from sims.report.strips import Pictures, read_pictures
 from sims.results.common import Comparison, Figure, Interval, Row
 from sims.results.improve import CacheResult, ImproveResult
+from sims.results.shift import ShiftResult
 from sims.results.summaries import read_result, to_json
 
 
 @pytest.fixture(scope="module")
 def result(finished: Path) -> ImproveResult:
-    found = read_result(finished)
-    assert isinstance(found, ImproveResult)
-    return found
+    return read_result(finished, ImproveResult)
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +246,12 @@ def test_report_replaces_the_old_one_at_once(
     first = (tmp_path / "report.html").read_bytes()
     write_report(tmp_path)
     assert (tmp_path / "report.html").read_bytes() == first  # the same run is the same page
+
+
+def test_a_result_of_another_command_is_a_user_error(finished: Path) -> None:
+    assert read_result(finished) == read_result(finished, ImproveResult)
+    with pytest.raises(UserError, match="is of 'improve', not of 'shift': give a run of that command"):
+        read_result(finished, ShiftResult)
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,12 @@ from sims.results.summaries import read_result
 
 @pytest.fixture(scope="module")
 def loop(finished_loop: Path) -> LoopResult:
-    found = read_result(finished_loop)
-    assert isinstance(found, LoopResult)
-    return found
+    return read_result(finished_loop, LoopResult)
 
 
 @pytest.fixture(scope="module")
 def pollution(finished_pollution: Path) -> PollutionResult:
-    found = read_result(finished_pollution)
-    assert isinstance(found, PollutionResult)
-    return found
+    return read_result(finished_pollution, PollutionResult)
 
 
 def sections(html: str) -> list[str]:

@@ -21,9 +21,7 @@ ALL = ["proportions", "table", "cost", "samples", "groups", "solver", "classifie
 
 @pytest.fixture(scope="module")
 def result(finished_shift: Path) -> ShiftResult:
-    found = read_result(finished_shift)
-    assert isinstance(found, ShiftResult)
-    return found
+    return read_result(finished_shift, ShiftResult)
 
 
 def steered(result: ShiftResult) -> ShiftRow:

@@ -92,8 +92,7 @@ def test_in_the_dry_run_with_stages_of_its_own(tmp_path: Path, say: tiny.Say) ->
 
 
 def test_in_the_result_and_its_files(run: Path) -> None:
-    result = read_result(run)
-    assert isinstance(result, ImproveResult)
+    result = read_result(run, ImproveResult)
     row = result.row("noisy")
     assert row is not None and row.nfe == 22 and row.figures["fd"].mean > 0 and row.cost.evaluations > 0
     assert result.looks["noisy"] == NOISY.look

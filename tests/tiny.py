@@ -51,8 +51,7 @@ def model(data: Dataset, seed: int = 0, **network: Any) -> Model:
 
 def figures(run: Path) -> dict[str, Any]:
     """Everything that a finished run found, without times and paths."""
-    result = read_result(run)
-    assert isinstance(result, ImproveResult)
+    result = read_result(run, ImproveResult)
     rows = tuple(replace(row, seconds_per_1000=None) for row in result.rows)
     result = replace(result, rows=rows, rounds=(), reproduction=Reproduction())
     return {"metrics": (run / "metrics.jsonl").read_bytes(), "result": result}

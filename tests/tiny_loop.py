@@ -43,16 +43,12 @@ def summary_of(run: Path) -> dict[str, Any]:
 
 def loop_result(run: Path) -> LoopResult:
     """The result of a finished loop, as it is read."""
-    result = read_result(run)
-    assert isinstance(result, LoopResult)
-    return result
+    return read_result(run, LoopResult)
 
 
 def pollution_result(run: Path) -> PollutionResult:
     """The result of a finished pollution experiment, as it is read."""
-    result = read_result(run)
-    assert isinstance(result, PollutionResult)
-    return result
+    return read_result(run, PollutionResult)
 
 
 def figures(run: Path) -> dict[str, Any]:

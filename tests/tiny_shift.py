@@ -32,9 +32,7 @@ def shift_arguments(run: Path, *more: str) -> list[str]:
 
 def result_of(run: Path) -> ShiftResult:
     """What a finished run found."""
-    result = read_result(run)
-    assert isinstance(result, ShiftResult)
-    return result
+    return read_result(run, ShiftResult)
 
 
 def figures(run: Path) -> tuple[bytes, ShiftResult]:

@@ -89,8 +89,7 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
 def _finished(run: Run, experiment: Experiment[O, R], options: O) -> R | None:
     if not agree((run.path / "summary.json").is_file()):
         return None
-    result = read_result(run.path)
-    assert isinstance(result, experiment.result)
+    result = read_result(run.path, experiment.result)
     return result if experiment.whole(options, result) else None
 
 

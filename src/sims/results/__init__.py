@@ -1,7 +1,7 @@
 """What experiments find: the one schema that writers, pages, the terminal and tests share.
 
-``summary.json`` of a run is one of these results as JSON (``files.to_json``, ``files.read_result``). A figure has one
-name wherever it is measured:
+``summary.json`` of a run is one of these results as JSON (``summaries.to_json``, ``summaries.read_result``). A figure
+has one name wherever it is measured:
 
     fd, kid, ...              to the reference (a run's training data)
     fd_held_out, ...          to held-out data

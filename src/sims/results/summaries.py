@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sims.config import JSON, convert
 from sims.errors import UserError
@@ -15,6 +15,7 @@ from sims.results.improve import ImproveResult
 from sims.results.loop import LoopResult, PollutionResult
 from sims.results.shift import ShiftResult
 
+T = TypeVar("T", bound=Result)
 FORMAT = 2
 RESULTS: dict[str, type[Result]] = {
     kind.experiment: kind for kind in (ImproveResult, LoopResult, PollutionResult, ShiftResult)
@@ -65,8 +66,12 @@ def from_json(values: JSON, where: str = "the result") -> Result:
     return convert(rest, kind, where, what="entry")  # type: ignore[no-any-return]
 
 
-def read_result(run: Path) -> Result:
-    """The result of a finished run. Errors: UserError where there is none, or it cannot be read."""
+def read_result(run: Path, kind: type[T] = Result) -> T:  # type: ignore[assignment]
+    """The result of a finished run. Errors: UserError where there is none, it cannot be read or is of another kind.
+
+    Example:
+        >>> read_result(Path("runs/digits"), ImproveResult).headline  # doctest: +SKIP
+    """
     path = Path(run) / "summary.json"
     if not path.is_file():
         raise UserError(
@@ -76,4 +81,7 @@ def read_result(run: Path) -> Result:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:  # covers broken JSON and broken UTF-8
         raise UserError(f"{path} is not valid JSON ({error}): run the same command again to write it anew") from error
-    return from_json(values, str(path))
+    result = from_json(values, str(path))
+    if not isinstance(result, kind):
+        raise UserError(f"{path} is of {result.experiment!r}, not of {kind.experiment!r}: give a run of that command")
+    return result
