@@ -175,7 +175,9 @@ def test_what_has_no_kind_cannot_be_stored(models: tuple[Model, dict[str, Model]
     assert not list(tmp_path.rglob("*.json"))
 
 
-@pytest.mark.parametrize("change", [{"w": None}, {"cache": {"gram": []}}, {"interval": None}, {"children": {}}])
+@pytest.mark.parametrize(
+    "change", [{"w": None}, {"cache": {"gram": []}}, {"interval": None}, {"children": {}}, {"codec": {"kind": "pixel"}}]
+)
 def test_a_damaged_description_is_named(
     models: tuple[Model, dict[str, Model]], change: dict[str, object], tmp_path: Path
 ) -> None:

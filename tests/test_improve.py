@@ -269,8 +269,10 @@ def test_samples_that_diverge_are_bad_samples_and_are_counted(tmp_path: Path) ->
     assert rows["base"].diverged == 0 < rows["sims"].diverged <= 100
     assert math.isfinite(rows["sims"].mean("fd") or math.nan)
     counted = f"{rows['sims'].diverged} samples of sims diverged"
-    assert counted in result.headline and any("of 100 samples of sims diverged" in text for text in result.warnings)
-    assert "diverged" in (run / "report.html").read_text()
+    assert counted in result.headline
+    warned = f"{rows['sims'].diverged} of 100 samples of sims diverged"
+    assert (run / "report.html").read_text().count(warned) == 1  # and not in other words from elsewhere
+    assert not any("diverged" in text for text in result.warnings)
 
 
 def test_rounds_start_from_the_distilled_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,6 +201,10 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
         return _load(entry, path).to(device)
     except (KeyError, TypeError) as error:
         raise UserError(f"{path / 'model.json'} does not describe a model: {error!r} is missing or wrong") from None
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path / 'model.json'} does not describe a model: {error}") from None
 
 
 def _load(entry: Any, path: Path) -> Model:

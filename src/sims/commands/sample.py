@@ -14,7 +14,7 @@ import torch
 from sims import api
 from sims.api import at_least, progress
 from sims.commands.options import SampleCommand, SynthesizeCommand
-from sims.data.codec import Codec
+from sims.data.codec import Codec, finite
 from sims.data.pictures import encode_png
 from sims.errors import UserError
 from sims.files import write_arrays, write_atomic
@@ -114,7 +114,7 @@ def _batches(
         part = list(seeds[first : first + options.batch_size])
         labels = None if options.label is None else [options.label] * len(part)
         x, drawn = model.sample_labelled(part, labels=labels, sampler=sampler, batch_size=options.batch_size)
-        if bad := int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum()):
+        if bad := int(finite(x)[1].sum()):
             raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges, lower --w or raise --steps")
         yield first, part, x, drawn
         advance(len(part))

@@ -147,10 +147,10 @@ class Codec:
 ABSURD = 1e3  # what a value that is not finite becomes: as far away as any figure needs it to be
 
 
-def finite(x: Tensor) -> tuple[Tensor, int]:
-    """Samples (n, ...) with finite values, and how many of them had others: bad samples, whose values lie far away."""
-    diverged = int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum())
-    return (x.nan_to_num(ABSURD, ABSURD, -ABSURD) if diverged else x), diverged
+def finite(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Samples (n, ...) with finite values, and which (n,) had others: bad samples, whose values lie far away."""
+    bad = ~torch.isfinite(x.flatten(1)).all(dim=1)
+    return (x.nan_to_num(ABSURD, ABSURD, -ABSURD) if bad.any() else x), bad
 
 
 UINT8 = Codec("pixels", 0.0, 255.0, "uint8")

@@ -88,9 +88,7 @@ def format_of(head: bytes) -> str | None:
         return "webp" if head[12:16] != b"VP8L" else "webp, lossless"
     if head[4:8] == b"ftyp":
         brand = head[8:12]
-        return (
-            "avif" if brand in (b"avif", b"avis") else "heic" if brand in (b"heic", b"heix", b"mif1", b"hevc") else None
-        )
+        return "avif" if brand in (b"avif", b"avis") else "heic" if brand in _HEIC else None
     if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
         return "ppm"
     return None

@@ -242,9 +242,9 @@ def of_samples(
 
     def read(part: range) -> Part:
         x, labels = sample(seeds[part.start : part.stop])
-        x, diverged = finite(x)
+        x, bad = finite(x)
         x = shown(x) if shown else x
-        return Part(codec.encode(codec.decode(x)), np.arange(part.start, part.stop), (), labels, diverged)
+        return Part(codec.encode(codec.decode(x)), np.arange(part.start, part.stop), (), labels, int(bad.sum()))
 
     numbers = np.arange(seeds.start, seeds.stop, dtype=np.int64)
     return Stream(

@@ -14,6 +14,8 @@ from sims.results.common import Data, Reproduction, Stage
 from sims.runs.clock import Clock
 from sims.runs.directory import command_line
 
+GRID = 64  # samples shown of every model
+
 
 def data_facts(train: Dataset, test: Dataset | None, conditional: bool) -> Data:
     """The real data, and the classes' shares of the training data where it has labels."""

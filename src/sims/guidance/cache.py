@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sims.config import JSON, to_dict
+from sims.config import JSON, convert, to_dict
 from sims.errors import UserError
 from sims.sampling import SamplerOptions, sample_seeds
 
@@ -150,9 +150,9 @@ class CacheRule:
         return to_dict(self)
 
     @classmethod
-    def from_json(cls, data: Any) -> CacheRule:
-        """The inverse of to_json()."""
-        return cls(**{**data, "sigmas": tuple(data["sigmas"]), "gram": tuple(map(tuple, data["gram"]))})
+    def from_json(cls, data: JSON) -> CacheRule:
+        """The rule that to_json() described; UserError for anything else."""
+        return convert(data, cls, "cache", what="entry")  # type: ignore[no-any-return]
 
     def _interpolated(self, levels: Sequence[float]) -> Array:
         """The Gram matrix (M, M) at other levels: bilinear in ln sigma, so that it stays positive semidefinite."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -59,7 +59,7 @@ class CorrectionGuide(Guide):
 
     def evaluations(self, sigmas: Tensor) -> int:
         """Network evaluations per sample: the base's at every level and the others' at every refresh."""
-        refreshes = self.refreshes(sigmas)
+        refreshes = _refreshes(sigmas, self.steps(sigmas))
         others = 0 if self.w == 0 else sum(getattr(self, name).evaluations(refreshes) for name in self.children[1:])
         return self.base.evaluations(sigmas) + others
 
@@ -70,11 +70,6 @@ class CorrectionGuide(Guide):
         levels = sigmas[torch.tensor(guided, dtype=torch.bool)]
         plan = iter([Step(True, 1.0)] * len(levels) if self.cache is None else self.cache.plan(levels))
         return [next(plan) if active else None for active in guided]
-
-    def refreshes(self, sigmas: Tensor) -> Tensor:
-        """Those of these levels at which the correction is computed."""
-        fresh = [step is not None and step.refresh for step in self.steps(sigmas)]
-        return sigmas[torch.tensor(fresh, dtype=torch.bool)]
 
     def limited(self, interval: tuple[float, float]) -> Self:
         return replace(self, interval=interval)  # type: ignore[type-var]
@@ -102,6 +97,11 @@ class CorrectionGuide(Guide):
         return {**super().describe(), "w": f"{self.w:g}, {limits}", "cache": cached}
 
 
+def _refreshes(sigmas: Tensor, steps: Sequence[Step | None]) -> Tensor:
+    """Those of these levels at which the correction is computed."""
+    return sigmas[torch.tensor([step is not None and step.refresh for step in steps], dtype=torch.bool)]
+
+
 class Trajectory:
     """One sampling run: the position along the plan and the correction held."""
 
@@ -109,7 +109,7 @@ class Trajectory:
         self._guided = guided
         self._sigmas = sigmas.tolist()
         self._steps = guided.steps(sigmas)
-        self._base, *self._others = guided.evaluators(sigmas, guided.refreshes(sigmas))
+        self._base, *self._others = guided.evaluators(sigmas, _refreshes(sigmas, self._steps))
         self._records = records
         self._position = 0
         self._correction: Tensor | None = None

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
-import torch
 from torch import Tensor
 
 from sims.data.codec import Codec, finite
@@ -50,9 +49,8 @@ class Samples:
 
 def rounded(x: Tensor, codec: Codec, labels: Tensor | None = None) -> Samples:
     """Samples (n, *data_shape) rounded to the values that the data can have; those that diverged are marked."""
-    bad = ~torch.isfinite(x.flatten(1)).all(dim=1)
-    values, diverged = finite(x)
-    return Samples(codec.encode(codec.decode(values)), labels, bad if diverged else None)
+    values, bad = finite(x)
+    return Samples(codec.encode(codec.decode(values)), labels, bad if bad.any() else None)
 
 
 def sampled(

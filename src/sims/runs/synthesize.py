@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 
 from sims.config import JSON, to_dict
+from sims.data.codec import finite
 from sims.data.dataset import Dataset
 from sims.data.store import Store, StoreHeader
 from sims.errors import UserError
@@ -50,7 +50,7 @@ def synthesize(
         part = [seeds[index] for index in header.indices(shard)]
         fixed = None if labels is None else [labels] * len(part)
         x, drawn = model.sample_labelled(part, labels=fixed, sampler=sampler, batch_size=batch_size)
-        if bad := int((~torch.isfinite(x.flatten(1)).all(dim=1)).sum()):
+        if bad := int(finite(x)[1].sum()):
             raise UserError(f"{bad} of {len(x)} samples are not finite: the model diverges at w = {w:g}, lower it")
         raw, drawn_labels = model.codec.decode(x), None if drawn is None else drawn.numpy()
         store.write(shard, raw, np.asarray(part), drawn_labels, model=model.hash, method=method, w=w)

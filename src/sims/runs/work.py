@@ -9,8 +9,6 @@ from sims.denoiser import Denoiser
 from sims.sampling import SamplerOptions
 from sims.training.options import TrainOptions
 
-AVERAGES = 32  # stored power-function averages of a training, unless ema_every says otherwise
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -87,8 +85,7 @@ def training_work(
     averages = len(train.ema_rel) if train.ema == "power" else 1
     stored = 0
     if train.ema == "power":
-        every = train.ema_every or max(1, images // AVERAGES)
-        stored = min(math.ceil(images / train.batch), images // every + 1)
+        stored = min(math.ceil(images / train.batch), images // train.stored_every(images) + 1)
     networks = snapshots + 3 + averages * (1 + stored)  # 3: the state to resume from, with both moments
     steps = times * math.ceil(images / train.batch)
     return Work(stage, training, times * images, steps, leaves=(Leaves(leaves, networks=times * networks),))

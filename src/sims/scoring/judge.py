@@ -218,11 +218,6 @@ class Judge:
         return tuple(map(ClassFigures, names, shares.tolist(), agreement, distances))
 
 
-def some(features: Array, count: int) -> Array:
-    """At most ``count`` of some images' features, drawn with a fixed seed: folders are often sorted by class."""
-    return features[np.random.default_rng(0).permutation(len(features))[:count]]
-
-
 def load_judge(
     folder: Path,
     train: Dataset | None,

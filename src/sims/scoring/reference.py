@@ -41,7 +41,8 @@ from sims.scoring.subjects import decoded, open_reference
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 AnyExtractor = Extractor | Callable[[torch.Tensor], torch.Tensor]
 Given = str | Path | Dataset
-FITTED = (ClassifierExtractor, PCAExtractor, IdentityExtractor)  # made for the reference's own shape
+STORED = ClassifierExtractor, PCAExtractor  # fitted to images, so kept in a file of their own
+OWN_SCALE = (*STORED, IdentityExtractor)  # their features have the scale of the reference
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Reference:
         """Write the statistics of the train part, and beside them the extractor where it was fitted to images."""
         if file.suffix != ".safetensors" or file.is_dir():
             raise UserError(f"option 'statistics' is {file}: give a file that ends in .safetensors")
-        if isinstance(self.extractor, ClassifierExtractor | PCAExtractor):
+        if isinstance(self.extractor, STORED):
             self.extractor.save(extractor_file(file))
         save_statistics(file, self.train, self.extractor)
 
@@ -153,7 +154,7 @@ def make_references(
 
     def make(place: Path, extractor: Extractor, about: dict[str, JSON]) -> None:
         place.mkdir(parents=True, exist_ok=True)
-        if isinstance(extractor, ClassifierExtractor | PCAExtractor):
+        if isinstance(extractor, STORED):
             extractor.save(place / "extractor.safetensors")
         for name, stream, data in (("train", seen, train), ("test", held_out, test)):
             if stream is not None and data is not None:

@@ -19,7 +19,7 @@ from sims.scoring.features import FeatureSet
 from sims.scoring.figures import METRICS, Settings, facts, figures, over_draws
 from sims.scoring.floors import FloorSets, floor_sets
 from sims.scoring.options import ScoreOptions
-from sims.scoring.reference import FITTED, AnyExtractor, Bench, Given, Progress, Reference, measure_reference
+from sims.scoring.reference import OWN_SCALE, AnyExtractor, Bench, Given, Progress, Reference, measure_reference
 from sims.scoring.statistics import Statistics
 from sims.scoring.subjects import Given as Samples
 from sims.scoring.subjects import open_subject
@@ -113,7 +113,7 @@ class Suite:
     def _settings(self, limits: bool) -> Settings:
         """Features of an extractor that has no scale of its own are measured in the reference's."""
         options = self.options
-        scale = self.reference.scale if isinstance(self.reference.extractor, FITTED) else 1.0
+        scale = self.reference.scale if isinstance(self.reference.extractor, OWN_SCALE) else 1.0
         return Settings(options.neighbours, options.resamples, 0, self.accelerator.device, scale, limits)
 
     def _floor(self, count: int) -> tuple[FloorSets | None, ScoreFigures]:

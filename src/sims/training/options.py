@@ -63,6 +63,10 @@ class TrainOptions:
     checkpoint_seconds: float = 20.0
     """Seconds between saves of the state to resume from."""
 
+    def stored_every(self, images: int) -> int:
+        """Images between stored averages (power) of a training of so many."""
+        return self.ema_every or max(1, images // 32)
+
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate", "max_nonfinite"):
             if getattr(self, name) < 1:

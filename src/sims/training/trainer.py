@@ -302,7 +302,7 @@ class Trainer:
                 snapshot = self.start.with_denoiser(cast(Denoiser, found[0]), images=budget)
                 snapshot.save(snapshot_path(self.folder, budget))
         if isinstance(self.ema, PowerEMA) and self.ema.seen:
-            every = self.options.ema_every or max(1, self.images // 32)
+            every = self.options.stored_every(self.images)
             due = self.step == self.steps or seen // every > (seen - self.options.batch) // every
             if due and (found := self._whole(self.ema.averages)):
                 store(self.folder, self.ema, found)

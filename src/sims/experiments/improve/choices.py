@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 from sims.experiments.improve.improvement import Choice, Context, mark, settings_of
@@ -20,11 +21,8 @@ def choose(
     """Prepare one method, choose its budget and strength, and say what it cost."""
     settings = settings_of(context.options, round_, None if leader is None else leader.as_leader())
     name, strengths = method.name, method.strengths
-    if not method.prepared_as:
+    with context.stage(_preparing(method), round_) if method.prepared_as else nullcontext():
         artefact = method.prepare(base, context.real, settings, context.run)
-    else:
-        with context.stage(_preparing(method), round_):
-            artefact = method.prepare(base, context.real, settings, context.run)
     if artefact is None:
         return Choice(name, name, base.model), None
     budgets, cost, searched = sorted(artefact.variants), artefact.cost, None

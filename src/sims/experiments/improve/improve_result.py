@@ -90,10 +90,6 @@ def _headline(rows: dict[str, Row], comparisons: Sequence[Comparison]) -> tuple[
     for entry in comparisons:
         if entry.figure == "fd" and entry.difference.low > 0 and entry.b not in VARIANTS:
             warnings.append(f"{entry.b} reached a lower FD to the training data than {leader}.")
-    for row in rows.values():
-        if row.diverged:
-            count = f"{row.diverged:,} of {row.draws * row.samples_per_draw:,}"
-            warnings.append(f"{count} samples of {row.label} diverged, and are counted as bad samples: lower w.")
     bad = "".join(f"; {row.diverged:,} samples of {row.label} diverged" for row in (base, ours) if row.diverged)
     return f"{leader} against {BASE.name}: {'; '.join(parts)}{bad}.", warnings
 

@@ -11,6 +11,7 @@ import torch
 from sims.config import JSON
 from sims.data.codec import finite
 from sims.data.dataset import Dataset, View
+from sims.experiments.facts import GRID
 from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rows import Measured
 from sims.experiments.options import ImproveOptions
@@ -25,7 +26,6 @@ from sims.seeds import seed_range
 if TYPE_CHECKING:
     from sims.experiments.improve.rounds import RoundOutcome
 
-GRID = 64  # samples shown of every method
 GRIDS = "grids"
 
 

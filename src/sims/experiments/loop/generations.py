@@ -203,7 +203,8 @@ def _selection(run: Run, options: LoopOptions, opened: Opened) -> dict[str, Stre
         fd = {w: repeat.read(arms[name, w], generations).measured.figures["fd"] for w in options.strengths}
         w = min(sorted(fd), key=lambda w: fd[w])
         shown = {f"{w:g}": value for w, value in fd.items()}
-        return StrengthChoice(w=w, distances=shown, generations=generations, at_edge=w == max(fd), replicas=1)
+        edge = len(fd) > 1 and w == max(fd)
+        return StrengthChoice(w=w, distances=shown, generations=generations, at_edge=edge, replicas=1)
 
     work_off([repeat], 1, opened)
     entries = run.once(run.path / "selection.json", lambda: to_json({name: choice(name) for name in remedies}))

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from sims.config import to_dict
+from sims.data.codec import finite
 from sims.data.dataset import Dataset
+from sims.experiments.facts import GRID
 from sims.experiments.loop.options import RepeatedOptions
 from sims.experiments.loop.remedies import EQUAL, STANDARD
 from sims.methods import METHODS, Artefact, Base, Settings
@@ -27,8 +29,6 @@ from sims.scoring.judge import Draw, Judge
 from sims.seeds import derive_seed, seed_range
 from sims.training.base import new_model
 from sims.training.trainer import Trainer, read_trained
-
-GRID = 64  # samples shown of every model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +197,8 @@ class Models:
     def pictures(self, model: Model) -> np.ndarray:
         """The samples that are shown, uint8 (n, H, W, C), of the same seeds for every model of the repeat."""
         seeds = seed_range("figures", self.seed, GRID)
-        return model.codec.to_images(model.sample(seeds, batch_size=GRID))
+        x, _ = finite(model.sample(seeds, batch_size=GRID))
+        return model.codec.to_images(x)
 
     def forget(self) -> None:
         """Remove what no later generation needs: states to resume finished trainings from."""

@@ -10,6 +10,7 @@ by a few trusted images (``trusted``).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -151,9 +152,7 @@ class Levels:
         clean = {w: judge.frechet(values) for w, values in features.items()}
         best = min(clean, key=lambda w: clean[w])
         candidates = Candidates(features, self._features(data, MOST))
-        images = _trusted_images(options, self.train, self.seed)
-        choice = candidates.choose(self._features(images))
-        pool = self._features(self.real, MOST)
+        choice, pool = candidates.choose(self._trusted), self._pool
         sizes = [size for size in options.trusted_sizes if size <= len(pool)]
         reliability = candidates.reliability(pool, sizes, options.trusted_draws, fd, fd[best], self.seed)
         return Choice(
@@ -164,6 +163,16 @@ class Levels:
             reliability=reliability,
             features=judge.extractor.name,
         )
+
+    @cached_property
+    def _trusted(self) -> np.ndarray:
+        """Features (n, D) of the trusted images."""
+        return self._features(_trusted_images(self.options, self.train, self.seed))
+
+    @cached_property
+    def _pool(self) -> np.ndarray:
+        """Features (n, D) of real images, to draw trusted sets of other sizes from."""
+        return self._features(self.real, MOST)
 
     def _features(self, data: Dataset, most: int | None = None) -> np.ndarray:
         """Features (n, D) of images, of at most so many."""

@@ -58,12 +58,23 @@ class Contender:
 
 @dataclass(frozen=True)
 class Judged:
-    """What was seen of a contender's evaluation samples, draw by draw; ``drawn``: how many rejection drew for them."""
+    """What was seen of a contender's evaluation samples, draw by draw, and each draw's distances to the real data.
+
+    ``drawn``: how many samples rejection drew for them.
+    """
 
     contender: Contender
     seen: Seen
     draws: Sequence[Seen]
+    distances: Sequence[dict[str, float]]
     drawn: int | None = None
+
+    @classmethod
+    def by(
+        cls, meter: Meter, contender: Contender, seen: Seen, draws: Sequence[Seen], drawn: int | None = None
+    ) -> Judged:
+        """With the distances that the meter finds."""
+        return cls(contender, seen, draws, [meter.distances(draw) for draw in draws], drawn)
 
     @property
     def label(self) -> str:
@@ -152,7 +163,7 @@ def rejection(base: Judged, meter: Meter, options: ShiftOptions, seeds: range) -
     cost_each = contender.nfe * drawn / len(positions)
     delivered = Contender(REJECTION, contender.sample, contender.key, cost_each, w=contender.w, note=note)
     seen = seen[positions]
-    return Judged(delivered, seen, _draws_of(seen, options.evaluation.samples), drawn)
+    return Judged.by(meter, delivered, seen, _draws_of(seen, options.evaluation.samples), drawn)
 
 
 def _draws_of(seen: Seen, size: int) -> list[Seen]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from sims.results.shift import Bounded, Group, Shares
 from sims.runs.directory import Run
 from sims.runs.measure import Samples, draw_and_measure, parts_of, rounded
 from sims.scoring.features import FeatureSet
-from sims.scoring.judge import Judge, some
+from sims.scoring.judge import Judge
 from sims.scoring.reference import Reference
 
 Array = np.ndarray
@@ -157,13 +157,15 @@ class Meter:
 
     def distances(self, seen: Seen) -> dict[str, float]:
         """Fréchet distances to the real data in the target's proportions; ``check_``: on the second extractor."""
+        first = Moments.of(seen.features)
+        second = None if seen.checked is None else Moments.of(seen.checked)
         return {
-            name: frechet_distance(Moments.of(features), reference.train.moments)
+            name: frechet_distance(moments, reference.train.moments)
             for name, reference in self.references.items()
-            if (features := seen.checked if name == CHECK else seen.features) is not None
+            if (moments := second if name == CHECK else first) is not None
         }
 
-    def rows(self, draw: Seen, seeds: range) -> list[ScoreRow]:
+    def rows(self, draw: Seen, distances: Mapping[str, float], seeds: range) -> list[ScoreRow]:
         """A self-describing row for every distance of a draw."""
         settings: dict[str, JSON] = {"target": self.target_hash}
         samples = FeatureSet(
@@ -171,7 +173,7 @@ class Meter:
             diverged=draw.diverged,
         )  # fmt: skip
         rows: list[ScoreRow] = []
-        for name, value in self.distances(draw).items():
+        for name, value in distances.items():
             figure = ScoreFigure(value, samples=len(draw), settings=settings)
             rows += self.references[name].rows({name: figure}, samples)
         return rows
@@ -210,10 +212,15 @@ class Meter:
             fd = frechet_distance(Moments.of(ours), Moments.of(real))
         if min(len(ours), len(real)) > NEIGHBOURS:
             most = self.judge.manifold_samples
-            pair = manifolds(some(real, most), some(ours, most))[NEIGHBOURS]
+            pair = manifolds(_some(real, most), _some(ours, most))[NEIGHBOURS]
             precision, recall = pair.precision, pair.recall
         name = self.names[value]
         return Group(value=name, n=len(ours), real=len(real), fd=fd, precision=precision, recall=recall)
+
+
+def _some(features: Array, count: int) -> Array:
+    """At most ``count`` of some images' features, drawn with a fixed seed: folders are often sorted by class."""
+    return features[np.random.default_rng(0).permutation(len(features))[:count]]
 
 
 def check_accuracy(classifier: Classifier, least: float, role: str) -> None:

@@ -9,9 +9,9 @@ from math import ceil
 from sims.experiments.base_model import base_work, given_model
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.table import Estimate
-from sims.experiments.improve.outputs import GRID
 from sims.experiments.options import CommonOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.shift_result import SHOWN
 from sims.methods import Expected, Settings
 from sims.methods.distilled import distilled_work
 from sims.processes import join
@@ -71,7 +71,7 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
         most = max(0, baselines.limit - judged)
         work.append(_sampled("rejection", 0, own, most, features=baselines.limit))
     results = Leaves("results", networks=2 + bool(distilled.samples))
-    return [*work, Work("pictures", evaluations=2 * GRID * sum(rows), leaves=(results,))]
+    return [*work, Work("pictures", evaluations=SHOWN * sum(rows), leaves=(results,))]
 
 
 def _sampled(

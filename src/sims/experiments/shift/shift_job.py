@@ -130,7 +130,7 @@ def _judged(options: ShiftOptions, meter: Meter, base: Base, contenders: list[Co
     for contender in contenders:
         seen = meter.measure(contender.key, contender.sample, codec, seeds, contender.label)
         draws = [seen[first : first + size] for first in range(0, len(seen), size)]
-        rows.append(Judged(contender, seen, draws))
+        rows.append(Judged.by(meter, contender, seen, draws))
     if REJECTION in options.baselines.methods and (delivered := rejection(rows[0], meter, options, seeds)):
         rows.append(delivered)
     return rows

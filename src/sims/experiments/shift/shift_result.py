@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from sims.config import JSON
-from sims.experiments.facts import data_facts, reproduction
+from sims.experiments.facts import GRID, data_facts, reproduction
 from sims.experiments.shift.attributes import Classifier
 from sims.experiments.shift.contenders import LOOKS, Judged, ratio_within
 from sims.experiments.shift.measuring import FIGURES, TRAIN, Meter, tv_of
@@ -35,7 +35,6 @@ from sims.runs.directory import Run
 from sims.runs.measure import rounded
 from sims.seeds import seed_range
 
-GRID = 64  # samples shown of every contender
 GROUP = 8  # and of every group, out of
 SHOWN = 256
 
@@ -50,14 +49,13 @@ def rows_of(meter: Meter, table: Sequence[Judged]) -> tuple[ShiftRow, ...]:
     rows = []
     for judged in table:
         contender, seen = judged.contender, judged.seen
-        distances = [meter.distances(draw) for draw in judged.draws]
         row = ShiftRow(
             label=contender.label,
             method=contender.label,
             w=contender.w,
             nfe=contender.nfe,
             cost=contender.cost,
-            figures={name: Figure.of([found[name] for found in distances]) for name in distances[0]},
+            figures={name: Figure.of([found[name] for found in judged.distances]) for name in judged.distances[0]},
             draws=len(judged.draws),
             samples_per_draw=len(judged.draws[0]),
             diverged=seen.diverged,
@@ -227,9 +225,9 @@ def _described(meter: Meter, options: ShiftOptions, judged: Judged) -> Iterator[
     about: dict[str, JSON] = {"label": contender.label, "w": contender.w, "nfe": contender.nfe}
     seeds = seed_range("evaluation", options.seed, options.evaluation.draws * size)
     drawn = seeds if judged.drawn is None else range(seeds.start, seeds.start + judged.drawn)
-    for index, draw in enumerate(judged.draws):
+    for index, (draw, distances) in enumerate(zip(judged.draws, judged.distances)):
         part = drawn if judged.drawn is not None else drawn[index * size : (index + 1) * size]
-        for row in meter.rows(draw, part):
+        for row in meter.rows(draw, distances, part):
             yield {**about, **row.to_json(), "draw": index}
     for row in meter.rows_of_shares(judged.seen, drawn):
         yield {**about, **row.to_json()}
