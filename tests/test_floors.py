@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "denoiser", "config", "safe_pickle", "processes", "seeds"),
     ("results",),
-    ("networks", "sampling", "gaussians", "data", "metrics"),
+    ("networks", "interpolants", "sampling", "gaussians", "data", "metrics"),
     ("preconditioning", "guidance"),
     ("model",),
     ("interop",),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sims import metrics
+    from sims import interpolants, metrics
     from sims.api import compare, evaluate, improve, load_data, loop, pollution, shift, synthesize
     from sims.data.dataset import Dataset
     from sims.denoiser import Denoiser, as_denoiser
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sims.experiments.options import ImproveOptions
     from sims.fitting import fine_tune, train
     from sims.guidance import CacheRule, Extrapolate
+    from sims.interop.wrapping import wrap
     from sims.model import Model, load
     from sims.sampling import SOLVERS, SamplerOptions, SamplingStep, edm_sigmas, nfe, sample, sample_seeds
     from sims.training.posthoc import reconstruct
@@ -43,6 +44,7 @@ __all__ = [
     "evaluate",
     "fine_tune",
     "improve",
+    "interpolants",
     "load",
     "load_data",
     "loop",
@@ -55,6 +57,7 @@ __all__ = [
     "shift",
     "synthesize",
     "train",
+    "wrap",
 ]
 
 __version__: str
@@ -67,6 +70,7 @@ _HOMES = {
     "sims.experiments.options": "ImproveOptions",
     "sims.fitting": "fine_tune train",
     "sims.guidance": "CacheRule Extrapolate",
+    "sims.interop.wrapping": "wrap",
     "sims.model": "Model load",
     "sims.sampling": "SOLVERS SamplerOptions SamplingStep edm_sigmas nfe sample sample_seeds",
     "sims.training.posthoc": "reconstruct",
@@ -85,8 +89,8 @@ if not TYPE_CHECKING:  # type checkers see the imports above, and flag names tha
                 return version("sims-diffusion")
             except PackageNotFoundError:  # run from a source tree
                 return "unknown"
-        if name == "metrics":
-            return importlib.import_module("sims.metrics")
+        if name in ("interpolants", "metrics"):
+            return importlib.import_module(f"sims.{name}")
         if name not in _HOME:
             raise AttributeError(f"module 'sims' has no attribute {name!r}")
         return getattr(importlib.import_module(_HOME[name]), name)

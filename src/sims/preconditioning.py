@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from sims.config import JSON
+from sims.config import JSON, nearest
 from sims.denoiser import Stateless, device_of, expand
 from sims.errors import UserError
+from sims.interpolants import Interpolant, interpolant
 from sims.networks import LossHead
 from sims.networks.compiling import compile_network
 from sims.networks.layout import laid_out
@@ -272,6 +273,108 @@ def _iddpm_levels(C_1: float, C_2: float, M: int) -> list[float]:
     return u
 
 
+class InterpolantPrecond(Preconditioned):
+    """Any prediction about x_t = alpha x0 + s n of an interpolant: D(x, sigma) of what the network gives.
+
+    Our state is x = x0 + sigma n with sigma = s / alpha, so the network is given x_t = alpha x and the time of sigma.
+    Its output F means
+
+        x0        the clean data                            D = F
+        eps       the noise n                               D = x - sigma F
+        v         alpha n - s x0 (Salimans and Ho 2022)     D = (alpha x - sigma F) / (alpha + s sigma)
+        velocity  dx_t/dt = alpha' x0 + s' n                D = (s' x - sigma F) / (s' - sigma alpha')
+        score     grad log p(x_t) = -n / s                  D = x + s sigma F
+        edm       Karras et al. 2022, equation 7            D = c_skip x + c_out F, and c_in x is what is given
+
+    or ``prediction(output, x_t, alpha, s)`` gives x0, affine in output and x_t, alpha and s (B, 1, ...).
+    ``data_range`` are the values that the network knows black and white by: where they are not -1 and 1, x is moved
+    there and the estimate back, and noise levels with them. ``sigma_data`` is the data's deviation in model space.
+    """
+
+    kind = "interpolant"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_shape: tuple[int, ...],
+        num_classes: int = 0,
+        schedule: Interpolant | Mapping[str, JSON] | str = "linear",
+        prediction: str | Callable[..., Tensor] = "eps",
+        data_range: tuple[float, float] = (-1.0, 1.0),
+        sigma_data: float = 0.5,
+    ) -> None:
+        self.schedule = schedule if isinstance(schedule, Interpolant) else interpolant(schedule)
+        low, high = map(float, data_range)
+        if not -math.inf < low < high < math.inf:
+            raise UserError(f"data_range is {list(data_range)}: give the values of black and white, such as 0 and 1")
+        if not callable(prediction) and prediction not in PREDICTIONS:
+            raise UserError(f"unknown prediction {prediction!r}{nearest(prediction, PREDICTIONS)}")
+        self.unit, self.middle = (high - low) / 2, (high + low) / 2
+        super().__init__(
+            network, data_shape, num_classes, self.schedule.sigma_min / self.unit, self.schedule.sigma_max / self.unit
+        )
+        self.prediction, self.data_range, self.sigma_data = prediction, (low, high), sigma_data
+        self._scalings(torch.tensor([self.sigma_max * self.unit], dtype=torch.float64))  # what cannot be is said now
+
+    @property
+    def config(self) -> dict[str, JSON]:
+        """What makes it again; UserError where only code can."""
+        if self.schedule.settings is None or not isinstance(self.prediction, str):
+            raise UserError("a schedule or prediction that is code of yours cannot be written to model.json")
+        return {
+            "schedule": dict(self.schedule.settings),
+            "prediction": self.prediction,
+            "data_range": list(self.data_range),
+            "sigma_data": self.sigma_data,
+        }
+
+    def round_sigma(self, sigma: Tensor) -> Tensor:
+        return self.schedule.round_sigma(sigma * self.unit) / self.unit
+
+    def training_sigma(self, normal: Tensor, p_mean: float, p_std: float) -> Tensor:
+        """Times drawn evenly, as such networks are trained, unless p_mean or p_std are other than EDM's defaults."""
+        if self.prediction == "edm" or (p_mean, p_std) != EDM_LEVELS:
+            return super().training_sigma(normal, p_mean, p_std)
+        return self.schedule.draw(torch.special.ndtr(normal)) / self.unit
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        """As for every preconditioning, in the network's own range: unit D + middle = c_skip (unit x + middle) + ..."""
+        c_skip, c_out, c_in, time = self._scalings(sigma.to(torch.float64) * self.unit)
+        return tuple(value.to(sigma) for value in (c_skip, c_out, c_in, self.schedule.tell(time)))  # type: ignore[return-value]
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, **more: Any) -> Any:
+        if self.data_range == (-1.0, 1.0):
+            return super().forward(x, sigma, labels, **more)
+        return (super().forward(x * self.unit + self.middle, sigma, labels, **more) - self.middle) / self.unit
+
+    def _scalings(self, sigma: Tensor) -> Coefficients:
+        """c_skip, c_out, c_in and the time, (B,) float64, of noise levels in the network's own range."""
+        time = self.schedule.time(sigma)
+        alpha = self.schedule.alpha(time)
+        s, one = alpha * sigma, torch.ones_like(sigma)
+        if callable(self.prediction):
+            c_skip, c_out = self.prediction(0 * one, alpha, alpha, s), self.prediction(one, 0 * one, alpha, s)
+            return c_skip, c_out, alpha, time
+        if self.prediction == "velocity":
+            alpha_slope, s_slope = self.schedule.slopes(time)
+            below = s_slope - sigma * alpha_slope
+            return s_slope / below, -sigma / below, alpha, time
+        if self.prediction == "edm":
+            data = self.sigma_data * self.unit
+            total = sigma**2 + data**2
+            return data**2 / total, sigma * data * total.rsqrt(), total.rsqrt(), time
+        c_skip, c_out = {
+            "x0": (0 * one, one),
+            "eps": (one, -sigma),
+            "v": (alpha / (alpha + s * sigma), -sigma / (alpha + s * sigma)),
+            "score": (one, s * sigma),
+        }[self.prediction]
+        return c_skip, c_out, alpha, time
+
+
+PREDICTIONS = ("x0", "eps", "v", "velocity", "score", "edm")
+EDM_LEVELS = (-1.2, 1.2)  # mean and standard deviation of ln(sigma) in training: Karras et al. 2022, table 1
+
 PRECONDITIONINGS: dict[str, Callable[..., Preconditioned]] = {
-    one.kind: one for one in (EDMPrecond, EDM2Precond, VPPrecond, VEPrecond, IDDPMPrecond)
+    one.kind: one for one in (EDMPrecond, EDM2Precond, VPPrecond, VEPrecond, IDDPMPrecond, InterpolantPrecond)
 }

@@ -18,6 +18,6 @@ def laid_out(network: Network) -> Network:
     of EDM2 1.07x (bf16: 1.14x) as fast in sampling, 1.03x (1.02x) in training; one with RMS norms and 1x1 convolutions
     1.2x (1.3x) in sampling, 1.0x (1.2x) in training; DDPM++ 1.05x (0.85x) and 0.97x (0.8x).
     """
-    if any(isinstance(module, nn.GroupNorm) for module in network.modules()):
+    if getattr(network, "keeps_layout", False) or any(isinstance(module, nn.GroupNorm) for module in network.modules()):
         return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
