@@ -1,4 +1,4 @@
-"""A score compares mixtures: classes are drawn as often as the training data have them, and whatever differs is said."""
+"""A score compares mixtures: classes are drawn as often as the training data have them; what differs is said."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sims
+import tiny
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
 from sims.errors import UserError
@@ -199,10 +199,10 @@ def test_evaluate_says_where_it_cannot_tell(tmp_path: Path, say: tiny.Say) -> No
 
 @pytest.mark.parametrize("told", [False, True])
 def test_a_run_on_unequal_classes(tmp_path: Path, say: tiny.Say, told: bool) -> None:
-    """The base is compared at the data's proportions; told to draw evenly, the run says so where it says its figures."""
+    """The base is compared at the data's proportions; told to draw evenly, the run warns."""
     source = saved(tmp_path / "data", [180, 20])
     more = ("--data.path", str(source), "--data.conditional", "--methods", "base,sims", *tiny.PCA)
-    status, out, err = say(*tiny.improve_arguments(tmp_path / "run", *more, *(["--sampler.class-shares", "1"] * told)))
+    status, _, err = say(*tiny.improve_arguments(tmp_path / "run", *more, *(["--sampler.class-shares", "1"] * told)))
     assert status == 0, err
     found = read_json(tmp_path / "run" / "summary.json")
     assert [text for text in found["warnings"] if "class shares" in text] != [] if told else True

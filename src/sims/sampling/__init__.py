@@ -193,7 +193,7 @@ def sample_seeds(
 ) -> tuple[Tensor, Tensor | None]:
     """One sample per seed: x (N, *data_shape) float32 and labels (N,) int64 or None, both on the CPU.
 
-    labels (N,) or one class, -1 = none, replace those drawn from the seeds by ``class_shares`` (options' or denoiser's).
+    labels (N,) or one class, -1 = none, replace those drawn from the seeds in ``class_shares`` (options or denoiser).
     Noise, labels and churn depend on the seed alone, bit for bit; the denoiser's arithmetic can differ in its last
     bits between batch sizes. So a job cut at multiples of batch_size resumes bit for bit; pad=True also fills the
     last batch up (repeating seeds), so that every batch ever computed has the same size.
