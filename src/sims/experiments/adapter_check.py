@@ -26,9 +26,12 @@ MIDDLE = (0.2, 5.0)  # between them every network that has learned something bea
 WORSE = 1.2  # times the linear error, at half of the middle levels: likely wrong
 LEAST = 0.01  # least gain in ln(error), mean over levels, that another reading is named for
 ERRORS = 4.0  # and its standard errors
-STEPS = 4  # respects in which a reading may differ
+STEPS = 3  # respects that change one after another
 FEW = 16  # pictures that every other reading is tried on; the best ones see all
+GLANCE = 6  # pictures, at half of the levels, that readings are tried on which differ in several respects at once
+STARTS = 2  # of these, how many are looked at closer
 ABSURD = 1e6
+LEAST_PICTURES = 2 * FEW
 MANY_CLASSES = 40  # above, labels are not compared one by one
 Array = np.ndarray
 
@@ -47,10 +50,10 @@ class Sight:
     def variance(self) -> float:
         return float(self.others.var()) or 1.0
 
-    def part(self, count: int) -> Sight:
-        """The first pictures alone."""
+    def part(self, count: int, every: int = 1) -> Sight:
+        """The first pictures alone, at every so many levels."""
         labels = None if self.labels is None else self.labels[:count]
-        return Sight(self.x[:count], labels, self.noise[:count], self.others, self.sigmas)
+        return Sight(self.x[:count], labels, self.noise[:count], self.others, self.sigmas[every // 2 :: every])
 
     def errors(self, denoise: Callable[[Tensor, Tensor], Tensor]) -> Array:
         """Mean squared errors (S, n) by noise level and picture, in units of the variance; absurd ones are cut."""
@@ -71,8 +74,10 @@ class Sight:
             return np.full((len(self.sigmas), len(self.x)), ABSURD)
 
 
-def check_adapter(model: Model, data: Dataset, name: str, images: int = 128, seed: int = 0) -> AdapterCheck:
-    """Errors of a model on real pictures, and whether another reading of its network has smaller ones.
+def check_adapter(
+    model: Model, data: Dataset, name: str, images: int = 128, seed: int = 0, *, others: bool = True
+) -> AdapterCheck:
+    """Errors of a model on real pictures; with ``others``, whether another reading of its network has smaller ones.
 
     ``data`` are in the model's shape, with its classes where it has any. Errors: UserError for data of another shape,
     or too few.
@@ -82,14 +87,15 @@ def check_adapter(model: Model, data: Dataset, name: str, images: int = 128, see
     levels = _levels(sight, errors)
     better: tuple[Alternative, ...] = ()
     best: Denoiser = model
-    if isinstance(single, InterpolantPrecond):
+    if others and isinstance(single, InterpolantPrecond):
         better, best = _better(sight, single, errors)
     problems = [f"{better[0].words} fits {better[0].times:.3g} times better"] if better else []
-    swapped = _swapped(sight, best, model.class_names)
+    bad = worse_than_linear(levels)
+    swapped = _swapped(sight, best, model.class_names) if others and (better or not bad) else {}
     if swapped:
         told = ", ".join(f"{ours!r} is the data's {theirs!r}" for ours, theirs in list(swapped.items())[:5])
         problems.append(f"its labels mean other classes than the data's: {told}; give the classes in its order")
-    if not problems and (bad := worse_than_linear(levels)):
+    if bad and not problems:
         problems.append(bad)
     return AdapterCheck(
         model=name, data=data.name, num_images=len(sight.x), levels=levels, better=better, swapped=swapped or None,
@@ -101,10 +107,8 @@ def look(model: Model, data: Dataset, images: int, seed: int, levels: int = LEVE
     """Pictures of the data with noise at levels that the model knows."""
     if data.data_shape != model.data_shape:
         raise UserError(f"{data.name} has data of {data.data_shape}, the model makes {model.data_shape}: give its data")
-    if len(data) < 2 * FEW:
-        raise UserError(
-            f"{data.name} has {len(data)} pictures: at least {2 * FEW} are needed to tell errors from chance"
-        )
+    if len(data) < LEAST_PICTURES:
+        raise UserError(f"{data.name} has {len(data)} pictures: at least {LEAST_PICTURES} tell errors from chance")
     rng, device = np.random.default_rng(seed), device_of(model)
     order = rng.permutation(len(data))
     count = min(images, len(data) // 2)
@@ -199,31 +203,44 @@ def _gain(now: Array, other: Array) -> tuple[float, float]:
 def _better(
     sight: Sight, given: InterpolantPrecond, errors: Array
 ) -> tuple[tuple[Alternative, ...], InterpolantPrecond]:
-    """Readings with smaller errors, the best first, and its denoiser: one respect changes after another."""
-    found: list[Alternative] = []
-    reading, now, best = reading_of(given), errors, given
-    few, start = sight.part(FEW), errors
+    """Readings with smaller errors, the best first, and its denoiser.
+
+    Predictions and schedules are tried together on a few pictures; from the best ones, and from the adapter as it is,
+    one respect after another changes while that helps.
+    """
+    first = reading_of(given)
+    glance = sight.part(GLANCE, every=2)
+    starts = sorted(first.combined(), key=lambda reading: _score(_tried(glance, reading, given)))[:STARTS]
+    found = [_descended(sight, given, start) for start in (first, *starts)]
+    found.sort(key=lambda pair: _score(pair[1]))
+    kept: dict[str, Alternative] = {}
+    best: InterpolantPrecond | None = None
+    for reading, seen in found:
+        gain, error = _gain(errors, seen)
+        words = " and ".join(reading.words)
+        if reading.words and gain > max(LEAST, ERRORS * error):
+            best = best or reading.denoiser(given)
+            kept.setdefault(words, Alternative(words=words, times=math.exp(gain)))
+    return tuple(kept.values()), best or given
+
+
+def _descended(sight: Sight, given: InterpolantPrecond, reading: Reading) -> tuple[Reading, Array]:
+    """A reading that no single change improves, and its errors."""
+    now, few = _tried(sight, reading, given), sight.part(FEW)
     for _ in range(STEPS):
-        tried = [(other, _tried(few, other, given)) for other in reading.others()]
-        tried.sort(key=lambda pair: _score(pair[1]))
-        whole = [(other, _tried(sight, other, given)) for other, part in tried[:5] if part.min() < ABSURD]
-        whole.sort(key=lambda pair: _score(pair[1]))
-        if not whole:
-            break
-        (other, seen), *_ = whole
+        tried = sorted(reading.others(), key=lambda other: _score(_tried(few, other, given)))[:3]
+        other, seen = min(((one, _tried(sight, one, given)) for one in tried), key=lambda pair: _score(pair[1]))
         gain, error = _gain(now, seen)
         if gain < max(LEAST, ERRORS * error):
             break
-        reading, now, best = other, seen, other.denoiser(given)
-        found.insert(0, Alternative(words=" and ".join(reading.words), times=math.exp(_score(start) - _score(now))))
-    return tuple(found), best
+        reading, now = other, seen
+    return reading, now
 
 
 def _tried(sight: Sight, reading: Reading, given: InterpolantPrecond) -> Array:
-    try:
-        return sight.of(reading.denoiser(given))
-    except UserError:  # a reading that makes no sense
+    if not reading.makes_sense:
         return np.full((len(sight.sigmas), len(sight.x)), ABSURD)
+    return sight.of(reading.denoiser(given))
 
 
 def _swapped(sight: Sight, denoiser: Denoiser, names: Sequence[str]) -> dict[str, str]:
