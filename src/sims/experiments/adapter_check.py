@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -91,7 +91,7 @@ def check_adapter(
         better, best = _better(sight, single, errors)
     problems = [f"{better[0].words} fits {better[0].times:.3g} times better"] if better else []
     bad = worse_than_linear(levels)
-    swapped = _swapped(sight, best, model.class_names) if others and (better or not bad) else {}
+    swapped = _swapped(sight, best, model.class_names) if others else {}
     if swapped:
         told = ", ".join(f"{ours!r} is the data's {theirs!r}" for ours, theirs in list(swapped.items())[:5])
         problems.append(f"its labels mean other classes than the data's: {told}; give the classes in its order")
@@ -244,28 +244,28 @@ def _tried(sight: Sight, reading: Reading, given: InterpolantPrecond) -> Array:
 
 
 def _swapped(sight: Sight, denoiser: Denoiser, names: Sequence[str]) -> dict[str, str]:
-    """Classes of the model whose label denoises pictures of another class of the data better than its own."""
+    """Classes of the model whose label denoises pictures of another class of the data better than its own.
+
+    Nothing is said where the network is no better than a linear denoiser even then: its labels are the least of it.
+    """
     count, labels = denoiser.num_classes, sight.labels
     if count < 2 or labels is None or count > MANY_CLASSES:
         return {}
-    middle = torch.tensor([level for level in sight.sigmas if 0.5 <= level <= 10], device=sight.sigmas.device)
-    part = Sight(sight.x, labels, sight.noise, sight.others, middle if len(middle) else sight.sigmas)
+    middle = [level for level in sight.sigmas.tolist() if 0.5 <= level <= 10] or sight.sigmas.tolist()
+    part = replace(sight, sigmas=torch.tensor(middle, device=sight.sigmas.device))
     told = [part.of(denoiser, torch.full_like(labels, label)) for label in range(count)]
-    by_image = np.stack([np.log(errors).mean(0) for errors in told])  # (K, n)
-    means = np.stack([by_image[:, (labels == k).cpu().numpy()].mean(1) for k in range(count) if (labels == k).any()], 1)
-    seen = [k for k in range(count) if (labels == k).any()]
-    rows, columns = linear_sum_assignment(means)
-    own = float(np.mean([means[k, i] for i, k in enumerate(seen)]))
-    difference = by_image[labels.cpu().numpy(), np.arange(len(labels))]
-    best = np.empty(len(labels))
-    for label, column in zip(rows, columns):
-        mask = (labels == seen[column]).cpu().numpy()
-        best[mask] = by_image[label, mask]
-    spread = float((difference - best).std(ddof=1) / math.sqrt(len(best)))
-    if own - float(means[rows, columns].mean()) < max(LEAST / 2, ERRORS * spread):
+    by_image = np.stack([np.log(errors).mean(0) for errors in told])  # (K, n): label told, picture
+    own, seen = labels.cpu().numpy(), sorted({*labels.tolist()})
+    means = np.stack([by_image[:, own == k].mean(1) for k in seen], 1)  # (K, classes of the pictures)
+    best_of = {seen[column]: int(label) for label, column in zip(*linear_sum_assignment(means))}
+    better = np.array([best_of[k] for k in own])
+    gains = by_image[own, np.arange(len(own))] - by_image[better, np.arange(len(own))]
+    if gains.mean() < max(LEAST, ERRORS * gains.std(ddof=1) / math.sqrt(len(gains))):
+        return {}
+    if worse_than_linear(_levels(sight, sight.of(denoiser, torch.from_numpy(better).to(labels)))):
         return {}
     named = names or tuple(map(str, range(count)))
-    return {named[label]: named[seen[column]] for label, column in zip(rows, columns) if label != seen[column]}
+    return {named[label]: named[k] for k, label in best_of.items() if label != k}
 
 
 def _remarks(sight: Sight, denoiser: Denoiser, levels: Sequence[LevelError]) -> list[str]:
