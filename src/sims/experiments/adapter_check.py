@@ -46,6 +46,11 @@ class Sight:
     others: Tensor
     sigmas: Tensor
 
+    @property
+    def start(self) -> int:
+        """The first level at which there is something to denoise."""
+        return min(int((self.sigmas < MIDDLE[0]).sum()), len(self.sigmas) - 1)
+
     @cached_property
     def variance(self) -> float:
         return float(self.others.var()) or 1.0
@@ -188,16 +193,17 @@ def _levels(sight: Sight, errors: Array) -> tuple[LevelError, ...]:
     return tuple(LevelError(sigma=s, network=e, linear=w, nearest=n) for s, e, w, n in rows)
 
 
-def _score(errors: Array) -> float:
-    """ln(mean error), mean over levels."""
-    return float(np.log(errors.mean(1)).mean())
+def _score(errors: Array, start: int = 0) -> float:
+    """ln(mean error), mean over levels from ``start`` on."""
+    return float(np.log(errors[start:].mean(1)).mean())
 
 
-def _gain(now: Array, other: Array) -> tuple[float, float]:
-    """By how much the score of another reading is smaller, and the standard error of that over pictures."""
-    shares = [errors / errors.mean(1, keepdims=True) for errors in (now, other)]
+def _gain(now: Array, other: Array, start: int) -> float:
+    """By how much the score of another reading is smaller; 0 where that may be chance, or is hardly anything."""
+    shares = [errors[start:] / errors[start:].mean(1, keepdims=True) for errors in (now, other)]
     difference = (shares[0] - shares[1]).mean(0)
-    return _score(now) - _score(other), float(difference.std(ddof=1) / math.sqrt(len(difference)))
+    gain = _score(now, start) - _score(other, start)
+    return gain if gain > max(LEAST, ERRORS * float(difference.std(ddof=1)) / math.sqrt(len(difference))) else 0.0
 
 
 def _better(
@@ -208,30 +214,38 @@ def _better(
     Predictions and schedules are tried together on a few pictures; from the best ones, and from the adapter as it is,
     one respect after another changes while that helps.
     """
-    first = reading_of(given)
-    glance = sight.part(GLANCE, every=2)
-    starts = sorted(first.combined(), key=lambda reading: _score(_tried(glance, reading, given)))[:STARTS]
+    first, glance = reading_of(given), sight.part(GLANCE, every=2)
+    starts = sorted(first.combined(), key=lambda one: _score(_tried(glance, one, given), glance.start))[:STARTS]
     found = [_descended(sight, given, start) for start in (first, *starts)]
-    found.sort(key=lambda pair: _score(pair[1]))
+    found.sort(key=lambda pair: _score(pair[1], sight.start))
     kept: dict[str, Alternative] = {}
     best: InterpolantPrecond | None = None
     for reading, seen in found:
-        gain, error = _gain(errors, seen)
+        gain = _gain(errors, seen, 0 if {*reading.words} <= first.time_words() else sight.start)
         words = " and ".join(reading.words)
-        if reading.words and gain > max(LEAST, ERRORS * error):
+        if reading.words and gain and not worse_than_linear(_levels(sight, seen)):
             best = best or reading.denoiser(given)
             kept.setdefault(words, Alternative(words=words, times=math.exp(gain)))
     return tuple(kept.values()), best or given
 
 
 def _descended(sight: Sight, given: InterpolantPrecond, reading: Reading) -> tuple[Reading, Array]:
-    """A reading that no single change improves, and its errors."""
+    """A reading that no single change improves, and its errors.
+
+    Another unit or origin of time shows at the lowest noise, so there all levels count. Anything else is judged where
+    there is something to denoise: at the lowest levels a reading that returns its input is hard to beat.
+    """
     now, few = _tried(sight, reading, given), sight.part(FEW)
     for _ in range(STEPS):
-        tried = sorted(reading.others(), key=lambda other: _score(_tried(few, other, given)))[:3]
-        other, seen = min(((one, _tried(sight, one, given)) for one in tried), key=lambda pair: _score(pair[1]))
-        gain, error = _gain(now, seen)
-        if gain < max(LEAST, ERRORS * error):
+        tried = sorted(reading.others(), key=lambda other: _score(_tried(few, other, given), few.start))[:3]
+        tried += [other for other in reading.others() if other.words[-1] in reading.time_words()]
+        gains = []
+        for other in tried:
+            seen = _tried(sight, other, given)
+            start = 0 if other.words[-1] in reading.time_words() else sight.start
+            gains.append((_gain(now, seen, start), other, seen))
+        gain, other, seen = max(gains, key=lambda entry: entry[0])
+        if not gain:
             break
         reading, now = other, seen
     return reading, now

@@ -58,6 +58,13 @@ class Reading:
                 with_prediction = with_schedule.changed(name, prediction=prediction)
                 yield with_schedule if prediction == self.prediction else with_prediction
 
+    def time_words(self) -> set[str]:
+        """The words of readings that differ in the origin of whole times alone."""
+        settings = dict(self.schedule.settings or {})
+        return {
+            words for words, made in _schedules(self.schedule) if _origin_alone(settings, dict(made.settings or {}))
+        }
+
     @property
     def makes_sense(self) -> bool:
         """Whether there are such networks: EDM's is given EDM's times, and no velocity belongs to whole times."""
@@ -80,6 +87,10 @@ class _Signed(InterpolantPrecond):
     def _scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         c_skip, c_out, c_in, time = super()._scalings(sigma)
         return c_skip, self.sign * c_out, c_in, time
+
+
+def _origin_alone(given: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(given) and {**given, "first": 0} == {**other, "first": 0} and given != other
 
 
 def reading_of(given: InterpolantPrecond) -> Reading:
