@@ -81,7 +81,7 @@ def pictures() -> Dataset:
         ({"prediction": "eps"}, "prediction='x0'"),
         ({"schedule": flows.rectified_flow(0)}, "data_at=1"),
         ({"data_range": (-1, 1)}, "data_range=(0, 1)"),
-        ({"schedule": flows.rectified_flow(1, scale=1000)}, "scale=1.0"),
+        ({"schedule": flows.rectified_flow(1, scale=1000)}, "rectified_flow(data_at=1) fits"),
         ({"call": lambda net, x, t, y: net(x, t, torch.where(y < 10, (y + 1) % 10, y))}, "other classes"),
     ],
 )
@@ -114,7 +114,7 @@ def wrapped(trained: Model, **changes: object) -> Model:
     "changes, words",
     [
         ({}, None),
-        ({"schedule": flows.edm(told="sigma")}, "told='log'"),
+        ({"schedule": flows.edm(told="sigma")}, "interpolants.edm() fits"),
         ({"data_range": (0, 1)}, "data_range=(-1, 1)"),
         ({"call": lambda net, x, t, y: -net(x, t, y)}, "sign of the output turned"),
         ({"call": lambda net, x, t, y: net(x, t, torch.where(y >= 0, 9 - y, y))}, "other classes"),
@@ -177,9 +177,9 @@ def test_the_command(trained: tuple[Model, Dataset], tmp_path: Path, say: tiny.S
     (tmp_path / "net.py").write_text(
         "import sims\n"
         "def make():\n"
-        f"    net = sims.load({str(tmp_path / 'model')!r}).denoiser.network\n"
-        "    schedule = sims.interpolants.edm()\n"
-        "    return sims.wrap(net, data_shape=(1, 8, 8), prediction='x0', schedule=schedule, num_classes=10)\n"
+        f"    given = sims.load({str(tmp_path / 'model')!r}).denoiser\n"
+        "    how = dict(prediction='x0', schedule=sims.interpolants.edm(), sigma_data=given.sigma_data)\n"
+        "    return sims.wrap(given.network, data_shape=(1, 8, 8), num_classes=10, **how)\n"
     )
     status, out, _ = say("check", f"{tmp_path / 'net.py'}:make", "--data.path", "digits")
     assert status == 1

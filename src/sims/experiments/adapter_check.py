@@ -217,15 +217,15 @@ def _better(
     first, glance = reading_of(given), sight.part(GLANCE, every=2)
     starts = sorted(first.combined(), key=lambda one: _score(_tried(glance, one, given), glance.start))[:STARTS]
     found = [_descended(sight, given, start) for start in (first, *starts)]
-    found.sort(key=lambda pair: _score(pair[1], sight.start))
-    kept: dict[str, Alternative] = {}
+    found.sort(key=lambda pair: (round(_score(pair[1], sight.start), 6), len(pair[0].words)))
+    kept: dict[float, Alternative] = {}
     best: InterpolantPrecond | None = None
     for reading, seen in found:
         gain = _gain(errors, seen, 0 if {*reading.words} <= first.time_words() else sight.start)
         words = " and ".join(reading.words)
         if reading.words and gain and not worse_than_linear(_levels(sight, seen)):
             best = best or reading.denoiser(given)
-            kept.setdefault(words, Alternative(words=words, times=math.exp(gain)))
+            kept.setdefault(round(gain, 6), Alternative(words=words, times=math.exp(gain)))
     return tuple(kept.values()), best or given
 
 

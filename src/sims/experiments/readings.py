@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from sims.preconditioning import PREDICTIONS, InterpolantPrecond
 
 RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
 NAME = "sims.interpolants"
+TIMES = {"first": 0, "between": False, "scale": 1.0}  # what schedules of whole times have unless told otherwise
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +108,13 @@ def _schedules(given: Interpolant) -> Iterator[tuple[str, Interpolant]]:
             made = interpolants.interpolant(changed)
         except UserError:  # such as the whole times of what has none
             continue
-        arguments = ", ".join(f"{key}={value!r}" for key, value in changed.items() if key != "name")
         name = changed["name"]
+        usual = inspect.signature(interpolants.NAMED[name]).parameters
+        arguments = ", ".join(
+            f"{key}={value!r}"
+            for key, value in changed.items()
+            if key != "name" and value != TIMES.get(key, usual[key].default if key in usual else None)
+        )
         yield f"schedule={NAME}.{name}({arguments})" if name != "of_alphas_cumprod" else _told(changed, settings), made
     if not settings or settings["name"] not in ("rectified_flow", "trigonometric"):
         ends = given.clean + given.noisy
