@@ -46,6 +46,17 @@ class PersistentObject:
     source_hash: str
 
 
+@dataclass(frozen=True, eq=False)
+class Opaque:
+    """What stands in place of an object of an unknown class: its name, and the plain values that were to fill it."""
+
+    name: str
+    state: dict[Any, object] = field(default_factory=dict)
+
+
+Storages = Callable[[Any], torch.Tensor]
+
+
 def load(source: str | Path | bytes) -> Any:
     """The content of a pickle, given as a path or as its bytes.
 
@@ -63,9 +74,17 @@ def load(source: str | Path | bytes) -> Any:
         return _load(file, str(source))
 
 
-def _load(file: Any, where: str) -> Any:
+def load_around(data: bytes, where: str, storages: Storages) -> Any:
+    """As ``load``, of the pickle within an archive of torch: what is unknown becomes an ``Opaque``, and is not called.
+
+    ``storages`` gives the values (N,) of a storage that the pickle refers to.
+    """
+    return _load(io.BytesIO(data), where, storages)
+
+
+def _load(file: Any, where: str, storages: Storages | None = None) -> Any:
     try:
-        return _Unpickler(file).load()
+        return _Unpickler(file, storages).load()
     except _Refused as error:
         raise UserError(
             f"{where} asks for {_shown(error)}, which a foreign pickle may not use here; reading stopped and none of "
@@ -114,7 +133,7 @@ _SCALARS = {type(None), bool, int, float, complex, str, bytes}
 
 def _key(value: Any) -> Any:
     """A dict key or set member: no tuples, since a tuple of tuples of tuples can take forever to hash."""
-    if type(value) not in _SCALARS:
+    if type(value) not in _SCALARS and type(value) not in (_Name, Opaque):
         raise _Refused(f"a dict key or set member of type {type(value).__name__}")
     return value
 
@@ -198,7 +217,7 @@ def _tensor(
     _check(len(size) == len(stride) and not hooks and not extra, "tensor")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride))
     _check(math.prod(size) <= len(storage) and (0 in size or last < len(storage)), "tensor")
-    return storage.as_strided(size, stride, offset)
+    return storage.as_strided(size, stride, storage.storage_offset() + offset)
 
 
 def _parameter(data: Any, grad: Any, hooks: Any) -> torch.Tensor:
@@ -277,15 +296,23 @@ class _Unpickler(pickle._Unpickler):
     The one written in Python, not its faster twin in C: there BUILD and NEWOBJ cannot be replaced.
     """
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, storages: Storages | None = None) -> None:
         super().__init__(file)
+        self.storages = storages  # of an archive, whose pickle may name anything: see load_around
         self.left = _UNFOLDS * file.seek(0, io.SEEK_END) + _SPARE
         file.seek(0)
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _NAMES:
+        if (module, name) in _NAMES:
+            return _NAMES[module, name]
+        if self.storages is None:
             raise _Refused(f"{module}.{name}")
-        return _NAMES[module, name]
+        return _Name(f"{module}.{name}", lambda *args: Opaque(f"{module}.{name}"))
+
+    def persistent_load(self, pid: Any) -> torch.Tensor:
+        if self.storages is None:
+            raise _Refused("the opcode BINPERSID")
+        return self.storages(pid)
 
     def spend(self, *values: Any) -> None:
         """ValueError where a short file that names one long value again and again would fill the memory."""
@@ -296,6 +323,8 @@ class _Unpickler(pickle._Unpickler):
 def _reduce(self: Any) -> None:
     """REDUCE and NEWOBJ: call a function of the table."""
     args, target = self.stack.pop(), self.stack.pop()
+    if type(target) is Opaque:  # something that was made by what is unknown
+        return self.append(Opaque(target.name))
     _check(type(target) is _Name and type(args) is tuple, "call")
     self.spend(*args)
     self.append(target.make(*args))
@@ -304,7 +333,11 @@ def _reduce(self: Any) -> None:
 def _build(self: Any) -> None:
     """BUILD: fill what was made empty; anything else would set attributes or call a __setstate__."""
     state, target = self.stack.pop(), self.stack[-1]
-    if type(target) is np.ndarray:
+    if type(target) is Opaque:
+        target.state.update(state if type(state) is dict else {})
+    elif type(target) is dict and self.storages is not None:
+        pass  # what torch notes beside a state dict
+    elif type(target) is np.ndarray:
         _check(type(state) is tuple and len(state) == 5, "array")
         _, shape, dtype, fortran, raw = state
         _check(isinstance(dtype, np.dtype) and type(fortran) is bool and type(raw) is bytes, "array")
@@ -325,6 +358,8 @@ def _build(self: Any) -> None:
 def _fill(self: Any, kind: type, items: list[Any]) -> None:
     """Put items into the list, dict (key, value, key, ...) or set on top of the stack; subclasses could run code."""
     target = self.stack[-1]
+    if type(target) is Opaque:
+        return
     _check(type(target) is kind, kind.__name__)
     if kind is list:
         target.extend(items)
@@ -374,7 +409,7 @@ _OURS: dict[str, Callable[[Any], None]] = {
 _PLAIN = """PROTO FRAME STOP MARK POP POP_MARK DUP GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL
     STACK_GLOBAL NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
     SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
-    TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 LIST EMPTY_LIST EMPTY_DICT EMPTY_SET"""  # these make plain data, no calls
+    TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 LIST EMPTY_LIST EMPTY_DICT EMPTY_SET BINPERSID"""  # plain data, no calls
 
 
 class _Opcodes(dict[int, Callable[[Any], None]]):

@@ -1,0 +1,284 @@
+"""Files of tensors by name: .safetensors, and .pt, .pth or .ckpt of torch, read without running anything in them.
+
+Trainers put weights beside optimizers and averages, and under names of their own: ``{"model": ..., "ema": ...}``,
+``state_dict``, ``module.``, ``_orig_mod.``. What is nested becomes one list of dotted names, of which one prefix is
+chosen: averages before weights.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sims.errors import UserError
+from sims.safe_pickle import Opaque, load_around
+
+AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "average")
+WRAPPERS = ("state_dict", "model", "module", "_orig_mod", "model_state_dict", "net", "network", "params", "weights")
+_AVERAGE = "averages of the weights"
+_OTHERS = re.compile(r"(opt|sched|lr_|scaler|rng|epoch|step|n_averaged|num_updates|initted|callbacks|loops|hyper|args)")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+_DEEPEST = 64  # dicts within dicts
+_LARGEST = 100_000_000  # bytes of names, in a file of safetensors
+_KINDS = {  # how files of other kinds begin
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file: fetch it with git lfs pull",
+    b"<": "a web page: download the file itself",
+    b"{": "JSON",
+    b"\x89HDF": "HDF5 (Keras): convert it to safetensors",
+    b"GGUF": "GGUF: convert it to safetensors",
+    b"\x93NUMPY": "an array of numpy: convert it to safetensors",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+    b"\x1f\x8b": "compressed: unpack it first",
+    b"PAR1": "parquet",
+    b"%PDF": "a PDF",
+}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: tensors by their full dotted names, and the plain values beside them (``args.model``)."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    values: dict[str, object] = field(default_factory=dict)
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether a path is a file of tensors, by its ending."""
+    return path.is_file() and path.suffix in _SUFFIXES
+
+
+def read_state_dict(path: Path | str, wanted: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors of a network in a file, by the network's own names, and notes: sentences on what was chosen.
+
+    ``wanted`` are the names that the network has, or some of them; without them the usual wrappings are taken off.
+    Averages are taken where there are both. The tensors are mapped from the file, not yet read: copy what is to stay.
+    Errors: UserError for files that are missing, of another kind, damaged, or without tensors.
+
+    >>> import torch
+    >>> torch.save({"model": {"module.w": torch.zeros(2)}, "ema": {"module.w": torch.ones(2)}}, FOLDER + "/net.pt")
+    >>> read_state_dict(FOLDER + "/net.pt", ["w"])
+    ({'w': tensor([1., 1.])}, ("averages of the weights ('ema') are taken, and not the weights ('model')",))
+    """
+    return choose(read(path).tensors, wanted)
+
+
+def choose(tensors: Mapping[str, Tensor], wanted: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors below one prefix, and notes: see ``read_state_dict``. All of them where no name is wanted there."""
+    tensors = _averages_by_name(tensors)
+    if wanted:
+        counts = Counter(prefix for name in wanted for prefix in _prefixes(tensors, name))
+        found = [prefix for prefix, count in counts.items() if count == max(counts.values())]
+    else:
+        found = _unwrapped(tensors)
+    if not found:
+        return dict(tensors), ()
+    prefix = min(found, key=lambda one: (not _averaged(one), bool(_OTHERS.match(one)), len(one)))
+    chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    where = prefix.rstrip(".")
+    if _averaged(prefix):
+        rest = {other.rstrip(".") for other in found if not _averaged(other)} or _weights_beside(tensors, prefix)
+        also = f", and not the weights ({min(rest, key=len)!r})" if rest else ""
+        where = next(part for part in where.split(".") if part in AVERAGES)
+        return chosen, (f"{_AVERAGE} ({where!r}) are taken{also}",)
+    return chosen, ((f"the tensors lie under {where!r}",) if where else ())
+
+
+def read(path: Path | str) -> Content:
+    """All that a file holds, by dotted names; UserError as ``read_state_dict``."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
+    content = _archive(path) if start[:2] == b"PK" else _other(path, start)
+    tensors = {name: value for name, value in content if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(f"{path} holds no tensors: give the file that has the weights")
+    values = {name: value for name, value in content if not isinstance(value, Tensor)}
+    return Content(path, tensors, values)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+Named = list[tuple[str, object]]
+
+
+def _other(path: Path, start: bytes) -> Named:
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _LARGEST:
+        try:
+            with safe_open(path, "pt") as opened:
+                about = opened.metadata() or {}
+                return [*about.items(), *((name, opened.get_tensor(name)) for name in opened.keys())]  # noqa: SIM118
+        except (OSError, SafetensorError, ValueError, TypeError) as error:
+            raise _damaged(path, error) from error
+    if start[:1] == b"\x80":  # as torch wrote before version 1.6
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged or hostile pickle fails in any way at all
+            raise UserError(
+                f"{path} is a pickle that is no file of tensors, or asks for more than these; none of its code ran: "
+                "write its state_dict as safetensors (a .pkl of EDM or EDM2 must end in .pkl)"
+            ) from error
+        return list(_flat(content))
+    kind = next((what for begin, what in _KINDS.items() if start.lstrip().startswith(begin)), None)
+    if not start:
+        kind = "empty: download or copy it again"
+    raise UserError(
+        f"{path} is {kind or 'no file of tensors, or a damaged one'}: .safetensors, .pt, .pth and .ckpt can be read"
+    )
+
+
+def _archive(path: Path) -> Named:
+    """What ``torch.save`` writes since version 1.6: a zip of a pickle and of storages, which are mapped into memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            places = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+            if "constants.pkl" in places or any(name.startswith("code/") for name in places):
+                raise UserError(f"{path} is TorchScript, which is code: save the module's state_dict instead")
+            if "data.pkl" not in places:
+                what = "arrays of numpy" if path.suffix == ".npz" else "a zip, but not of torch"
+                raise UserError(f"{path} is {what}: .safetensors, .pt, .pth and .ckpt can be read")
+            if (order := places.get("byteorder")) and archive.read(order) != b"little":
+                raise UserError(f"{path} was written on a machine of another byte order: write it as safetensors")
+            data = archive.read(places["data.pkl"])
+            content = load_around(data, str(path), _Storages(path, archive, places))
+    except (OSError, zipfile.BadZipFile, struct.error) as error:
+        raise _damaged(path, error) from error
+    return list(_flat(content))
+
+
+class _Storages:
+    """Storages (N,) of an archive by what its pickle calls them, mapped from the file."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, places: Mapping[str, zipfile.ZipInfo]) -> None:
+        self.archive, self.places, self.made = archive, places, dict[str, Tensor]()
+        self.bytes = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+
+    def __call__(self, pid: Any) -> Tensor:
+        word, kind, key, _, count = pid
+        if word != "storage" or type(key) is not str or type(count) is not int or count < 0:
+            raise ValueError("malformed storage")
+        if key not in self.made:
+            self.made[key] = self._mapped(self.places[f"data/{key}"])
+        dtype = getattr(torch, kind.name.rpartition(".")[2].removesuffix("Storage").lower(), None)
+        dtype = torch.uint8 if kind.name.endswith("UntypedStorage") else dtype
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"unknown storage {kind.name}")
+        values = self.made[key]
+        if count * dtype.itemsize > len(values):
+            raise ValueError("a storage is shorter than it says")
+        return values[: count * dtype.itemsize].view(dtype)
+
+    def _mapped(self, info: zipfile.ZipInfo) -> Tensor:
+        if info.compress_type != zipfile.ZIP_STORED:
+            return torch.frombuffer(bytearray(self.archive.read(info)) or bytearray(1), dtype=torch.uint8)
+        header = bytes(self.bytes[info.header_offset : info.header_offset + 30].tolist())
+        begin = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        values = self.bytes[begin : begin + info.file_size]
+        return values if begin % 64 == 0 else values.clone()  # numbers must lie at multiples of their size
+
+
+def _flat(content: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
+    """Everything within dicts, lists and opaque objects, by dotted names."""
+    if isinstance(content, Opaque):
+        content = content.state
+    inside: Any = ()
+    if isinstance(content, Mapping):
+        inside = content.items()
+    elif isinstance(content, list | tuple):
+        inside = enumerate(content)
+    elif name:
+        yield name, content.detach() if isinstance(content, Tensor) else content
+    for key, value in inside if depth < _DEEPEST else ():
+        of_module = key in ("_modules", "_parameters", "_buffers")  # of a module that was saved whole
+        yield from _flat(value, name if of_module else f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = ascii(" ".join(str(error).split())[:160])[1:-1]
+    return UserError(f"{path} is damaged or incomplete ({reason}): download or copy it again")
+
+
+# -- choosing ----------------------------------------------------------------------------------------------------------
+
+
+def _prefixes(tensors: Mapping[str, Tensor], name: str) -> Iterator[str]:
+    """What stands before a name in the names that end with it."""
+    for full in tensors:
+        if full == name or full.endswith(f".{name}"):
+            yield full.removesuffix(name)
+
+
+def _averaged(prefix: str) -> bool:
+    parts = prefix.split(".")
+    return any(part in AVERAGES for part in parts) and "online_model" not in parts
+
+
+def _weights_beside(tensors: Mapping[str, Tensor], prefix: str) -> set[str]:
+    heads = {name.partition(".")[0] for name in tensors}
+    return {head for head in WRAPPERS if head in heads and not prefix.startswith(f"{head}.")}
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The prefix of the network, where the rest is of a trainer: wrappings are taken off as long as there are any."""
+    prefix, names = "", list(tensors)
+    while True:
+        heads = {name.partition(".")[0] for name in names if "." in name}
+        averages = [head for head in AVERAGES if head in heads]
+        rest = {name for name in names if not _OTHERS.match(name)}
+        around = [head for head in WRAPPERS if rest and all(name.startswith(f"{head}.") for name in rest)]
+        inner = next(iter([*averages, *around]), None)
+        if inner is None:
+            return [prefix] if prefix else []
+        prefix += f"{inner}."
+        names = [name.removeprefix(f"{inner}.") for name in names if name.startswith(f"{inner}.")]
+
+
+def _averages_by_name(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Averages that are kept by number (``shadow_params.0``) or without dots, under the names of their weights."""
+    made = dict(tensors)
+    groups: dict[str, list[str]] = {}
+    for name in tensors:
+        if match := re.match(r"(.*?\bmodel_ema\.)[^.]+$|(.*?)\bshadow_params\.\d+$", name):
+            groups.setdefault(match[1] or f"{match[2]}shadow_params.", []).append(name)
+    for start, names in groups.items():
+        where = start.removesuffix("shadow_params.").removesuffix("model_ema.").removesuffix("ema.")
+        weights = [name for name in tensors if name.startswith(where) and not name.startswith(start)]
+        if start.endswith("model_ema."):
+            dotless = {name.removeprefix(where).removeprefix("model.").replace(".", ""): name for name in weights}
+            pairs = {dotless.get(name.removeprefix(start), ""): name for name in names}
+        else:
+            pairs = _by_order(
+                tensors, [name for name in weights if not _OTHERS.match(name)], sorted(names, key=_number)
+            )
+        if len(pairs) == len(names) and "" not in pairs:
+            for name in names:
+                del made[name]
+            made |= {f"ema.{name}": tensors[pairs.get(name, name)] for name in weights if not _OTHERS.match(name)}
+    return made
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition(".")[2])
+
+
+def _by_order(tensors: Mapping[str, Tensor], weights: list[str], averages: list[str]) -> dict[str, str]:
+    """Averages by the names of the weights, in order; buffers, which have none, are passed over by their shape."""
+    left, pairs = list(reversed(averages)), dict[str, str]()
+    for name in weights:
+        if left and tensors[name].shape == tensors[left[-1]].shape and tensors[name].numel():
+            pairs[name] = left.pop()
+    return {} if left else pairs
