@@ -20,7 +20,7 @@ ROOT = Path(sims.__file__).parent
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files", "denoiser", "config", "safe_pickle", "processes", "seeds"),
-    ("results",),
+    ("results", "user_code"),
     ("networks", "interpolants", "sampling", "gaussians", "data", "metrics"),
     ("preconditioning", "guidance"),
     ("model",),

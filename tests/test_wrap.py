@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import sims
+from sims import interpolants as flows
 from sims.errors import UserError
 from sims.gaussians import GaussianMixture
 from sims.interpolants import Interpolant
 
 SHAPE = (1, 2, 2)
-I = sims.interpolants
 
 
 def mixture() -> GaussianMixture:
@@ -30,10 +31,12 @@ def mixture() -> GaussianMixture:
 def betas_of(kind: str, steps: int) -> Tensor:
     if kind == "linear":
         return torch.linspace(1e-4, 0.02, steps, dtype=torch.float64)
+    if kind == "coarse":
+        return torch.linspace(1e-4, 0.2, steps, dtype=torch.float64)
     if kind == "scaled":
         return torch.linspace(0.00085**0.5, 0.012**0.5, steps, dtype=torch.float64) ** 2
     bars = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
-    return torch.tensor([min(1 - b / a, 0.999) for a, b in zip(bars, bars[1:])], dtype=torch.float64)
+    return torch.tensor([min(1 - b / a, 0.999) for a, b in itertools.pairwise(bars)], dtype=torch.float64)
 
 
 def table(kind: str, steps: int) -> Tensor:
@@ -64,37 +67,35 @@ def discrete(kind: str, steps: int, first: int = 0, scale: float = 1.0) -> Curve
 
 
 SCHEDULES: dict[str, tuple[Interpolant, Curves]] = {
-    "linear": (I.linear(), discrete("linear", 1000)),
-    "linear, 1 to T": (I.linear(first=1), discrete("linear", 1000, 1)),
-    "linear, T = 100, told in [0, 1)": (I.linear(100, end=0.2, scale=0.01), (
-        lambda t: torch.cumprod(1 - torch.linspace(1e-4, 0.2, 100, dtype=torch.float64), 0)[t.round().long()].sqrt(),
-        lambda t: (1 - torch.cumprod(1 - torch.linspace(1e-4, 0.2, 100, dtype=torch.float64), 0)[t.round().long()]).sqrt(),
-        lambda told: told * 100,
-    )),
-    "scaled linear": (I.scaled_linear(), discrete("scaled", 1000)),
-    "cosine": (I.cosine(), discrete("cosine", 1000)),
-    "cosine, not clipped": (I.cosine(400, high=None), discrete("unclipped", 400)),
-    "alphas": (I.of_alphas_cumprod(table("linear", 1000).float()), discrete("linear", 1000)),
-    "alphas, noise first": (I.of_alphas_cumprod(table("cosine", 500).flip(0)), (
+    "linear": (flows.linear(), discrete("linear", 1000)),
+    "linear, 1 to T": (flows.linear(first=1), discrete("linear", 1000, 1)),
+    "linear, T = 100, told in [0, 1)": (flows.linear(100, end=0.2, scale=0.01), discrete("coarse", 100, scale=0.01)),
+    "scaled linear": (flows.scaled_linear(), discrete("scaled", 1000)),
+    "cosine": (flows.cosine(), discrete("cosine", 1000)),
+    "cosine, not clipped": (flows.cosine(400, high=None), discrete("unclipped", 400)),
+    "alphas": (flows.of_alphas_cumprod(table("linear", 1000).float()), discrete("linear", 1000)),
+    "alphas, noise first": (flows.of_alphas_cumprod(table("cosine", 500).flip(0)), (
         lambda t: table("cosine", 500).flip(0)[t.round().long()].sqrt(),
         lambda t: (1 - table("cosine", 500).flip(0)[t.round().long()]).sqrt(),
         lambda told: told,
     )),
-    "betas": (I.of_betas(betas_of("cosine", 1000).tolist()), discrete("cosine", 1000)),
-    "rectified flow": (I.rectified_flow(), (lambda t: 1 - t, lambda t: t, lambda told: told)),
-    "rectified flow to the data, x 1000": (I.rectified_flow(1, scale=1000), (lambda t: t, lambda t: 1 - t, lambda told: told / 1000)),
-    "trigonometric": (I.trigonometric(), (
+    "betas": (flows.of_betas(betas_of("cosine", 1000).tolist()), discrete("cosine", 1000)),
+    "rectified flow": (flows.rectified_flow(), (lambda t: 1 - t, lambda t: t, lambda told: told)),
+    "rectified flow to the data, x 1000": (flows.rectified_flow(1, scale=1000), (
+        lambda t: t, lambda t: 1 - t, lambda told: told / 1000)),
+    "trigonometric": (flows.trigonometric(), (
         lambda t: torch.cos(math.pi * t / 2), lambda t: torch.sin(math.pi * t / 2), lambda told: told)),
-    "trigonometric to the data": (I.trigonometric(1), (
+    "trigonometric to the data": (flows.trigonometric(1), (
         lambda t: torch.sin(math.pi * t / 2), lambda t: torch.cos(math.pi * t / 2), lambda told: told)),
-    "VP-SDE": (I.vp_sde(scale=999), (
+    "VP-SDE": (flows.vp_sde(scale=999), (
         lambda t: torch.exp(-0.25 * t**2 * 19.9 - 0.5 * t * 0.1),
         lambda t: torch.sqrt(1 - torch.exp(-0.5 * t**2 * 19.9 - t * 0.1)),
         lambda told: told / 999,
     )),
-    "VE-SDE": (I.ve_sde(), (lambda t: torch.ones_like(t), lambda t: 0.01 * 5000.0**t, lambda told: told)),
-    "EDM": (I.edm(), (lambda t: torch.ones_like(t), lambda t: t, lambda told: (4 * told).exp())),
-    "your own": (Interpolant(lambda t: 1 - t**2, lambda t: t, 0.01, 0.99), (lambda t: 1 - t**2, lambda t: t, lambda told: told)),
+    "VE-SDE": (flows.ve_sde(), (lambda t: torch.ones_like(t), lambda t: 0.01 * 5000.0**t, lambda told: told)),
+    "EDM": (flows.edm(), (lambda t: torch.ones_like(t), lambda t: t, lambda told: (4 * told).exp())),
+    "your own": (Interpolant(lambda t: 1 - t**2, lambda t: t, 0.01, 0.99), (
+        lambda t: 1 - t**2, lambda t: t, lambda told: told)),
 }  # fmt: skip
 WHOLE = [name for name, (schedule, _) in SCHEDULES.items() if schedule.count is not None]
 
@@ -183,7 +184,7 @@ def test_times_and_levels_are_inverse(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if SCHEDULES[name][0].settings is not None])
 def test_a_schedule_is_made_again_from_what_is_written_down(name: str) -> None:
     schedule = SCHEDULES[name][0]
-    again = I.interpolant(schedule.settings)
+    again = flows.interpolant(schedule.settings)
     times = torch.linspace(schedule.clean, schedule.noisy, 9, dtype=torch.float64)
     torch.testing.assert_close(again.sigma(times), schedule.sigma(times), rtol=1e-12, atol=0)
     torch.testing.assert_close(again.tell(times), schedule.tell(times))
@@ -213,15 +214,15 @@ def test_samples_have_the_right_moments(name: str) -> None:
 
 def test_bad_schedules() -> None:
     for make, words in {
-        lambda: I.of_alphas_cumprod([0.5]): "at least two times",
-        lambda: I.of_alphas_cumprod([0.9, 0.95, 0.5]): "must fall",
-        lambda: I.of_betas([0.1, float("nan")]): "must fall",
-        lambda: I.linear(1): "2 to",
-        lambda: I.linear(10**9): "2 to",
-        lambda: I.rectified_flow(2): "time 0 or 1",
-        lambda: I.edm(1.0, 0.5): "sigma_min < sigma_max",
-        lambda: I.interpolant("cosin"): "did you mean 'cosine'",
-        lambda: I.interpolant({"name": "cosine", "stepps": 3}): "stepps",
+        lambda: flows.of_alphas_cumprod([0.5]): "at least two times",
+        lambda: flows.of_alphas_cumprod([0.9, 0.95, 0.5]): "must fall",
+        lambda: flows.of_betas([0.1, float("nan")]): "must fall",
+        lambda: flows.linear(1): "2 to",
+        lambda: flows.linear(10**9): "2 to",
+        lambda: flows.rectified_flow(2): "time 0 or 1",
+        lambda: flows.edm(1.0, 0.5): "sigma_min < sigma_max",
+        lambda: flows.interpolant("cosin"): "did you mean 'cosine'",
+        lambda: flows.interpolant({"name": "cosine", "stepps": 3}): "stepps",
         lambda: Interpolant(lambda t: 1 - t, lambda t: t, 0.9, 0.1): "turn the time around",
         lambda: Interpolant(lambda t: 1 - t, lambda t: t, 0.0, 1.0): "leave out ends",
     }.items():

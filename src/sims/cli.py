@@ -267,6 +267,13 @@ def _run(arguments: list[str]) -> int:
             processes.leave(failed=failed)
 
 
+def _name_code(code: str) -> None:
+    """What ``--code`` names may make networks in this process."""
+    from sims.interop.wrapping import from_code  # here: most commands need neither it nor torch
+
+    from_code(code)
+
+
 def _command(name: str, rest: list[str]) -> int:
     try:
         if name not in COMMANDS:
@@ -276,6 +283,8 @@ def _command(name: str, rest: list[str]) -> int:
             _join()
         options = _parsed(name, rest)
         with speaking_of(command.options):
+            if code := getattr(options, "code", None):
+                _name_code(code)
             return command.run(options)
     except UserError as error:
         return _say(f"sims: {error}", 2)

@@ -56,13 +56,13 @@ class Interpolant:
     sigma_max: float = field(init=False)
 
     def __post_init__(self) -> None:
-        times = torch.linspace(self.clean, self.noisy, min(self.count or 257, 4096), dtype=torch.float64)
+        times = torch.linspace(self.clean, self.noisy, min(self.count or 257, 4096), dtype=torch.float64, device="cpu")
         sigmas = self.s(times) / self.alpha(times)
         if not (bool(torch.isfinite(sigmas).all()) and float(sigmas[0]) > 0 and bool((sigmas.diff() > 0).all())):
             raise UserError(
                 f"s(t) / alpha(t) must be finite, above 0, and increase from the clean time {self.clean:g} to the "
-                f"noisy one {self.noisy:g}; it goes from {float(sigmas[0]):.4g} to {float(sigmas[-1]):.4g}: leave out ends "
-                "where alpha or s is 0, or turn the time around"
+                f"noisy one {self.noisy:g}; it goes from {float(sigmas[0]):.4g} to {float(sigmas[-1]):.4g}: leave out "
+                "ends where alpha or s is 0, or turn the time around"
             )
         object.__setattr__(self, "sigma_min", float(sigmas[0]))
         object.__setattr__(self, "sigma_max", float(sigmas[-1]))
@@ -182,13 +182,13 @@ def linear(steps: int = 1000, start: float = 1e-4, end: float = 0.02, **times: A
     >>> round(sims.interpolants.linear().sigma_max, 1)
     157.4
     """
-    made = of_betas(torch.linspace(start, end, _counted(steps), dtype=torch.float64), **times)
+    made = of_betas(torch.linspace(start, end, _counted(steps), dtype=torch.float64, device="cpu"), **times)
     return _named(made, "linear", steps=steps, start=start, end=end, **times)
 
 
 def scaled_linear(steps: int = 1000, start: float = 0.00085, end: float = 0.012, **times: Any) -> Interpolant:
     """Betas whose roots are evenly spaced: latent diffusion (Rombach et al. 2022); ``times`` as for ``of_betas``."""
-    roots = torch.linspace(start**0.5, end**0.5, _counted(steps), dtype=torch.float64)
+    roots = torch.linspace(start**0.5, end**0.5, _counted(steps), dtype=torch.float64, device="cpu")
     return _named(of_betas(roots**2, **times), "scaled_linear", steps=steps, start=start, end=end, **times)
 
 
@@ -200,7 +200,7 @@ def cosine(
     Betas are cut to [``low``, ``high``], as there; without ``high`` alpha^2 is left as it is, and its last time, where
     it is 0, left out. ``times`` as for ``of_betas``.
     """
-    place = torch.arange(_counted(steps) + 1, dtype=torch.float64) / steps
+    place = torch.arange(_counted(steps) + 1, dtype=torch.float64, device="cpu") / steps
     f = ((place + offset) / (1 + offset) * math.pi / 2).cos() ** 2
     if high is None:
         alphas = f[1:] / f[0]

@@ -24,7 +24,7 @@ from sims.config import JSON, from_dict, nearest, to_dict
 from sims.data.codec import Codec
 from sims.denoiser import Denoiser, Wrapped
 from sims.errors import UserError
-from sims.files import atomic_path, digest, digest_file, read_json, write_json
+from sims.files import atomic_path, digest, digest_file, read_json, write_atomic, write_json
 from sims.guidance import RULES, CacheRule, Extrapolate, Guide
 from sims.networks import NETWORKS
 from sims.preconditioning import PRECONDITIONINGS, Preconditioned
@@ -34,6 +34,8 @@ from sims.sampling.noise import checked_shares
 FORMAT = 1
 # Networks of other libraries, which lie on a higher floor: module, network, denoiser. Imported only for such a model.
 PLUGINS = {"diffusers": ("sims.interop.diffusers_network", "DiffusersNetwork", "DiffusersDenoiser")}
+
+CODE = "code"  # the network that code of a user makes
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,8 @@ def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JS
     tensors = {name: t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
     with atomic_path(file) as temporary:
         save_file(tensors, temporary)
+    for name, text in getattr(denoiser.network, "beside", {}).items():  # such as the code of a network of one's own
+        write_atomic(path / name, text)
     return {**_describe(denoiser), "class_shares": list(denoiser.class_shares), "weights_sha256": digest_file(file)}
 
 
@@ -228,10 +232,9 @@ def _load(entry: Any, path: Path) -> Model:
 
 
 def _load_network(entry: Any, file: Path) -> Preconditioned:
+    shape, network = tuple(entry["data_shape"]), dict(entry["network"])
     with torch.device("meta"):  # the weights come from the file: nothing is drawn, nothing held twice
-        denoiser = make_network(
-            tuple(entry["data_shape"]), entry["num_classes"], dict(entry["network"]), dict(entry["preconditioning"])
-        )
+        denoiser = make_network(shape, entry["num_classes"], network, dict(entry["preconditioning"]), file.parent)
     try:
         damaged = digest_file(file) != entry["weights_sha256"]
         tensors = {} if damaged else load_file(file)
@@ -256,10 +259,17 @@ def reinitialized(model: Model, seed: int) -> Model:
 
 
 def make_network(
-    data_shape: tuple[int, ...], num_classes: int, network: dict[str, JSON], preconditioning: dict[str, JSON]
+    data_shape: tuple[int, ...],
+    num_classes: int,
+    network: dict[str, JSON],
+    preconditioning: dict[str, JSON],
+    folder: Path = Path(),
 ) -> Preconditioned:
-    """A freshly initialized network with preconditioning, from the two tables of ``model.json``."""
+    """A freshly initialized network with preconditioning, from the two tables of a ``folder``'s ``model.json``."""
     kind, precond = (str(table.pop("type")) for table in (network, preconditioning))
+    if kind == CODE:
+        named = importlib.import_module("sims.interop.wrapping").named_denoiser
+        return named(data_shape, num_classes, network, preconditioning, folder)  # type: ignore[no-any-return]
     if kind in PLUGINS:
         module, *names = PLUGINS[kind]
         inner, outer = (getattr(importlib.import_module(module), name) for name in names)

@@ -316,16 +316,19 @@ class InterpolantPrecond(Preconditioned):
             network, data_shape, num_classes, self.schedule.sigma_min / self.unit, self.schedule.sigma_max / self.unit
         )
         self.prediction, self.data_range, self.sigma_data = prediction, (low, high), sigma_data
-        self._scalings(torch.tensor([self.sigma_max * self.unit], dtype=torch.float64))  # what cannot be is said now
+        self._scalings(
+            torch.tensor([self.sigma_max * self.unit], dtype=torch.float64, device="cpu")
+        )  # what cannot be is said now
 
     @property
     def config(self) -> dict[str, JSON]:
-        """What makes it again; UserError where only code can."""
-        if self.schedule.settings is None or not isinstance(self.prediction, str):
-            raise UserError("a schedule or prediction that is code of yours cannot be written to model.json")
+        """What makes it again; of a schedule that is code some values, which can only be compared."""
+        times = torch.linspace(self.schedule.clean, self.schedule.noisy, 9, dtype=torch.float64, device="cpu")
+        values: list[JSON] = [curve(times).tolist() for curve in (self.schedule.alpha, self.schedule.s)]
+        known = self.schedule.settings
         return {
-            "schedule": dict(self.schedule.settings),
-            "prediction": self.prediction,
+            "schedule": {"name": "code", "values": values} if known is None else dict(known),
+            "prediction": self.prediction if isinstance(self.prediction, str) else "code",
             "data_range": list(self.data_range),
             "sigma_data": self.sigma_data,
         }

@@ -1,17 +1,21 @@
-"""sims export: a folder that diffusers opens, or the tensors that EDM's and EDM2's own classes load."""
+"""sims export: a folder that diffusers opens, or tensors under the names that their own classes load."""
 
 from __future__ import annotations
 
 from sims.commands.options import ExportCommand
 from sims.interop.diffusers import save_diffusers
 from sims.interop.nvidia import export_tensors, has_their_network
+from sims.interop.wrapping import export_state_dict, is_wrapped
 from sims.model import load
 
 
 def export(options: ExportCommand) -> int:
     """Write the folder or file; UserError for a model that neither has a class for, or if something is in the way."""
     model = load(options.model)
-    if options.like is None and has_their_network(model):
+    if is_wrapped(model):
+        export_state_dict(model, options.out)
+        print(f"{options.out} holds the tensors under your names: load_state_dict(load_file(...)) takes them")
+    elif options.like is None and has_their_network(model):
         export_tensors(model, options.out)
         print(f"{options.out} holds the tensors under NVIDIA's names: net.load_state_dict(load_file(...)) takes them")
     else:

@@ -46,6 +46,8 @@ class SynthesizeCommand:
     """Weights by which classes are drawn, such as 9,1 (a single 1: evenly); the model's own shares if not given."""
     batch_size: int = 500
     """Samples computed at once."""
+    code: str | None = None
+    """my_model.py:make, where the model's network is made by code of yours (it is run)."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class SampleCommand:
     """Folder of the autoencoder that makes images of a latent model's samples; its own if it has one."""
     batch_size: int = 64
     """Samples computed at once."""
+    code: str | None = None
+    """my_model.py:make, where the model's network is made by code of yours (it is run)."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class EvaluateCommand(ScoreOptions):
     """Where features and extractors are kept."""
     json: bool = False
     """Print JSON instead of a table."""
+    code: str | None = None
+    """my_model.py:make, where the model's network is made by code of yours (it is run)."""
 
 
 @dataclass(frozen=True)
@@ -109,16 +115,20 @@ class InspectCommand:
 
     path: Positional[Path]
     """Directory or .pkl file to look at."""
+    code: str | None = None
+    """my_model.py:make, where the model's network is made by code of yours (it is run)."""
 
 
 @dataclass(frozen=True)
 class ImportCommand:
-    """Turn a checkpoint of another project into a model directory; none of its code is run."""
+    """Turn a checkpoint of another project, or a network of yours, into a model directory."""
 
     file: Positional[Path]
-    """A .pkl of NVIDIA's EDM or EDM2, or a folder of diffusers (UNet2DModel or DiT, without text)."""
+    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
     out: Positional[Path]
     """Model directory to write."""
+    weights: Path | None = None
+    """Weights for the network that my_model.py:make makes (safetensors, .pt, .pth, .ckpt; nothing in it is run)."""
 
 
 @dataclass(frozen=True)
@@ -134,5 +144,7 @@ class ExportCommand:
     """Model directory, such as `distilled`, `neon` or `improved` of a run."""
     out: Positional[Path]
     """Folder to write, or file (EDM, EDM2)."""
+    code: str | None = None
+    """my_model.py:make, where the model's network is made by code of yours (it is run)."""
     like: Path | None = None
     """The original folder of diffusers, whose scheduler and other parts are copied."""

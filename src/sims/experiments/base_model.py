@@ -12,8 +12,7 @@ from sims.errors import UserError
 from sims.experiments.latent_space import with_given_vae
 from sims.experiments.options import CommonOptions
 from sims.guidance import Guide
-from sims.interop.diffusers import is_diffusers, load_diffusers
-from sims.interop.nvidia import import_model
+from sims.interop.opening import open_model
 from sims.methods import Base
 from sims.model import Model, load
 from sims.preconditioning import Preconditioned
@@ -25,16 +24,16 @@ from sims.training.base import train_base
 
 
 def given_model(
-    path: Path | None, sampler: SamplerOptions, device: torch.device | str, vae: Path | None = None
+    path: Path | None,
+    sampler: SamplerOptions,
+    device: torch.device | str,
+    vae: Path | None = None,
+    weights: Path | None = None,
 ) -> Model | None:
     """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
     if path is None:
         return None
-    if path.is_file() and path.suffix == ".pkl":
-        model = import_model(path).to(device)
-    else:
-        foreign = not (path / "model.json").is_file() and is_diffusers(path)
-        model = load_diffusers(path).to(device) if foreign else load(path, device)
+    model = open_model(path, weights).to(device)
     if isinstance(model.denoiser, Guide):
         raise UserError(
             f"{path} is a guided model, and only a single network can be improved: "

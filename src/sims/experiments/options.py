@@ -131,7 +131,7 @@ class CommonOptions:
 
 
 @in_order(
-    "run dry_run data model vae reference trusted methods rounds keep_going seed batch_size fit_memory "
+    "run dry_run data model weights code vae reference trusted methods rounds keep_going seed batch_size fit_memory "
     "network base sampler auxiliary search guidance distilled evaluation"
 )
 @dataclass(frozen=True)
@@ -146,7 +146,11 @@ class ImproveOptions(CommonOptions):
     dry_run: bool = False
     """Only say what the job would cost (images, evaluations, disk, memory, time); nothing is run or written."""
     model: Path | None = None
-    """A trained model to improve: a model directory, a folder of diffusers, or a .pkl of EDM or EDM2. Otherwise a base is trained first."""  # noqa: E501
+    """A trained model to improve: a model directory, a folder of diffusers, a .pkl of EDM or EDM2, or my_model.py:make, a file and a function of yours (its code is run). Otherwise a base is trained first."""  # noqa: E501
+    weights: Path | None = None
+    """Weights for the network that my_model.py:make makes (safetensors, .pt, .pth, .ckpt; nothing in it is run)."""
+    code: str | None = None
+    """my_model.py:make, the code that a model directory needs (it is run)."""
     vae: Path | None = None
     """Folder of the autoencoder (AutoencoderKL of diffusers) of a latent model: pictures are encoded with it, and samples decoded to measure and show them."""  # noqa: E501
     reference: Path | None = None

@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sims.config import JSON
+from sims.config import JSON, to_dict
 from sims.data.codec import UINT8, Codec
 from sims.errors import UserError
-from sims.files import digest
+from sims.files import atomic_path, digest, digest_file
+from sims.guidance import Guide
+from sims.guidance.guide import innermost
+from sims.interop.state_dicts import read_state_dict
 from sims.interpolants import Interpolant
 from sims.model import Model
 from sims.preconditioning import InterpolantPrecond
 from sims.sampling import SamplerOptions
+from sims.user_code import guarded, named_function
 
+NAMED = 10  # tensors that a message names
 Call = Callable[[Any, Tensor, Tensor, Tensor | None], Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """The code that makes a network: the name and text of its file, the function, and the hash of the text."""
+    """The code that makes a network: a file's name, its function and the hash of its text.
+
+    Without a file, ``sha256`` is of what can be said of a module that was wrapped in a session of Python.
+    """
 
     file: str
     function: str
-    text: bytes
-
-    @property
-    def hash(self) -> str:
-        return digest(self.text)
+    sha256: str
 
 
 class WrappedNetwork(nn.Module):
@@ -40,10 +47,12 @@ class WrappedNetwork(nn.Module):
     ``call`` gets the module, x_t, times (B,) and classes (B,) int64 (None without classes). ``null_class`` is the
     number that the module knows "no class" by, which labels of -1 become; without one they are a UserError. Channels
     beyond the data's, up to twice as many, are a learned variance, and left out. UserError for any other output.
+    ``source`` says which code makes it, and ``beside`` has that code, to be kept beside the weights.
     """
 
     kind = "code"
     keeps_layout = True  # a stranger's module may reshape in ways that another memory layout forbids
+    source: Source
 
     def __init__(
         self,
@@ -52,20 +61,16 @@ class WrappedNetwork(nn.Module):
         num_classes: int = 0,
         null_class: int | None = None,
         call: Call | None = None,
-        source: Source | None = None,
     ) -> None:
         super().__init__()
         self.module, self.data_shape, self.num_classes = module, tuple(data_shape), num_classes
-        self.null_class, self.call, self.source = null_class, call, source
+        self.null_class, self.call = null_class, call
+        self.beside: dict[str, bytes] = {}
 
     @property
     def config(self) -> dict[str, JSON]:
-        """What model.json says of it: that code makes it, and which."""
-        source = self.source
-        named: dict[str, JSON] = {"module": type(self.module).__name__, "null_class": self.null_class}
-        if source is None:
-            return named
-        return {**named, "file": source.file, "function": source.function, "sha256": source.hash}
+        """What ``model.json`` says of it: the code that makes it."""
+        return {**to_dict(self.source), "null_class": self.null_class}
 
     def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         time, classes = time.expand(len(x)), self._classes(labels, x)
@@ -160,13 +165,24 @@ def wrap(
     denoiser = InterpolantPrecond(wrapped, shape, num_classes, schedule, prediction, data_range, sigma_data)
     denoiser.eval().requires_grad_(False)
     _try(denoiser)
+    wrapped.source = Source("", "", _said_of(denoiser))
     if codec is None:
         codec = UINT8 if len(shape) == 3 else Codec("identity", -3.0, 3.0, "float32")
     names = class_names or tuple(map(str, range(num_classes)))
     if len(names) != num_classes:
         raise UserError(f"{len(names)} class_names for {num_classes} classes: give one for each")
     provenance: dict[str, JSON] = {"wrapped": type(network).__name__}
-    return Model(denoiser, codec, sampler or SamplerOptions(), names, provenance)
+    return registered(Model(denoiser, codec, sampler or SamplerOptions(), names, provenance))
+
+
+def _said_of(denoiser: InterpolantPrecond) -> str:
+    """A hash of what can be said of a module and of how it is called, the same in another session."""
+    network = denoiser.network
+    assert isinstance(network, WrappedNetwork)
+    functions = [type(network.module).forward, network.call, denoiser.prediction]
+    codes = [getattr(function, "__code__", None) for function in functions]
+    said = [(code.co_code.hex(), [*map(str, code.co_names)]) for code in codes if code is not None]
+    return digest(type(network.module).__qualname__, str(network.module), denoiser.config, said)
 
 
 @torch.no_grad()
@@ -189,3 +205,118 @@ def _try(denoiser: InterpolantPrecond) -> None:
             raise UserError(
                 f"the network gives values that are not finite at sigma {float(sigma):.4g}: are its weights loaded?"
             )
+
+
+# -- models made by code, and who may run it ---------------------------------------------------------------------------
+
+MADE: dict[tuple[str, str], Model] = {}
+"""What this process has wrapped, by the hash of its code and the function: no directory makes code run."""
+
+
+def registered(model: Model) -> Model:
+    """A wrapped model that can be read back from its directory in this process."""
+    network = _wrapped(model)
+    MADE[network.source.sha256, network.source.function] = model
+    return model
+
+
+def from_code(name: str, weights: Path | None = None) -> Model:
+    """The model that a function of a file makes, ``my_model.py:make``, with ``sims.wrap``: runs that file.
+
+    ``weights`` is a file of its state dict, under the module's own names. Directories that the model is saved in can be
+    loaded from now on, in this process. Errors: UserError for a file or function that is missing or fails, for another
+    result, and weights that lack or exceed what the module has.
+    """
+    place, _, function = name.rpartition(":")
+    path = Path(place).expanduser()
+    if path.suffix != ".py" or not path.is_file():
+        raise UserError(f"no code {name!r}: give a file of Python and a function in it, such as my_model.py:make")
+    content = path.read_bytes()
+    made = guarded(named_function(name, "code"), f"code {name}", place)
+    if not isinstance(made, Model) or not isinstance(getattr(made.denoiser, "network", None), WrappedNetwork):
+        raise UserError(f"code {name} gives a {type(made).__name__}: it must return what sims.wrap returns")
+    network = _wrapped(made)
+    network.source, network.beside = Source(path.name, function, digest(content)), {path.name: content}
+    if weights is not None:
+        made = load_weights(made, weights)
+    return registered(replace(made, provenance={**made.provenance, "code": f"{path.name}:{function}"}))
+
+
+def load_weights(model: Model, file: Path) -> Model:
+    """A wrapped model with the weights of a file (safetensors, .pt, .pth, .ckpt), read without running anything."""
+    network = _wrapped(model)
+    own = network.module.state_dict()
+    tensors, notes = read_state_dict(file, list(own))
+    if problem := _unlike(tensors, own):
+        raise UserError(f"{file} does not fit {type(network.module).__name__}: {problem}")
+    network.module.load_state_dict({key: tensor.to(own[key]) for key, tensor in tensors.items()})
+    _try(model.denoiser)  # type: ignore[arg-type]
+    said: dict[str, JSON] = {"weights": file.name, "sha256": digest_file(file), "notes": list(notes)}
+    return replace(model, provenance={**model.provenance, **said})
+
+
+def _unlike(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """In words, what a state dict lacks or exceeds; empty where it fits."""
+    shapes = [
+        f"{key} is {tuple(tensors[key].shape)} and not {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    parts = {
+        "it lacks": [key for key in own if key not in tensors],
+        "the module has no": [key for key in tensors if key not in own],
+        "": shapes,
+    }
+    return "; ".join(f"{words} {_some(names)}".strip() for words, names in parts.items() if names)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+def named_denoiser(
+    data_shape: tuple[int, ...], num_classes: int, network: Mapping[str, Any], precond: Mapping[str, JSON], folder: Path
+) -> InterpolantPrecond:
+    """A copy of the denoiser that named code has made; UserError where the code has not been named, or has changed."""
+    file, function, sha256 = (str(network[name]) for name in ("file", "function", "sha256"))
+    made = MADE.get((sha256, function))
+    if made is None and file:
+        raise UserError(
+            f"{folder} needs the code that makes its network, and no directory makes code run: look at "
+            f"{folder / file}, and name it with option 'code' ({folder / file}:{function}); it must be unchanged "
+            f"(sha256 {sha256[:12]}...)"
+        )
+    if made is None:
+        raise UserError(
+            f"{folder} holds a network that was wrapped in a session of Python: before loading it, wrap the same "
+            "module in the same way again"
+        )
+    denoiser = copy.deepcopy(made.denoiser)
+    assert isinstance(denoiser, InterpolantPrecond)
+    same = (denoiser.data_shape, denoiser.num_classes, denoiser.config) == (data_shape, num_classes, dict(precond))
+    if not same or _wrapped(made).null_class != network["null_class"]:
+        raise UserError(f"{folder} was saved with another shape, prediction or schedule than its code says now")
+    return denoiser
+
+
+def _wrapped(model: Model) -> WrappedNetwork:
+    network = getattr(model.denoiser, "network", None)
+    if not isinstance(network, WrappedNetwork):
+        raise UserError("this model was not made by sims.wrap: give one that was")
+    return network
+
+
+def is_wrapped(model: Model) -> bool:
+    """Whether it is a single network of a user's, or guides one."""
+    return isinstance(getattr(innermost(model.denoiser), "network", None), WrappedNetwork)
+
+
+def export_state_dict(model: Model, out: Path) -> None:
+    """Write the module's state dict, under its own names, to a .safetensors file; UserError for a guided pair."""
+    if isinstance(model.denoiser, Guide):
+        raise UserError("a guided pair is two networks: export its folders base and aux, one by one")
+    if out.suffix != ".safetensors" or out.exists():
+        raise UserError(f"{out} must be a new file that ends in .safetensors")
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in _wrapped(model).module.state_dict().items()}
+    with atomic_path(out) as temporary:
+        save_file(tensors, temporary)

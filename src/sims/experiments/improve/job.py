@@ -48,13 +48,13 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> ImproveResult | 
     if not options.dry_run:
         return carry_out(IMPROVE, options, quiet=quiet)
     accelerator = join()
-    model = given_model(options.model, options.sampler, accelerator.device, options.vae)
+    model = given_model(options.model, options.sampler, accelerator.device, options.vae, options.weights)
     return estimate(options, model, partial(work_of, options), accelerator.device, accelerator.num_processes)
 
 
 def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
     _check_parts(options, run.num_processes)
-    model = given_model(options.model, options.sampler, run.device, options.vae)
+    model = given_model(options.model, options.sampler, run.device, options.vae, options.weights)
     options = fitted(run, options, model, partial(work_of, options))
     space = latent_space(options, model)
     clock = Clock(run)

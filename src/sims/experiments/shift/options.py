@@ -151,7 +151,11 @@ class ShiftOptions(CommonOptions):
     imbalance: str = ""
     """Plant an imbalance: cut these classes of the base's training data to a share of it, such as 0=0.02. References keep all."""  # noqa: E501
     model: Path | None = None
-    """A trained model to steer: a model directory, a folder of diffusers, or a .pkl of EDM or EDM2. Otherwise a base is trained first."""  # noqa: E501
+    """A trained model to steer: a model directory, a folder of diffusers, a .pkl of EDM or EDM2, or my_model.py:make, a file and a function of yours (its code is run). Otherwise a base is trained first."""  # noqa: E501
+    weights: Path | None = None
+    """Weights for the network that my_model.py:make makes (safetensors, .pt, .pth, .ckpt; nothing in it is run)."""
+    code: str | None = None
+    """my_model.py:make, the code that a model directory needs (it is run)."""
     base: BaseOptions = field(default_factory=lambda: BaseOptions(snapshots=()))
     auxiliary: SteeringOptions = field(default_factory=SteeringOptions)
     solver: SolverOptions = field(default_factory=SolverOptions)

@@ -29,7 +29,8 @@ def estimate_shift(options: ShiftOptions) -> Estimate:
     UserError where neither the data nor its shape is known.
     """
     accelerator = join()
-    device, model = accelerator.device, given_model(options.model, options.sampler, accelerator.device)
+    device = accelerator.device
+    model = given_model(options.model, options.sampler, device, weights=options.weights)
     shared = {entry.name: getattr(options, entry.name) for entry in fields(CommonOptions)}
     job = ImproveOptions(**shared, model=options.model, guidance=options.guidance)
     estimated = estimate(job, model, partial(work_of_shift, options), device, accelerator.num_processes)

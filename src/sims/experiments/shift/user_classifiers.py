@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sims.config import nearest, to_dict
+from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.shift.attributes import Classifier, Labelled, Outputs, measured
 from sims.files import digest, digest_file
 from sims.metrics.custom import load_script, to_8_bit
 from sims.metrics.extractors import hash_tensors
+from sims.user_code import named_function
 
 
 def torchscript(path: Path | str, data: Dataset, labelled: Labelled, device: torch.device | str = "cpu") -> Classifier:
@@ -46,7 +43,7 @@ def from_callable(
     Its identity is its file's content and, of a torch module, its weights.
     """
     name = function if isinstance(function, str) else getattr(function, "__qualname__", type(function).__qualname__)
-    call = _imported(function) if isinstance(function, str) else function
+    call = named_function(function, "classifier") if isinstance(function, str) else function
     state: dict[str, Tensor] = {}
     if isinstance(call, nn.Module):
         call = call.to(device).eval().requires_grad_(False)
@@ -98,35 +95,3 @@ def _normalized(found: Any, count: int, num: int, name: str) -> Tensor:
         f"the classifier {name} makes {what} of {count} images: it must give finite logits ({count}, {num}), or whole "
         f"values ({count},)"
     )
-
-
-def _imported(name: str) -> Outputs:
-    """What "module:function" or "file.py:function" names."""
-    place, colon, attribute = name.rpartition(":")
-    if not colon or not place or not attribute:
-        raise UserError(
-            f"classifier {name!r} is not understood: write module:function, file.py:function or torchscript:FILE"
-        )
-    try:
-        module = _module(place)
-    except (ImportError, OSError, SyntaxError) as error:
-        raise UserError(f"classifier {name}: {place} cannot be imported ({error}): check the name") from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise UserError(f"classifier {name}: {place} has no function {attribute!r}{nearest(attribute, names)}")
-    return found
-
-
-def _module(place: str) -> ModuleType:
-    if not place.endswith(".py"):
-        sys.path.insert(0, "")  # as python -m does: the folder the user stands in
-        try:
-            return importlib.import_module(place)
-        finally:
-            sys.path.remove("")
-    spec = importlib.util.spec_from_file_location(f"sims_user_{digest(str(Path(place).resolve()))[:8]}", place)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
