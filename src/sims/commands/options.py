@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from sims.experiments.options import BaseOptions, DataOptions
+from sims.interop.reading import Assumptions
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions, SolverName
 from sims.scoring.options import ScoreOptions
@@ -120,11 +121,11 @@ class InspectCommand:
 
 
 @dataclass(frozen=True)
-class ImportCommand:
+class ImportCommand(Assumptions):
     """Turn a checkpoint of another project, or a network of yours, into a model directory."""
 
     file: Positional[Path]
-    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
+    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text) or its name in the hub's cache, tensors of a DiT, a SiT, guided-diffusion and others (.pt, .pth, .ckpt, .safetensors), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
     out: Positional[Path]
     """Model directory to write."""
     weights: Path | None = None

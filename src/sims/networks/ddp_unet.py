@@ -6,6 +6,7 @@ Attention is linear (Shen et al. 2021) but at the lowest resolution. Parameters 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,9 @@ class DDPUNet(nn.Module):
         told = self.time_mlp(torch.cat([angles.sin(), angles.cos()], dim=1))  # (B, T)
         first = h = self.init_conv(x)
         skips = []
-        for one, two, attends, down in self.downs:  # type: ignore[misc]
+        downs: Any = self.downs
+        ups: Any = self.ups
+        for one, two, attends, down in downs:
             h = one(h, told)
             skips.append(h)
             h = two(h, told)
@@ -89,7 +92,7 @@ class DDPUNet(nn.Module):
             h = down(h)
         h = self.mid_block1(h, told)
         h = self.mid_block2(h + self.mid_attn(h), told)
-        for one, two, attends, up in self.ups:  # type: ignore[misc]
+        for one, two, attends, up in ups:
             h = one(torch.cat([h, skips.pop()], dim=1), told)
             h = two(torch.cat([h, skips.pop()], dim=1), told)
             h = up(h + attends(h))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,8 @@ class DiT(nn.Module):
         told = F.silu(self._embed(c_noise, labels))  # (B, D) or (1, D)
         for block in self.blocks:
             h = block(h, told)
-        shift, scale = _parts(self.final_layer["adaLN_modulation"][1](told), 2)
+        modulation: Any = self.final_layer["adaLN_modulation"]
+        shift, scale = _parts(modulation[1](told), 2)
         h = self.final_layer["linear"](_modulated(h, shift, scale))  # (B, T, p p out_channels)
         h = h.reshape(len(x), *grid, self.patch_size, self.patch_size, self.out_channels)
         return h.permute(0, 5, 1, 3, 2, 4).reshape(len(x), self.out_channels, *x.shape[2:])
