@@ -34,7 +34,7 @@ def read_checkpoint(path: Path, given: Assumptions | None = None) -> Model:
     """
     content = read(path)
     for family in FAMILIES:
-        for inner in {family.inner, ""}:
+        for inner in dict.fromkeys((family.inner, "")):
             wanted = [f"{inner}{mark}" for mark in family.marks]
             tensors, notes, prefix = choose(content.tensors, wanted)
             if all(name in tensors for name in wanted):
@@ -58,7 +58,7 @@ def _model(family: Family, reading: Reading, notes: tuple[str, ...]) -> Model:
     reading.check_all_asked(family.name)
     with torch.device("meta"):
         denoiser = make_network(shape, classes, dict(table), preconditioning)
-    denoiser.network.load_state_dict(network.state_dict(), assign=True)
+    denoiser.load_state_dict({f"network.{name}": tensor for name, tensor in network.state_dict().items()}, assign=True)
     denoiser.eval().requires_grad_(False)
     about: dict[str, JSON] = {
         "imported": path.name,
@@ -93,7 +93,7 @@ def _preconditioning(reading: Reading, understood: Understood, network: nn.Modul
     else:
         named = parsed(str(goes_with) or SCHEDULES.get(prediction, "linear"))
         told = "".join(f", {key} {value}" for key, value in named.items() if key != "name")
-        reading.assumed.append(f"schedule {named['name']}{told}: usual with it (option 'schedule' changes it)")
+        reading.assumed.append(f"assumed schedule {named['name']}{told}: usual with it (option 'schedule' changes it)")
     reading.given_for("data_range")
     ends = list[JSON](reading.given.data_range or (-1.0, 1.0))
     return {"type": "interpolant", "schedule": named, "prediction": prediction, "data_range": ends}

@@ -250,7 +250,7 @@ def _classes(reading: Reading, name: str, null: bool) -> tuple[int, bool]:
         return 0, False
     rows = reading.shape(name)[0]
     real = reading.ask(
-        "num_classes", rows - int(null), "the last row taken for 'no class'" if null else "every row one"
+        "num_classes", rows - int(null), "the last row taken for 'no class'" if null else "a row of the table for each"
     )
     if real not in (rows, rows - 1) or real < 1:
         raise UserError(f"option 'num_classes' is {real}, and the table has {rows} rows: give {rows - 1} or {rows}")
@@ -274,7 +274,9 @@ def _codec(reading: Reading, channels: int) -> Codec:
         return UINT8
     if channels != 4:
         return _PLAIN_LATENTS
-    reading.assumed.append("latents scaled by 0.18215, as of Stable Diffusion's autoencoder (option 'vae' names one)")
+    reading.assumed.append(
+        "assumed latents scaled by 0.18215, as of Stable Diffusion's autoencoder (option 'vae' names one)"
+    )
     return _STABLE_DIFFUSION
 
 

@@ -88,9 +88,11 @@ class Reading:
         if given is not None:
             return given  # type: ignore[return-value]
         if isinstance(told, type(usual)) and not isinstance(told, bool):
-            self.assumed.append(f"{option.replace('_', ' ')} {told}: the file says so (option '{option}' changes it)")
+            self.assumed.append(
+                f"{option.replace('_', ' ')} is {told}: the file says so (option '{option}' changes it)"
+            )
             return told
-        self.assumed.append(f"{option.replace('_', ' ')} {usual}: {why} (option '{option}' changes it)")
+        self.assumed.append(f"assumed {option.replace('_', ' ')} {usual}: {why} (option '{option}' changes it)")
         return usual
 
     def given_for(self, option: str) -> object:
@@ -111,4 +113,4 @@ def said(model: Model) -> list[str]:
     assumed = about.get("assumed")
     lines = [f"recognized as {about['recognized']}"] if "recognized" in about else []
     lines += [str(about["weights"])] if lines and about.get("weights") else []
-    return lines + [f"assumed {one}" for one in (assumed if isinstance(assumed, list) else [])]
+    return lines + [str(one) for one in (assumed if isinstance(assumed, list) else [])]

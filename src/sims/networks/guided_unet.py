@@ -6,7 +6,7 @@ EDM's, which groups, attends and embeds otherwise. Parameters have the published
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sims.errors import UserError
-from sims.networks.layers import PositionalEmbedding, attend, image_size, keyword_arguments
+from sims.networks.layers import Place, PositionalEmbedding, attend, image_size, keyword_arguments, plan
 
 Resampling = Literal["block", "conv", "plain"]
 Order = Literal["legacy", "new"]
@@ -53,55 +53,39 @@ class GuidedUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(GuidedUNet, locals())
-        channels, _ = image_size(data_shape, widths, num_blocks)
+        channels, side = image_size(data_shape, widths, num_blocks)
         self.num_classes, self.null_class, self.label_dropout = num_classes, null_class, label_dropout
-        embedding = 4 * model_channels
+        told = 4 * model_channels
         self.angles = PositionalEmbedding(model_channels)
-        self.time_embed = nn.Sequential(
-            nn.Linear(model_channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.time_embed = nn.Sequential(nn.Linear(model_channels, told), nn.SiLU(), nn.Linear(told, told))
         if num_classes:
-            self.label_emb = nn.Embedding(num_classes + int(null_class), embedding)
+            self.label_emb = nn.Embedding(num_classes + int(null_class), told)
 
-        def block(cin: int, cout: int, direction: str | None = None) -> nn.Module:
-            return _Residual(cin, cout, embedding, scale_shift, dropout, direction)
+        def block(place: Place) -> list[nn.Module]:
+            """What stands at a place of the plan."""
+            direction = place.role if place.role in ("up", "down") else None
+            if direction and resampling != "block":
+                convolved = place.cout if resampling == "conv" else 0
+                return [_Down(convolved) if direction == "down" else _Up(convolved)]
+            residual = _Residual(place.cin, place.cout, told, scale_shift, dropout, direction)
+            if direction or (place.role == "block" and place.level not in attention):
+                return [residual]
+            return [residual, _Attention(place.cout, _heads(place.cout, num_heads, head_channels), order, pointwise)]
 
-        def attended(width: int, level: int) -> Iterator[nn.Module]:
-            if level in attention:
-                yield _Attention(width, _heads(width, num_heads, head_channels), order, pointwise)
-
-        def resampled(width: int, direction: str) -> nn.Module:
-            if resampling == "block":
-                return block(width, width, direction)
-            convolved = width if resampling == "conv" else 0
-            return _Down(convolved) if direction == "down" else _Up(convolved)
-
-        width, last = widths[0], len(widths) - 1
-        self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(channels, width, 3, padding=1)])])
-        skips = [width]
-        for level, wide in enumerate(widths):
-            for _ in range(num_blocks):
-                self.input_blocks.append(nn.ModuleList([block(width, wide), *attended(wide, level)]))
-                width = wide
-                skips.append(width)
-            if level < last:
-                self.input_blocks.append(nn.ModuleList([resampled(width, "down")]))
-                skips.append(width)
-        middle = _Attention(width, _heads(width, num_heads, head_channels), order, pointwise)
-        self.middle_block = nn.ModuleList([block(width, width), middle, block(width, width)])
+        encoder, decoder = plan(side, channels, widths[0], widths, num_blocks)
+        first = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
+        self.input_blocks.extend(nn.ModuleList(block(place)) for place in encoder[1:])
+        self.middle_block = nn.ModuleList([*block(decoder[0]), *block(decoder[1])[:1]])
         self.output_blocks = nn.ModuleList()
-        for level, wide in reversed(list(enumerate(widths))):
-            for index in range(num_blocks + 1):
-                layers = nn.ModuleList([block(width + skips.pop(), wide), *attended(wide, level)])
-                width = wide
-                if level and index == num_blocks:
-                    layers.append(resampled(width, "up"))
-                self.output_blocks.append(layers)
-        final = nn.Conv2d(width, out_channels or channels, 3, padding=1)
-        self.out = nn.Sequential(_norm(width), nn.SiLU(), final)
-        with torch.no_grad():
-            for weight in final.parameters():
-                weight.zero_()
+        for place in decoder[2:]:
+            if place.role == "up":
+                self.output_blocks[-1].extend(block(place))  # type: ignore[operator]
+            else:
+                self.output_blocks.append(nn.ModuleList(block(place)))
+        final = nn.Conv2d(widths[0], out_channels or channels, 3, padding=1)
+        self.out = nn.Sequential(_norm(widths[0]), nn.SiLU(), final)
+        _to_zero(final)
 
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         told = F.silu(self._embed(c_noise, labels))  # (B, E) or (1, E)
@@ -131,6 +115,13 @@ def _through(layers: nn.ModuleList, h: Tensor, told: Tensor) -> Tensor:
     for layer in layers:
         h = layer(h, told) if isinstance(layer, _Residual) else layer(h)
     return h
+
+
+@torch.no_grad()
+def _to_zero(layer: nn.Module) -> None:
+    """Residuals, and the network, begin as nothing."""
+    for weight in layer.parameters():
+        weight.zero_()
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -166,9 +157,7 @@ class _Residual(nn.Module):
         last = nn.Conv2d(cout, cout, 3, padding=1)
         self.out_layers = nn.Sequential(_norm(cout), nn.SiLU(), nn.Dropout(dropout), last)
         self.skip_connection = nn.Identity() if cin == cout else nn.Conv2d(cin, cout, 1)
-        with torch.no_grad():
-            for weight in last.parameters():
-                weight.zero_()
+        _to_zero(last)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         h = self.in_layers[2](_resample(self.in_layers[:2](x), self.direction))
@@ -191,9 +180,7 @@ class _Attention(nn.Module):
         self.norm = _norm(width)
         self.qkv = convolution(width, 3 * width, 1)
         self.proj_out = convolution(width, width, 1)
-        with torch.no_grad():
-            for weight in self.proj_out.parameters():
-                weight.zero_()
+        _to_zero(self.proj_out)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2) if self.qkv.weight.ndim == 3 else x
