@@ -1,0 +1,137 @@
+"""Readings of a network: the same module with another prediction, schedule, time or range of data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from sims import interpolants
+from sims.errors import UserError
+from sims.interpolants import Interpolant
+from sims.preconditioning import PREDICTIONS, InterpolantPrecond
+
+RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
+NAME = "sims.interpolants"
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How a network may be read; ``words`` say what differs from the adapter as it is, as one would write it."""
+
+    schedule: Interpolant
+    prediction: object
+    data_range: tuple[float, float]
+    sign: float = 1.0
+    words: tuple[str, ...] = ()
+
+    def denoiser(self, given: InterpolantPrecond) -> InterpolantPrecond:
+        """The network of an adapter, read this way; UserError where that makes no sense."""
+        made = _Signed(
+            given.network, given.data_shape, given.num_classes, self.schedule, self.prediction, self.data_range,  # type: ignore[arg-type]
+            given.sigma_data, 
+        )  # fmt: skip
+        made.sign = self.sign
+        return made.eval().requires_grad_(False)
+
+    def others(self) -> Iterator[Reading]:
+        """Every reading that differs in one respect."""
+        for prediction in PREDICTIONS:
+            if prediction != self.prediction and (
+                prediction != "edm" or (self.schedule.settings or {}).get("name") == "edm"
+            ):
+                yield self._with(f"prediction={prediction!r}", prediction=prediction, sign=1.0)
+        yield self._with("the sign of the output turned (in call)", sign=-self.sign)
+        for span in RANGES:
+            if span != self.data_range:
+                yield self._with(f"data_range=({span[0]:g}, {span[1]:g})", data_range=span)
+        for words, schedule in _schedules(self.schedule):
+            yield self._with(words, schedule=schedule)
+
+    def _with(self, words: str, **changes: object) -> Reading:
+        respect = words.partition("=")[0]
+        kept = tuple(text for text in self.words if text.partition("=")[0] != respect)
+        return replace(self, words=(*kept, words), **changes)  # type: ignore[arg-type]
+
+
+class _Signed(InterpolantPrecond):
+    """A reading with the sign of the output turned."""
+
+    sign = 1.0
+
+    def _scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        c_skip, c_out, c_in, time = super()._scalings(sigma)
+        return c_skip, self.sign * c_out, c_in, time
+
+
+def reading_of(given: InterpolantPrecond) -> Reading:
+    """How an adapter reads its network."""
+    return Reading(given.schedule, given.prediction, given.data_range)
+
+
+def _schedules(given: Interpolant) -> Iterator[tuple[str, Interpolant]]:
+    """Other schedules: of the same times, of the same kind with other times, and of the usual kinds."""
+    settings = dict(given.settings or {})
+    for changed in _others(given, settings):
+        try:
+            made = interpolants.interpolant(changed)
+        except UserError:  # such as the whole times of what has none
+            continue
+        arguments = ", ".join(f"{key}={value!r}" for key, value in changed.items() if key != "name")
+        name = changed["name"]
+        yield f"schedule={NAME}.{name}({arguments})" if name != "of_alphas_cumprod" else _told(changed, settings), made
+    if not settings or settings["name"] not in ("rectified_flow", "trigonometric"):
+        ends = given.clean + given.noisy
+        yield "schedule=the same, told in the other direction of time", _retold(given, lambda t: ends - t)
+    if not settings:
+        for factor in (1000.0, 1e-3):
+            yield f"schedule=the same, told {factor:g} times the time", _retold(given, lambda t, f=factor: f * t)  # type: ignore[misc]
+
+
+def _told(changed: dict[str, Any], settings: dict[str, Any]) -> str:
+    told = ", ".join(f"{key}={value!r}" for key, value in changed.items() if settings.get(key) != value)
+    return f"schedule={NAME}.of_alphas_cumprod(..., {told})"
+
+
+def _retold(given: Interpolant, change: object) -> Interpolant:
+    return replace(given, told=lambda t: given.tell(change(t)), settings=None)  # type: ignore[operator]
+
+
+def _others(given: Interpolant, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    name = settings.get("name")
+    times = {key: settings[key] for key in ("first", "between", "scale") if key in settings}
+    count = given.count or 1000
+    if name is not None:
+        if given.count is not None:
+            first = int(settings.get("first", 0))
+            for other in {0, 1, first + 1, first - 1} - {first, -1}:
+                yield {**settings, "first": other}
+        scale = float(settings.get("scale", 1.0))
+        if name != "edm":
+            factors = {1000.0, 1.0, 1 / 1000, *((float(count), 1 / count) if given.count else (999.0,))} - {scale}
+            for factor in sorted(factors):
+                yield {**settings, "scale": factor}
+    if name in ("rectified_flow", "trigonometric"):
+        yield {**settings, "data_at": 1 - int(settings.get("data_at", 0))}
+    if given.count is not None:
+        same: dict[str, Any] = {"steps": count, **times}
+        for kind in ("linear", "scaled_linear", "cosine"):
+            if kind != name:
+                yield {"name": kind, **same}
+        yield {"name": "cosine", **same, "high": None}
+    scale = settings.get("scale", 1.0) if given.count is None else 1.0
+    for at in (0, 1):
+        for kind in ("rectified_flow", "trigonometric"):
+            if kind != name:
+                yield {"name": kind, "data_at": at, "scale": scale}
+    for kind in ("vp_sde", "ve_sde"):
+        if kind != name:
+            yield {"name": kind, "scale": scale}
+    for told in ("log", "sigma"):
+        if name != "edm" or settings.get("told", "log") != told:
+            yield {"name": "edm", "told": told}
+    if given.count is None:
+        for kind in ("linear", "scaled_linear", "cosine"):
+            yield {"name": kind}
