@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import published
@@ -288,6 +288,13 @@ def test_the_command_says_what_it_took_and_is_repeatable(tmp_path: Path, capsys:
     assert "holds another model" in capsys.readouterr().err
     assert main(["inspect", str(file)]) == 0
     assert "(--size changes it)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("make", [dit, unet, ddp])
+def test_tensors_go_back_under_their_names(make: Callable[[], dict[str, Tensor]], tmp_path: Path) -> None:
+    model = read_checkpoint(write(tmp_path, make())).save(tmp_path / "model")
+    assert main(["export", str(model), str(tmp_path / "out.safetensors")]) == 0
+    torch.testing.assert_close(load_file(tmp_path / "out.safetensors"), make())
 
 
 def test_a_checkpoint_is_a_model_to_improve(tmp_path: Path) -> None:

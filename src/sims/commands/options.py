@@ -138,13 +138,14 @@ class ExportCommand:
 
     What came from diffusers becomes a folder again. A single network (neon, distilled, self-trained) is an ordinary
     one; a guided pair gets a second network beside the first, and `sims.interop.diffusers.load_guided` opens it for a
-    sampling loop of diffusers. A network of EDM or EDM2 becomes a .safetensors file with their names of the tensors.
+    sampling loop of diffusers. A network of EDM or EDM2 becomes a .safetensors file with their names of the tensors; so
+    does one of yours, a DiT, a SiT, and the U-Nets of guided-diffusion and denoising-diffusion-pytorch.
     """
 
     model: Positional[Path]
     """Model directory, such as `distilled`, `neon` or `improved` of a run."""
     out: Positional[Path]
-    """Folder to write, or file (EDM, EDM2)."""
+    """Folder to write, or .safetensors file (all but diffusers)."""
     code: str | None = None
     """my_model.py:make, where the model's network is made by code of yours (it is run)."""
     like: Path | None = None

@@ -22,15 +22,15 @@ def open_model(path: Path, weights: Path | None = None, given: Assumptions | Non
     ``given`` is what is known of a checkpoint of tensors beyond these.
     """
     path = path if path.exists() else cached(str(path)) or path
-    if is_tensor_file(path):
-        return read_checkpoint(path, given)
-    if given not in (None, Assumptions()):
+    if given not in (None, Assumptions()) and not is_tensor_file(path):
         raise UserError(f"{path} says of itself what it is: leave out prediction, schedule, size, heads and the like")
     if is_code(path):
         return from_code(str(path), weights)
     if weights is not None:
         raise UserError(f"weights go with code that makes a network, such as my_model.py:make; {path} has its own")
-    if path.is_file() and path.suffix == ".pkl":
+    if is_tensor_file(path):
+        return read_checkpoint(path, given)
+    if path.suffix == ".pkl" and not path.is_dir():
         return import_model(path)
     if not (path / "model.json").is_file() and is_diffusers(path):
         return load_diffusers(path)

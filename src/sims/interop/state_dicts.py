@@ -57,8 +57,8 @@ class Content:
 
 
 def is_tensor_file(path: Path) -> bool:
-    """Whether a path is a file of tensors, by its ending."""
-    return path.is_file() and path.suffix in _SUFFIXES
+    """Whether a path names a file of tensors, by its ending."""
+    return path.suffix in _SUFFIXES and not path.is_dir()
 
 
 def read_state_dict(path: Path | str, wanted: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -21,10 +21,12 @@ from sims.guidance.guide import innermost
 from sims.interop.state_dicts import read_state_dict, unlike
 from sims.interpolants import Interpolant
 from sims.model import Model
+from sims.networks import DDPUNet, DiT, GuidedUNet
 from sims.preconditioning import InterpolantPrecond
 from sims.sampling import SamplerOptions
 from sims.user_code import guarded, named_function
 
+PUBLISHED = DiT | GuidedUNet | DDPUNet  # networks of others, under the names that these have
 Call = Callable[[Any, Tensor, Tensor, Tensor | None], Any]
 
 
@@ -286,9 +288,9 @@ def _wrapped(model: Model) -> WrappedNetwork:
     return network
 
 
-def is_wrapped(model: Model) -> bool:
-    """Whether it is a single network of a user's, or guides one."""
-    return isinstance(getattr(innermost(model.denoiser), "network", None), WrappedNetwork)
+def keeps_its_names(model: Model) -> bool:
+    """Whether it is a single network with the names that its own code has for its tensors, or guides one."""
+    return isinstance(getattr(innermost(model.denoiser), "network", None), WrappedNetwork | PUBLISHED)
 
 
 def export_state_dict(model: Model, out: Path) -> None:
@@ -297,6 +299,8 @@ def export_state_dict(model: Model, out: Path) -> None:
         raise UserError("a guided pair is two networks: export its folders base and aux, one by one")
     if out.suffix != ".safetensors" or out.exists():
         raise UserError(f"{out} must be a new file that ends in .safetensors")
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in _wrapped(model).module.state_dict().items()}
+    network: Any = getattr(model.denoiser, "network", None)
+    own = network.module if isinstance(network, WrappedNetwork) else network
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in own.state_dict().items()}
     with atomic_path(out) as temporary:
         save_file(tensors, temporary)
