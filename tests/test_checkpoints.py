@@ -221,7 +221,9 @@ def test_a_last_row_of_zeros_stands_for_no_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("groups", [0, 8])
 def test_a_network_of_denoising_diffusion_pytorch_computes_what_its_names_say(groups: int, tmp_path: Path) -> None:
     state = ddp(groups=groups)
-    network = raw(read_checkpoint(write(tmp_path, trainer(state, "pred_noise"))))
+    model = read_checkpoint(write(tmp_path, trainer(state, "pred_noise"), "model-64.pt"))
+    assert model.data_shape == (3, 16, 16), "64 is the number of a file"
+    network = raw(model)
     assert off(network(X, T), published.ddp(state, X, T, levels=2)) < 1e-5
 
 

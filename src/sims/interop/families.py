@@ -213,7 +213,7 @@ def _ddp(reading: Reading) -> Understood:
         "memory": 0 if memories[0] is None else memories[0].shape[2 if full[0] else 3],
         "groups": 0 if "downs.0.0.block1.norm.g" in reading.tensors else 8,
     }  # fmt: skip
-    size = _size(reading, 8 << (levels - 1), "its lowest resolution taken for 8", ["image_size"])
+    size = reading.ask("size", 8 << (levels - 1), "its lowest resolution taken for 8", ["image_size"])
     prediction, why = _objective(reading)
     schedule: str | Mapping[str, JSON] = "cosine"
     if (betas := reading.beside.get("betas")) is not None:
@@ -261,11 +261,11 @@ def _last_row_is_zero(reading: Reading, name: str) -> bool:
     return name in reading.tensors and not bool(reading.tensors[name][-1].any())
 
 
-def _size(reading: Reading, usual: int, why: str, names: tuple[str, ...] | list[str] = ("image_size",)) -> int:
+def _size(reading: Reading, usual: int, why: str) -> int:
     match = re.search(r"(?<!\d)(32|64|128|256|512)(?!\d)", reading.file)
     if match:
         usual, why = int(match[1]), "by the file's name"
-    return reading.ask("size", usual, why, names)
+    return reading.ask("size", usual, why, ["image_size"])
 
 
 def _codec(reading: Reading, channels: int) -> Codec:
