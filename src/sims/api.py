@@ -83,8 +83,9 @@ def improve(
 ) -> ImproveResult | Estimate:
     """Improve a model with its own samples, or continue doing so; the result, which ``summary.json`` holds.
 
-    ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone. They override ``recipe``, which
-    overrides ``options``. With ``dry_run=True`` nothing is run: what it would cost is returned, and ``print`` shows it
+    ``overrides`` are fields of ImproveOptions; ``data`` may also be the path alone, and ``model`` a model: it is then
+    saved beside the run. They override ``recipe``, which overrides ``options``. With ``dry_run=True`` nothing is run:
+    what it would cost is returned, and ``print`` shows it
     as a table. Errors: UserError for unknown or bad options, bad data, or a run directory of another configuration.
 
     >>> import sims
@@ -142,6 +143,9 @@ def pollution(
 def _settings(options: T, recipe: str | None, overrides: Table) -> T:
     if recipe is not None:
         options = override(options, load_recipe(recipe))
+    if isinstance(model := overrides.get("model"), Model):
+        run = Path(str(overrides.get("run", getattr(options, "run", ""))))
+        overrides = {**overrides, "model": model.save(run.with_name(f"{run.name}-given"))}
     data = overrides.get("data")
     table = {**overrides, "data": {"path": data}} if isinstance(data, str | Path) else overrides
     return override(options, plain(table))

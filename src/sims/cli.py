@@ -24,12 +24,14 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 import sims
 from sims import processes
+from sims.commands.check import check_model
 from sims.commands.evaluate import evaluate
 from sims.commands.export import export
 from sims.commands.flags import in_flags, speaking_of
 from sims.commands.import_ import import_checkpoint
 from sims.commands.inspect import inspect
 from sims.commands.options import (
+    CheckCommand,
     EvaluateCommand,
     ExportCommand,
     ImportCommand,
@@ -127,6 +129,7 @@ COMMANDS = {
     "sample": Command(SampleCommand, sample_images, "sample images"),
     "evaluate": Command(EvaluateCommand, evaluate, "score samples or a model against real data"),
     "data": Command(DataCommand, _data, "look at a data set (sims data check PATH)", alone=True),
+    "check": Command(CheckCommand, check_model, "tell whether a network is read rightly, on real pictures", alone=True),
     "inspect": Command(InspectCommand, inspect, "say what a model, store, run or checkpoint holds", alone=True),
     "import": Command(
         ImportCommand, import_checkpoint, "turn a checkpoint of EDM, EDM2 or diffusers into a model", alone=True

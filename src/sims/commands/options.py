@@ -121,6 +121,29 @@ class InspectCommand:
 
 
 @dataclass(frozen=True)
+class CheckCommand:
+    """Is a network read rightly? Its errors on real pictures, by noise level, and whether another reading fits better.
+
+    Compared with the best linear denoiser of the data, with other predictions, directions and units of time, schedules
+    and ranges of values, and with other orders of the classes. Exit status 1 where the adapter is likely wrong.
+    """
+
+    model: Positional[Path]
+    """Whatever `sims improve --model` takes: my_model.py:make (its code is run), a model directory, a checkpoint."""
+    weights: Path | None = None
+    """Weights for the network that my_model.py:make makes (safetensors, .pt, .pth, .ckpt; nothing in it is run)."""
+    code: str | None = None
+    """my_model.py:make, the code that a model directory needs (it is run)."""
+    data: DataOptions = field(default_factory=DataOptions)
+    images: int = 128
+    """Pictures that are looked at."""
+    seed: int = 0
+    """Seed of the choice of pictures, and of the noise."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
 class ImportCommand(Assumptions):
     """Turn a checkpoint of another project, or a network of yours, into a model directory."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,9 +26,12 @@ MIDDLE = (0.2, 5.0)  # between them every network that has learned something bea
 WORSE = 1.2  # times the linear error, at half of the middle levels: likely wrong
 LEAST = 0.01  # least gain in ln(error), mean over levels, that another reading is named for
 ERRORS = 4.0  # and its standard errors
-STEPS = 4  # respects in which a reading may differ
+STEPS = 3  # respects that change one after another
 FEW = 16  # pictures that every other reading is tried on; the best ones see all
+GLANCE = 6  # pictures, at half of the levels, that readings are tried on which differ in several respects at once
+STARTS = 2  # of these, how many are looked at closer
 ABSURD = 1e6
+LEAST_PICTURES = 2 * FEW
 MANY_CLASSES = 40  # above, labels are not compared one by one
 Array = np.ndarray
 
@@ -43,14 +46,19 @@ class Sight:
     others: Tensor
     sigmas: Tensor
 
+    @property
+    def start(self) -> int:
+        """The first level at which there is something to denoise."""
+        return min(int((self.sigmas < MIDDLE[0]).sum()), len(self.sigmas) - 1)
+
     @cached_property
     def variance(self) -> float:
         return float(self.others.var()) or 1.0
 
-    def part(self, count: int) -> Sight:
-        """The first pictures alone."""
+    def part(self, count: int, every: int = 1) -> Sight:
+        """The first pictures alone, at every so many levels."""
         labels = None if self.labels is None else self.labels[:count]
-        return Sight(self.x[:count], labels, self.noise[:count], self.others, self.sigmas)
+        return Sight(self.x[:count], labels, self.noise[:count], self.others, self.sigmas[every // 2 :: every])
 
     def errors(self, denoise: Callable[[Tensor, Tensor], Tensor]) -> Array:
         """Mean squared errors (S, n) by noise level and picture, in units of the variance; absurd ones are cut."""
@@ -71,8 +79,10 @@ class Sight:
             return np.full((len(self.sigmas), len(self.x)), ABSURD)
 
 
-def check_adapter(model: Model, data: Dataset, name: str, images: int = 128, seed: int = 0) -> AdapterCheck:
-    """Errors of a model on real pictures, and whether another reading of its network has smaller ones.
+def check_adapter(
+    model: Model, data: Dataset, name: str, images: int = 128, seed: int = 0, *, others: bool = True
+) -> AdapterCheck:
+    """Errors of a model on real pictures; with ``others``, whether another reading of its network has smaller ones.
 
     ``data`` are in the model's shape, with its classes where it has any. Errors: UserError for data of another shape,
     or too few.
@@ -82,14 +92,15 @@ def check_adapter(model: Model, data: Dataset, name: str, images: int = 128, see
     levels = _levels(sight, errors)
     better: tuple[Alternative, ...] = ()
     best: Denoiser = model
-    if isinstance(single, InterpolantPrecond):
+    if others and isinstance(single, InterpolantPrecond):
         better, best = _better(sight, single, errors)
     problems = [f"{better[0].words} fits {better[0].times:.3g} times better"] if better else []
-    swapped = _swapped(sight, best, model.class_names)
+    bad = worse_than_linear(levels)
+    swapped = _swapped(sight, best, model.class_names) if others else {}
     if swapped:
         told = ", ".join(f"{ours!r} is the data's {theirs!r}" for ours, theirs in list(swapped.items())[:5])
         problems.append(f"its labels mean other classes than the data's: {told}; give the classes in its order")
-    if not problems and (bad := worse_than_linear(levels)):
+    if bad and not problems:
         problems.append(bad)
     return AdapterCheck(
         model=name, data=data.name, num_images=len(sight.x), levels=levels, better=better, swapped=swapped or None,
@@ -101,10 +112,8 @@ def look(model: Model, data: Dataset, images: int, seed: int, levels: int = LEVE
     """Pictures of the data with noise at levels that the model knows."""
     if data.data_shape != model.data_shape:
         raise UserError(f"{data.name} has data of {data.data_shape}, the model makes {model.data_shape}: give its data")
-    if len(data) < 2 * FEW:
-        raise UserError(
-            f"{data.name} has {len(data)} pictures: at least {2 * FEW} are needed to tell errors from chance"
-        )
+    if len(data) < LEAST_PICTURES:
+        raise UserError(f"{data.name} has {len(data)} pictures: at least {LEAST_PICTURES} tell errors from chance")
     rng, device = np.random.default_rng(seed), device_of(model)
     order = rng.permutation(len(data))
     count = min(images, len(data) // 2)
@@ -184,71 +193,93 @@ def _levels(sight: Sight, errors: Array) -> tuple[LevelError, ...]:
     return tuple(LevelError(sigma=s, network=e, linear=w, nearest=n) for s, e, w, n in rows)
 
 
-def _score(errors: Array) -> float:
-    """ln(mean error), mean over levels."""
-    return float(np.log(errors.mean(1)).mean())
+def _score(errors: Array, start: int = 0) -> float:
+    """ln(mean error), mean over levels from ``start`` on."""
+    return float(np.log(errors[start:].mean(1)).mean())
 
 
-def _gain(now: Array, other: Array) -> tuple[float, float]:
-    """By how much the score of another reading is smaller, and the standard error of that over pictures."""
-    shares = [errors / errors.mean(1, keepdims=True) for errors in (now, other)]
+def _gain(now: Array, other: Array, start: int) -> float:
+    """By how much the score of another reading is smaller; 0 where that may be chance, or is hardly anything."""
+    shares = [errors[start:] / errors[start:].mean(1, keepdims=True) for errors in (now, other)]
     difference = (shares[0] - shares[1]).mean(0)
-    return _score(now) - _score(other), float(difference.std(ddof=1) / math.sqrt(len(difference)))
+    gain = _score(now, start) - _score(other, start)
+    return gain if gain > max(LEAST, ERRORS * float(difference.std(ddof=1)) / math.sqrt(len(difference))) else 0.0
 
 
 def _better(
     sight: Sight, given: InterpolantPrecond, errors: Array
 ) -> tuple[tuple[Alternative, ...], InterpolantPrecond]:
-    """Readings with smaller errors, the best first, and its denoiser: one respect changes after another."""
-    found: list[Alternative] = []
-    reading, now, best = reading_of(given), errors, given
-    few, start = sight.part(FEW), errors
+    """Readings with smaller errors, the best first, and its denoiser.
+
+    Predictions and schedules are tried together on a few pictures; from the best ones, and from the adapter as it is,
+    one respect after another changes while that helps.
+    """
+    first, glance = reading_of(given), sight.part(GLANCE, every=2)
+    starts = sorted(first.combined(), key=lambda one: _score(_tried(glance, one, given), glance.start))[:STARTS]
+    found = [_descended(sight, given, start) for start in (first, *starts)]
+    found.sort(key=lambda pair: _score(pair[1], sight.start))
+    kept: dict[str, Alternative] = {}
+    best: InterpolantPrecond | None = None
+    for reading, seen in found:
+        gain = _gain(errors, seen, 0 if {*reading.words} <= first.time_words() else sight.start)
+        words = " and ".join(reading.words)
+        if reading.words and gain and not worse_than_linear(_levels(sight, seen)):
+            best = best or reading.denoiser(given)
+            kept.setdefault(words, Alternative(words=words, times=math.exp(gain)))
+    return tuple(kept.values()), best or given
+
+
+def _descended(sight: Sight, given: InterpolantPrecond, reading: Reading) -> tuple[Reading, Array]:
+    """A reading that no single change improves, and its errors.
+
+    Another unit or origin of time shows at the lowest noise, so there all levels count. Anything else is judged where
+    there is something to denoise: at the lowest levels a reading that returns its input is hard to beat.
+    """
+    now, few = _tried(sight, reading, given), sight.part(FEW)
     for _ in range(STEPS):
-        tried = [(other, _tried(few, other, given)) for other in reading.others()]
-        tried.sort(key=lambda pair: _score(pair[1]))
-        whole = [(other, _tried(sight, other, given)) for other, part in tried[:5] if part.min() < ABSURD]
-        whole.sort(key=lambda pair: _score(pair[1]))
-        if not whole:
+        tried = sorted(reading.others(), key=lambda other: _score(_tried(few, other, given), few.start))[:3]
+        tried += [other for other in reading.others() if other.words[-1] in reading.time_words()]
+        gains = []
+        for other in tried:
+            seen = _tried(sight, other, given)
+            start = 0 if other.words[-1] in reading.time_words() else sight.start
+            gains.append((_gain(now, seen, start), other, seen))
+        gain, other, seen = max(gains, key=lambda entry: entry[0])
+        if not gain:
             break
-        (other, seen), *_ = whole
-        gain, error = _gain(now, seen)
-        if gain < max(LEAST, ERRORS * error):
-            break
-        reading, now, best = other, seen, other.denoiser(given)
-        found.insert(0, Alternative(words=" and ".join(reading.words), times=math.exp(_score(start) - _score(now))))
-    return tuple(found), best
+        reading, now = other, seen
+    return reading, now
 
 
 def _tried(sight: Sight, reading: Reading, given: InterpolantPrecond) -> Array:
-    try:
-        return sight.of(reading.denoiser(given))
-    except UserError:  # a reading that makes no sense
+    if not reading.makes_sense:
         return np.full((len(sight.sigmas), len(sight.x)), ABSURD)
+    return sight.of(reading.denoiser(given))
 
 
 def _swapped(sight: Sight, denoiser: Denoiser, names: Sequence[str]) -> dict[str, str]:
-    """Classes of the model whose label denoises pictures of another class of the data better than its own."""
+    """Classes of the model whose label denoises pictures of another class of the data better than its own.
+
+    Nothing is said where the network is no better than a linear denoiser even then: its labels are the least of it.
+    """
     count, labels = denoiser.num_classes, sight.labels
     if count < 2 or labels is None or count > MANY_CLASSES:
         return {}
-    middle = torch.tensor([level for level in sight.sigmas if 0.5 <= level <= 10], device=sight.sigmas.device)
-    part = Sight(sight.x, labels, sight.noise, sight.others, middle if len(middle) else sight.sigmas)
+    middle = [level for level in sight.sigmas.tolist() if 0.5 <= level <= 10] or sight.sigmas.tolist()
+    part = replace(sight, sigmas=torch.tensor(middle, device=sight.sigmas.device))
     told = [part.of(denoiser, torch.full_like(labels, label)) for label in range(count)]
-    by_image = np.stack([np.log(errors).mean(0) for errors in told])  # (K, n)
-    means = np.stack([by_image[:, (labels == k).cpu().numpy()].mean(1) for k in range(count) if (labels == k).any()], 1)
-    seen = [k for k in range(count) if (labels == k).any()]
-    rows, columns = linear_sum_assignment(means)
-    own = float(np.mean([means[k, i] for i, k in enumerate(seen)]))
-    difference = by_image[labels.cpu().numpy(), np.arange(len(labels))]
-    best = np.empty(len(labels))
-    for label, column in zip(rows, columns):
-        mask = (labels == seen[column]).cpu().numpy()
-        best[mask] = by_image[label, mask]
-    spread = float((difference - best).std(ddof=1) / math.sqrt(len(best)))
-    if own - float(means[rows, columns].mean()) < max(LEAST / 2, ERRORS * spread):
+    by_image = np.stack([np.log(errors).mean(0) for errors in told])  # (K, n): label told, picture
+    own, seen = labels.cpu().numpy(), sorted({*labels.tolist()})
+    means = np.stack([by_image[:, own == k].mean(1) for k in seen], 1)  # (K, classes of the pictures)
+    best_of = {seen[column]: int(label) for label, column in zip(*linear_sum_assignment(means))}
+    better = np.array([best_of[k] for k in own])
+    gains = by_image[own, np.arange(len(own))] - by_image[better, np.arange(len(own))]
+    if gains.mean() < max(LEAST, ERRORS * gains.std(ddof=1) / math.sqrt(len(gains))):
+        return {}
+    if worse_than_linear(_levels(sight, sight.of(denoiser, torch.from_numpy(better).to(labels)))):
         return {}
     named = names or tuple(map(str, range(count)))
-    return {named[label]: named[seen[column]] for label, column in zip(rows, columns) if label != seen[column]}
+    return {named[label]: named[k] for k, label in best_of.items() if label != k}
 
 
 def _remarks(sight: Sight, denoiser: Denoiser, levels: Sequence[LevelError]) -> list[str]:

@@ -39,18 +39,41 @@ class Reading:
     def others(self) -> Iterator[Reading]:
         """Every reading that differs in one respect."""
         for prediction in PREDICTIONS:
-            if prediction != self.prediction and (
-                prediction != "edm" or (self.schedule.settings or {}).get("name") == "edm"
-            ):
-                yield self._with(f"prediction={prediction!r}", prediction=prediction, sign=1.0)
-        yield self._with("the sign of the output turned (in call)", sign=-self.sign)
+            if prediction != self.prediction:
+                yield self.changed(f"prediction={prediction!r}", prediction=prediction)
+        yield self.changed("the sign of the output turned (in call)", sign=-self.sign)
         for span in RANGES:
             if span != self.data_range:
-                yield self._with(f"data_range=({span[0]:g}, {span[1]:g})", data_range=span)
+                yield self.changed(f"data_range=({span[0]:g}, {span[1]:g})", data_range=span)
         for words, schedule in _schedules(self.schedule):
-            yield self._with(words, schedule=schedule)
+            yield self.changed(words, schedule=schedule)
 
-    def _with(self, words: str, **changes: object) -> Reading:
+    def combined(self) -> Iterator[Reading]:
+        """Readings that differ in prediction, kind of schedule and range at once."""
+        kinds = [("", self.schedule), *((words, made) for words, made in _schedules(self.schedule) if made.settings)]
+        for words, schedule in kinds:
+            with_schedule = self.changed(words, schedule=schedule) if words else self
+            for prediction in PREDICTIONS:
+                name = f"prediction={prediction!r}"
+                with_prediction = with_schedule.changed(name, prediction=prediction)
+                yield with_schedule if prediction == self.prediction else with_prediction
+
+    def time_words(self) -> set[str]:
+        """The words of readings that differ in the origin of whole times alone."""
+        settings = dict(self.schedule.settings or {})
+        return {
+            words for words, made in _schedules(self.schedule) if _origin_alone(settings, dict(made.settings or {}))
+        }
+
+    @property
+    def makes_sense(self) -> bool:
+        """Whether there are such networks: EDM's is given EDM's times, and no velocity belongs to whole times."""
+        if self.prediction == "edm":
+            return (self.schedule.settings or {}).get("name") == "edm"
+        return self.prediction != "velocity" or self.schedule.count is None
+
+    def changed(self, words: str, **changes: object) -> Reading:
+        """The same but for one respect; what a respect was changed to before is forgotten."""
         respect = words.partition("=")[0]
         kept = tuple(text for text in self.words if text.partition("=")[0] != respect)
         return replace(self, words=(*kept, words), **changes)  # type: ignore[arg-type]
@@ -64,6 +87,10 @@ class _Signed(InterpolantPrecond):
     def _scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         c_skip, c_out, c_in, time = super()._scalings(sigma)
         return c_skip, self.sign * c_out, c_in, time
+
+
+def _origin_alone(given: dict[str, Any], other: dict[str, Any]) -> bool:
+    return bool(given) and {**given, "first": 0} == {**other, "first": 0} and given != other
 
 
 def reading_of(given: InterpolantPrecond) -> Reading:
@@ -101,7 +128,7 @@ def _retold(given: Interpolant, change: object) -> Interpolant:
 
 def _others(given: Interpolant, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
     name = settings.get("name")
-    times = {key: settings[key] for key in ("first", "between", "scale") if key in settings}
+    times: dict[str, Any] = {key: settings[key] for key in ("first", "between", "scale") if key in settings}
     count = given.count or 1000
     if name is not None:
         if given.count is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sims.report import improve_figures as figures
 from sims.report import numbers as say
 from sims.report import tables
+from sims.report.adapter_blocks import adapter_blocks
 from sims.report.blocks import Block, Cell, Column, Fact, Section, Table, Text, details, facts, present, prose, table
 from sims.report.context import base_row, called, title
 from sims.report.head import Head
@@ -354,6 +355,7 @@ def improve_sections(c: Improve) -> list[Section]:
     return [
         Section("samples", "Samples", present(sample_grids(c.pictures, c.palette, labels))),
         Section("results", "Results", _results(c)),
+        Section("adapter", "The network on real pictures", adapter_blocks(c.palette, result.adapter)),
         Section("strength", "Strength and budget", present(figures.fd_against_w(c), figures.fd_against_budget(c))),
         Section("cost", "Cost", _cost(c)),
         Section("cache", "Cached guidance", _cache(c, result.cache) if result.cache else []),

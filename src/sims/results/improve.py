@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Result, Row, TrustedChoice
 
 
@@ -95,7 +96,10 @@ class Round:
 
 @dataclass(frozen=True, kw_only=True)
 class ImproveResult(Result):
-    """The main job. ``leader`` is the method that the headline is about; ``improved`` the label that was saved."""
+    """The main job. ``leader`` is the method that the headline is about; ``improved`` the label that was saved.
+
+    ``adapter`` are the errors of a given network on the real pictures.
+    """
 
     experiment: ClassVar[str] = "improve"
     verified: bool = True
@@ -107,6 +111,7 @@ class ImproveResult(Result):
     spent: Spent | None = None
     cache: CacheResult | None = None
     rounds: tuple[Round, ...] = ()
+    adapter: AdapterCheck | None = None
 
     def row(self, label: str) -> Row | None:
         """The row with this label."""

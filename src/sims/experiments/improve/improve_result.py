@@ -13,13 +13,19 @@ from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
 from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, VARIANTS, looks_of
 from sims.metrics.intervals import paired_interval
+from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Data, Floor, Row
 from sims.results.improve import CacheResult, Chosen, ImproveResult, Round, SearchCell, SearchResult, Spent
 from sims.scoring.figures import run_figures
 
 
 def improve_result(
-    context: Context, outcome: RoundOutcome, rounds: Sequence[Round], real: Dataset | None, test: Dataset | None
+    context: Context,
+    outcome: RoundOutcome,
+    rounds: Sequence[Round],
+    real: Dataset | None,
+    test: Dataset | None,
+    adapter: AdapterCheck | None = None,
 ) -> ImproveResult:
     """What ``summary.json`` holds; ``outcome`` is the first round's."""
     options, judge, model = context.options, context.judge, outcome.base.model
@@ -35,6 +41,7 @@ def improve_result(
     if judge is not None and judge.floor is not None and real is not None and test is not None:
         text = f"real against real: {len(real):,} training images against {len(test):,} held-out ones"
         floor = Floor({"fd_held_out": judge.floor}, text)
+    warnings += [f"the network may be read wrongly: {text}" for text in (adapter.problems if adapter else ())]
     return ImproveResult(
         title=f"{options.data.path if options.model is None else options.model.name}: a model improves itself",
         headline=headline,
@@ -54,6 +61,7 @@ def improve_result(
         spent=_spent(context, outcome),
         cache=_cache(outcome, rows),
         rounds=tuple(rounds) if options.rounds > 1 else (),
+        adapter=adapter,
     )
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.experiments.adapter_check import LEAST_PICTURES, check_adapter
 from sims.experiments.base_model import TRAIN_BASE, base_of, given_model
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.fit import fitted
@@ -30,6 +31,7 @@ from sims.methods import Expected
 from sims.metrics.extractors import extract
 from sims.model import Model
 from sims.processes import agree, join
+from sims.results.adapter import AdapterCheck
 from sims.results.improve import ImproveResult, Round
 from sims.runs.clock import Clock
 from sims.runs.directory import Run
@@ -77,6 +79,7 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
             base = base_of(run, options, context.real, None)
     else:
         base = base_of(run, options, context.real, model)
+    adapter = _looked_at(context, base.model) if model is not None else None
     first, rounds = run_round(context, base, 0), []
     outcome: RoundOutcome = first
     for round_ in range(options.rounds):
@@ -94,7 +97,18 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
             write_metrics(context, first.table)
             write_grids(context, first)
     run.barrier()
-    return improve_result(context, first, rounds, real, test)
+    return improve_result(context, first, rounds, real, test, adapter)
+
+
+def _looked_at(context: Context, model: Model) -> AdapterCheck | None:
+    """How well a given network denoises the real data; a warning now where it is likely read wrongly."""
+    data, options = context.real, context.options
+    if data is None or len(data) < LEAST_PICTURES:
+        return None
+    found = check_adapter(model, data, str(options.model), seed=options.seed, others=False)
+    for text in found.problems:
+        context.run.log(f"WARNING: {text} (`sims check` tries other readings)")
+    return found
 
 
 def _verdict(outcome: RoundOutcome, round_: int) -> Round:

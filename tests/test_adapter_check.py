@@ -1,0 +1,202 @@
+"""Is a network read rightly? Networks that are, and the same ones read wrongly in every respect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sims
+import tiny
+from sims.data.dataset import Dataset
+from sims.errors import UserError
+from sims.experiments.adapter_check import check_adapter, linear_denoiser, posterior_mean
+from sims.interop.wrapping import load_weights
+from sims.model import Model
+
+SHARED = Path(__file__).parents[2] / "shared"
+WEIGHTS = SHARED / "models" / "mnist-flow-vit.safetensors"
+DIGITS = SHARED / "data" / "mnist"
+needs_mnist = pytest.mark.skipif(not WEIGHTS.is_file() or not DIGITS.is_dir(), reason="needs ../shared (MNIST's model)")
+flows = sims.interpolants
+
+
+class FlowViT(nn.Module):
+    """The published transformer that predicts x1 of a rectified flow (sofia-dominguezc/MNIST-diffusion)."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.patch_embed, self.unpatch = nn.Conv2d(1, width, 7, 7), nn.ConvTranspose2d(width, 1, 7, 7)
+        self.pos_embed, self.y_encoder = nn.Parameter(torch.zeros(1, 16, width)), nn.Embedding(11, 2 * width)
+        self.transformer = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, 4, 4 * width, activation="gelu", batch_first=True) for _ in range(4)
+        )
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        image = self.patch_embed(x).flatten(2).transpose(1, 2) + self.pos_embed
+        angles = t[:, None] * 10_000 ** (-torch.arange(64) / 63)
+        time = torch.cat([angles.sin(), angles.cos()], 1).reshape(len(x), 2, -1)
+        tokens = torch.cat([image, time, self.y_encoder(y).reshape(len(x), 2, -1)], 1)
+        for block in self.transformer:
+            tokens = block(tokens)
+        return self.unpatch(tokens[:, :16].transpose(1, 2).reshape(len(x), -1, 4, 4))
+
+
+def mnist(**changes: object) -> Model:
+    """The published model through its adapter, with other settings."""
+    options = {
+        "data_shape": (1, 28, 28), "prediction": "x0", "schedule": flows.rectified_flow(data_at=1),
+        "data_range": (0, 1), "num_classes": 10, "null_class": 10,
+    }  # fmt: skip
+    return load_weights(sims.wrap(FlowViT(), **{**options, **changes}), WEIGHTS)
+
+
+@needs_mnist
+def test_the_published_model_through_its_adapter() -> None:
+    from safetensors.torch import load_file
+
+    golden = load_file(WEIGHTS.with_name("mnist-flow-vit.golden.safetensors"))
+    model, x, t, labels = mnist(), golden["in.x"], golden["in.t"], golden["in.labels"]
+    inside = (t > 0.01) & (t < 0.99)  # at the ends sigma is 0 or infinite
+    t = t[inside].reshape(-1, 1, 1, 1)
+    state, sigma = (x[inside] / t - 0.5) * 2, 2 * ((1 - t) / t).flatten()
+    truth = 2 * golden["out.x1"][inside] - 1
+    assert (model(state, sigma, labels[inside]) - truth).abs().max() < 1e-5 * truth.abs().max()
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Dataset:
+    return sims.load_data(DIGITS, limit=400)
+
+
+@needs_mnist
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, None),
+        ({"prediction": "eps"}, "prediction='x0'"),
+        ({"schedule": flows.rectified_flow(0)}, "data_at=1"),
+        ({"data_range": (-1, 1)}, "data_range=(0, 1)"),
+        ({"schedule": flows.rectified_flow(1, scale=1000)}, "scale=1.0"),
+        ({"call": lambda net, x, t, y: net(x, t, torch.where(y < 10, (y + 1) % 10, y))}, "other classes"),
+    ],
+)
+def test_the_published_model_read_wrongly(pictures: Dataset, changes: dict, words: str | None) -> None:
+    found = check_adapter(mnist(**changes), pictures, "mnist", images=64)
+    if words is None:
+        assert found.problems == ()
+    else:
+        assert words in found.problems[0], found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Dataset]:
+    """A class-conditional network of the digits, trained here."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = {"path": "digits", "conditional": True}
+    how = {"network": {"width": 64, "blocks": 1, "embedding": 32}, "base": {"images": 100_000, "train": {"batch": 128}}}
+    return sims.train(folder, data, quiet=True, **how), sims.load_data("digits")
+
+
+def wrapped(trained: Model, **changes: object) -> Model:
+    options = {
+        "data_shape": (1, 8, 8), "prediction": "edm", "schedule": flows.edm(), "num_classes": 10, "null_class": -1,
+        "sigma_data": trained.denoiser.sigma_data,
+    }  # fmt: skip
+    return sims.wrap(trained.denoiser.network, **{**options, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({}, None),
+        ({"schedule": flows.edm(told="sigma")}, "told='log'"),
+        ({"data_range": (0, 1)}, "data_range=(-1, 1)"),
+        ({"call": lambda net, x, t, y: -net(x, t, y)}, "sign of the output turned"),
+        ({"call": lambda net, x, t, y: net(x, t, torch.where(y >= 0, 9 - y, y))}, "other classes"),
+        ({"call": lambda net, x, t, y: net(x, t, y).flip(2)}, "likely wrong"),
+    ],
+)
+def test_a_network_trained_here(trained: tuple[Model, Dataset], changes: dict, words: str | None) -> None:
+    model, data = trained
+    found = check_adapter(wrapped(model, **changes), data, "digits")
+    assert (found.problems == ()) if words is None else (words in found.problems[0]), found
+    if changes == {}:
+        assert check_adapter(model, data, "digits").problems == ()  # not wrapped: its errors alone
+
+
+def test_the_linear_denoiser_is_the_wiener_filter() -> None:
+    """Of Gaussian data: error sum(v sigma^2 / (v + sigma^2)), and no other map is better."""
+    rng = torch.Generator().manual_seed(0)
+    scale = torch.logspace(-1.5, 0.3, 16)
+    x = (torch.randn(40_000, 16, generator=rng) * scale).reshape(-1, 1, 4, 4)
+    denoise = linear_denoiser(x[:20_000])
+    for sigma in (0.1, 0.5, 2.0):
+        noisy = x[20_000:] + sigma * torch.randn(20_000, 1, 4, 4, generator=rng)
+        error = (denoise(noisy, torch.tensor(sigma)) - x[20_000:]).square().mean()
+        truth = (scale**2 * sigma**2 / (scale**2 + sigma**2)).mean()
+        assert float(error) == pytest.approx(float(truth), rel=0.02)
+
+
+def test_the_linear_denoiser_of_few_large_pictures() -> None:
+    """Where there are fewer pictures than pixels it is diagonal in the cosine transform, and still close."""
+    rng = torch.Generator().manual_seed(0)
+    from scipy.fft import idctn
+
+    scale = 1 / (1 + torch.arange(32)[:, None] + torch.arange(32)).double()  # a stationary spectrum
+    z = torch.randn(600, 1, 32, 32, generator=rng, dtype=torch.float64) * scale
+    x = torch.from_numpy(idctn(z.numpy(), axes=(2, 3), norm="ortho"))
+    noisy = x[300:] + 0.2 * torch.randn(300, 1, 32, 32, generator=rng, dtype=torch.float64)
+    error = (linear_denoiser(x[:300])(noisy, torch.tensor(0.2)) - x[300:]).square().mean()
+    assert float(error) == pytest.approx(float((scale**2 * 0.04 / (scale**2 + 0.04)).mean()), rel=0.05)
+
+
+def test_the_posterior_mean_of_two_pictures() -> None:
+    two = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
+    x = torch.tensor([0.3, -0.2]).reshape(2, 1, 1, 1)
+    torch.testing.assert_close(posterior_mean(two)(x, torch.tensor(0.7)), (x / 0.49).tanh())  # tanh(x / sigma^2)
+
+
+def test_the_command(trained: tuple[Model, Dataset], tmp_path: Path, say: tiny.Say) -> None:
+    model = trained[0].save(tmp_path / "model")
+    words = ("check", model, "--data.path", "digits", "--images", 64)
+    status, out, err = say(*words)
+    assert (status, err) == (0, "")
+    assert "read rightly" in out
+    status, out, _ = say(*words, "--json")
+    assert json.loads(out)["num_images"] == 64
+    np.savez(tmp_path / "other.npz", images=np.random.default_rng(0).integers(0, 255, (99, 3, 8, 8), dtype=np.uint8))
+    for path, text in ((tmp_path / "other.npz", "the model makes"), (tmp_path / "none", "none")):
+        status, _, err = say("check", model, "--data.path", path)
+        assert status == 2
+        assert text in err
+    (tmp_path / "net.py").write_text(
+        "import sims\n"
+        "def make():\n"
+        f"    net = sims.load({str(tmp_path / 'model')!r}).denoiser.network\n"
+        "    schedule = sims.interpolants.edm()\n"
+        "    return sims.wrap(net, data_shape=(1, 8, 8), prediction='x0', schedule=schedule, num_classes=10)\n"
+    )
+    status, out, _ = say("check", f"{tmp_path / 'net.py'}:make", "--data.path", "digits")
+    assert status == 1
+    assert "prediction='edm'" in out
+
+
+def test_too_few_pictures(trained: tuple[Model, Dataset]) -> None:
+    with pytest.raises(UserError, match="20 pictures: at least 32"):
+        check_adapter(trained[0], trained[1].subset(range(20)), "digits")
+
+
+def test_a_run_looks_first(trained: tuple[Model, Dataset], tmp_path: Path) -> None:
+    """improve warns of a network that is likely read wrongly, and its page shows the errors."""
+    wrong = wrapped(trained[0], call=lambda net, x, t, y: net(x, t, y).flip(2))
+    how = {"evaluation": {"extractor": "pca", "draws": 1, "samples": 60}, "methods": ("base",), "sampler": {"steps": 4}}
+    result = sims.improve(run=tmp_path / "run", model=wrong, data="digits", quiet=True, **how)
+    assert any("read wrongly" in text for text in result.warnings)
+    assert result.adapter is not None
+    assert "WARNING" in (tmp_path / "run" / "log").read_text()
+    assert "The network on real pictures" in (tmp_path / "run" / "report.html").read_text()
