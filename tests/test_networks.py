@@ -471,4 +471,5 @@ def test_the_loss_rounds_noise_levels_to_those_that_are_known() -> None:
 
 
 def test_networks_are_known_by_name() -> None:
-    assert {"mlp", "song_unet", "adm_unet", "edm2_unet", "replica_mlp"} == set(NETWORKS)
+    others = {"dit", "guided_unet", "ddp_unet"}
+    assert {"mlp", "song_unet", "adm_unet", "edm2_unet", "replica_mlp", *others} == set(NETWORKS)

@@ -108,7 +108,7 @@ def test_safetensors_and_the_old_format_of_torch(tmp_path: Path) -> None:
     for name in ("a.safetensors", "b.pt"):
         tensors, _ = read_state_dict(tmp_path / name, list(state()))
         torch.testing.assert_close(tensors, state())
-    assert read(tmp_path / "a.safetensors").values == {"step": "3"}
+    assert read(tmp_path / "a.safetensors").values == {"step": 3}
 
 
 def test_a_network_with_a_part_called_model_keeps_it(tmp_path: Path) -> None:

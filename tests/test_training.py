@@ -289,10 +289,10 @@ def test_classes_reach_the_network(digits: Dataset, tmp_path: Path) -> None:
     assert not torch.equal(zero, one)
 
 
-@pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "adm", "edm2"])
+@pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "adm", "edm2", "dit"])
 def test_every_architecture_trains_from_its_options(kind: str, plain: Dataset, tmp_path: Path) -> None:
     network = NetworkOptions(type=kind, width=16, blocks=1, channel_mult=(1, 2), attention=(4,))  # type: ignore[arg-type]
-    options = TrainOptions(batch=16, warmup=16, augment=0.0 if kind == "edm2" else 0.5)
+    options = TrainOptions(batch=16, warmup=16, augment=0.0 if kind in ("edm2", "dit") else 0.5)
     trained = train_base(plain, network, tiny.SAMPLER, options, tmp_path, images=64, seed=0)
     model = load(trained.last)
     assert model.sample(range(3)).isfinite().all()
@@ -300,7 +300,7 @@ def test_every_architecture_trains_from_its_options(kind: str, plain: Dataset, t
 
 
 def test_networks_without_a_place_for_augmentation_say_so(plain: Dataset, tmp_path: Path) -> None:
-    for kind in ("mlp", "edm2"):
+    for kind in ("mlp", "edm2", "dit"):
         options = TrainOptions(batch=16, augment=0.1)
         with pytest.raises(UserError, match=f"network {kind} cannot be told"):
             train_base(plain, NetworkOptions(type=kind), tiny.SAMPLER, options, tmp_path, images=16, seed=0)  # type: ignore[arg-type]

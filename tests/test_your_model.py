@@ -22,6 +22,7 @@ from sims.data.sources import load
 from sims.experiments.cost import rates
 from sims.interop.nvidia import build, read
 from sims.model import load as load_model
+from sims.networks import GuidedUNet
 from sims.sampling import sample
 from snapshots import CANARY, EDM2, SONG, network, theirs, writer
 
@@ -91,6 +92,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.manual_seed(0)
         unet = diffusers.UNet2DModel(**TINY_UNET)
         diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(folder / "my/ddpm")
+        torch.save({"model": GuidedUNet((1, 8, 8), **TINY_GUIDED).state_dict()}, folder / "ema_0.9999_300000.pt")
         write_snapshot(folder, patch, "edm-cifar10-32x32-uncond-vp.pkl", "EDMPrecond", label_dim=0, **SONG)
         write_snapshot(folder, patch, "edm2-img64-s-1073741-0.075.pkl", "Precond", label_dim=3, **EDM2)
     with pytest.MonkeyPatch.context() as patch:
@@ -111,6 +113,7 @@ TINY_UNET: dict[str, Any] = {
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }
+TINY_GUIDED: dict[str, Any] = {"model_channels": 32, "widths": (32,), "num_blocks": 1, "attention": (0,)}
 SECTIONS = re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]
 
 

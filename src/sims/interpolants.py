@@ -283,14 +283,17 @@ def ve_sde(sigma_min: float = 0.01, sigma_max: float = 50.0, *, scale: float = 1
     return _named(made, "ve_sde", sigma_min=sigma_min, sigma_max=sigma_max, scale=scale)
 
 
-def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, *, told: str = "log") -> Interpolant:
-    """x_t = x0 + t n, the state of Karras et al. 2022; the network is told ln(t) / 4 ("log"), or t ("sigma")."""
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, *, told: str = "log", scale: float = 1.0) -> Interpolant:
+    """x_t = x0 + t n, the state of Karras et al. 2022; the network is told ln(t) / 4 ("log"), or t ("sigma").
+
+    Either times ``scale``: 1000 in the teachers of consistency models (Song et al. 2023).
+    """
     if told not in ("log", "sigma"):
         raise UserError(f"told is {told!r}: the network is told 'log', ln(sigma) / 4, or 'sigma'")
     low, high = _ends(sigma_min, sigma_max)
-    tell = (lambda t: t.log() / 4) if told == "log" else None
-    made = Interpolant(torch.ones_like, lambda t: t, low, high, told=tell, time_of=lambda s: s)
-    return _named(made, "edm", sigma_min=sigma_min, sigma_max=sigma_max, told=told)
+    tell = (lambda t: scale * t.log() / 4) if told == "log" else None
+    made = Interpolant(torch.ones_like, lambda t: t, low, high, scale=scale, told=tell, time_of=lambda s: s)
+    return _named(made, "edm", sigma_min=sigma_min, sigma_max=sigma_max, told=told, scale=scale)
 
 
 NAMED: dict[str, Callable[..., Interpolant]] = {

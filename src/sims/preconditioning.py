@@ -170,6 +170,20 @@ class EDM2Precond(EDMPrecond):
         self.logvar_channels = logvar_channels
 
 
+class ConsistencyPrecond(EDMPrecond):
+    """A consistency function f(x, sigma), which is x at sigma_min: Song et al. 2023, appendix C, equation 9 onwards.
+
+    One evaluation at sigma_max makes a sample. The network is told 250 ln(sigma).
+    """
+
+    kind = "consistency"
+
+    def coefficients(self, sigma: Tensor) -> Coefficients:
+        data, above = self.sigma_data, sigma - self.sigma_min
+        c_in = (sigma**2 + data**2).rsqrt()
+        return data**2 / (above**2 + data**2), above * data * c_in, c_in, 250 * sigma.log()
+
+
 class VPPrecond(Preconditioned):
     """Variance preserving (Song et al. 2021), column VP of table 1.
 
@@ -381,5 +395,6 @@ PREDICTIONS = ("x0", "eps", "v", "velocity", "score", "edm")
 EDM_LEVELS = (-1.2, 1.2)  # mean and standard deviation of ln(sigma) in training: Karras et al. 2022, table 1
 
 PRECONDITIONINGS: dict[str, Callable[..., Preconditioned]] = {
-    one.kind: one for one in (EDMPrecond, EDM2Precond, VPPrecond, VEPrecond, IDDPMPrecond, InterpolantPrecond)
+    one.kind: one
+    for one in (EDMPrecond, EDM2Precond, ConsistencyPrecond, VPPrecond, VEPrecond, IDDPMPrecond, InterpolantPrecond)
 }

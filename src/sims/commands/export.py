@@ -5,16 +5,16 @@ from __future__ import annotations
 from sims.commands.options import ExportCommand
 from sims.interop.diffusers import save_diffusers
 from sims.interop.nvidia import export_tensors, has_their_network
-from sims.interop.wrapping import export_state_dict, is_wrapped
+from sims.interop.wrapping import export_state_dict, keeps_its_names
 from sims.model import load
 
 
 def export(options: ExportCommand) -> int:
     """Write the folder or file; UserError for a model that neither has a class for, or if something is in the way."""
     model = load(options.model)
-    if is_wrapped(model):
+    if keeps_its_names(model):
         export_state_dict(model, options.out)
-        print(f"{options.out} holds the tensors under your names: load_state_dict(load_file(...)) takes them")
+        print(f"{options.out} holds the tensors under their own names: load_state_dict(load_file(...)) takes them")
     elif options.like is None and has_their_network(model):
         export_tensors(model, options.out)
         print(f"{options.out} holds the tensors under NVIDIA's names: net.load_state_dict(load_file(...)) takes them")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
+from sims.commands.flags import in_flags
 from sims.commands.options import ImportCommand
 from sims.errors import UserError
 from sims.interop.opening import is_code, open_model
+from sims.interop.reading import Assumptions, said
 from sims.model import load
 
 
 def import_checkpoint(options: ImportCommand) -> int:
     """Write the model directory; UserError for a bad checkpoint, or where something else is in the way."""
-    out, model = options.out, open_model(options.file, options.weights)
+    out, given = options.out, Assumptions(**{f.name: getattr(options, f.name) for f in fields(Assumptions)})
+    model = open_model(options.file, options.weights, given)
+    for line in said(model):
+        print(in_flags(line, ImportCommand))
     if (out / "model.json").is_file():
         if load(out).hash != model.hash:
             raise UserError(f"{out} holds another model: delete it, or give another directory")

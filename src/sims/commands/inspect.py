@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from sims.commands.options import InspectCommand
+from sims.commands.flags import in_flags
+from sims.commands.options import ImportCommand, InspectCommand
 from sims.config import JSON, to_dict, to_toml
 from sims.data.codec import Codec
 from sims.data.store import Store, StoreHeader, is_store
@@ -16,8 +17,11 @@ from sims.denoiser import Denoiser, networks_of
 from sims.errors import UserError
 from sims.files import read_json
 from sims.guidance import Guide, innermost
+from sims.interop.checkpoints import read_checkpoint
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import open_snapshot, to_model
+from sims.interop.reading import said
+from sims.interop.state_dicts import is_tensor_file
 from sims.model import Model, load
 from sims.results.summaries import FORMAT, read_result
 from sims.sampling import SamplerOptions, nfe
@@ -31,6 +35,8 @@ def inspect(options: InspectCommand) -> int:
     path = options.path
     if path.is_file() and path.suffix == ".pkl":
         lines = checkpoint_lines(path)
+    elif is_tensor_file(path):
+        lines = tensor_lines(path)
     elif (path / "model.json").is_file():
         lines = model_lines(path)
     elif is_diffusers(path):
@@ -61,6 +67,18 @@ def checkpoint_lines(path: Path) -> list[Line]:
         ("arguments", _table(snapshot.init)),
         ("parameters", f"{parameters(model.denoiser):,}"),
         ("tensors", f"{len(snapshot.state)}"),
+        *_sampling_lines(model),
+        ("use", f"sims import {path} OUT"),
+    ]
+
+
+def tensor_lines(path: Path) -> list[Line]:
+    """A file of tensors: what it was taken for and what was assumed, and what it makes."""
+    model = read_checkpoint(path)
+    return [
+        ("checkpoint", f"{path} (none of its code is run)"),
+        ("taken for", "\n".join(in_flags(line, ImportCommand) for line in said(model))),
+        ("parameters", f"{parameters(model.denoiser):,}"),
         *_sampling_lines(model),
         ("use", f"sims import {path} OUT"),
     ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from sims.experiments.options import BaseOptions, DataOptions
+from sims.interop.reading import Assumptions
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions, SolverName
 from sims.scoring.options import ScoreOptions
@@ -143,11 +144,11 @@ class CheckCommand:
 
 
 @dataclass(frozen=True)
-class ImportCommand:
+class ImportCommand(Assumptions):
     """Turn a checkpoint of another project, or a network of yours, into a model directory."""
 
     file: Positional[Path]
-    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
+    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text) or its name in the hub's cache, tensors of a DiT, a SiT, guided-diffusion and others (.pt, .pth, .ckpt, .safetensors), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
     out: Positional[Path]
     """Model directory to write."""
     weights: Path | None = None
@@ -160,13 +161,14 @@ class ExportCommand:
 
     What came from diffusers becomes a folder again. A single network (neon, distilled, self-trained) is an ordinary
     one; a guided pair gets a second network beside the first, and `sims.interop.diffusers.load_guided` opens it for a
-    sampling loop of diffusers. A network of EDM or EDM2 becomes a .safetensors file with their names of the tensors.
+    sampling loop of diffusers. A network of EDM or EDM2 becomes a .safetensors file with their names of the tensors; so
+    does one of yours, a DiT, a SiT, and the U-Nets of guided-diffusion and denoising-diffusion-pytorch.
     """
 
     model: Positional[Path]
     """Model directory, such as `distilled`, `neon` or `improved` of a run."""
     out: Positional[Path]
-    """Folder to write, or file (EDM, EDM2)."""
+    """Folder to write, or .safetensors file (all but diffusers)."""
     code: str | None = None
     """my_model.py:make, where the model's network is made by code of yours (it is run)."""
     like: Path | None = None

@@ -13,6 +13,7 @@ from sims.experiments.latent_space import with_given_vae
 from sims.experiments.options import CommonOptions
 from sims.guidance import Guide
 from sims.interop.opening import open_model
+from sims.interop.reading import said
 from sims.methods import Base
 from sims.model import Model, load
 from sims.preconditioning import Preconditioned
@@ -47,6 +48,8 @@ def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model
     """The given model, which draws classes in the shares that it knows, else in those of the data; or one trained."""
     seed, train = derive_seed("base", options.seed), options.base.train
     if given is not None:
+        for line in said(given):
+            run.log(line)
         if real is not None and given.num_classes == real.num_classes and not given.class_shares:
             assert isinstance(given.denoiser, Preconditioned)
             given.denoiser.class_shares = real.class_shares

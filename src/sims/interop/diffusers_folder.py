@@ -110,6 +110,8 @@ def find_layout(folder: Path) -> Layout:
             raise UserError(
                 f"{folder} is a {index.get('_class_name')} without {' or '.join(COMPONENTS)}: choose another model"
             )
+        averaged = f"{listing}_ema"  # what training scripts leave beside the network
+        listing = averaged if (folder / averaged / "config.json").is_file() else listing
         component = listing if (folder / listing).is_dir() else ""  # early pipelines have all in one folder
     elif (folder / "config.json").is_file():
         schedulers.append(folder.parent / "scheduler" / "scheduler_config.json")

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 from sims.errors import UserError
+from sims.interop.checkpoints import read_checkpoint
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import import_model
+from sims.interop.reading import Assumptions
+from sims.interop.state_dicts import is_tensor_file
 from sims.interop.wrapping import from_code
 from sims.model import Model, load
 
 
-def open_model(path: Path, weights: Path | None = None) -> Model:
-    """The model at a path, or of ``my_model.py:make``, whose code is run, with ``weights``; UserError for all else."""
+def open_model(path: Path, weights: Path | None = None, given: Assumptions | None = None) -> Model:
+    """The model at a path, or of ``my_model.py:make``, whose code is run, with ``weights``; UserError for all else.
+
+    ``given`` is what is known of a checkpoint of tensors beyond these.
+    """
+    path = path if path.exists() else cached(str(path)) or path
+    if given not in (None, Assumptions()) and not is_tensor_file(path):
+        raise UserError(f"{path} says of itself what it is: leave out prediction, schedule, size, heads and the like")
     if is_code(path):
         return from_code(str(path), weights)
     if weights is not None:
         raise UserError(f"weights go with code that makes a network, such as my_model.py:make; {path} has its own")
-    if path.is_file() and path.suffix == ".pkl":
+    if is_tensor_file(path):
+        return read_checkpoint(path, given)
+    if path.suffix == ".pkl" and not path.is_dir():
         return import_model(path)
     if not (path / "model.json").is_file() and is_diffusers(path):
         return load_diffusers(path)
@@ -27,3 +40,25 @@ def open_model(path: Path, weights: Path | None = None) -> Model:
 def is_code(path: Path) -> bool:
     """Whether ``file.py:function`` is meant, rather than a path."""
     return ".py:" in str(path) and not path.exists()
+
+
+def cached(name: str) -> Path | None:
+    """The newest copy of a model of the Hugging Face hub, ``owner/name``, that is on this machine: nothing is fetched.
+
+    A folder of diffusers, or the only file of tensors in it. UserError where the name is of the hub's form, and no copy
+    is here.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) or Path(name).parent.exists():
+        return None
+    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    copies = sorted(
+        (hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*"), key=lambda one: one.stat().st_mtime
+    )
+    if not copies:
+        raise UserError(
+            f"{name} does not exist, and {hub} has no copy of a model of the hub of this name: nothing is fetched by "
+            f"itself, so give a path, or type: hf download {name}"
+        )
+    files = [file for file in copies[-1].iterdir() if is_tensor_file(file)]
+    return files[0] if len(files) == 1 and not is_diffusers(copies[-1]) else copies[-1]

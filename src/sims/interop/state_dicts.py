@@ -7,11 +7,12 @@ chosen: averages before weights.
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ WRAPPERS = ("state_dict", "model", "module", "_orig_mod", "model_state_dict", "n
 _AVERAGE = "averages of the weights"
 _OTHERS = re.compile(r"(opt|sched|lr_|scaler|rng|epoch|step|n_averaged|num_updates|initted|callbacks|loops|hyper|args)")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+NAMED = 10  # tensors that a message names
 _DEEPEST = 64  # dicts within dicts
 _LARGEST = 100_000_000  # bytes of names, in a file of safetensors
 _KINDS = {  # how files of other kinds begin
@@ -55,8 +57,8 @@ class Content:
 
 
 def is_tensor_file(path: Path) -> bool:
-    """Whether a path is a file of tensors, by its ending."""
-    return path.is_file() and path.suffix in _SUFFIXES
+    """Whether a path names a file of tensors, by its ending."""
+    return path.suffix in _SUFFIXES and not path.is_dir()
 
 
 def read_state_dict(path: Path | str, wanted: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -71,11 +73,14 @@ def read_state_dict(path: Path | str, wanted: Collection[str] = ()) -> tuple[dic
     >>> read_state_dict(FOLDER + "/net.pt", ["w"])
     ({'w': tensor([1., 1.])}, ("averages of the weights ('ema') are taken, and not the weights ('model')",))
     """
-    return choose(read(path).tensors, wanted)
+    chosen, notes, _ = choose(read(path).tensors, wanted)
+    return chosen, notes
 
 
-def choose(tensors: Mapping[str, Tensor], wanted: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors below one prefix, and notes: see ``read_state_dict``. All of them where no name is wanted there."""
+def choose(
+    tensors: Mapping[str, Tensor], wanted: Collection[str] = ()
+) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
+    """The tensors below one prefix, notes as of ``read_state_dict``, and the prefix; all without a wanted name."""
     tensors = _averages_by_name(tensors)
     if wanted:
         counts = Counter(prefix for name in wanted for prefix in _prefixes(tensors, name))
@@ -83,7 +88,7 @@ def choose(tensors: Mapping[str, Tensor], wanted: Collection[str] = ()) -> tuple
     else:
         found = _unwrapped(tensors)
     if not found:
-        return dict(tensors), ()
+        return dict(tensors), (), ""
     prefix = min(found, key=lambda one: (not _averaged(one), bool(_OTHERS.match(one)), len(one)))
     chosen = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     where = prefix.rstrip(".")
@@ -91,8 +96,28 @@ def choose(tensors: Mapping[str, Tensor], wanted: Collection[str] = ()) -> tuple
         rest = {other.rstrip(".") for other in found if not _averaged(other)} or _weights_beside(tensors, prefix)
         also = f", and not the weights ({min(rest, key=len)!r})" if rest else ""
         where = next(part for part in where.split(".") if part in AVERAGES)
-        return chosen, (f"{_AVERAGE} ({where!r}) are taken{also}",)
-    return chosen, ((f"the tensors lie under {where!r}",) if where else ())
+        return chosen, (f"{_AVERAGE} ({where!r}) are taken{also}",), prefix
+    return chosen, ((f"the tensors lie under {where!r}",) if where else ()), prefix
+
+
+def unlike(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """In words, what a state dict lacks or exceeds of a module's ``own``; empty where it fits."""
+    shapes = [
+        f"{key} is {tuple(tensors[key].shape)} and not {tuple(own[key].shape)}"
+        for key in own
+        if key in tensors and tensors[key].shape != own[key].shape
+    ]
+    parts = {
+        "it lacks": [key for key in own if key not in tensors],
+        "the module has no": [key for key in tensors if key not in own],
+        "": shapes,
+    }
+    return "; ".join(f"{words} {some(names)}".strip() for words, names in parts.items() if names)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def read(path: Path | str) -> Content:
@@ -120,8 +145,8 @@ def _other(path: Path, start: bytes) -> Named:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _LARGEST:
         try:
             with safe_open(path, "pt") as opened:
-                about = opened.metadata() or {}
-                return [*about.items(), *((name, opened.get_tensor(name)) for name in opened.keys())]  # noqa: SIM118
+                about = _flat({key: _parsed(value) for key, value in (opened.metadata() or {}).items()})
+                return [*about, *((name, opened.get_tensor(name)) for name in opened.keys())]  # noqa: SIM118
         except (OSError, SafetensorError, ValueError, TypeError) as error:
             raise _damaged(path, error) from error
     if start[:1] == b"\x80":  # as torch wrote before version 1.6
@@ -139,6 +164,14 @@ def _other(path: Path, start: bytes) -> Named:
     raise UserError(
         f"{path} is {kind or 'no file of tensors, or a damaged one'}: .safetensors, .pt, .pth and .ckpt can be read"
     )
+
+
+def _parsed(value: str) -> object:
+    """A value of safetensors' metadata, which are words: JSON where it is that."""
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
 
 
 def _archive(path: Path) -> Named:

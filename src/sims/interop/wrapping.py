@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from sims.errors import UserError
 from sims.files import atomic_path, digest, digest_file
 from sims.guidance import Guide
 from sims.guidance.guide import innermost
-from sims.interop.state_dicts import read_state_dict
+from sims.interop.state_dicts import read_state_dict, unlike
 from sims.interpolants import Interpolant
 from sims.model import Model
+from sims.networks import DDPUNet, DiT, GuidedUNet
 from sims.preconditioning import InterpolantPrecond
 from sims.sampling import SamplerOptions
 from sims.user_code import guarded, named_function
 
-NAMED = 10  # tensors that a message names
+PUBLISHED = DiT | GuidedUNet | DDPUNet  # networks of others, under the names that these have
 Call = Callable[[Any, Tensor, Tensor, Tensor | None], Any]
 
 
@@ -247,31 +248,12 @@ def load_weights(model: Model, file: Path) -> Model:
     network = _wrapped(model)
     own = network.module.state_dict()
     tensors, notes = read_state_dict(file, list(own))
-    if problem := _unlike(tensors, own):
+    if problem := unlike(tensors, own):
         raise UserError(f"{file} does not fit {type(network.module).__name__}: {problem}")
     network.module.load_state_dict({key: tensor.to(own[key]) for key, tensor in tensors.items()})
     _try(model.denoiser)  # type: ignore[arg-type]
     said: dict[str, JSON] = {"weights": file.name, "sha256": digest_file(file), "notes": list(notes)}
     return replace(model, provenance={**model.provenance, **said})
-
-
-def _unlike(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """In words, what a state dict lacks or exceeds; empty where it fits."""
-    shapes = [
-        f"{key} is {tuple(tensors[key].shape)} and not {tuple(own[key].shape)}"
-        for key in own
-        if key in tensors and tensors[key].shape != own[key].shape
-    ]
-    parts = {
-        "it lacks": [key for key in own if key not in tensors],
-        "the module has no": [key for key in tensors if key not in own],
-        "": shapes,
-    }
-    return "; ".join(f"{words} {_some(names)}".strip() for words, names in parts.items() if names)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def named_denoiser(
@@ -306,9 +288,9 @@ def _wrapped(model: Model) -> WrappedNetwork:
     return network
 
 
-def is_wrapped(model: Model) -> bool:
-    """Whether it is a single network of a user's, or guides one."""
-    return isinstance(getattr(innermost(model.denoiser), "network", None), WrappedNetwork)
+def keeps_its_names(model: Model) -> bool:
+    """Whether it is a single network with the names that its own code has for its tensors, or guides one."""
+    return isinstance(getattr(innermost(model.denoiser), "network", None), WrappedNetwork | PUBLISHED)
 
 
 def export_state_dict(model: Model, out: Path) -> None:
@@ -317,6 +299,8 @@ def export_state_dict(model: Model, out: Path) -> None:
         raise UserError("a guided pair is two networks: export its folders base and aux, one by one")
     if out.suffix != ".safetensors" or out.exists():
         raise UserError(f"{out} must be a new file that ends in .safetensors")
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in _wrapped(model).module.state_dict().items()}
+    network: Any = getattr(model.denoiser, "network", None)
+    own = network.module if isinstance(network, WrappedNetwork) else network
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in own.state_dict().items()}
     with atomic_path(out) as temporary:
         save_file(tensors, temporary)

@@ -15,16 +15,19 @@ UNETS: dict[str, tuple[str, dict[str, JSON]]] = {
     "adm": ("adm_unet", {}),
     "edm2": ("edm2_unet", {}),
 }
+_HEAD = 64  # channels of an attention head of a transformer
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
     """The network and its preconditioning."""
 
-    type: Literal["mlp", "ddpmpp", "ncsnpp", "adm", "edm2"] = "mlp"
-    """Architecture: mlp (tiny images and points), or the U-Nets DDPM++, NCSN++, ADM and EDM2."""
+    type: Literal["mlp", "ddpmpp", "ncsnpp", "adm", "edm2", "dit"] = "mlp"
+    """Architecture: mlp (tiny images and points), the U-Nets DDPM++, NCSN++, ADM and EDM2, or the transformer dit."""
     width: int = 256
     """Width of the residual stream; channels at full resolution of a U-Net."""
+    patch: int = 2
+    """Height and width of the patches that are one token each (dit)."""
     blocks: int = 3
     """Number of residual blocks; of a U-Net, per resolution."""
     embedding: int = 64
@@ -43,12 +46,14 @@ class NetworkOptions:
     """Highest noise level."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.blocks, self.embedding) < 1 or not 0 <= self.dropout < 1:
-            raise UserError("network: width, blocks and embedding must be at least 1, dropout at least 0 and below 1")
+        if min(self.width, self.blocks, self.embedding, self.patch) < 1 or not 0 <= self.dropout < 1:
+            raise UserError(
+                "network: width, blocks, embedding and patch must be at least 1, dropout at least 0 and below 1"
+            )
 
     def tables(self, sigma_data: float, augment_dim: int = 0) -> tuple[dict[str, JSON], dict[str, JSON]]:
         """The tables of network and preconditioning that ``make_network`` takes."""
-        if augment_dim and self.type in ("mlp", "edm2"):
+        if augment_dim and self.type in ("mlp", "edm2", "dit"):
             raise UserError(f"the network {self.type} cannot be told of augmentations: set base.train.augment to 0")
         kind = "edm2" if self.type == "edm2" else "edm"
         limits: dict[str, JSON] = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
@@ -56,6 +61,10 @@ class NetworkOptions:
         if self.type == "mlp":
             sizes: dict[str, JSON] = {"width": self.width, "blocks": self.blocks, "embedding": self.embedding}
             return {"type": "mlp", **sizes, "dropout": self.dropout}, precond
+        if self.type == "dit":
+            heads = next(n for n in range(max(1, self.width // _HEAD), 0, -1) if self.width % n == 0)
+            sizes = {"hidden_size": self.width, "depth": self.blocks, "num_heads": heads, "patch_size": self.patch}
+            return {"type": "dit", **sizes, "dropout": self.dropout}, precond
         network, more = UNETS[self.type]
         table: dict[str, JSON] = {"type": network, **more, "model_channels": self.width, "num_blocks": self.blocks}
         table |= {"channel_mult": list(self.channel_mult), "attn_resolutions": list(self.attention)}
