@@ -86,7 +86,7 @@ def pictures() -> Dataset:
     ],
 )
 def test_the_published_model_read_wrongly(pictures: Dataset, changes: dict, words: str | None) -> None:
-    found = check_adapter(mnist(**changes), pictures, "mnist", images=64)
+    found = check_adapter(mnist(**changes), pictures, "mnist", images=48)
     if words is None:
         assert found.problems == ()
     else:

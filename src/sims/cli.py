@@ -24,7 +24,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 import sims
 from sims import processes
-from sims.commands.check import check_model
+from sims.commands.check_model import check_model
 from sims.commands.evaluate import evaluate
 from sims.commands.export import export
 from sims.commands.flags import in_flags, speaking_of

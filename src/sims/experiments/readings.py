@@ -51,14 +51,21 @@ class Reading:
             yield self.changed(words, schedule=schedule)
 
     def combined(self) -> Iterator[Reading]:
-        """Readings that differ in prediction, kind of schedule and range at once."""
-        kinds = [("", self.schedule), *((words, made) for words, made in _schedules(self.schedule) if made.settings)]
-        for words, schedule in kinds:
-            with_schedule = self.changed(words, schedule=schedule) if words else self
+        """Readings that differ in kind of schedule, prediction and range at once."""
+        kind = _kind(self.schedule)
+        others = [
+            self.changed(words, schedule=made) for words, made in _schedules(self.schedule) if _kind(made) != kind
+        ]
+        for reading in (self, *others):
             for prediction in PREDICTIONS:
-                name = f"prediction={prediction!r}"
-                with_prediction = with_schedule.changed(name, prediction=prediction)
-                yield with_schedule if prediction == self.prediction else with_prediction
+                for span in RANGES:
+                    made = reading
+                    if prediction != self.prediction:
+                        made = made.changed(f"prediction={prediction!r}", prediction=prediction)
+                    if span != self.data_range:
+                        made = made.changed(f"data_range=({span[0]:g}, {span[1]:g})", data_range=span)
+                    if made.makes_sense:
+                        yield made
 
     def time_words(self) -> set[str]:
         """The words of readings that differ in the origin of whole times alone."""
@@ -89,6 +96,12 @@ class _Signed(InterpolantPrecond):
     def _scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         c_skip, c_out, c_in, time = super()._scalings(sigma)
         return c_skip, self.sign * c_out, c_in, time
+
+
+def _kind(schedule: Interpolant) -> tuple[object, ...] | None:
+    """A schedule but for the times it tells; None for one that is code."""
+    settings = schedule.settings
+    return None if settings is None else tuple(settings.get(key) for key in ("name", "data_at", "high", "told"))
 
 
 def _origin_alone(given: dict[str, Any], other: dict[str, Any]) -> bool:
