@@ -19,7 +19,8 @@ ROOT = Path(sims.__file__).parent
 # A new module or package belongs on a floor: name it here.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("files", "denoiser", "config", "safe_pickle", "processes", "seeds"),
+    ("files", "denoiser", "safe_pickle", "processes", "seeds"),
+    ("config",),
     ("results",),
     ("networks", "sampling", "gaussians", "data", "metrics"),
     ("preconditioning", "guidance"),

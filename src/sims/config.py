@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import json
 import math
-import tomllib
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,15 +13,18 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from sims.errors import UserError
+from sims.files import read_json, read_toml
 
 T = TypeVar("T")
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 NON_FINITE = ("inf", "-inf", "nan")  # as JSON keeps them
+_WIDEST = 1 << 63  # whole numbers have at most 64 bits, as in tensors and tables
+_SHOWN = 80  # characters of a foreign text that enter a message
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint for a misspelt name: ``; did you mean 'x'?``, or the list of the names that there are."""
-    names = sorted(names)
+    names, name = sorted(names), name[:_SHOWN]  # comparing long texts takes forever
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
@@ -55,6 +57,34 @@ def override(options: T, values: Mapping[str, object], where: str = "") -> T:
     return dataclasses.replace(options, **changes)  # type: ignore[type-var]
 
 
+def read_as(path: str | Path, kind: type[T], rest: bool = False) -> T:
+    """A JSON file as the dataclass that it becomes, as ``fitted``.
+
+    >>> from dataclasses import dataclass
+    >>> from sims.files import write_json
+    >>> @dataclass(frozen=True)
+    ... class Position:
+    ...     step: int
+    >>> write_json(FOLDER + "/position.json", {"step": 3})
+    >>> read_as(FOLDER + "/position.json", Position)
+    Position(step=3)
+    """
+    return fitted(read_json(path), kind, str(path), rest)
+
+
+def fitted(value: Any, kind: Any, where: str, rest: bool = False) -> Any:
+    """A plain value that was read at ``where`` as the annotated type; ``rest``: unknown keys are passed over.
+
+    Errors: a UserError that names the file, the key, the value and what belongs there.
+    """
+    if rest and isinstance(value, dict):
+        value = {entry.name: value[entry.name] for entry in dataclasses.fields(kind) if entry.name in value}
+    try:
+        return convert(value, kind, "", "entry")
+    except UserError as error:
+        raise UserError(f"{where}: {error}; correct or restore the file") from None
+
+
 def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
     """One plain value as the annotated type; a UserError says which ``what`` it is, the value and the accepted type.
 
@@ -84,17 +114,27 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
         if len(kinds) == len(value):
             return origin(convert(v, one, f"{name}[{i}]", what) for i, (v, one) in enumerate(zip(value, kinds)))
     elif origin is dict and isinstance(value, dict):
-        return {str(key): convert(item, arguments[1], f"{name}.{key}", what) for key, item in value.items()}
+        return {str(key): convert(item, arguments[1], _at(name, key), what) for key, item in value.items()}
     elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _from_table(value, kind, name, what)
     elif kind is float and not isinstance(value, bool) and (isinstance(value, int | float) or value in NON_FINITE):
         return float(value)
-    elif kind is Path and isinstance(value, str | Path):
+    elif kind is Path and isinstance(value, str | Path) and "\0" not in str(value):
         return Path(value).expanduser()
-    elif isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    elif kind is int and isinstance(value, int):
+        if not isinstance(value, bool) and -_WIDEST <= value < 2 * _WIDEST:
+            return value
+    elif isinstance(kind, type) and isinstance(value, kind):
         return value
     wanted = getattr(kind, "__name__", str(kind))
+    if name == "":
+        raise UserError(f"{str(value)[:200]!r} stands there, and no table of entries ({wanted})")
     raise UserError(f"{what} {name!r}: {str(value)[:200]!r} is not a valid {wanted}")
+
+
+def _at(name: str, key: object) -> str:
+    """The name of a key in the table of this name."""
+    return f"{name}.{str(key)[:_SHOWN]}" if name else str(key)[:_SHOWN]
 
 
 def _kinds(union: tuple[Any, ...]) -> set[Any]:
@@ -108,12 +148,12 @@ def _from_table(values: Mapping[str, object], kind: Any, name: str, what: str) -
     fields = {entry.name: entry for entry in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
-            raise UserError(f"unknown {what} '{name}.{key}'{nearest(str(key), fields)}")
+            raise UserError(f"unknown {what} {_at(name, key)!r}{nearest(str(key), fields)}")
     for key, entry in fields.items():
         required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
         if required and key not in values:
-            raise UserError(f"{what} '{name}.{key}' is missing")
-    return kind(**{key: convert(item, hints[key], f"{name}.{key}", what) for key, item in values.items()})
+            raise UserError(f"{what} {_at(name, key)!r} is missing")
+    return kind(**{key: convert(item, hints[key], _at(name, key), what) for key, item in values.items()})
 
 
 def to_dict(options: Any) -> dict[str, JSON]:
@@ -157,11 +197,7 @@ def recipe_path(name: str) -> Path:
 
 def load_recipe(name: str) -> dict[str, JSON]:
     """The values that a recipe file sets; broken TOML is a UserError with the line."""
-    path = recipe_path(name)
-    try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not valid TOML: {error}") from None
+    return read_toml(recipe_path(name))  # type: ignore[no-any-return]
 
 
 def to_toml(values: Mapping[str, object], prefix: str = "") -> str:
