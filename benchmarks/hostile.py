@@ -9,7 +9,7 @@ Every input is read by a process of its own, forked from one that has imported t
     executions  a file appeared that only code within the input makes
     programs    a process was started, or a connection tried
     tracebacks  a traceback, a signal, or another exit status
-    time        more than 15 s, without those that the process waited for a busy CPU
+    time        more than 15 s, without those that the process waited for a busy CPU; or 4 s without any work
     memory      more address space than the honest input of the same entrance takes and 2 GB, or a message that it would
     raw         control characters, reversed text or HTML of the input reached the terminal or the page
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -41,7 +42,7 @@ import torch  # noqa: E402
 from common import save  # noqa: E402
 from hostile_models import model_and_other_trials  # noqa: E402
 
-SECONDS, ROOM = 15.0, 2 << 30
+SECONDS, STILL, ROOM = 15.0, 4.0, 2 << 30
 OUTCOMES = ("read", "refused", "executions", "programs", "tracebacks", "time", "memory", "raw")
 NO_MEMORY = ("memory did not suffice", "MemoryError", "bad_alloc", "annot allocate", "n't allocate", "nable to allocate")
 REVERSING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x2028, 0x2029}
@@ -95,6 +96,8 @@ class Running:
     pid: int
     begin: float
     size: int  # bytes of address space at the start
+    used: int = 0  # CPU time at ``moved``, the last time that some was used
+    moved: float = 0.0
 
     def log(self) -> Path:
         return self.place / "log.txt"
@@ -203,10 +206,22 @@ def waited(pid: int) -> float:
         return 0.0
 
 
+def cpu(pid: int) -> int:
+    """CPU time of a process, in the system's ticks."""
+    try:
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:15]))
+    except (OSError, IndexError):
+        return 0
+
+
 def ended(running: Running) -> tuple[int | None, float] | None:
-    """The exit status (None: killed for its time) and seconds; None while it runs."""
-    seconds = time.monotonic() - running.begin
-    late = seconds - waited(running.pid) > SECONDS
+    """The exit status (None: killed for its time, or because it waits for what never comes) and seconds; None: runs."""
+    now = time.monotonic()
+    seconds, used = now - running.begin, cpu(running.pid)
+    if used != running.used:
+        running.used, running.moved = used, now
+    idle = now - max(running.moved, running.begin) - waited(running.pid) > STILL
+    late = idle or seconds - waited(running.pid) > SECONDS
     if late:
         os.killpg(running.pid, signal.SIGKILL)
     pid, status = os.waitpid(running.pid, 0 if late else os.WNOHANG)
@@ -319,7 +334,7 @@ def imported() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="inputs whose entrance, kind or name hold this text")
+    parser.add_argument("--only", default="", help="inputs whose 'entrance | kind | name' match this expression")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--root", type=Path, help="folder for honest files, which are made where they are missing")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "hostile.json")
@@ -342,7 +357,7 @@ def main() -> int:
     for result in honest:
         if result["grown"] is not None:
             growth[result["entrance"]] = max(growth.get(result["entrance"], 0), result["grown"])
-    chosen = [t for t in trials if options.only in f"{t.entrance} | {t.kind} | {t.name}" and t.kind]
+    chosen = [t for t in trials if re.search(options.only, f"{t.entrance} | {t.kind} | {t.name}") and t.kind]
     results = honest + run_all(chosen, options.jobs, work, growth)
     tables = {"entrance": table(results, "entrance"), "kind": table(results, "kind")}
     bad = [r for r in results if not {"read", "refused"} & {*r["outcomes"]} or (r["kind"] == 0 and r["status"] != 0)]
