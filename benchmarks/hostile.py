@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Hostile and broken files at every entrance: nothing of theirs runs, nothing hangs, nothing fills the memory.
 
     python benchmarks/hostile.py [--only TEXT] [--jobs 2] [--out benchmarks/results/hostile.json]
@@ -37,14 +38,22 @@ os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE=
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
-import hostile_inputs as inputs  # noqa: E402
 import torch  # noqa: E402
+
+import hostile_inputs as inputs  # noqa: E402
 from common import save  # noqa: E402
 from hostile_models import model_and_other_trials  # noqa: E402
 
 SECONDS, STILL, ROOM = 15.0, 4.0, 2 << 30
 OUTCOMES = ("read", "refused", "executions", "programs", "tracebacks", "time", "memory", "raw")
-NO_MEMORY = ("memory did not suffice", "MemoryError", "bad_alloc", "annot allocate", "n't allocate", "nable to allocate")
+NO_MEMORY = (
+    "memory did not suffice",
+    "MemoryError",
+    "bad_alloc",
+    "annot allocate",
+    "n't allocate",
+    "nable to allocate",
+)
 REVERSING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x2028, 0x2029}
 AUDITED = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.forkpty", "socket.connect")
 
@@ -53,10 +62,10 @@ def prepare(root: Path) -> None:
     """Honest files of every kind; in a process of its own, because it starts threads."""
     import diffusers
     import pytest
-    import snapshots
-    import tiny
     from safetensors.torch import save_file
 
+    import snapshots
+    import tiny
     from sims.cli import main
 
     data = inputs.pictures(root / "pictures", 60)
@@ -315,9 +324,9 @@ def in_markdown(tables: dict[str, dict[str, dict[str, int]]], about: str) -> str
 
 def imported() -> None:
     """Import all that commands import when they need it, once for all processes."""
-    import diffusers  # noqa: F401
+    import diffusers
     import jinja2  # noqa: F401
-    import matplotlib.figure  # noqa: F401
+    import matplotlib.figure
     import matplotlib.pyplot  # noqa: F401
     import scipy.linalg  # noqa: F401
     import sklearn.datasets
@@ -344,9 +353,9 @@ def main() -> int:
     if options.prepare:
         prepare(root)
         return 0
-    if not (root / "done.safetensors").is_file():
-        if status := os.spawnv(os.P_WAIT, sys.executable, [sys.executable, __file__, "--prepare", "--root", str(root)]):
-            return status
+    words = [sys.executable, __file__, "--prepare", "--root", str(root)]
+    if not (root / "done.safetensors").is_file() and (status := os.spawnv(os.P_WAIT, sys.executable, words)):
+        return status
     imported()
     inputs.files.zeros(9)
     trials = [*inputs.data_trials(), *model_and_other_trials(inputs.Base(root))]
@@ -366,7 +375,9 @@ def main() -> int:
     text = in_markdown(tables, about + " Command: `python benchmarks/hostile.py`.")
     print(text)
     for result in bad:
-        print(f"{result['outcomes']} {result['entrance']} | {result['kind']} | {result['name']}: {result['text'][-300:]!r}")
+        print(
+            f"{result['outcomes']} {result['entrance']} | {result['kind']} | {result['name']}: {result['text'][-300:]!r}"
+        )
     if not options.only:
         failures = [{key: r[key] for key in ("entrance", "kind", "name", "outcomes", "status", "seconds")} for r in bad]
         save(options.out, {"tables": tables, "failures": failures})

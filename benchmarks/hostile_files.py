@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Bytes of files that lie, unfold, never end, or name programs: what `hostile_inputs` puts into every entrance."""
 
 from __future__ import annotations
@@ -98,7 +99,9 @@ def stored(name: str, data: bytes) -> tuple[bytes, bytes, int, int, int]:
     return name.encode(), data, 0, zlib.crc32(data), len(data)
 
 
-def bomb(name: str, head: bytes = b"", gigabytes: int = 9, declared: int | None = None) -> tuple[bytes, bytes, int, int, int]:
+def bomb(
+    name: str, head: bytes = b"", gigabytes: int = 9, declared: int | None = None
+) -> tuple[bytes, bytes, int, int, int]:
     """A member of that many GB of zeros after ``head``, which may declare another size."""
     data, crc, size = deflated(head, gigabytes)
     return name.encode(), data, 8, crc, size if declared is None else declared

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Hostile and broken inputs for every entrance: each is a maker of files and the command that is to read them."""
 
 from __future__ import annotations
@@ -14,19 +15,44 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hostile_files as files
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from hostile_files import BROKEN_JSON, BROKEN_TOML, SPECIAL, STRINGS, WRONG, bomb, npy, npy_header, npz_of, stored, with_value, zip_of  # noqa: E501
+
+import hostile_files as files
+from hostile_files import (
+    BROKEN_JSON,
+    BROKEN_TOML,
+    SPECIAL,
+    STRINGS,
+    WRONG,
+    bomb,
+    npy,
+    npy_header,
+    npz_of,
+    stored,
+    with_value,
+    zip_of,
+)
 
 Words = list[str]
 Make = Callable[[Path], Words]
 KINDS = {12: "declared sizes", 13: "tables", 14: "no regular file", 15: "formats", 16: "strings", 0: "honest"}
 CANARY = "canary"
-TRAIN = "--network.width 8 --network.blocks 1 --network.embedding 8 --base.images 512 --base.train.batch 64".split()
-TRAIN += "--base.snapshots , --sampler.steps 2".split()
+TRAIN = [
+    "--network.width",
+    "8",
+    "--network.blocks",
+    "1",
+    "--network.embedding",
+    "8",
+    "--base.images",
+    "512",
+    "--base.train.batch",
+    "64",
+]
+TRAIN += ["--base.snapshots", ",", "--sampler.steps", "2"]
 
 
 @dataclass(frozen=True)
@@ -297,9 +323,14 @@ def parquet_trials() -> Iterator[Trial]:
         "features are a list": lambda p: files.table(p, cells, [1, 2], label=[0] * 40),
         "features are nested": lambda p: files.table(p, cells, {"label": {"names": [[[[]]]] * 40}}, label=[0] * 40),
         "a shape of 2^50": lambda p: pq.write_table(
-            pa.table({"data": lists}).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": shape}})}), p
+            pa.table({"data": lists}).replace_schema_metadata(
+                {"huggingface": json.dumps({"info": {"features": shape}})}
+            ),
+            p,
         ),
-        "one row of 2^32 values": lambda p: pq.write_table(pa.table({"data": long_list(1 << 32)}), p, compression="zstd"),
+        "one row of 2^32 values": lambda p: pq.write_table(
+            pa.table({"data": long_list(1 << 32)}), p, compression="zstd"
+        ),
         "no rows": lambda p: files.table(p, []),
         "nulls": lambda p: files.table(p, [None] * 40),  # type: ignore[list-item]
         "empty cells": lambda p: files.table(p, [b""] * 40),
@@ -312,7 +343,11 @@ def parquet_trials() -> Iterator[Trial]:
 
 def long_list(count: int) -> pa.Array:
     step = 1 << 28
-    values = pa.concat_arrays([pa.array(np.zeros(step, np.uint8))] * 1) if count <= step else pa.array(np.zeros(step, np.uint8))
+    values = (
+        pa.concat_arrays([pa.array(np.zeros(step, np.uint8))] * 1)
+        if count <= step
+        else pa.array(np.zeros(step, np.uint8))
+    )
     return pa.LargeListArray.from_arrays(pa.array([0, min(count, step)]), values)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, E731
 """Hostile and broken models, stores, statistics, runs, recipes, label files and extractors for every entrance."""
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hostile_files as files
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+
+import hostile_files as files
 from hostile_files import BROKEN_JSON, BROKEN_TOML, SPECIAL, STRINGS, WRONG, npy, npy_header, npz_of, stored, with_value
 from hostile_inputs import CANARY, TRAIN, Base, Trial, Words, pictures, put, special
 
@@ -39,7 +41,9 @@ def told(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def edits_of_json(base: Base, folder: str, file: str, keys: list[str], wrong: dict[str, Any] = WRONG) -> Iterator[tuple[int, str, Edit]]:  # noqa: E501
+def edits_of_json(
+    base: Base, folder: str, file: str, keys: list[str], wrong: dict[str, Any] = WRONG
+) -> Iterator[tuple[int, str, Edit]]:
     """Every way to spoil a JSON file: broken, of the wrong kind in one place, or no regular file."""
     for name, data in BROKEN_JSON.items():
         yield 13, f"{file}: {name}", lambda f, data=data: put(f / file, data)  # type: ignore[misc]
@@ -58,7 +62,16 @@ THREE = {name: WRONG[name] for name in ("10^18", "a list", "a surrogate")}
 # -- models ------------------------------------------------------------------------------------------------------------
 
 MODEL: dict[str, Callable[[Path, Path], Words]] = {
-    "sample": lambda model, place: ["sample", str(model), "--out", str(place / "s"), "--seeds", "0-1", "--batch-size", "2"],
+    "sample": lambda model, place: [
+        "sample",
+        str(model),
+        "--out",
+        str(place / "s"),
+        "--seeds",
+        "0-1",
+        "--batch-size",
+        "2",
+    ],
     "inspect model": lambda model, place: ["inspect", str(model)],
 }
 
@@ -83,8 +96,14 @@ def model_trials(base: Base) -> Iterator[Trial]:
         yield from spoilt(MODEL, base, "run/model", 12, f"model.json: {name}", lambda f, key=key, value=value: put(  # type: ignore[misc]
             f / "model.json", with_value(told(f / "model.json"), key, value)))  # fmt: skip
     weights: dict[str, tuple[int, bytes | None]] = {
-        "declare 1 TB": (12, files.safetensors({"x": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}})),
-        "declare 2^62": (12, files.safetensors({"x": {"dtype": "F32", "shape": [1 << 60], "data_offsets": [0, 1 << 62]}})),
+        "declare 1 TB": (
+            12,
+            files.safetensors({"x": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}),
+        ),
+        "declare 2^62": (
+            12,
+            files.safetensors({"x": {"dtype": "F32", "shape": [1 << 60], "data_offsets": [0, 1 << 62]}}),
+        ),
         "a header of 2^62": (12, files.safetensors({}, length=1 << 62)),
         "a header of 99 MB": (12, files.safetensors(b"[" * 99_000_000)),
         "nested": (13, files.safetensors(b"[" * 100_000)),
@@ -101,7 +120,7 @@ def model_trials(base: Base) -> Iterator[Trial]:
 
         yield from spoilt(MODEL, base, "run/model", kind, f"weights: {name}", heavy)
     for name in SPECIAL:
-        edit = lambda f, name=name: special(f / "model.safetensors", name)  # noqa: E731
+        edit = lambda f, name=name: special(f / "model.safetensors", name)
         yield from spoilt(MODEL, base, "run/model", 14, f"weights are a {name}", edit)
     for name, text in STRINGS.items():
         for key, value in {
@@ -112,7 +131,7 @@ def model_trials(base: Base) -> Iterator[Trial]:
             "sampler": {text: 1},
             "codec.kind": text,
         }.items():
-            edit = lambda f, key=key, value=value: put(f / "model.json", with_value(told(f / "model.json"), key, value))  # noqa: E731, E501
+            edit = lambda f, key=key, value=value: put(f / "model.json", with_value(told(f / "model.json"), key, value))
             yield from spoilt(MODEL, base, "run/model", 16, f"{name} in {key}", edit)
 
 
@@ -163,7 +182,7 @@ def store_trials(base: Base) -> Iterator[Trial]:
         keys += ["shards"] if file == "manifest.json" else ["provenance"]
         for kind, name, edit in edits_of_json(base, "store", file, keys, wrong):
             only = ("inspect store", "data check store") if kind == 14 else ("data check store",)
-            yield from spoilt(STORE, base, "store", kind, name, edit, only if kind != 13 or "is" in name else only)
+            yield from spoilt(STORE, base, "store", kind, name, edit, only)
 
     def shard(folder: Path, make: Callable[[Path], Any]) -> None:
         file = folder / "part-00000.parquet"
@@ -190,11 +209,16 @@ def store_trials(base: Base) -> Iterator[Trial]:
         **{f"a {name}": (14, lambda p, name=name: special(p, name)) for name in SPECIAL},  # type: ignore[misc]
     }
     for name, (kind, make) in shards.items():
-        edit = lambda f, make=make: shard(f, make)  # noqa: E731
+        edit = lambda f, make=make: shard(f, make)
         yield from spoilt(STORE, base, "store", kind, f"shard: {name}", edit)
     for name, text in STRINGS.items():
-        for key, value in {"class_names": [text] * 10, "provenance": {text: text}, "space": text, "codec.kind": text}.items():
-            edit = lambda f, key=key, value=value: both(f, key, value)  # noqa: E731
+        for key, value in {
+            "class_names": [text] * 10,
+            "provenance": {text: text},
+            "space": text,
+            "codec.kind": text,
+        }.items():
+            edit = lambda f, key=key, value=value: both(f, key, value)
             yield from spoilt(STORE, base, "store", 16, f"{name} in {key}", edit)
 
 
@@ -258,7 +282,9 @@ def statistics_trials(base: Base) -> Iterator[Trial]:
             yield Trial("statistics", 16 if "codes" in name else 13, f"header: {key} is {name}",
                         lambda place, key=key, value=value: against(place, statistics(place, {**about, key: value})))  # type: ignore[misc]  # fmt: skip
     for name, data in BROKEN_JSON.items():
-        yield Trial("rows", 13, f"jsonl: {name}", lambda place, data=data: ["evaluate", str(put(place / "x.jsonl", data))])  # type: ignore[misc]
+        yield Trial(
+            "rows", 13, f"jsonl: {name}", lambda place, data=data: ["evaluate", str(put(place / "x.jsonl", data))]
+        )  # type: ignore[misc]
     row = base.root / "rows.jsonl"
     for key in ("metric", "value", "samples", "extractor", "num_samples", "settings"):
         for name, value in {**THREE, **STRINGS}.items():
@@ -323,7 +349,14 @@ def experiment_trials(base: Base) -> Iterator[Trial]:
         yield Trial("recipe", 14, name, lambda place, name=name: recipe(place, special(place / "x.toml", name)))  # type: ignore[misc]
 
     def shift(place: Path, *more: str) -> Words:
-        return ["shift", "--run", str(place / "run"), "--data.path", str(pictures(place / "data", 60, classes=True)), *more]
+        return [
+            "shift",
+            "--run",
+            str(place / "run"),
+            "--data.path",
+            str(pictures(place / "data", 60, classes=True)),
+            *more,
+        ]
 
     yield Trial("target", 0, "as it was", lambda place: shift(
         place, "--target", str(put(place / "t.json", {"target": {"a": 0.3, "b": 0.7}}))))  # fmt: skip
@@ -376,7 +409,9 @@ def run_trials(base: Base) -> Iterator[Trial]:
         ],
     }  # fmt: skip
     yield from spoilt(run, base, "run", 0, "as it was", lambda f: None)
-    for kind, name, edit in edits_of_json(base, "run", "config.json", ["format", "command", "data", "data.path", "seed"], FEW):
+    for kind, name, edit in edits_of_json(
+        base, "run", "config.json", ["format", "command", "data", "data.path", "seed"], FEW
+    ):
         yield from spoilt(run, base, "run", kind, name, edit)
     for file in ("training/done.json", "training/state.safetensors", "model/model.json", "log", "lock"):
         for name in PIPES:
@@ -388,14 +423,20 @@ def run_trials(base: Base) -> Iterator[Trial]:
                     (folder / "training" / "done.json").unlink(missing_ok="state" in file)
 
             yield from spoilt(run, base, "run", 14, f"{file} is a {name}", edit)
-    for name, data in {**BROKEN_JSON, "images of a text": b'{"images": "x"}', "images of 10^4000": b'{"images": 1' + b"0" * 4000 + b"}"}.items():
-        edit = lambda f, data=data: put(f / "training" / "done.json", data)  # noqa: E731
+    for name, data in {
+        **BROKEN_JSON,
+        "images of a text": b'{"images": "x"}',
+        "images of 10^4000": b'{"images": 1' + b"0" * 4000 + b"}",
+    }.items():
+        edit = lambda f, data=data: put(f / "training" / "done.json", data)
         yield from spoilt(run, base, "run", 13, f"done.json: {name}", edit, ("inspect run",))
-        edit = lambda f, data=data: put(f / "seconds.json", data)  # noqa: E731
+        edit = lambda f, data=data: put(f / "seconds.json", data)
         yield from spoilt(run, base, "run", 13, f"seconds.json: {name}", edit, ("inspect run",))
     for name, text in STRINGS.items():
         for key, value in {"command": text, "data.path": text, "data": {text: text}}.items():
-            edit = lambda f, key=key, value=value: put(f / "config.json", with_value(told(f / "config.json"), key, value))  # noqa: E731, E501
+            edit = lambda f, key=key, value=value: put(
+                f / "config.json", with_value(told(f / "config.json"), key, value)
+            )
             yield from spoilt(run, base, "run", 16, f"config.json: {name} in {key}", edit)
     report: dict[str, Callable[[Path, Path], Words]] = {
         "report": lambda there, place: ["report", str(there)],
@@ -406,7 +447,7 @@ def run_trials(base: Base) -> Iterator[Trial]:
     for kind, name, edit in edits_of_json(base, "improved", "summary.json", list(summary)[::2], THREE):
         yield from spoilt(report, base, "improved", kind, name, edit, () if kind == 14 else ("report",))
     for name, text in STRINGS.items():
-        edit = lambda f, text=text: put(f / "summary.json", every_text(told(f / "summary.json"), text))  # noqa: E731
+        edit = lambda f, text=text: put(f / "summary.json", every_text(told(f / "summary.json"), text))
         yield from spoilt(report, base, "improved", 16, f"{name} in every text", edit)
     grids: dict[str, tuple[int, Callable[[Path], Any]]] = {
         "of 9 GB": (12, lambda p: put(p, files.zip_of([files.bomb("base.npy", npy_header((9 << 20, 32, 32, 1)))]))),
@@ -420,7 +461,7 @@ def run_trials(base: Base) -> Iterator[Trial]:
         **{f"is a {name}": (14, lambda p, name=name: special(p, name)) for name in SPECIAL},  # type: ignore[misc]
     }  # fmt: skip
     for name, (kind, make) in grids.items():
-        edit = lambda f, make=make: make(f / "grids.npz")  # noqa: E731
+        edit = lambda f, make=make: make(f / "grids.npz")
         yield from spoilt(report, base, "improved", kind, f"grids {name}", edit, ("report",))
 
 
@@ -460,7 +501,10 @@ def import_trials(base: Base) -> Iterator[Trial]:
         "of 2^60 by doubling": (12, lambda _: b"\x80\x02)" + b"2\x86" * 60 + b"."),
         "of a long by digits": (12, lambda _: b"L" + b"9" * 1_000_000 + b"L\n."),
         "of memo 2^31": (12, lambda _: b"\x80\x02Nr\xff\xff\xff\x7f."),
-        "of escape codes": (16, lambda _: b"\x80\x02c" + files.ESCAPES.encode() + b"\n" + files.RETURN.encode() + b"\n."),
+        "of escape codes": (
+            16,
+            lambda _: b"\x80\x02c" + files.ESCAPES.encode() + b"\n" + files.RETURN.encode() + b"\n.",
+        ),
     }
     for name, (kind, content) in contents.items():
         yield Trial("import pickle", kind, f"pkl {name}", lambda place, content=content: pkl(place, content(place)))  # type: ignore[misc]
@@ -480,16 +524,20 @@ def import_trials(base: Base) -> Iterator[Trial]:
                  "prediction_type": files.REVERSED, "_class_name": "os.system", "timestep_spacing": []}  # fmt: skip
     for file, table in (("unet/config.json", unet), ("scheduler/scheduler_config.json", scheduler)):
         for key, value in table.items():
-            edit = lambda f, file=file, key=key, value=value: put(f / file, with_value(told(f / file), key, value))  # noqa: E731, E501
-            kind = 16 if isinstance(value, str) and "\x1b" in value or value == files.REVERSED else 12
+            edit = lambda f, file=file, key=key, value=value: put(f / file, with_value(told(f / file), key, value))
+            kind = 16 if (isinstance(value, str) and "\x1b" in value) or value == files.REVERSED else 12
             yield from spoilt(folder, base, "diffusers", kind, f"{file}: {key}", edit)
         for kind, name, edit in edits_of_json(base, "diffusers", file, [], {}):
             yield from spoilt(folder, base, "diffusers", kind, name, edit, ("import diffusers",))
-    for kind, name, edit in edits_of_json(base, "diffusers", "model_index.json", ["_class_name", "unet", "scheduler"], FEW):
+    for kind, name, edit in edits_of_json(
+        base, "diffusers", "model_index.json", ["_class_name", "unet", "scheduler"], FEW
+    ):
         yield from spoilt(folder, base, "diffusers", kind, name, edit, ("import diffusers",))
     weights = "unet/diffusion_pytorch_model.safetensors"
     for name in SPECIAL:
-        yield from spoilt(folder, base, "diffusers", 14, f"weights are a {name}", lambda f, name=name: special(f / weights, name))  # type: ignore[misc]
+        yield from spoilt(
+            folder, base, "diffusers", 14, f"weights are a {name}", lambda f, name=name: special(f / weights, name)
+        )  # type: ignore[misc]
     yield from spoilt(folder, base, "diffusers", 15, "weights are a pickle", lambda f: (
         (f / weights).unlink(), put(f / "unet" / "diffusion_pytorch_model.bin", files.payload(f.parent / CANARY))))  # fmt: skip
 
@@ -505,5 +553,13 @@ def edited(snapshot: bytes, key: bytes, value: int) -> bytes:
 
 def model_and_other_trials(base: Base) -> list[Trial]:
     """Every trial that needs honest files to spoil."""
-    makers = (model_trials, store_trials, statistics_trials, extractor_trials, experiment_trials, run_trials, import_trials)
+    makers = (
+        model_trials,
+        store_trials,
+        statistics_trials,
+        extractor_trials,
+        experiment_trials,
+        run_trials,
+        import_trials,
+    )
     return [trial for maker in makers for trial in maker(base)]
