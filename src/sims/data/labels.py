@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from sims.data.listing import Listing, common_folders
 from sims.data.pictures import Unreadable
 from sims.errors import UserError
+from sims.files import parse_json
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
 _NAME_KEYS, _LABEL_KEYS = ("file_name", "filename", "image", "path"), ("label", "labels", "class", "class_name")
@@ -61,9 +61,9 @@ def _table(listing: Listing, file: str, where: str) -> dict[str, Any] | None:
         if file.endswith(".csv"):
             return _of_rows(list(csv.DictReader(io.StringIO(text))))
         if file.endswith(".jsonl"):
-            return _of_rows([json.loads(line) for line in text.splitlines() if line.strip()])
-        found = json.loads(text)
-    except (ValueError, RecursionError, csv.Error, OSError, Unreadable) as error:
+            return _of_rows(parse_json(text, where, lines=True))
+        found = parse_json(text, where)
+    except (ValueError, csv.Error, OSError, Unreadable) as error:
         raise UserError(f"{where} cannot be read ({error}): correct the file, or remove it") from error
     if isinstance(found, dict) and "labels" in found:
         found = found["labels"]
