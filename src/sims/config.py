@@ -8,7 +8,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,6 +19,7 @@ T = TypeVar("T")
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 NON_FINITE = ("inf", "-inf", "nan")  # as JSON keeps them
 _WIDEST = 1 << 63  # whole numbers have at most 64 bits, as in tensors and tables
+MOST_SIZE, MOST_ENTRIES = 1 << 20, 100_000  # of numbers and lists that say what a network is made of
 _SHOWN = 80  # characters of a foreign text that enter a message
 
 
@@ -82,7 +83,31 @@ def fitted(value: Any, kind: Any, where: str, rest: bool = False) -> Any:
     try:
         return convert(value, kind, "", "entry")
     except UserError as error:
-        raise UserError(f"{where}: {error}; correct or restore the file") from None
+        raise UserError(f"{where}{': ' * bool(where)}{error}; correct or restore the file") from None
+
+
+def check_arguments(make: Callable[..., object], values: Mapping[str, object], where: str) -> None:
+    """UserError unless these are arguments of a class, of its annotated types and of sizes that networks have.
+
+    What is made by a file's numbers is checked before: a million channels or taps are a mistake, or mean harm.
+    """
+    hints = {name: kind for name, kind in typing.get_type_hints(make.__init__).items() if name != "return"}
+    for name, value in values.items():
+        if name not in hints:
+            raise UserError(f"unknown argument {_at(where, name)!r}{nearest(name, hints)}")
+        convert(value, hints[name], _at(where, name), "argument")
+        check_sizes(value, _at(where, name))
+
+
+def check_sizes(value: object, name: str) -> None:
+    """UserError where a plain value holds a whole number or a list beyond what networks have."""
+    if isinstance(value, int) and abs(value) > MOST_SIZE:
+        raise UserError(f"{name!r} is {value:,}: whole numbers here are at most {MOST_SIZE:,}")
+    if isinstance(value, list | tuple | dict):
+        if len(value) > MOST_ENTRIES:
+            raise UserError(f"{name!r} has {len(value):,} entries: at most {MOST_ENTRIES} are possible")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            check_sizes(item, _at(name, key))
 
 
 def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
@@ -109,10 +134,11 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
             return value
         hint = nearest(str(value), map(str, arguments))
         raise UserError(f"{what} {name!r}: {value!r} is not one of its values{hint}")
-    elif origin in (tuple, list) and isinstance(value, list | tuple):
+    elif origin in (tuple, list, Sequence) and isinstance(value, list | tuple):
         kinds = arguments if arguments[-1] is not Ellipsis and origin is tuple else arguments[:1] * len(value)
         if len(kinds) == len(value):
-            return origin(convert(v, one, f"{name}[{i}]", what) for i, (v, one) in enumerate(zip(value, kinds)))
+            items = (convert(v, one, f"{name}[{i}]", what) for i, (v, one) in enumerate(zip(value, kinds)))
+            return tuple(items) if origin is tuple else list(items)
     elif origin is dict and isinstance(value, dict):
         return {str(key): convert(item, arguments[1], _at(name, key), what) for key, item in value.items()}
     elif dataclasses.is_dataclass(kind) and isinstance(value, dict):

@@ -15,6 +15,7 @@ from sims import api
 from sims.commands.flags import in_flags
 from sims.commands.options import EvaluateCommand
 from sims.errors import UserError
+from sims.files import read_json_lines
 from sims.report.numbers import decimals, fixed, plus_minus
 from sims.results.common import Interval
 from sims.results.scores import ClassScores, Difference, ScoreFigure, ScoreRow, Scores, ScoreTable, diverged_words
@@ -75,8 +76,8 @@ def _scores(given: list[str], options: EvaluateCommand, earlier: list[ScoreRow])
 def read_rows(file: Path) -> list[ScoreRow]:
     """Rows written with --out; UserError where the file is missing, empty or holds something else."""
     try:
-        rows = [ScoreRow.from_json(json.loads(line)) for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError, TypeError, AttributeError, UserError) as error:
+        rows = [ScoreRow.from_json(row) for row in read_json_lines(file)]
+    except UserError as error:
         text = f"{file} cannot be read as rows of scores ({error}): give a file written with --out"
         raise UserError(text) from error
     if not rows:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from sims.commands.options import InspectCommand
-from sims.config import JSON, to_dict, to_toml
+from sims.config import JSON, read_as, to_dict, to_toml
 from sims.data.codec import Codec
 from sims.data.store import Store, StoreHeader, is_store
 from sims.denoiser import Denoiser, networks_of
@@ -155,17 +155,18 @@ def store_lines(path: Path) -> list[Line]:
 
 def run_lines(path: Path) -> list[Line]:
     """A run: what it was asked for, what is finished, and what came out."""
-    config = read_json(path / "config.json")
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    config = read_as(path / "config.json", dict[str, JSON])
+    if config.get("format") != FORMAT:
         raise UserError(
             f"{path / 'config.json'} is not of run format {FORMAT}: look at it with the version that made it"
         )
-    command = config["command"]
+    command = config.get("command")
     final = path / ("model/model.json" if command == "train" else "summary.json")
     models = sorted(file.parent for file in path.glob("*/model.json"))
-    trained = {file.parent: read_json(file)["images"] for file in sorted(path.rglob("done.json"))}
+    done = {file.parent: read_as(file, dict[str, JSON]) for file in sorted(path.rglob("done.json"))}
+    trained = {place: images for place, told in done.items() if isinstance(images := told.get("images"), int)}
     stores = [file.parent for file in sorted(path.rglob("manifest.json"))]
-    seconds = read_json(path / "seconds.json") if (path / "seconds.json").is_file() else {}
+    seconds = read_as(path / "seconds.json", dict[str, float]) if (path / "seconds.json").is_file() else {}
     lines: list[Line] = [
         ("run", f"{path} ({command})"),
         ("finished", "yes" if final.is_file() else "no: run the same command again to continue"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from sims.data.listing import Listing, common_folders
 from sims.data.pictures import Unreadable
 from sims.errors import UserError
-from sims.files import parse_csv
+from sims.files import parse_csv, parse_json
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
 _NAME_KEYS, _LABEL_KEYS = ("file_name", "filename", "image", "path"), ("label", "labels", "class", "class_name")
@@ -57,14 +56,13 @@ def _table(listing: Listing, file: str, where: str) -> dict[str, Any] | None:
     """Name -> label of a listing; {} where it says that there are no labels; None where it is not understood."""
     try:
         data = listing.read(file)
-        text = data.decode("utf-8-sig")
         if file.endswith(".csv"):
             header, *rows = [row for row in parse_csv(data, where) if row] or [[]]
             return _of_rows([dict(zip(header, row)) for row in rows])
         if file.endswith(".jsonl"):
-            return _of_rows([json.loads(line) for line in text.splitlines() if line.strip()])
-        found = json.loads(text)
-    except (ValueError, RecursionError, OSError, Unreadable) as error:
+            return _of_rows(parse_json(data, where, lines=True))
+        found = parse_json(data, where)
+    except (ValueError, OSError, Unreadable) as error:
         raise UserError(f"{where} cannot be read ({error}): correct the file, or remove it") from error
     if isinstance(found, dict) and "labels" in found:
         found = found["labels"]

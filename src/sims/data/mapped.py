@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from sims.config import read_as
 from sims.errors import UserError
-from sims.files import digest, digest_file, read_json, write_json
+from sims.files import digest, digest_file, write_json
 from sims.screen import say
 
 IN_MEMORY = 1 << 30  # bytes: larger arrays of decoded pictures are kept in a file
@@ -74,7 +75,7 @@ def content(files: Sequence[Path], cache: Path) -> str:
     known = cache / f"content-{digest(stats)[:24]}.json"
     if not known.is_file():
         write_json(known, {"content": digest([digest_file(file) for file in files])})
-    return str(read_json(known)["content"])
+    return read_as(known, dict[str, str]).get("content", "")
 
 
 def mapped(
@@ -133,7 +134,8 @@ def _write(
     """Write blocks into a hidden file, note which are safe on disk, and give the file its name at the end."""
     part, notes = file.with_name(f".{file.stem}.part"), file.with_name(f".{file.stem}.json")
     size, row = math.prod(shape) * dtype.itemsize, math.prod(shape[1:]) * dtype.itemsize
-    done = min(read_json(notes)["rows"], shape[0]) if notes.is_file() and part.is_file() else 0
+    there = read_as(notes, dict[str, int]).get("rows", 0) if notes.is_file() and part.is_file() else 0
+    done = min(max(there, 0), shape[0])
     log(f"{what}: {size / 1e9:.2f} GB in {file.parent}" + (f", {done:,} are there already" if done else ""))
     require_space(what, size - done * row, file.parent)
     begin = last = time.monotonic()

@@ -277,7 +277,7 @@ def _nested(raw: np.ndarray) -> pa.Array:
 
 def _shard_hashes(path: Path) -> dict[str, str]:
     try:
-        return {shard["file"]: shard["sha256"] for shard in read_json(path / _MANIFEST)["shards"]}
+        return {shard["file"]: str(shard["sha256"]) for shard in read_json(path / _MANIFEST)["shards"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{path / _MANIFEST} lists no shards: run the command that made the store again") from error
 

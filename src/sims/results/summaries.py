@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sims.config import JSON, convert
 from sims.errors import UserError
+from sims.files import read_json
 from sims.results.common import Result
 from sims.results.improve import ImproveResult
 from sims.results.loop import LoopResult, PollutionResult
@@ -77,11 +77,7 @@ def read_result(run: Path, kind: type[T] = Result) -> T:  # type: ignore[assignm
         raise UserError(
             f"{run} holds no summary.json: a report needs a finished run; run the same command to finish it"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # covers broken JSON and broken UTF-8
-        raise UserError(f"{path} is not valid JSON ({error}): run the same command again to write it anew") from error
-    result = from_json(values, str(path))
+    result = from_json(read_json(path), str(path))
     if not isinstance(result, kind):
         raise UserError(f"{path} is of {result.experiment!r}, not of {kind.experiment!r}: give a run of that command")
     return result

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sims.config import JSON, differences
+from sims.config import JSON, differences, read_as
 from sims.errors import UserError
 from sims.files import LEFTOVERS, digest, read_json, regular, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
@@ -86,7 +86,7 @@ class Run:
         if not made or not file.exists():  # options that came to nothing, such as a misspelt path, bind nobody
             write_json(file, config)
             return
-        earlier = read_json(file)
+        earlier = read_as(file, dict[str, JSON])
         if (format := earlier.get("format", 1)) != FORMAT:
             raise UserError(
                 f"the run directory {self.path} has format {format} and this version of sims makes format {FORMAT}: "

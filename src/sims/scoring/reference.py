@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from sims.config import JSON
+from sims.config import JSON, read_as
 from sims.data.dataset import Dataset, at_once
 from sims.data.stream import Stream, of_dataset
 from sims.errors import UserError
-from sims.files import digest, read_json, write_json
+from sims.files import digest, write_json
 from sims.interop.latents import Autoencoder
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract, load_extractor
 from sims.metrics.frechet import Moments
@@ -185,22 +185,30 @@ def _features(extractor: Extractor, stream: Stream) -> np.ndarray:
     return np.concatenate([extract(extractor, stream.read(part).x, size) for part in parts])
 
 
+@dataclass(frozen=True)
+class JudgeFacts:
+    """``judge.json``: how well a classifier does on held-out images, or which ready-made extractor measured."""
+
+    accuracy: float | None
+    ready_made: str | None = None
+    data_shape: tuple[int, ...] = ()
+
+
 def read_references(folder: Path, download: bool = False) -> Reference:
     """The extractor of a ``references`` folder (its own, or the ready-made one that it names) and what it measured.
 
     ``measured_with`` says where the ready-made one that is installed is another now.
     """
-    about = read_json(folder / "judge.json")
-    if "ready_made" in about:
-        shape = tuple(about["data_shape"])
-        extractor: Extractor = get_extractor(about["ready_made"], download=download, data_shape=shape)
+    about = read_as(folder / "judge.json", JudgeFacts)
+    if about.ready_made is not None:
+        extractor: Extractor = get_extractor(about.ready_made, download=download, data_shape=about.data_shape)
     else:
         extractor = load_extractor(folder / "extractor.safetensors")
     train, test = (folder / f"{name}.safetensors" for name in ("train", "test"))
     saved = read_statistics(train)
     held_out = read_statistics(test).features if test.is_file() else None
     other = None if saved.measured_with(extractor) else saved.extractor
-    return Reference(extractor, saved.features, held_out, measured_with=other, accuracy=about["accuracy"])
+    return Reference(extractor, saved.features, held_out, measured_with=other, accuracy=about.accuracy)
 
 
 # -- the reference of `sims evaluate` ----------------------------------------------------------------------------------

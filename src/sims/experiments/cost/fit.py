@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from sims.config import JSON, override
+from sims.config import JSON, convert, override
 from sims.errors import UserError
 from sims.experiments.cost.described import DataSize, described_data
 from sims.experiments.cost.estimate import Pilot, Plan, run_pilot
@@ -48,7 +48,7 @@ def fitted(run: Run, options: ImproveOptions, model: Model | None, plan: Plan) -
         pilot = run_pilot(options, data, model, plan, run.device, run.num_processes)
         return asdict(choose_batches(options, data, pilot, free_memory(run.device), run.num_processes, run.device))
 
-    chosen = Batches(**run.once(file, choose))
+    chosen = convert(run.once(file, choose), Batches, "batches.json", "entry")
     parts = ", ".join(f"{count} ({name})" for name, count in chosen.parts.items())
     run.log(f"{chosen.batch_size} samples at once; training batches in parts: {parts}")
     return chosen.applied(options)
