@@ -272,6 +272,15 @@ def judged(running: Running, status: int | None) -> tuple[list[str], str]:
     return found or ["read" if status == 0 else "refused"], text[-1500:]
 
 
+def is_bad(result: dict[str, Any]) -> bool:
+    return not {"read", "refused"} & {*result["outcomes"]} or (result["kind"] == 0 and result["status"] != 0)
+
+
+def told(result: dict[str, Any]) -> str:
+    where = " | ".join(str(result[key]) for key in ("entrance", "kind", "name"))
+    return f"{', '.join(result['outcomes'])}: {where}: {result['text'][-300:]!r}"
+
+
 def run_all(trials: list[inputs.Trial], jobs: int, root: Path, growth: dict[str, int] | None) -> list[dict[str, Any]]:
     """The outcomes of all trials; ``growth`` is the address space allowed to each entrance."""
     waiting, at_work, results = list(reversed(trials)), [], []
@@ -293,6 +302,8 @@ def run_all(trials: list[inputs.Trial], jobs: int, root: Path, growth: dict[str,
             results.append({"entrance": running.trial.entrance, "kind": running.trial.kind, "name": running.trial.name,
                             "outcomes": found, "status": end[0], "seconds": round(end[1], 2), "grown": grown, "text": text})  # fmt: skip
             shutil.rmtree(running.place, ignore_errors=True)
+            if is_bad(results[-1]):
+                print(told(results[-1]), flush=True)
             if len(results) % 50 == 0:
                 print(f"  {len(results)} of {len(trials)}, {time.monotonic() - begin:.0f} s", flush=True)
         time.sleep(0.005)
@@ -367,17 +378,16 @@ def main() -> int:
         if result["grown"] is not None:
             growth[result["entrance"]] = max(growth.get(result["entrance"], 0), result["grown"])
     chosen = [t for t in trials if re.search(options.only, f"{t.entrance} | {t.kind} | {t.name}") and t.kind]
-    results = honest + run_all(chosen, options.jobs, work, growth)
+    results = run_all(chosen, options.jobs, work, growth)
+    late = {(r["entrance"], r["name"]) for r in results if "time" in r["outcomes"]}  # on a busy machine: once more
+    again = run_all([t for t in chosen if (t.entrance, t.name) in late], 1, work, growth)
+    results = [*honest, *(r for r in results if (r["entrance"], r["name"]) not in late), *again]
     tables = {"entrance": table(results, "entrance"), "kind": table(results, "kind")}
-    bad = [r for r in results if not {"read", "refused"} & {*r["outcomes"]} or (r["kind"] == 0 and r["status"] != 0)]
+    bad = [result for result in results if is_bad(result)]
     about = (f"{len(results)} inputs, each read by a process of its own: {SECONDS:.0f} s, and {ROOM >> 30} GiB of address "
              "space beyond what the honest input of the same entrance takes.")  # fmt: skip
     text = in_markdown(tables, about + " Command: `python benchmarks/hostile.py`.")
     print(text)
-    for result in bad:
-        print(
-            f"{result['outcomes']} {result['entrance']} | {result['kind']} | {result['name']}: {result['text'][-300:]!r}"
-        )
     if not options.only:
         failures = [{key: r[key] for key in ("entrance", "kind", "name", "outcomes", "status", "seconds")} for r in bad]
         save(options.out, {"tables": tables, "failures": failures})

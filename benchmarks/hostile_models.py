@@ -418,7 +418,7 @@ def run_trials(base: Base) -> Iterator[Trial]:
 
             def edit(folder: Path, file: str = file, name: str = name) -> None:
                 special(folder / file, name)
-                if "done" in file or "state" in file:
+                if ("done" in file and name != "folder") or "state" in file:
                     (folder / "model" / "model.json").unlink()
                     (folder / "training" / "done.json").unlink(missing_ok="state" in file)
 

@@ -32,6 +32,11 @@ def free_memory(root: Path = Path("/")) -> int:
     return free
 
 
+def most(packed: int) -> int:
+    """Bytes that a file of ``packed`` bytes may unfold to."""
+    return max(ROOM, RATIO * packed)
+
+
 def afford(what: str, size: int, packed: int) -> None:
     """UserError where a file of ``packed`` bytes declares ``size`` bytes, and honest ones or this memory hold fewer.
 
@@ -39,11 +44,10 @@ def afford(what: str, size: int, packed: int) -> None:
     Traceback (most recent call last):
     sims.errors.UserError: images.npz declares 10 GB in 9,000,000 bytes; a file of this size holds at most 1.8 GB: ...
     """
-    most = max(ROOM, RATIO * packed)
-    if size > most:
+    if size > most(packed):
         raise UserError(
             f"{what} declares {size / 1e9:.3g} GB in {packed:,} bytes; a file of this size holds at most "
-            f"{most / 1e9:.3g} GB: if it is sound, save it without compression"
+            f"{most(packed) / 1e9:.3g} GB: if it is sound, save it without compression"
         )
     if size > ROOM and size > (free := free_memory()):
         raise UserError(

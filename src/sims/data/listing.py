@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from sims.data.pictures import HEAD, Unreadable, kind_of
 from sims.errors import UserError
 from sims.files import LARGEST, read_bytes
-from sims.limits import RATIO, ROOM
+from sims.limits import most
 
 #: Suffixes that are taken at their word until a file is decoded; what has another one, or none, shows its first bytes.
 SUFFIXES = {
@@ -220,7 +220,8 @@ def _list_zip(path: Path) -> Listing:
 
     def read(name: str) -> bytes:
         try:
-            return archive.read(members[name])
+            with archive.open(members[name]) as file:
+                return file.read(members[name].file_size)  # what a stream unfolds to beyond that is never made
         except _ZIP_ERRORS as error:
             raise Unreadable(str(error)) from error
 
@@ -241,8 +242,8 @@ def _list_zip(path: Path) -> Listing:
             twice[name] += 1
             continue
         members[name] = info
-        most = LARGEST if PurePosixPath(name).name.lower() in LISTINGS else MOST_MEMBER
-        if info.file_size > min(most, max(ROOM, RATIO * info.compress_size)):
+        limit = LARGEST if PurePosixPath(name).name.lower() in LISTINGS else MOST_MEMBER
+        if info.file_size > min(limit, most(info.compress_size)):
             listing.passed_over[name] = (
                 f"said to unfold to {info.file_size / 1e9:.1f} GB, more than such a file of that size holds"
             )

@@ -10,13 +10,14 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sims.data import hf
 from sims.data.pictures import Unreadable
 from sims.data.store import flat_values
 from sims.errors import UserError
-from sims.limits import afford
+from sims.limits import afford, most
 
 IMAGE_KEYS = ("images", "image", "img", "x", "data", "latents", "arr_0")
 LABEL_KEYS = ("labels", "label", "y", "class", "arr_1")
@@ -85,7 +86,7 @@ class Cells:
         self.table = table
         self.groups = [(file, group) for file, counts in enumerate(table.counts) for group in range(len(counts))]
         self.starts = np.cumsum([0, *[count for counts in table.counts for count in counts]])
-        self._kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        self._kept: OrderedDict[int, pa.ChunkedArray | UserError] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -107,13 +108,16 @@ class Cells:
                 path, column = self.table.paths[file], self.table.column
                 try:
                     with pq.ParquetFile(path, read_dictionary=self.table.folded) as found:  # values once, not per row
-                        self._kept[group] = found.read_row_group(number, columns=[column])[column]
+                        values = found.read_row_group(number, columns=[column])[column]
+                    self._kept[group] = _unfolded(values, path)
                 except (pa.ArrowException, OSError) as error:
                     raise Unreadable(f"{path.name} is damaged there: {error}") from error
                 if len(self._kept) > _GROUPS:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)
-            return self._kept[group]
+            if isinstance(kept := self._kept[group], UserError):
+                raise kept
+            return kept
 
     @property
     def names(self) -> Sequence[str]:
@@ -164,6 +168,19 @@ def _rows(path: Path, told: pq.FileMetaData, column: str) -> list[int]:
               if f"{group.column(i).path_in_schema}.".startswith(f"{column}.")]  # fmt: skip
     afford(str(path), max(sum(values) for values in zip(*leaves)) if leaves else 0, size)
     return rows
+
+
+def _unfolded(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray | UserError:
+    """A column as it is, or what is wrong where the values that rows repeat make more than a file honestly holds."""
+    size = 0
+    for chunk in column.chunks:
+        values = chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk
+        if pa.types.is_dictionary(values.type):
+            lengths = pc.binary_length(values.dictionary).fill_null(0)
+            size += pc.sum(lengths.take(values.indices.drop_null()).cast(pa.int64())).as_py() or 0
+    if size > most(path.stat().st_size):
+        return UserError(f"{path} unfolds to {size / 1e9:.3g} GB, one value in many rows: make it again")
+    return column
 
 
 def _folds(kind: pa.DataType) -> bool:

@@ -285,6 +285,9 @@ def _joined(found: list[Arrays]) -> Arrays:
     return replace(first, raw=np.concatenate([np.asarray(arrays.raw) for arrays in found]), labels=labels)
 
 
+MOST_CHANNELS = 4_096
+
+
 def channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarray:
     """(N, H, W), (N, H, W, C) or (N, C, H, W) to (N, C, H, W); (N, 2) stays. `keep`: four axes are as they should be.
 
@@ -305,4 +308,7 @@ def channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarra
         fits = first in (1, 3, 4)
     else:
         fits = first <= last
-    return raw if keep or fits else raw.transpose(0, 3, 1, 2)
+    raw = raw if keep or fits else raw.transpose(0, 3, 1, 2)
+    if raw.shape[1] > MOST_CHANNELS:
+        raise UserError(f"{where} has {raw.shape[1]:,} channels (shape {raw.shape}): at most {MOST_CHANNELS:,} fit")
+    return raw
