@@ -188,6 +188,11 @@ def _folds(kind: pa.DataType) -> bool:
     return bool(_is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
+def column_names(path: Path) -> list[str]:
+    """The columns of a table; UserError where it is none."""
+    return list(_read(path, lambda: pq.read_schema(path)).names)
+
+
 def has_samples(path: Path) -> bool:
     """Whether a table has a column that could hold samples."""
     schema = _read(path, lambda: pq.read_schema(path))
