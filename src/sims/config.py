@@ -154,7 +154,8 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
         return value
     wanted = getattr(kind, "__name__", str(kind))
     if name == "":
-        raise UserError(f"{str(value)[:200]!r} stands there, and no table of entries ({wanted})")
+        wanted = "table of entries" if origin is dict or dataclasses.is_dataclass(kind) else wanted
+        raise UserError(f"{str(value)[:200]!r} stands there, and no {wanted}")
     raise UserError(f"{what} {name!r}: {str(value)[:200]!r} is not a valid {wanted}")
 
 

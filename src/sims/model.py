@@ -31,7 +31,6 @@ from sims.preconditioning import PRECONDITIONINGS, Preconditioned
 from sims.sampling import Callback, Labels, SamplerOptions, sample_seeds
 
 FORMAT = 1
-MOST_VALUES, MOST_CLASSES = 1 << 28, 10_000_000  # of a sample (8192 x 8192 x 3), and of a network
 # Networks of other libraries, which lie on a higher floor: module, network, denoiser. Imported only for such a model.
 PLUGINS = {"diffusers": ("sims.interop.diffusers_network", "DiffusersNetwork", "DiffusersDenoiser")}
 
@@ -297,10 +296,6 @@ def make_network(
 ) -> Preconditioned:
     """A freshly initialized network with preconditioning, from the two tables of ``model.json``."""
     kind, precond = (str(table.pop("type")) for table in (network, preconditioning))
-    if not data_shape or min(data_shape) < 1 or math.prod(data_shape) > MOST_VALUES:
-        raise UserError(f"samples of shape {tuple(data_shape)}: they have from 1 to {MOST_VALUES:,} values")
-    if not 0 <= num_classes <= MOST_CLASSES:
-        raise UserError(f"a network of {num_classes:,} classes: there are from 0 to {MOST_CLASSES:,}")
     inner: Callable[..., Any]
     outer: Callable[..., Preconditioned]
     if kind in PLUGINS:

@@ -29,7 +29,7 @@ NAMES = 20  # classes that are listed one by one
 def inspect(options: InspectCommand) -> int:
     """Print what lies at the path. UserError where it is none of the five."""
     path = options.path
-    if path.is_file() and path.suffix == ".pkl":
+    if path.is_file():
         lines = checkpoint_lines(path)
     elif (path / "model.json").is_file():
         lines = model_lines(path)

@@ -115,6 +115,8 @@ class ImportCommand:
     """A .pkl of NVIDIA's EDM or EDM2, or a folder of diffusers (UNet2DModel or DiT, without text)."""
     out: Positional[Path]
     """Model directory to write."""
+    null_class: bool = False
+    """The last class of a UNet2DModel stands for "no class" and is not drawn; a DiT always has one, which is known."""
 
 
 @dataclass(frozen=True)

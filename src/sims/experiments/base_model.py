@@ -29,7 +29,7 @@ def given_model(
     """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
     if path is None:
         return None
-    if path.is_file() and path.suffix == ".pkl":
+    if path.is_file():
         model = import_model(path).to(device)
     else:
         foreign = not (path / "model.json").is_file() and is_diffusers(path)
