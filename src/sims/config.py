@@ -95,8 +95,8 @@ def check_arguments(make: Callable[..., object], values: Mapping[str, object], w
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"unknown argument {_at(where, name)!r}{nearest(name, hints)}")
-        convert(value, hints[name], _at(where, name), "argument")
         check_sizes(value, _at(where, name))
+        convert(value, hints[name], _at(where, name), "argument")
 
 
 def check_sizes(value: object, name: str) -> None:

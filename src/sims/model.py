@@ -199,7 +199,7 @@ class Described:
         if self.format > FORMAT:
             raise UserError(f"it has model format {self.format}, this version reads up to {FORMAT}: update sims")
         for child in self.children.values():
-            if Path(child).name != child or child == "..":
+            if Path(child).name != child or child in ("", ".."):
                 raise UserError(f"children {child!r}: a child is a folder in the model's own")
 
 

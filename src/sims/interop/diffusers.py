@@ -12,11 +12,11 @@ diffusers, so that it can be trained, averaged, extrapolated and written like an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from sims.config import JSON, read_as
+from sims.config import JSON, fitted, read_as
 from sims.data.codec import UINT8, Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
@@ -160,6 +160,17 @@ def _guided(children: dict[str, Denoiser], notes: Notes, file: Path) -> Guide:
         raise UserError(f"{file} does not describe a guided pair ({error!r}): restore it") from error
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What counts here of a network's configuration, under the names that it has there."""
+
+    in_channels: int
+    out_channels: int | None = None
+    sample_size: int | tuple[int, int] | None = None
+    num_class_embeds: int | None = None
+    num_embeds_ada_norm: int | None = None
+
+
 def _network(folder: Path, null_class: bool) -> tuple[DiffusersNetwork, str]:
     """The network of a folder, and the prefix that the names of its weights had."""
     config = read_as(folder / "config.json", dict[str, JSON])
@@ -179,11 +190,12 @@ def _network(folder: Path, null_class: bool) -> tuple[DiffusersNetwork, str]:
     model: Any
     model, prefix = pretrained(architecture, folder)
     settings = {key: _plain(value) for key, value in dict(model.config).items() if not key.startswith("_")}
-    size = settings.get("sample_size")
-    if size is None:
+    facts: _Facts = fitted(settings, _Facts, str(folder / "config.json"), rest=True)
+    if facts.sample_size is None:
         raise UserError(f"{folder / 'config.json'} has no sample_size: write the height and width of its images there")
-    height, width = size if isinstance(size, list) else (size, size)
-    classes = settings["num_embeds_ada_norm"] if architecture == DIT else settings["num_class_embeds"] or 0
+    size = facts.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    classes = (facts.num_embeds_ada_norm if architecture == DIT else facts.num_class_embeds) or 0
     if null_class and classes < 2:
         raise UserError(
             f"null_class for a network of {classes} classes: the last of at least 2 can stand for 'no class', so leave "
@@ -191,8 +203,8 @@ def _network(folder: Path, null_class: bool) -> tuple[DiffusersNetwork, str]:
         )
     null_class = classes > 0 and (null_class or architecture == DIT)
     classes -= int(null_class and architecture == UNET)
-    shape = (int(settings["in_channels"]), int(height), int(width))
-    if (outputs := settings["out_channels"] or shape[0]) not in (shape[0], 2 * shape[0]):
+    shape = (facts.in_channels, height, width)
+    if (outputs := facts.out_channels or shape[0]) not in (shape[0], 2 * shape[0]):
         raise UserError(
             f"{folder} maps {shape[0]} channels to {outputs}: it is made for another task than to denoise its input, "
             "choose another model"
