@@ -424,7 +424,7 @@ def test_values_that_are_not_finite_or_no_numbers(tmp_path: Path) -> None:
         ({"labels": [["000.png", 0], ["001.png", [1, 0]]]}, "not a whole number"),
         ({"labels": 3}, "not a list"),
         ({"labels": [["000.png", 0], ["001.png", -2]]}, "label -2"),
-        ("{", r"dataset\.json in .*x\.zip cannot be read"),
+        ("{", r"dataset\.json in .*x\.zip is not valid JSON"),
     ],
 )
 def test_bad_label_lists(tmp_path: Path, listing: Any, words: str) -> None:

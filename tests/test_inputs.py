@@ -342,7 +342,7 @@ def test_idx_files(tmp_path: Path) -> None:
     assert np.array_equal(train.raw, data["train"][0]) and np.array_equal(test.raw, data["t10k"][0])
     assert train.labels is not None and train.labels.tolist() == data["train"][1].tolist()
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12))
-    with pytest.raises(UserError, match="cannot be read as IDX"):
+    with pytest.raises(UserError, match=r"declares .* GB in 26 bytes"):
         load(tmp_path)
 
 

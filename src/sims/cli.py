@@ -52,6 +52,7 @@ from sims.experiments.loop.options import LoopOptions, PollutionOptions, default
 from sims.experiments.options import ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift_job import shift
+from sims.screen import printable, say, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
     def run(options: Any) -> int:
         result = work(options)
         if isinstance(result, Estimate) and processes.rank() == 0:
-            print(in_flags(str(result), type(options)))
+            show(in_flags(str(result), type(options)))
         return 0
 
     return run
@@ -81,7 +82,7 @@ def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
 def _data(options: DataCommand) -> int:
     report = check(options.path, options)
     lines = in_flags("\n".join(report.lines()), DataCommand)
-    print(json.dumps(report.to_json(), indent=2) if options.json else lines)
+    show(json.dumps(report.to_json(), indent=2) if options.json else lines)
     return 0 if report.ok else 1
 
 
@@ -247,11 +248,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        show(_help())
         return 0
     name, *rest = arguments
     if name == "--version":
-        print(sims.__version__)
+        show(sims.__version__)
         return 0
     if name in COMMANDS and COMMANDS[name].alone and processes.rank() > 0:
         return 0
@@ -278,7 +279,8 @@ def _command(name: str, rest: list[str]) -> int:
         with speaking_of(command.options):
             return command.run(options)
     except UserError as error:
-        return _say(f"sims: {error}", 2)
+        sentence = str(error).replace("\n", "\\n")  # of a foreign name: a sentence is one line
+        return _say(f"sims: {sentence}", 2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
             raise
@@ -310,7 +312,7 @@ def _join() -> None:
     if processes.started() > 1:
         processes.join()
     elif warning := processes.lonely():
-        print(f"sims: {warning}", file=sys.stderr)
+        say(f"sims: {warning}")
 
 
 def _parsed(name: str, rest: list[str]) -> Any:
@@ -335,7 +337,7 @@ def _say(sentence: str, status: int) -> int:
     """Print a sentence, once for all processes; the exit status."""
     if processes.is_over():
         return 2
-    processes.say(sentence)
+    processes.say(printable(sentence))
     return status
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -27,6 +28,7 @@ _CHUNK = 1 << 20  # bytes
 _ESCAPED = "backslashreplace"  # file names that are not UTF-8 become valid JSON escapes
 LARGEST, _LARGEST_TOML = 128 << 20, 1 << 20  # bytes of a file of settings, rows or labels
 MOST = 6_000_000  # values in one: a label and a name for each of two million pictures, about 1 GB of memory
+_MOST_CELLS = 16_000_000  # values in a CSV: 40 attributes of 400,000 pictures
 DEEPEST = 100  # tables and lists within each other
 _DEEP = f"more than {DEEPEST} tables or lists within each other"
 _HUGE = 10**300  # whole numbers that no float holds
@@ -99,19 +101,31 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_atomic(path, (json.dumps(obj, indent=2, ensure_ascii=False) + "\n").encode("utf-8", _ESCAPED))
 
 
-def read_bytes(path: str | Path, most: int = LARGEST) -> bytes:
-    """A small file's content; UserError where it is missing, unreadable, no regular file or of more bytes."""
+def regular(path: str | Path) -> int:
+    """The bytes of a regular file; UserError where it is missing or anything else: nothing else is ever opened."""
     try:
         found = os.stat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_size <= most:
-            return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"no file {path}: check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"cannot read {path} ({reason}): check the path and its permissions") from error
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a device or a pipe"  # which may have no end
+        raise UserError(f"cannot read {path}: it is {what}; give the right file")
+    return found.st_size
+
+
+def read_bytes(path: str | Path, most: int = LARGEST) -> bytes:
+    """A small file's content; UserError as ``regular``, and where it is unreadable or of more bytes."""
+    if (size := regular(path)) > most:
+        raise UserError(
+            f"cannot read {path}: it has {size:,} bytes, and such a file has at most {most:,}; give the right file"
+        )
+    try:
+        return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): check the path and its permissions") from error
-    what = "is a folder" if stat.S_ISDIR(found.st_mode) else "is a device or a pipe"  # which may have no end
-    size = f"has {found.st_size:,} bytes, and such a file has at most {most:,}"
-    raise UserError(f"cannot read {path}: it {size if stat.S_ISREG(found.st_mode) else what}; give the right file")
 
 
 def read_json(path: str | Path) -> Any:
@@ -137,6 +151,18 @@ def parse_json(text: bytes | str, where: str, lines: bool = False) -> Any:
         return _JSON.decode(text)
 
     return _plain(text, where, "JSON", parse)
+
+
+def parse_csv(data: bytes, where: str) -> list[list[str]]:
+    """The rows of a CSV table, empty ones too; UserError naming ``where`` for what is none, or longer than any."""
+    import csv  # here: most programs read none
+
+    try:
+        if (cells := data.count(b",") + data.count(b"\n")) > _MOST_CELLS:
+            raise ValueError(f"about {cells:,} values, and at most {_MOST_CELLS:,} can be read")
+        return list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline="")))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{where} is not valid CSV ({error}): correct or restore the file") from error
 
 
 def read_toml(path: str | Path) -> Any:
@@ -213,6 +239,7 @@ def digest(*parts: Any) -> str:
 def digest_file(path: str | Path) -> str:
     """SHA-256 (hex) of a file's content; raises UserError naming the file where it cannot be read."""
     sha = hashlib.sha256()
+    regular(path)
     try:
         with open(path, "rb") as file:
             while chunk := file.read(_CHUNK):

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from sims.errors import UserError
+from sims.files import regular
 
 _SHOWN = 160  # characters of a foreign text that enter a message
 _UNFOLDS, _SPARE = 8, 1 << 20  # what calls may receive in all: bytes per byte of the file, and bytes for any file
@@ -55,6 +56,7 @@ def load(source: str | Path | bytes) -> Any:
     """
     if isinstance(source, bytes):
         return _load(io.BytesIO(source), "the pickle")
+    regular(source)
     try:
         file = open(source, "rb")  # noqa: SIM115 (only the opening may raise here)
     except OSError as error:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import PartialState
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +22,7 @@ from sims.results.scores import ClassScores, Difference, ScoreFigure, ScoreRow, 
 from sims.scoring.differences import require_alike
 from sims.scoring.figures import facts
 from sims.scoring.options import ScoreOptions
+from sims.screen import Screen, show
 
 
 def evaluate(options: EvaluateCommand) -> int:
@@ -43,11 +43,11 @@ def evaluate(options: EvaluateCommand) -> int:
         _append(options.out, found.scores)
     if options.json:
         alone = len(given) == 1 and not options.paired
-        print(json.dumps((found.scores[0] if alone else found).to_json(), indent=2))
+        show(json.dumps((found.scores[0] if alone else found).to_json(), indent=2))
         return 0
-    console = Console()
+    console = Screen()
     for score in found.scores:
-        show(score, console)
+        show_scores(score, console)
     if len(given) + len(files) > 1 or not given:
         side_by_side(found.scores, earlier, console)
     if options.paired:
@@ -91,7 +91,7 @@ def _append(file: Path, scores: Sequence[Scores]) -> None:
         stream.write("".join(json.dumps(row.to_json()) + "\n" for score in scores for row in score.rows))
 
 
-def show(result: Scores, console: Console) -> None:
+def show_scores(result: Scores, console: Screen) -> None:
     """The figures of one set of samples, and the lines that say what they are."""
     table = Table(title=Text(result.samples), title_justify="left", header_style="dim")
     table.add_column("metric", no_wrap=True)
@@ -107,7 +107,7 @@ def show(result: Scores, console: Console) -> None:
     if result.classes:
         console.print(_classes(result.classes))
     for line in _lines(result):
-        console.print(in_flags(line, EvaluateCommand), highlight=False, markup=False, soft_wrap=True)
+        console.print(in_flags(line, EvaluateCommand), highlight=False, soft_wrap=True)
 
 
 def _name(metric: str, extractor: str = "inception") -> str:
@@ -156,7 +156,7 @@ def _lines(result: Scores) -> list[str]:
     return [*lines, *result.notes]
 
 
-def side_by_side(scores: Sequence[Scores], earlier: dict[Path, list[ScoreRow]], console: Console) -> None:
+def side_by_side(scores: Sequence[Scores], earlier: dict[Path, list[ScoreRow]], console: Screen) -> None:
     """One column per set of samples and file, the mean over draws; and a warning for samples that diverged."""
     columns: list[tuple[str, Sequence[ScoreRow]]] = [(score.samples, score.rows) for score in scores]
     for file, kept in earlier.items():
@@ -176,10 +176,10 @@ def side_by_side(scores: Sequence[Scores], earlier: dict[Path, list[ScoreRow]], 
         worst = max(rows, key=lambda row: row.diverged)
         if worst.diverged:
             text = f"{name}: {diverged_words(worst.diverged, worst.num_samples)}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(text, highlight=False, soft_wrap=True)
 
 
-def show_differences(differences: Sequence[Difference], console: Console) -> None:
+def show_differences(differences: Sequence[Difference], console: Screen) -> None:
     """The table of differences and the verdicts."""
     table = Table(title="first minus second", title_justify="left", header_style="dim")
     for name in ("metric", "difference", "95 %", "interval from"):
@@ -190,4 +190,4 @@ def show_differences(differences: Sequence[Difference], console: Console) -> Non
         table.add_row(_name(row.metric), f"{row.difference:+.{places}f}", limits, row.interval)
     console.print(table)
     for row in differences:
-        console.print(row.verdict, highlight=False, markup=False, soft_wrap=True)
+        console.print(row.verdict, highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from sims.files import digest_file
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import import_model
 from sims.model import load
+from sims.screen import show
 
 
 def import_checkpoint(options: ImportCommand) -> int:
@@ -25,14 +26,14 @@ def import_checkpoint(options: ImportCommand) -> int:
             same = isinstance(there, dict) and there.get("sha256") == digest_file(options.file)
         if not same:
             raise UserError(f"{out} holds another model: delete it, or give another directory")
-        print(f"{out} is finished: it was imported from this file")
+        show(f"{out} is finished: it was imported from this file")
         return 0
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is in use: give a directory that is empty or does not exist")
     model = load_diffusers(options.file, null_class=null_class) if folder else import_model(options.file)
     model.save(out)
-    print(f"{out} is a model of {options.file.name}: sims inspect {out}")
+    show(f"{out} is a model of {options.file.name}: sims inspect {out}")
     for name in ("weights", "classes"):
         if name in model.provenance:
-            print(f"{name}: {model.provenance[name]}")
+            show(f"{name}: {model.provenance[name]}")
     return 0

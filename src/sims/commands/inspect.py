@@ -21,6 +21,7 @@ from sims.interop.nvidia import open_snapshot, to_model
 from sims.model import Model, load
 from sims.results.summaries import FORMAT, read_result
 from sims.sampling import SamplerOptions, nfe
+from sims.screen import show
 
 Line = tuple[str, Any]
 NAMES = 20  # classes that are listed one by one
@@ -45,9 +46,9 @@ def inspect(options: InspectCommand) -> int:
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
         first, *rest = str(value).splitlines() or [""]
-        print(f"{name:<{width}}{first}".rstrip())
+        show(f"{name:<{width}}{first}".rstrip())
         for line in rest:
-            print(f"{'':<{width}}{line}".rstrip())
+            show(f"{'':<{width}}{line}".rstrip())
     return 0
 
 

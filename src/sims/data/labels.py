@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,7 +11,7 @@ import numpy as np
 from sims.data.listing import Listing, common_folders
 from sims.data.pictures import Unreadable
 from sims.errors import UserError
-from sims.files import parse_json
+from sims.files import parse_csv, parse_json
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
 _NAME_KEYS, _LABEL_KEYS = ("file_name", "filename", "image", "path"), ("label", "labels", "class", "class_name")
@@ -57,13 +55,14 @@ def _class_folders(names: Sequence[str], depth: int) -> Labels:
 def _table(listing: Listing, file: str, where: str) -> dict[str, Any] | None:
     """Name -> label of a listing; {} where it says that there are no labels; None where it is not understood."""
     try:
-        text = listing.read(file).decode("utf-8-sig")
+        data = listing.read(file)
         if file.endswith(".csv"):
-            return _of_rows(list(csv.DictReader(io.StringIO(text))))
+            header, *rows = [row for row in parse_csv(data, where) if row] or [[]]
+            return _of_rows([dict(zip(header, row)) for row in rows])
         if file.endswith(".jsonl"):
-            return _of_rows(parse_json(text, where, lines=True))
-        found = parse_json(text, where)
-    except (ValueError, csv.Error, OSError, Unreadable) as error:
+            return _of_rows(parse_json(data, where, lines=True))
+        found = parse_json(data, where)
+    except (ValueError, OSError, Unreadable) as error:
         raise UserError(f"{where} cannot be read ({error}): correct the file, or remove it") from error
     if isinstance(found, dict) and "labels" in found:
         found = found["labels"]

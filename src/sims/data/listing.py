@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from sims.data.pictures import HEAD, Unreadable, kind_of
 from sims.errors import UserError
+from sims.files import LARGEST, read_bytes
+from sims.limits import most
 
 #: Suffixes that are taken at their word until a file is decoded; what has another one, or none, shows its first bytes.
 SUFFIXES = {
@@ -29,6 +31,7 @@ LISTINGS = ("dataset.json", "metadata.csv", "metadata.jsonl")  # of EDM and Styl
 _JUNK = re.compile(
     r"^(\..*|thumbs\.db|desktop\.ini|__macosx|(readme|licen[cs]e|copying|notice)(\..*)?|.*\.(md|sha256|md5))$"
 )
+MOST_MEMBER = 1 << 30  # bytes of one picture, packed or not
 _NAMED = 3  # examples of each reason
 _ZIP_ERRORS = (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError)
 
@@ -113,7 +116,10 @@ def passed_over(found: dict[str, str]) -> list[str]:
 
 def _list_folder(root: Path) -> Listing:
     def read(name: str) -> bytes:
-        return (root / name).read_bytes()
+        try:
+            return read_bytes(root / name, LARGEST if PurePosixPath(name).name.lower() in LISTINGS else MOST_MEMBER)
+        except UserError as error:
+            raise Unreadable(str(error)) from error
 
     def head(name: str) -> bytes:
         with open(root / name, "rb") as file:
@@ -214,7 +220,8 @@ def _list_zip(path: Path) -> Listing:
 
     def read(name: str) -> bytes:
         try:
-            return archive.read(members[name])
+            with archive.open(members[name]) as file:
+                return file.read(members[name].file_size)  # what a stream unfolds to beyond that is never made
         except _ZIP_ERRORS as error:
             raise Unreadable(str(error)) from error
 
@@ -235,16 +242,16 @@ def _list_zip(path: Path) -> Listing:
             twice[name] += 1
             continue
         members[name] = info
-        if info.file_size > MOST_MEMBER:
-            listing.passed_over[name] = f"said to be of {info.file_size / 1e9:.1f} GB, more than a picture can have"
+        limit = LARGEST if PurePosixPath(name).name.lower() in LISTINGS else MOST_MEMBER
+        if info.file_size > min(limit, most(info.compress_size)):
+            listing.passed_over[name] = (
+                f"said to unfold to {info.file_size / 1e9:.1f} GB, more than such a file of that size holds"
+            )
         else:
             listing.take(name, lambda name=name: head(name))  # type: ignore[misc]
     if twice:
         listing.remarks.append(f"{len(twice)} names stand more than once in {path.name}; the first of each is read")
     return listing
-
-
-MOST_MEMBER = 2 << 30  # bytes of one file in an archive
 
 
 def mended(name: str) -> str:

@@ -8,7 +8,6 @@ import hashlib
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,14 +19,10 @@ import numpy as np
 from sims.config import read_as
 from sims.errors import UserError
 from sims.files import digest, digest_file, write_json
+from sims.screen import say
 
 IN_MEMORY = 1 << 30  # bytes: larger arrays of decoded pictures are kept in a file
 _EVERY = 10.0  # seconds between lines about the progress
-
-
-def say(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
 
 
 class Rows:

@@ -24,6 +24,7 @@ from sims.data.readers import Arrays, Pictures, Source, mismatch, open_source
 from sims.data.store import Store, is_store
 from sims.errors import UserError
 from sims.files import digest
+from sims.screen import say
 
 __all__ = ["BUILT_IN", "SourceOptions", "load", "load_pair"]
 
@@ -137,7 +138,7 @@ def _told(opened: Source, options: SourceOptions, limit: int | None) -> Dataset:
     data = dataset_of(opened.train, options, limit)
     notes = [*opened.notes, *data.notes]
     for note in notes:
-        mapped.say(f"{data.name}: {note}")
+        say(f"{data.name}: {note}")
     return replace(data, notes=tuple(notes))
 
 

@@ -100,9 +100,9 @@ def _show(run: Run, result: Result) -> None:
         write_report(run.path)
     say = run.console.print
     say(closing_table(result))  # type: ignore[arg-type]
-    say(result.headline, highlight=False, markup=False)
+    say(result.headline, highlight=False)
     for warning in result.warnings:
-        say(f"note: {warning}", highlight=False, markup=False)
+        say(f"note: {warning}", highlight=False)
     models = sorted(str(file.parent) for file in run.path.glob("*/model.json"))
     made = f"   models: {', '.join(models)}" if models else ""
-    say(f"report: {page}   figures: {run.path / 'summary.json'}{made}", highlight=False, markup=False)
+    say(f"report: {page}   figures: {run.path / 'summary.json'}{made}", highlight=False)

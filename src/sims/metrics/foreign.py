@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sims import safe_pickle
+from sims.arrays import array_names, read_arrays
 from sims.errors import UserError
 from sims.files import digest_file
 from sims.metrics.frechet import Moments
@@ -61,14 +62,9 @@ def read_foreign_statistics(path: Path | str, metric: str | None = None) -> Fore
 
 
 def _from_npz(path: Path) -> tuple[dict[str, tuple[Any, Any]], int]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            arrays = {name: archive[name] for name in ("mu", "sigma") if name in names}
-    except Exception as error:  # a damaged archive fails in any way: zipfile, zlib, numpy's header, memory
-        raise UserError(f"{path} cannot be read as numpy arrays ({error}): download it again") from error
+    arrays = read_arrays(path, ("mu", "sigma"))
     if len(arrays) < 2:
-        has = ", ".join(names) or "none"
+        has = ", ".join(array_names(path)[:20]) or "none"
         raise UserError(f"{path} lacks the arrays mu and sigma (it has {has}): give a file of reference statistics")
     return {"fid": (arrays["mu"], arrays["sigma"])}, UNKNOWN_COUNT
 

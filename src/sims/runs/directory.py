@@ -14,14 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
-
 from sims.config import JSON, differences, read_as
 from sims.errors import UserError
-from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_atomic, write_json
+from sims.files import LEFTOVERS, digest, read_json, regular, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
 from sims.results.summaries import FORMAT
 from sims.runs.progress import Advance, progress
+from sims.screen import Screen
 
 T = TypeVar("T")
 
@@ -38,7 +37,7 @@ class Run:
         self.config = config
         self.accelerator = join()
         width = None if sys.stderr.isatty() else max(110, shutil.get_terminal_size().columns)  # logs need not wrap
-        self.console = Console(stderr=True, quiet=quiet or not self.is_main, width=width)
+        self.console = Screen(stderr=True, quiet=quiet or not self.is_main, width=width)
         self._open()
 
     @property
@@ -63,6 +62,9 @@ class Run:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if self.is_main:
+                for name in ("lock", "log"):  # a pipe of that name would be waited for
+                    if (self.path / name).exists():
+                        regular(self.path / name)
                 self._lock = (self.path / "lock").open("a")
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,7 +7,6 @@ architecture "b" from the other, and each is tested on the half that it has not 
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from torch.nn import functional
 from sims.config import fitted, nearest, to_dict
 from sims.data.dataset import Dataset, at_once, split_indices
 from sims.errors import UserError
-from sims.files import digest, read_json
+from sims.files import digest, parse_csv, read_bytes, read_json
 from sims.metrics.extractors import ClassifierExtractor
 from sims.metrics.proportions import check_confusion, confusion
 from sims.metrics.saved import read_tensors
@@ -184,11 +183,9 @@ def _read_json(path: Path) -> LabelFile:
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            names, *rows = csv.reader(file)
-    except (ValueError, csv.Error) as error:  # empty, or not UTF-8
-        raise UserError(f"{path} is no CSV with a header of attribute names ({error}): check the file") from error
+    if not (found := parse_csv(read_bytes(path), str(path))):
+        raise UserError(f"{path} is no CSV with a header of attribute names: it is empty")
+    names, *rows = found
     # The csv module gives [] for the empty line of an unknown value of a single attribute.
     full = [row or [""] * len(names) for row in rows]
     for number, row in enumerate(full):
