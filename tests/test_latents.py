@@ -271,5 +271,5 @@ def test_pixels_need_an_autoencoder_and_the_same_one(vae: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="has changed since it was named"):
         open_vae(codec)
     (copied / "config.json").write_text(json.dumps({**config, "_class_name": "VQModel"}))
-    with pytest.raises(UserError, match="holds a VQModel, and no AutoencoderKL"):
+    with pytest.raises(UserError, match="holds a 'VQModel', and no AutoencoderKL"):
         latent_codec(copied)

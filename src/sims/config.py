@@ -95,8 +95,8 @@ def check_arguments(make: Callable[..., object], values: Mapping[str, object], w
     for name, value in values.items():
         if name not in hints:
             raise UserError(f"unknown argument {_at(where, name)!r}{nearest(name, hints)}")
-        convert(value, hints[name], _at(where, name), "argument")
         check_sizes(value, _at(where, name))
+        convert(value, hints[name], _at(where, name), "argument")
 
 
 def check_sizes(value: object, name: str) -> None:
@@ -154,7 +154,8 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
         return value
     wanted = getattr(kind, "__name__", str(kind))
     if name == "":
-        raise UserError(f"{str(value)[:200]!r} stands there, and no table of entries ({wanted})")
+        wanted = "table of entries" if origin is dict or dataclasses.is_dataclass(kind) else wanted
+        raise UserError(f"{str(value)[:200]!r} stands there, and no {wanted}")
     raise UserError(f"{what} {name!r}: {str(value)[:200]!r} is not a valid {wanted}")
 
 

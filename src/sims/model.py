@@ -29,9 +29,9 @@ from sims.guidance import RULES, CacheRule, Extrapolate, Guide
 from sims.networks import NETWORKS
 from sims.preconditioning import PRECONDITIONINGS, Preconditioned
 from sims.sampling import Callback, Labels, SamplerOptions, sample_seeds
+from sims.sampling.noise import checked_shares
 
 FORMAT = 1
-MOST_VALUES, MOST_CLASSES = 1 << 28, 10_000_000  # of a sample (8192 x 8192 x 3), and of a network
 # Networks of other libraries, which lie on a higher floor: module, network, denoiser. Imported only for such a model.
 PLUGINS = {"diffusers": ("sims.interop.diffusers_network", "DiffusersNetwork", "DiffusersDenoiser")}
 
@@ -151,8 +151,10 @@ def _hash(denoiser: Denoiser) -> str:
         return digest(denoiser.kind, *children, denoiser.fingerprint())[:16]
     if not isinstance(denoiser, Preconditioned):
         raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is neither a network nor a rule of a kind")
+    uneven = len({*denoiser.class_shares}) > 1  # even ones, and none, draw the same samples
     weights = [(name, t.detach().cpu().contiguous().numpy().tobytes()) for name, t in denoiser.state_dict().items()]
-    return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
+    parts = [part for named in weights for part in named] + [list(denoiser.class_shares)] * uneven
+    return digest(_describe(denoiser), *parts)[:16]
 
 
 def _tables(denoiser: Preconditioned) -> tuple[dict[str, JSON], dict[str, JSON]]:
@@ -181,7 +183,7 @@ def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JS
     tensors = {name: t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
     with atomic_path(file) as temporary:
         save_file(tensors, temporary)
-    return {**_describe(denoiser), "weights_sha256": digest_file(file)}
+    return {**_describe(denoiser), "class_shares": list(denoiser.class_shares), "weights_sha256": digest_file(file)}
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class Described:
         if self.format > FORMAT:
             raise UserError(f"it has model format {self.format}, this version reads up to {FORMAT}: update sims")
         for child in self.children.values():
-            if Path(child).name != child or child == "..":
+            if Path(child).name != child or child in ("", ".."):
                 raise UserError(f"children {child!r}: a child is a folder in the model's own")
 
 
@@ -213,6 +215,7 @@ class DescribedNetwork:
     network: dict[str, JSON]
     preconditioning: dict[str, JSON]
     weights_sha256: str
+    class_shares: tuple[float, ...] = ()
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
@@ -280,6 +283,7 @@ def _load_network(entry: dict[str, JSON], path: Path) -> Preconditioned:
         denoiser.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     except RuntimeError as error:
         raise UserError(f"{file} does not fit the network that model.json describes ({_reason(error)})") from None
+    denoiser.class_shares = checked_shares(about.class_shares, denoiser.num_classes)
     return denoiser.eval().requires_grad_(False)
 
 
@@ -289,6 +293,7 @@ def reinitialized(model: Model, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = make_network(model.data_shape, model.num_classes, *_tables(model.denoiser))
+    made.class_shares = model.class_shares
     return model.with_denoiser(made)
 
 
@@ -297,10 +302,6 @@ def make_network(
 ) -> Preconditioned:
     """A freshly initialized network with preconditioning, from the two tables of ``model.json``."""
     kind, precond = (str(table.pop("type")) for table in (network, preconditioning))
-    if not data_shape or min(data_shape) < 1 or math.prod(data_shape) > MOST_VALUES:
-        raise UserError(f"samples of shape {tuple(data_shape)}: they have from 1 to {MOST_VALUES:,} values")
-    if not 0 <= num_classes <= MOST_CLASSES:
-        raise UserError(f"a network of {num_classes:,} classes: there are from 0 to {MOST_CLASSES:,}")
     inner: Callable[..., Any]
     outer: Callable[..., Preconditioned]
     if kind in PLUGINS:

@@ -42,6 +42,8 @@ class SynthesizeCommand:
     """Seed of the first sample; sample i has first-seed + i."""
     label: int | None = None
     """Class of all samples; otherwise drawn from the seeds."""
+    class_shares: tuple[float, ...] = ()
+    """Weights by which classes are drawn, such as 9,1 (a single 1: evenly); the model's own shares if not given."""
     batch_size: int = 500
     """Samples computed at once."""
 
@@ -61,6 +63,8 @@ class SampleCommand:
     """Folder for the images."""
     label: int | None = None
     """Class of all samples; otherwise drawn from the seeds."""
+    class_shares: tuple[float, ...] = ()
+    """Weights by which classes are drawn, such as 9,1 (a single 1: evenly); the model's own shares if not given."""
     solver: SolverName | None = None
     """Solver; the model's own if not given."""
     steps: int | None = None
@@ -115,6 +119,8 @@ class ImportCommand:
     """A .pkl of NVIDIA's EDM or EDM2, or a folder of diffusers (UNet2DModel or DiT, without text)."""
     out: Positional[Path]
     """Model directory to write."""
+    null_class: bool = False
+    """The last class of a UNet2DModel stands for "no class" and is not drawn; a DiT always has one, which is known."""
 
 
 @dataclass(frozen=True)

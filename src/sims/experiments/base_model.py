@@ -16,6 +16,7 @@ from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import import_model
 from sims.methods import Base
 from sims.model import Model, load
+from sims.preconditioning import Preconditioned
 from sims.runs.directory import Run
 from sims.runs.work import Training, Work, training_work
 from sims.sampling import SamplerOptions
@@ -29,7 +30,7 @@ def given_model(
     """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
     if path is None:
         return None
-    if path.is_file() and path.suffix == ".pkl":
+    if path.is_file():
         model = import_model(path).to(device)
     else:
         foreign = not (path / "model.json").is_file() and is_diffusers(path)
@@ -44,9 +45,15 @@ def given_model(
 
 
 def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model | None) -> Base:
-    """The given model, or one trained on the real data."""
+    """The given model, which draws classes in the shares that it knows, else in those of the data; or one trained."""
     seed, train = derive_seed("base", options.seed), options.base.train
     if given is not None:
+        if real is not None and given.num_classes == real.num_classes and not given.class_shares:
+            assert isinstance(given.denoiser, Preconditioned)
+            given.denoiser.class_shares = real.class_shares
+            run.log(
+                "the model does not say how often it saw each class: classes are drawn as often as the data have them"
+            )
         return Base(given, given.hash, seed=seed, train=train)
     assert real is not None
     images, folder = options.base.images, run.path / "base"
