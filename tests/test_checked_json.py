@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sims import files
+from sims.commands.evaluate import read_rows
 from sims.config import convert, read_as
 from sims.errors import UserError
 from sims.files import parse_json, read_json, read_json_lines, read_toml
@@ -226,3 +227,10 @@ def test_a_classifier_is_not_made_before_its_tensors_fit(tmp_path: Path, changes
     assert ClassifierExtractor.load(file).hash == made.hash
     with pytest.raises(UserError, match=r"c\.safetensors"):
         ClassifierExtractor.load(with_header(file, **changes))
+
+
+@pytest.mark.parametrize("line", ["5", "[]", "null", '{"metric": "fd"}', '{"seeds": 1}', "{"])
+def test_rows_of_scores_are_rows(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl cannot be read as rows of scores"):
+        read_rows(tmp_path / "a.jsonl")
