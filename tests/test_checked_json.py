@@ -7,14 +7,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sims import files
+from sims.commands.evaluate import read_rows
 from sims.config import convert, read_as
 from sims.errors import UserError
 from sims.files import parse_json, read_json, read_json_lines, read_toml
+from sims.metrics.extractors import ClassifierExtractor, PCAExtractor
+from sims.metrics.frechet import Moments
+from sims.metrics.saved import read_tensors, write_tensors
+from sims.metrics.small_classifier import ConvClassifier
+from sims.scoring.features import FeatureSet
+from sims.scoring.statistics import read_statistics, save_statistics
 
 BROKEN = {
     "deep lists": "[" * 100_000,
@@ -157,3 +165,72 @@ def test_long_and_strange_names_stay_short() -> None:
     with pytest.raises(UserError) as caught:
         convert({"\x1b[2J" + "a" * 1_000_000: 1}, Position, "x", "entry")
     assert len(str(caught.value)) < 300 and str(caught.value).isprintable()
+
+
+# ---- headers of safetensors
+
+
+def with_header(file: Path, **changes: object) -> Path:
+    """The same tensors with a header in which some entries are others; None leaves one out."""
+    tensors, header = read_tensors(file)
+    told = {key: value for key, value in {**header, **changes}.items() if value is not None}
+    write_tensors(file, tensors, told)  # type: ignore[arg-type]
+    return file
+
+
+@pytest.fixture
+def statistics(tmp_path: Path) -> Path:
+    x = np.random.default_rng(0).standard_normal((20, 4))
+    extractor = PCAExtractor.fit(np.random.default_rng(1).uniform(-1, 1, (20, 1, 4, 4)).astype(np.float32), 4)
+    features = FeatureSet("real", "0" * 64, Moments.of(x), x, np.arange(20), np.zeros(20, np.int64))
+    save_statistics(tmp_path / "a.safetensors", features, extractor)
+    return tmp_path / "a.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"count": "many"}, "'count'.*'many'"),
+        ({"count": 10**30}, "'count'"),
+        ({"count": None}, "'count' is missing"),
+        ({"dataset_fingerprint": 3}, "'dataset_fingerprint'"),
+        ({"extra": []}, "'extra'"),
+        ({"extractor_name": {}}, "'extractor_name'"),
+        ({"kind": ["reference"]}, r"holds \['reference'\]"),
+        ({"format": None}, "format None"),
+    ],
+)
+def test_headers_of_statistics_have_their_types(statistics: Path, changes: dict[str, object], words: str) -> None:
+    assert read_statistics(statistics).features.moments.count == 20
+    with pytest.raises(UserError, match=rf"a\.safetensors.*{words}"):
+        read_statistics(with_header(statistics, **changes))
+
+
+@pytest.mark.parametrize("name", ["mean", "covariance"])
+def test_statistics_that_lack_a_tensor_or_do_not_fit(statistics: Path, name: str) -> None:
+    tensors, header = read_tensors(statistics)
+    write_tensors(statistics, {**tensors, name: np.zeros((3, 2))}, header)
+    with pytest.raises(UserError, match=r"not \(D,\) and \(D, D\)"):
+        read_statistics(statistics)
+    write_tensors(statistics, {key: value for key, value in tensors.items() if key != name}, header)
+    with pytest.raises(UserError, match=f"holds no '{name}'"):
+        read_statistics(statistics)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"width": 10**9}, {"num_classes": 10**12}, {"data_shape": "large"}, {"variant": None}, {"width": 1.5}]
+)
+def test_a_classifier_is_not_made_before_its_tensors_fit(tmp_path: Path, changes: dict[str, object]) -> None:
+    file = tmp_path / "c.safetensors"
+    made = ClassifierExtractor(ConvClassifier((1, 8, 8), 3, width=4))
+    made.save(file)
+    assert ClassifierExtractor.load(file).hash == made.hash
+    with pytest.raises(UserError, match=r"c\.safetensors"):
+        ClassifierExtractor.load(with_header(file, **changes))
+
+
+@pytest.mark.parametrize("line", ["5", "[]", "null", '{"metric": "fd"}', '{"seeds": 1}', "{"])
+def test_rows_of_scores_are_rows(tmp_path: Path, line: str) -> None:
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    with pytest.raises(UserError, match=r"a\.jsonl cannot be read as rows of scores"):
+        read_rows(tmp_path / "a.jsonl")

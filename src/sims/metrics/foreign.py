@@ -57,7 +57,7 @@ def read_foreign_statistics(path: Path | str, metric: str | None = None) -> Fore
         metric = next(iter(found))
     if metric not in found:
         raise UserError(f"{path} has no statistics for {metric!r}, only for {has}: choose that or give another file")
-    mean, covariance = _checked(f"{path} ({metric})", *found[metric])
+    mean, covariance = checked_moments(f"{path} ({metric})", *found[metric])
     return ForeignStatistics(Moments(mean, covariance, count), path.stem, metric, EXTRACTORS[metric], digits)
 
 
@@ -86,8 +86,8 @@ def _from_pickle(path: Path) -> tuple[dict[str, tuple[Any, Any]], int]:
     return found, int(count) if isinstance(count, int | np.integer) and count > 1 else UNKNOWN_COUNT
 
 
-def _checked(where: str, mu: Any, sigma: Any) -> tuple[Array, Array]:
-    """mu (D,) and sigma (D, D) in float64."""
+def checked_moments(where: str, mu: Any, sigma: Any) -> tuple[Array, Array]:
+    """mu (D,) and sigma (D, D) in float64; UserError where they are none."""
     for name, value in (("mu", mu), ("sigma", sigma)):
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
             kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
