@@ -95,8 +95,7 @@ class Cells:
     def read(self, i: int) -> bytes:
         """The bytes of row i; raises Unreadable where there are none."""
         group = int(np.searchsorted(self.starts, i, side="right")) - 1
-        cell = self._group(group)[i - int(self.starts[group])].as_py()
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        data = self._group(group)[i - int(self.starts[group])].as_py()
         if data is None:
             raise Unreadable("no picture in this row")
         return data
@@ -171,10 +170,11 @@ def _rows(path: Path, told: pq.FileMetaData, column: str) -> list[int]:
 
 
 def _unfolded(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray | UserError:
-    """A column as it is, or what is wrong where the values that rows repeat make more than a file honestly holds."""
+    """The bytes of a column, or what is wrong where values that rows repeat make more than a file honestly holds."""
+    if pa.types.is_struct(column.type):
+        column = column.flatten()[column.type.get_field_index("bytes")]
     size = 0
-    for chunk in column.chunks:
-        values = chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk
+    for values in column.chunks:
         if pa.types.is_dictionary(values.type):
             lengths = pc.binary_length(values.dictionary).fill_null(0)
             size += pc.sum(lengths.take(values.indices.drop_null()).cast(pa.int64())).as_py() or 0
