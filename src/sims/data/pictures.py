@@ -20,7 +20,7 @@ from sims.errors import UserError
 #: What is decoded, as Pillow names it: nothing that starts another program (EPS does), no pages of text.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 LOSSY = ("jpeg", "webp", "avif", "jp2")  # formats that may have changed the pixels
-HEAD = 64  # bytes that tell what a file is
+HEAD = 4096  # bytes that tell what a file is, also where it is packed: a page, which costs no more than less
 MOST_PIXELS = 178_000_000  # of one picture
 _ROOM = 64 << 20  # bytes that a picture may unfold to in any case
 _ONE_LARGE = threading.Lock()  # of the pictures that unfold to more than that
