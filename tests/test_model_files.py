@@ -539,7 +539,7 @@ def replaced(value: Any, place: tuple[Any, ...], new: Any) -> Any:
 
 @pytest.mark.parametrize("name", ["base/model.json", "model.json"])
 @given(data=st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_any_value_in_a_model_json_is_a_model_or_a_sentence(saved: Path, name: str, data: st.DataObject) -> None:
     file = saved / name
     text = file.read_text()
@@ -556,7 +556,7 @@ def test_any_value_in_a_model_json_is_a_model_or_a_sentence(saved: Path, name: s
 
 @pytest.mark.parametrize("name", ["unet/config.json", "scheduler/scheduler_config.json", "model_index.json"])
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_value_in_a_folder_of_diffusers_is_a_model_or_a_sentence(
     original: Path, name: str, data: st.DataObject
 ) -> None:
