@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sims.data.pictures import HEAD, Unreadable, kind_of
 from sims.errors import UserError
@@ -57,11 +57,11 @@ class Listing:
 
     def take(self, name: str, head: Callable[[], bytes]) -> None:
         """Sort one file in, by its suffix or, where that says nothing, by its first bytes."""
-        path = PurePosixPath(name)
-        if path.name.lower() in LISTINGS:
+        file = name.rpartition("/")[2].lower()
+        if file in LISTINGS:
             self.listings.append(name)
             return
-        suffix = path.suffix.lower()
+        suffix = os.path.splitext(file)[1]
         kind = SUFFIXES.get(suffix)
         if kind is None:
             try:
@@ -112,12 +112,9 @@ def passed_over(found: dict[str, str]) -> list[str]:
 
 
 def _list_folder(root: Path) -> Listing:
-    def read(name: str) -> bytes:
-        return (root / name).read_bytes()
-
-    def head(name: str) -> bytes:
-        with open(root / name, "rb") as file:
-            return file.read(HEAD)
+    def read(name: str, count: int = -1) -> bytes:
+        with open(f"{root}/{name}", "rb", buffering=0) as file:
+            return file.read(count)
 
     listing = Listing(root, False, read)
     again: list[str] = []
@@ -125,7 +122,7 @@ def _list_folder(root: Path) -> Listing:
         if problem:
             listing.passed_over[name] = problem
         else:
-            listing.take(name, lambda name=name: head(name))  # type: ignore[misc]
+            listing.take(name, lambda name=name: read(name, HEAD))  # type: ignore[misc]
     if again:
         listing.remarks.append(
             f"{len(again)} links lead to what is read already, and count once: {', '.join(sorted(again)[:_NAMED])}"
@@ -255,7 +252,7 @@ def mended(name: str) -> str:
 
 def common_folders(names: Sequence[str]) -> int:
     """How many leading folders all names share."""
-    paths = [PurePosixPath(name).parts[:-1] for name in names]
+    paths = [name.split("/")[:-1] for name in names]
     depth = 0
     while paths and all(len(parts) > depth for parts in paths) and len({parts[depth] for parts in paths}) == 1:
         depth += 1

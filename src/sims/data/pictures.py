@@ -7,7 +7,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -101,8 +101,7 @@ def kind_of(head: bytes) -> str | None:
     return "picture" if found in pictures else _KINDS.get(found or "", found)
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A picture (C, H, W), what its file is, and what its file holds beyond it, in words ("" = nothing)."""
 
     pixels: np.ndarray
