@@ -89,6 +89,7 @@ IMPROVE = {
     "single": "--data.path {}/single",
     "few": "--data.path {}/few",
     "fraction": "--data.path {}/colour --data.test-fraction 0.001",
+    "one held out": "--data.path {}/colour --data.test-fraction 0.03",
     "fraction above one": "--data.path {}/colour --data.test-fraction 1.5",
     "limit": "--data.path {}/colour --data.limit 0",
     "points": "--data.path {}/points.npz",

@@ -140,6 +140,9 @@ def _begun(
         streams = [decoded(stream, decoder) if stream else None for stream in streams]
     seen, held_out = streams
     assert seen is not None
+    for stream, what in ((seen, "training"), (held_out, "held-out")):
+        if stream is not None and stream.count < 2:
+            raise UserError(f"{stream.name} has a single {what} image, and scores need two: give more of them")
     kind, ready = fitted_kind(options.extractor, train.labels, train.name), None
     if kind is None:
         ready = get_extractor(options.extractor, download=options.download, data_shape=tuple(seen.data_shape))
