@@ -100,6 +100,10 @@ class Wrapped:
         return self.inside.num_classes
 
     @property
+    def class_shares(self) -> tuple[float, ...]:
+        return class_shares_of(self.inside)
+
+    @property
     def sigma_min(self) -> float:
         return self.inside.sigma_min
 
@@ -182,6 +186,11 @@ def as_denoiser(
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"noise levels need 0 < sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
     return _Function(function, tuple(data_shape), num_classes, sigma_min, sigma_max)
+
+
+def class_shares_of(denoiser: object) -> tuple[float, ...]:
+    """The classes' shares of what a denoiser was trained on, by which they are drawn; () where it does not know."""
+    return tuple(getattr(denoiser, "class_shares", ()))
 
 
 def networks_of(denoiser: Any) -> list[nn.Module]:

@@ -29,6 +29,7 @@ from sims.guidance import RULES, CacheRule, Extrapolate, Guide
 from sims.networks import NETWORKS
 from sims.preconditioning import PRECONDITIONINGS, Preconditioned
 from sims.sampling import Callback, Labels, SamplerOptions, sample_seeds
+from sims.sampling.noise import checked_shares
 
 FORMAT = 1
 # Networks of other libraries, which lie on a higher floor: module, network, denoiser. Imported only for such a model.
@@ -150,8 +151,10 @@ def _hash(denoiser: Denoiser) -> str:
         return digest(denoiser.kind, *children, denoiser.fingerprint())[:16]
     if not isinstance(denoiser, Preconditioned):
         raise UserError(f"a {type(denoiser).__name__} cannot be saved: it is neither a network nor a rule of a kind")
+    uneven = len({*denoiser.class_shares}) > 1  # even ones, and none, draw the same samples
     weights = [(name, t.detach().cpu().contiguous().numpy().tobytes()) for name, t in denoiser.state_dict().items()]
-    return digest(_describe(denoiser), *[part for name, raw in weights for part in (name, raw)])[:16]
+    parts = [part for named in weights for part in named] + [list(denoiser.class_shares)] * uneven
+    return digest(_describe(denoiser), *parts)[:16]
 
 
 def _tables(denoiser: Preconditioned) -> tuple[dict[str, JSON], dict[str, JSON]]:
@@ -180,7 +183,7 @@ def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JS
     tensors = {name: t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
     with atomic_path(file) as temporary:
         save_file(tensors, temporary)
-    return {**_describe(denoiser), "weights_sha256": digest_file(file)}
+    return {**_describe(denoiser), "class_shares": list(denoiser.class_shares), "weights_sha256": digest_file(file)}
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
@@ -238,6 +241,7 @@ def _load_network(entry: Any, file: Path) -> Preconditioned:
         raise UserError(f"{file} is missing, truncated or altered: restore it, or make the model again")
     # Copied, because a file's tensors may lie at any address, and the last bits of a product depend on alignment.
     denoiser.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    denoiser.class_shares = checked_shares(entry.get("class_shares", ()), denoiser.num_classes)
     return denoiser.eval().requires_grad_(False)
 
 
@@ -247,6 +251,7 @@ def reinitialized(model: Model, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = make_network(model.data_shape, model.num_classes, *_tables(model.denoiser))
+    made.class_shares = model.class_shares
     return model.with_denoiser(made)
 
 

@@ -28,6 +28,8 @@ class Preconditioned(Stateless, nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    class_shares: tuple[float, ...] = ()
+    """The classes' shares of the data it was trained on, by which classes are drawn; () where that is not known."""
 
     def __init__(
         self,

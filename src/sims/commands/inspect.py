@@ -95,6 +95,9 @@ def model_lines(path: Path) -> list[Line]:
 def _sampling_lines(model: Model) -> list[Line]:
     evaluations = nfe(model, model.sampler)  # type: ignore[arg-type]
     labels = f"{model.num_classes}: {_names(model.class_names)}" if model.num_classes else "none (unconditional)"
+    if shares := model.class_shares:
+        labels += f"; drawn in shares of {', '.join(f'{100 * share:.3g} %' for share in shares[:NAMES])}"
+        labels += ", ..." * (len(shares) > NAMES)
     return [
         ("shape", _shape(model.data_shape)),
         ("classes", labels),

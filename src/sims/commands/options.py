@@ -42,6 +42,8 @@ class SynthesizeCommand:
     """Seed of the first sample; sample i has first-seed + i."""
     label: int | None = None
     """Class of all samples; otherwise drawn from the seeds."""
+    class_shares: tuple[float, ...] = ()
+    """Weights by which classes are drawn, such as 9,1 (a single 1: evenly); the model's own shares if not given."""
     batch_size: int = 500
     """Samples computed at once."""
 
@@ -61,6 +63,8 @@ class SampleCommand:
     """Folder for the images."""
     label: int | None = None
     """Class of all samples; otherwise drawn from the seeds."""
+    class_shares: tuple[float, ...] = ()
+    """Weights by which classes are drawn, such as 9,1 (a single 1: evenly); the model's own shares if not given."""
     solver: SolverName | None = None
     """Solver; the model's own if not given."""
     steps: int | None = None

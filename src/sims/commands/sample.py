@@ -95,7 +95,9 @@ def at_strength(model: Model, w: float) -> Model:
 
 
 def chosen_sampler(sampler: SamplerOptions, options: SampleCommand) -> SamplerOptions:
-    """The model's own sampler with the solver and the steps asked for."""
+    """The model's own sampler with the solver, the steps and the shares of classes asked for."""
+    if options.class_shares:
+        sampler = replace(sampler, class_shares=options.class_shares)
     if options.solver is not None:
         churn = sampler.s_churn if options.solver == "heun" else 0.0  # the others are deterministic
         sampler = replace(sampler, solver=options.solver, s_churn=churn)
@@ -175,6 +177,7 @@ def synthesize_store(options: SynthesizeCommand) -> int:
         options.count,
         first_seed=options.first_seed,
         label=options.label,
+        sampler={"class_shares": options.class_shares} if options.class_shares else None,
         batch_size=options.batch_size,
     )
     if not join().is_main_process:

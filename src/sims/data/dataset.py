@@ -70,6 +70,12 @@ class Dataset:
         """Number of classes, 0 = unlabelled."""
         return len(self.class_names)
 
+    @property
+    def class_shares(self) -> tuple[float, ...]:
+        """Each class's share of the labelled samples, (num_classes,); () where there are none."""
+        labels = np.zeros(0, np.int64) if self.labels is None else self.labels[self.labels >= 0]
+        return tuple((np.bincount(labels, minlength=self.num_classes) / len(labels)).tolist()) if len(labels) else ()
+
     def batch(self, indices: Indices) -> tuple[Tensor, Tensor | None]:
         """The samples at `indices`: x (B, *data_shape) float32 in model space, labels (B,) int64 or None."""
         index = _numpy(indices)

@@ -16,6 +16,7 @@ from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import import_model
 from sims.methods import Base
 from sims.model import Model, load
+from sims.preconditioning import Preconditioned
 from sims.runs.directory import Run
 from sims.runs.work import Training, Work, training_work
 from sims.sampling import SamplerOptions
@@ -53,9 +54,15 @@ def require_shape(model: Model | None, given: Path | None, shape: tuple[int, ...
 
 
 def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model | None) -> Base:
-    """The given model, or one trained on the real data."""
+    """The given model, which draws classes in the shares that it knows, else in those of the data; or one trained."""
     seed, train = derive_seed("base", options.seed), options.base.train
     if given is not None:
+        if real is not None and given.num_classes == real.num_classes and not given.class_shares:
+            assert isinstance(given.denoiser, Preconditioned)
+            given.denoiser.class_shares = real.class_shares
+            run.log(
+                "the model does not say how often it saw each class: classes are drawn as often as the data have them"
+            )
         return Base(given, given.hash, seed=seed, train=train)
     assert real is not None
     images, folder = options.base.images, run.path / "base"

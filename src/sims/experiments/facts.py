@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -10,17 +11,34 @@ import torch
 
 from sims.config import to_dict, to_toml
 from sims.data.dataset import Dataset
+from sims.metrics.per_class import beyond_chance
 from sims.results.common import Data, Reproduction, Stage
+from sims.results.scores import class_words
 from sims.runs.clock import Clock
 from sims.runs.directory import command_line
+from sims.sampling.noise import checked_shares
 
+Array = np.ndarray
 GRID = 64  # samples shown of every model
 
 
-def data_facts(train: Dataset, test: Dataset | None, conditional: bool) -> Data:
-    """The real data, and the classes' shares of the training data where it has labels."""
-    labels = np.zeros(0, np.int64) if train.labels is None else train.labels[train.labels >= 0]
-    shares = np.bincount(labels, minlength=train.num_classes) / len(labels) if len(labels) else np.zeros(0)
+def drawn_shares(num_classes: int, weights: Sequence[float]) -> tuple[float, ...]:
+    """The shares by which classes are drawn: even ones without weights; () without classes."""
+    return (num_classes and checked_shares(weights, num_classes)) or (1 / max(1, num_classes),) * num_classes
+
+
+def class_warnings(names: Sequence[str], shares: Sequence[float], real: Array | None, samples: int) -> list[str]:
+    """A warning where ``samples`` drawn by these shares, one for each class, differ beyond chance from real labels."""
+    if not shares or real is None:
+        return []
+    ours, theirs = np.asarray(shares), np.bincount(real[real >= 0], minlength=len(shares))
+    if len(theirs) != len(shares) or not theirs.any() or not beyond_chance(ours * samples, theirs):
+        return []
+    return [class_words(names, ours.tolist(), (theirs / theirs.sum()).tolist(), "sampler.class_shares")]
+
+
+def data_facts(train: Dataset, test: Dataset | None, conditional: bool, drawn: Sequence[float] = ()) -> Data:
+    """The real data, and the classes' shares of the training data where it has labels; those ``drawn`` by a model."""
     return Data(
         name=train.name,
         num_train=len(train),
@@ -29,7 +47,8 @@ def data_facts(train: Dataset, test: Dataset | None, conditional: bool) -> Data:
         num_classes=train.num_classes,
         conditional=conditional,
         class_names=train.class_names,
-        class_shares=tuple(shares.tolist()),
+        class_shares=train.class_shares,
+        drawn_shares=tuple(drawn),
     )
 
 

@@ -53,6 +53,10 @@ class GradientGuide(Guide):
     def num_classes(self) -> int:
         return self.num_values * max(1, self.base.num_classes)
 
+    @property
+    def class_shares(self) -> tuple[float, ...]:
+        return ()  # its labels are wanted values
+
     def wanted(self, seeds: Sequence[int], classes: Tensor | None = None) -> Tensor:
         """Labels (n,) int64 to sample these seeds with: the value of seed i follows from seed i alone.
 

@@ -12,6 +12,8 @@ from sims.metrics.matrices import Array, as_matrix, same_width
 from sims.metrics.precision_recall import manifolds
 from sims.results.scores import ClassRow
 
+UNLIKELY = 0.001  # p-value below which two mixtures are not of the same shares
+
 
 def _labels(labels: Array | Tensor, count: int, name: str) -> Array:
     array = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels).astype(np.int64)
@@ -64,6 +66,19 @@ def class_agreement(predicted: Array | Tensor, labels: Array | Tensor, num_class
     return tuple(
         float(hits[intended == index].mean()) if (intended == index).any() else None for index in range(num_classes)
     )
+
+
+def class_distance(counts: Array, reference_counts: Array) -> float:
+    """Total variation distance of two mixtures of K classes, by the number (K,) of each in both."""
+    return float(np.abs(counts / counts.sum() - reference_counts / reference_counts.sum()).sum() / 2)
+
+
+def beyond_chance(counts: Array, reference_counts: Array) -> bool:
+    """Whether the numbers (K,) of two mixtures differ by more than chance: chi-squared test of homogeneity at 0.1 %."""
+    from scipy.stats import chi2_contingency  # here, because importing it takes a second
+
+    table = np.stack([counts, reference_counts])[:, counts + reference_counts > 0]
+    return table.shape[1] > 1 and bool(chi2_contingency(table, correction=False).pvalue < UNLIKELY)
 
 
 def class_shares(predicted: Array | Tensor, num_classes: int) -> Array:

@@ -257,18 +257,25 @@ def _memorization(c: Improve) -> list[Block]:
 
 
 def _classes(c: Improve) -> Table | None:
-    """Per class and row: share of the samples, agreement with the asked class, FD."""
+    """Per class: its shares of the data and of what is drawn; each row's share, agreement with the class asked, FD."""
     rows = [row for row in c.result.rows if row.per_class]
     places = say.decimals(item.fd for row in rows for item in row.per_class)
-    columns = [Column("class", [item.name for item in rows[0].per_class] if rows else [], False)]
+    data = c.result.data
+    names = [item.name for item in rows[0].per_class] if rows else data.class_names if data.drawn_shares else ()
+    columns = [
+        Column("class", names, False),
+        Column("training data", [say.percent(share) for share in data.class_shares if names]),
+        Column("drawn", [say.percent(share) for share in data.drawn_shares if names]),
+    ]
     for row in rows:
         items, group = row.per_class, c.palette.name(row.label)
         columns.append(Column("share", [say.percent(item.share) for item in items], group=group))
         columns.append(Column("agreement", [say.percent(item.agreement) for item in items], group=group))
         columns.append(Column("FD", [say.fixed(item.fd, places) for item in items], group=group))
     caption = (
-        "Share: of all samples, by the extractor’s classifier. Agreement: samples that the classifier gives the class "
-        "they were asked for. FD of a class is from few samples, so it is higher than the overall FD and noisier."
+        "Drawn: how often a class is asked for. Share: of all samples, by the extractor’s classifier. Agreement: "
+        "samples that the classifier gives the class they were asked for. FD of a class is from few samples, so it is "
+        "higher than the overall FD and noisier."
     )
     return table(columns, caption)
 

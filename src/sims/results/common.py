@@ -98,7 +98,10 @@ class FigureFacts:
 
 @dataclass(frozen=True)
 class Data:
-    """The real data of a run; counts are of training and held-out samples, ``class_shares`` of the training data."""
+    """The real data of a run; counts are of training and held-out samples, ``class_shares`` of the training data.
+
+    ``drawn_shares`` are those by which a class-conditional model's classes are drawn.
+    """
 
     name: str
     num_train: int = 0
@@ -108,6 +111,7 @@ class Data:
     conditional: bool = False
     class_names: tuple[str, ...] = ()
     class_shares: tuple[float, ...] = ()
+    drawn_shares: tuple[float, ...] = ()
     num_base_train: int | None = None
     imbalance: str = ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -61,9 +62,11 @@ class ScoreRow:
     resize: how images came to the size they were measured at; images: what else was done to them ("grey repeated to
     RGB"); format: how samples were stored ("memory", "png", ...); dtype: what the samples were rounded to before
     measuring ("float32", "uint8"); unreadable: pictures that were left out because they could not be read; diverged:
-    samples with values that were not finite, which count as bad samples; low, high: 95 % limits, and interval: where
-    they come from; floor: the same figure of real images against real ones, of which floor_samples took the samples'
-    place; num_reference: reference images, 0 where a file does not say; settings: what else the figure depends on.
+    samples with values that were not finite, which count as bad samples; class_distance: total variation distance
+    between the classes' shares among the samples and in the reference, None where either has no labels; low, high: 95 %
+    limits, and interval: where they come from; floor: the same figure of real images against real ones, of which
+    floor_samples took the samples' place; num_reference: reference images, 0 where a file does not say; settings: what
+    else the figure depends on.
     """
 
     metric: str
@@ -82,6 +85,7 @@ class ScoreRow:
     images: str = "as they are"
     unreadable: int = 0
     diverged: int = 0
+    class_distance: float | None = None
     low: float | None = None
     high: float | None = None
     interval: str = "none"
@@ -120,6 +124,17 @@ def diverged_words(diverged: int, samples: int) -> str:
     return (
         f"WARNING: {diverged:,} of {samples:,} samples diverged (values that are not finite): they are counted as bad "
         "samples in every figure; lower w, or take more steps"
+    )
+
+
+def class_words(names: Sequence[str], ours: Sequence[float], theirs: Sequence[float], option: str) -> str:
+    """The warning about samples whose classes have other shares than the reference's."""
+    order = sorted(range(len(names)), key=lambda index: -abs(ours[index] - theirs[index]))
+    told = [f"{names[index]!r} {100 * ours[index]:.1f} % against {100 * theirs[index]:.1f} %" for index in order[:3]]
+    more = f" and {len(order) - 3} more" if len(order) > 3 else ""
+    return (
+        f"the samples' class shares are not the reference's ({', '.join(told)}{more}), so every figure compares "
+        f"proportions too: draw classes in the reference's shares (option '{option}'), or give a reference with theirs"
     )
 
 

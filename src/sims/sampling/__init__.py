@@ -15,10 +15,18 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
-from sims.denoiser import Denoiser, Precision, as_denoiser, compile_networks, device_of, half_precision
+from sims.denoiser import (
+    Denoiser,
+    Precision,
+    as_denoiser,
+    class_shares_of,
+    compile_networks,
+    device_of,
+    half_precision,
+)
 from sims.errors import UserError
 from sims.sampling import heun, multistep
-from sims.sampling.noise import SeededNoise
+from sims.sampling.noise import SeededNoise, checked_shares
 from sims.sampling.schedules import edm_sigmas
 from sims.sampling.solver import Churn, OnStep, SamplingStep, Solver
 
@@ -71,6 +79,8 @@ class SamplerOptions:
     """Standard deviation of the added noise; slightly above 1 makes up for lost detail."""
     precision: Precision = "fp32"
     """Arithmetic of the network; bf16 is faster where the device has it, fp16 needs a GPU. Guidance multiplies the rounding: of a guided pair's gain in FD, bf16 cost 4 % on the digits (w = 1.5, pixels, 1,000 samples)."""  # noqa: E501
+    class_shares: tuple[float, ...] = ()
+    """Classes of a class-conditional model are drawn by these weights, such as 9,1 (a single 1: evenly); by their shares of the model's training data if not given."""  # noqa: E501
     compile: bool = False
     """Let torch compile the networks, on a GPU with CUDA graphs: minutes before the first batch. On a CPU no gain was measured."""  # noqa: E501
 
@@ -78,6 +88,7 @@ class SamplerOptions:
         _solver(self.solver, self.churn)
         low = 0.002 if self.sigma_min is None else self.sigma_min
         edm_sigmas(self.steps, low, 2 * low if self.sigma_max is None else self.sigma_max, self.rho)
+        checked_shares(self.class_shares, len(self.class_shares))
 
     @property
     def churn(self) -> Churn:
@@ -182,7 +193,7 @@ def sample_seeds(
 ) -> tuple[Tensor, Tensor | None]:
     """One sample per seed: x (N, *data_shape) float32 and labels (N,) int64 or None, both on the CPU.
 
-    labels (N,) or a single class replace those drawn from the seeds (only for denoisers with classes; -1 = none).
+    labels (N,) or one class, -1 = none, replace those drawn from the seeds in ``class_shares`` (options or denoiser).
     Noise, labels and churn depend on the seed alone, bit for bit; the denoiser's arithmetic can differ in its last
     bits between batch sizes. So a job cut at multiples of batch_size resumes bit for bit; pad=True also fills the
     last batch up (repeating seeds), so that every batch ever computed has the same size.
@@ -204,13 +215,13 @@ def sample_seeds(
         pad = pad or len(seeds) > batch_size  # another size would be compiled anew
     sigmas = options.sigmas(denoiser)
     x = torch.empty(len(seeds), *denoiser.data_shape)
-    chosen = _checked_labels(denoiser, labels, len(seeds))
+    chosen, shares = _checked_labels(denoiser, labels, len(seeds)), options.class_shares or class_shares_of(denoiser)
     for start in range(0, len(seeds), batch_size):
         index = torch.arange(start, min(start + batch_size, len(seeds)))
         count = len(index)
         if pad:
             index = index[torch.arange(batch_size) % count]
-        noise = SeededNoise([seeds[i] for i in index.tolist()], denoiser.data_shape, denoiser.num_classes)
+        noise = SeededNoise([seeds[i] for i in index.tolist()], denoiser.data_shape, denoiser.num_classes, shares)
         classes = noise.labels() if labels is None or chosen is None else chosen[index]
         batch = sample(
             denoiser,

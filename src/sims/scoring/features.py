@@ -21,6 +21,7 @@ from sims.files import digest, remove_leftovers
 from sims.metrics.accumulate import MomentAccumulator, Reservoir
 from sims.metrics.extractors import ClassifierExtractor, Extractor
 from sims.metrics.frechet import Moments
+from sims.metrics.per_class import class_distance
 from sims.metrics.saved import read_tensors, write_tensors
 from sims.processes import agree
 from sims.results.scores import Space
@@ -84,6 +85,22 @@ class FeatureSet:
     def classes(self) -> Array | None:
         """The classes (k,) that samples were meant to have, else those that a classifier recognizes."""
         return self.predicted if self.labels is None else self.labels
+
+    def class_counts(self, other: FeatureSet) -> tuple[Array, Array] | None:
+        """The numbers (K,) of each class here and in another set; None where labels lack or are of another kind."""
+        if self.labels is None or other.labels is None:
+            return None
+        if self.class_names and other.class_names and self.class_names != other.class_names:
+            return None
+        found = [labels[labels >= 0] for labels in (self.labels, other.labels)]
+        most = 1 + max((int(labels.max()) for labels in found if len(labels)), default=0)
+        counts = [np.bincount(labels, minlength=max(most, len(self.class_names))) for labels in found]
+        return (counts[0], counts[1]) if all(map(len, found)) else None
+
+    def class_distance(self, other: FeatureSet) -> float | None:
+        """Total variation distance between the classes' shares of two sets; None as for ``class_counts``."""
+        counts = self.class_counts(other)
+        return None if counts is None else class_distance(*counts)
 
     def require_features(self) -> Array:
         """The features (k, D) that were kept; UserError where only moments are known."""

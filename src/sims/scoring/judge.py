@@ -196,6 +196,7 @@ class Judge:
             format="memory",
             dtype=f"decoded by autoencoder {self.decoder.hash}" if self.decoder else self.space.dtype,
             diverged=draw.diverged,
+            labels=draw.labels,
         )
         how = Settings(self.manifold_samples, feature_scale=self.reference.scale, limits=False)
         return self.reference.rows(self.reference.figures(samples, run_metrics(), how), samples)

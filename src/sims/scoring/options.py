@@ -57,6 +57,8 @@ class ScoreOptions:
     """Independent draws: of a model 5 unless stated; of a set of samples 1, or disjoint parts of --samples each."""
     samples: int = 5_000
     """Samples per draw of a model."""
+    class_shares: tuple[float, ...] = ()
+    """Weights by which a model's classes are drawn, such as 9,1 (a single 1: evenly); its own shares if not given."""
     limit: int | None = None
     """At most this many samples of a set, drawn with a fixed seed."""
     neighbours: int = 5_000

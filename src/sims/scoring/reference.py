@@ -78,7 +78,7 @@ class Reference:
     ) -> tuple[ScoreRow, ...]:
         """One self-describing row per figure of one draw; ``floors`` are those of real images."""
         forced: dict[str, JSON] = {"reference_extractor": self.measured_with} if self.measured_with else {}
-        rows = []
+        rows, distances = [], [samples.class_distance(part) if part else None for part in (self.train, self.held_out)]
         for name, figure in found.items():
             against = self.held_out if name.endswith("_held_out") and self.held_out else self.train
             space, floor = figure.space or self.extractor, (floors or {}).get(name)
@@ -100,6 +100,7 @@ class Reference:
                     images=samples.images,
                     unreadable=samples.unreadable,
                     diverged=samples.diverged,
+                    class_distance=distances[against is self.held_out],
                     low=figure.low,
                     high=figure.high,
                     interval=figure.interval,

@@ -180,6 +180,8 @@ def decoded(latents: Stream, decoder: Autoencoder) -> Stream:
 def _draws_of_model(model: Model, name: str, how: ScoreOptions) -> list[Stream]:
     if how.vae is not None:
         model = replace(model, codec=with_vae(model.codec, how.vae, model.data_shape))
+    if how.class_shares:
+        model = replace(model, sampler=replace(model.sampler, class_shares=how.class_shares))
     decoder = open_vae(model.codec, device_of(model.denoiser)) if has_vae(model.codec) else None
     codec, shape = model.codec, tuple(model.data_shape)
     draws = 5 if how.draws is None else how.draws

@@ -13,8 +13,8 @@ from sims.data.pictures import LOSSY
 from sims.data.stream import UNCHANGED
 from sims.errors import UserError
 from sims.metrics.infinity import PARTS
-from sims.metrics.per_class import per_class_table
-from sims.results.scores import ClassScores, ScoreFigures, Scores, SetFacts, diverged_words
+from sims.metrics.per_class import beyond_chance, per_class_table
+from sims.results.scores import ClassScores, ScoreFigures, Scores, SetFacts, class_words, diverged_words
 from sims.scoring.features import FeatureSet
 from sims.scoring.figures import METRICS, Settings, facts, figures, over_draws
 from sims.scoring.floors import FloorSets, floor_sets
@@ -138,6 +138,7 @@ class Suite:
         width, count = r.extractor.num_features, first.count
         if diverged := sum(part.diverged for part in sets):
             notes.append(diverged_words(diverged, sum(part.count for part in sets)))
+        notes += self._mixtures(sets)
         if 0 < count <= width:
             notes.append(
                 f"WARNING: {count:,} samples for {width:,} features: their covariance has no full rank and the Fréchet "
@@ -185,6 +186,22 @@ class Suite:
                 f"and its coverage too low for {count:,}"
             )
         return notes
+
+    def _mixtures(self, sets: list[FeatureSet]) -> list[str]:
+        """Of samples whose classes were meant: a warning where their shares are not the reference's."""
+        train, first = self.reference.train, sets[0]
+        if first.labels is None:
+            return []
+        every = replace(first, labels=np.concatenate([part.labels for part in sets if part.labels is not None]))
+        counts = every.class_counts(train)
+        if counts is None:
+            lack = "has no labels" if train.labels is None else "has other classes"
+            return [f"whether the samples' class shares are the reference's is not known: it {lack}"]
+        if not beyond_chance(*counts):
+            return []
+        names = train.class_names or first.class_names or tuple(map(str, range(len(counts[0]))))
+        ours, theirs = (found / found.sum() for found in counts)
+        return [f"WARNING: {class_words(names, ours.tolist(), theirs.tolist(), 'class_shares')}"]
 
     def _classes(self, sets: list[FeatureSet]) -> tuple[ClassScores, ...]:
         """Figures per class, where the reference has labels and the samples' classes are intended or recognized."""

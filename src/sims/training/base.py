@@ -31,6 +31,7 @@ def new_model(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = make_network(data.data_shape, data.num_classes, network, precond)
+    denoiser.class_shares = data.class_shares
     provenance: dict[str, JSON] = {"data": data.name, "data_fingerprint": data.fingerprint, "seed": seed}
     return Model(denoiser, data.codec, sampler, data.class_names, provenance)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields, replace
 
 from sims.data.dataset import Dataset
-from sims.experiments.facts import reproduction
+from sims.experiments.facts import class_warnings, data_facts, drawn_shares, reproduction
 from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
@@ -26,7 +26,12 @@ def improve_result(
     rows = tuple(line.row for line in outcome.table)
     comparisons = _comparisons(outcome.table)
     headline, warnings = _headline({row.label: row for row in rows}, comparisons)
-    data, floor = Data(real.name, len(real), len(test) if test else 0) if real else Data("none"), None
+    conditional, floor = model.num_classes > 0, None
+    drawn = drawn_shares(model.num_classes, model.sampler.class_shares or model.class_shares)
+    data = data_facts(real, test, conditional, drawn) if real else Data("none", drawn_shares=drawn)
+    if judge is not None:
+        samples = options.evaluation.draws * options.evaluation.samples
+        warnings += class_warnings(model.class_names, drawn, judge.train.labels, samples)
     if judge is not None and judge.floor is not None and real is not None and test is not None:
         text = f"real against real: {len(real):,} training images against {len(test):,} held-out ones"
         floor = Floor({"fd_held_out": judge.floor}, text)
@@ -34,7 +39,7 @@ def improve_result(
         title=f"{options.data.path if options.model is None else options.model.name}: a model improves itself",
         headline=headline,
         warnings=tuple(warnings),
-        data=replace(data, shape=model.data_shape, num_classes=model.num_classes, conditional=model.num_classes > 0),
+        data=replace(data, shape=model.data_shape, num_classes=model.num_classes, conditional=conditional),
         extractor=judge.about() if judge else None,
         floor=floor,
         looks=looks_of(row.method for row in rows),

@@ -10,9 +10,9 @@ import numpy as np
 
 from sims.config import JSON
 from sims.data.dataset import Dataset
-from sims.experiments.facts import data_facts, reproduction
+from sims.experiments.facts import class_warnings, data_facts, drawn_shares, reproduction
 from sims.experiments.loop.models import Generation, Measured
-from sims.experiments.loop.options import LoopOptions, PollutionOptions
+from sims.experiments.loop.options import LoopOptions, PollutionOptions, RepeatedOptions
 from sims.experiments.loop.remedies import STANDARD, arm_of, is_guided, looks_of
 from sims.experiments.loop.verdicts import conclusion, verdicts_on
 from sims.metrics.intervals import paired_interval, paired_ratio_interval
@@ -89,14 +89,15 @@ def image_loop_result(
             ({"repeat": index, "arm": arm.name, "generation": place, "w": arm.w}, table[arm.name][place][index])
             for index in range(len(repeats)) for arm in arms for place in span
         ))  # fmt: skip
-    first = repeats[0]
+    first, drawn = repeats[0], _drawn(options, data[0])
     curves = _curves(table)
     verdicts = verdicts_on(curves["fd"], arms)
     return LoopResult(
         title=f"{options.generations} generations of {data[0].name} ({options.kind})",
         headline=conclusion(curves["fd"], arms, verdicts, "FD to train", 2),
         figures=_facts(curves),
-        data=data_facts(*data, options.data.conditional),
+        data=data_facts(*data, options.data.conditional, drawn),
+        warnings=tuple(class_warnings(data[0].class_names, drawn, data[0].labels, options.evaluation.samples)),
         extractor=judge.about(),
         floor=_floor(judge, options.evaluation.samples, data),
         looks=looks_of(options.remedies),
@@ -124,6 +125,11 @@ def image_loop_result(
     )
 
 
+def _drawn(options: RepeatedOptions, data: Dataset) -> tuple[float, ...]:
+    """The shares by which the first generation's classes are drawn."""
+    return drawn_shares(data.num_classes * options.data.conditional, options.sampler.class_shares or data.class_shares)
+
+
 def pollution_result(
     run: Run,
     options: PollutionOptions,
@@ -140,14 +146,15 @@ def pollution_result(
             for index, repeat in enumerate(repeats) for level, entry in zip(options.levels, repeat)
             for name, arm in entry.arms.items()
         ))  # fmt: skip
-    curves = _curves(table)
+    curves, drawn = _curves(table), _drawn(options, data[0])
     guided = [name for name in options.remedies if is_guided(name)]
     compared = tuple(_compared(options, curves, [arm for name in guided for arm in (name, f"{name}-trusted")]))
     return PollutionResult(
         title=f"{data[0].name} polluted by an earlier model's samples",
         headline=_conclusion(compared, guided),
         figures=_facts(curves),
-        data=data_facts(*data, options.data.conditional),
+        data=data_facts(*data, options.data.conditional, drawn),
+        warnings=tuple(class_warnings(data[0].class_names, drawn, data[0].labels, options.evaluation.samples)),
         extractor=judge.about(),
         floor=_floor(judge, options.evaluation.samples, data),
         looks=looks_of(options.remedies),

@@ -102,7 +102,9 @@ def of_gradient(model: Model, meter: Meter, scale: float) -> Contender:
     options = model.sampler
 
     def sample(seeds: range) -> Tensor:
-        labels = guide.wanted(seeds, SeededNoise(seeds, guide.data_shape, model.num_classes).labels())
+        shares = options.class_shares or model.class_shares
+        classes = SeededNoise(seeds, guide.data_shape, model.num_classes, shares).labels()
+        labels = guide.wanted(seeds, classes)
         return sample_seeds(guide, seeds, options, labels, meter.batch_size, device=meter.run.device)[0]
 
     key = ("gradient", model.hash, to_dict(options), meter.steering.hash, meter.target.tolist(), scale)
