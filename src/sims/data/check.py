@@ -14,6 +14,7 @@ import numpy as np
 
 from sims.config import JSON, to_dict
 from sims.data.dataset import classes_of
+from sims.data.listing import passed_over
 from sims.data.mapped import rehearsed
 from sims.data.pictures import SourceOptions, Unreadable, decoded, transform
 from sims.data.readers import Arrays, Pictures, open_source
@@ -137,10 +138,19 @@ def _range_notes(found: Arrays, options: SourceOptions) -> list[str]:
 def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
     """Look at a store of synthetic samples or a built-in set, which check themselves when loaded."""
     report.kind = "built in" if str(path) in BUILT_IN else "store of synthetic samples"
-    data = load(path, options=options)
-    report.remarks += data.notes
-    _arrays(report, Arrays(report.kind, data.name, data.raw, data.labels, data.class_names), {})
-    _labels(report, data.labels, data.class_names, len(data))
+    stores = {} if str(path) in BUILT_IN else divided_stores(resolve(path, options))
+    seen: dict[bytes, str] = {}
+    for part, place in (stores or {"all": path}).items():
+        data = load(place, options=options)
+        report.remarks += data.notes
+        _arrays(report, Arrays(report.kind, data.name, data.raw, data.labels, data.class_names), seen)
+        _labels(report, data.labels, data.class_names, len(data))
+        if part != "all":
+            report.parts[part] = len(data)
+    for child in sorted(resolve(path, options).iterdir()) if stores else ():
+        if child not in stores.values() and not child.name.startswith("."):
+            report.passed_over[child.name] = "beside the stores"
+    report.remarks += passed_over(report.passed_over)
     _conclude(report, options)
 
 

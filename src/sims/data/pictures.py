@@ -17,7 +17,7 @@ from sims.errors import UserError
 #: What is decoded, as Pillow names it: nothing that starts another program (EPS does), no pages of text.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 LOSSY = ("jpeg", "webp", "avif", "jp2")  # formats that may have changed the pixels
-HEAD = 64  # bytes that tell what a file is
+HEAD = 512  # bytes that tell what a file is, also where they are packed by gzip
 MOST_PIXELS = 178_000_000  # of one picture
 _ROOM = 64 << 20  # bytes that a picture may unfold to in any case
 _RATIO = 1_100  # and beyond that so many times its file's size: what deflate reaches at most

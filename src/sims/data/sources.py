@@ -99,8 +99,8 @@ def divided_stores(path: Path) -> dict[str, Path]:
     if not path.is_dir():
         return {}
     found = {PARTS.get(child.name.lower()): child for child in sorted(path.iterdir()) if is_store(child)}
-    found = {"test" if part == "validation" else part: child for part, child in found.items()}
-    return {"train": found["train"], "test": found["test"]} if {"train", "test"} <= found.keys() else {}  # type: ignore[index]
+    held_out = found.get("test") or found.get("validation")
+    return {"train": found["train"], "test": held_out} if "train" in found and held_out else {}
 
 
 def open_path(source: str | Path, options: SourceOptions = _NONE) -> Source | None:
