@@ -140,7 +140,8 @@ def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
     report.kind = "built in" if str(path) in BUILT_IN else "store of synthetic samples"
     stores = {} if str(path) in BUILT_IN else divided_stores(resolve(path, options))
     seen: dict[bytes, str] = {}
-    for part, place in (stores or {"all": path}).items():
+    places: dict[str, str | Path] = {**stores} if stores else {"all": path}
+    for part, place in places.items():
         data = load(place, options=options)
         report.remarks += data.notes
         _arrays(report, Arrays(report.kind, data.name, data.raw, data.labels, data.class_names), seen)
