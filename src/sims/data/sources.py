@@ -98,7 +98,8 @@ def divided_stores(path: Path) -> dict[str, Path]:
     """The stores of a folder that holds two of them, ``train`` and ``test``; {} for anything else."""
     if not path.is_dir():
         return {}
-    found = {PARTS.get(child.name.lower()): child for child in sorted(path.iterdir()) if is_store(child)}
+    named = sorted(name for name in os.listdir(path) if name.lower() in PARTS)
+    found = {PARTS[name.lower()]: path / name for name in named if is_store(path / name)}
     held_out = found.get("test") or found.get("validation")
     return {"train": found["train"], "test": held_out} if "train" in found and held_out else {}
 
