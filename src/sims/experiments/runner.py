@@ -12,11 +12,10 @@ from sims.config import to_dict
 from sims.data import mapped
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
-from sims.files import write_json
 from sims.processes import agree
 from sims.report import closing_table, write_report
 from sims.results.common import Result
-from sims.results.summaries import read_result, to_json
+from sims.results.summaries import read_result, write_result
 from sims.runs.directory import Rehearsal, Run
 
 
@@ -68,7 +67,7 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
         else:
             result = experiment.work(run, options)
             if run.is_main:
-                write_json(run.path / "summary.json", to_json(result))
+                write_result(run.path, result)
                 (run.path / "report.html").unlink(missing_ok=True)
             run.barrier()
         if run.is_main:
