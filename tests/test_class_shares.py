@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,6 +137,19 @@ def test_labels_that_are_missing_have_no_share() -> None:
     part = replace(data([6, 2]), labels=np.array([-1, -1, 0, 0, 0, 0, 1, 1]))
     assert part.class_shares == (4 / 6, 2 / 6)
     assert part.without_labels().class_shares == ()
+
+
+def test_labels_with_gaps_keep_their_numbers_in_files(tmp_path: Path) -> None:
+    """Classes 1 and 3 are two classes here; a store says 1 and 3, and is read back as it was."""
+    gaps = replace(data([4, 4]), labels=np.array([1] * 30 + [3] * 10), raw=data([40]).raw, class_names=())
+    assert gaps.class_names == ("1", "3")
+    model = tiny.model(gaps)
+    store = sims.synthesize(model, tmp_path / "own", count=60, quiet=True)
+    found = np.concatenate([pq.read_table(file)["label"].to_numpy() for file in (tmp_path / "own").glob("*.parquet")])
+    assert set(found.tolist()) == {1, 3}
+    assert np.array_equal(np.array([1, 3])[store.labels], found)
+    assert np.array_equal(store.labels, model.sample_labelled(range(60))[1].numpy())
+    assert store.class_names == ("1", "3")
 
 
 # -- what scores say ---------------------------------------------------------------------------------------------------

@@ -253,6 +253,18 @@ def test_ranges_are_said_where_the_type_does_not_tell(tmp_path: Path) -> None:
     assert not check(tmp_path / "black").ok
 
 
+def test_packed_idx_files_with_long_heads(tmp_path: Path) -> None:
+    """What is packed may show itself late: behind a file's name, and tables that unpack it. One part alone is all."""
+    pixels = np.random.default_rng(0).binomial(255, 0.3, (300, 6, 5)).astype(np.uint8)
+    with gzip.GzipFile("n" * 500, "wb", fileobj=open(tmp_path / "t10k-images-idx3-ubyte.gz", "wb")) as file:
+        file.write(b"\0\0\x08\x03" + struct.pack(">3I", *pixels.shape) + pixels.tobytes())
+    labels = b"\0\0\x08\x01" + struct.pack(">I", 300) + bytes(i % 3 for i in range(300))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(labels))
+    data = load(tmp_path)
+    assert np.array_equal(data.raw[:, 0], pixels)
+    assert np.array_equal(data.labels, np.arange(300) % 3)
+
+
 def test_idx_files(tmp_path: Path) -> None:
     data = {"train": (raw(7, channels=1), np.arange(7) % 3), "t10k": (raw(4, 1, 1), np.arange(4) % 3)}
     for part, (pixels, labels) in data.items():

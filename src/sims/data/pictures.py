@@ -17,7 +17,7 @@ from sims.errors import UserError
 #: What is decoded, as Pillow names it: nothing that starts another program (EPS does), no pages of text.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 LOSSY = ("jpeg", "webp", "avif", "jp2")  # formats that may have changed the pixels
-HEAD = 512  # bytes that tell what a file is, also where they are packed by gzip
+HEAD = 4096  # bytes that tell what a file is, also where it is packed: a page, which costs no more than less
 MOST_PIXELS = 178_000_000  # of one picture
 _ROOM = 64 << 20  # bytes that a picture may unfold to in any case
 _RATIO = 1_100  # and beyond that so many times its file's size: what deflate reaches at most
@@ -120,7 +120,7 @@ def decode_image(data: bytes, options: SourceOptions = SourceOptions()) -> np.nd
 
 def decoded(data: bytes, options: SourceOptions = SourceOptions()) -> Decoded:
     """``decode_image``, with what there is to say of the file."""
-    found = format_of(data[:HEAD]) or "unknown"
+    found = format_of(data) or "unknown"
     if found == "npy":
         return Decoded(transform(_array(data), options), found)
     try:

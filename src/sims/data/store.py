@@ -58,6 +58,15 @@ class StoreHeader:
             raise UserError(f"{len(names)} class names for {self.num_classes} classes: give one name for each class")
 
     @property
+    def numbers(self) -> np.ndarray:
+        """The number (num_classes,) of each class in the files: its name, where all are whole numbers in order.
+
+        Labels that had gaps keep their numbers so.
+        """
+        numbers = np.array([int(name) if name.isdecimal() and len(name) < 19 else -1 for name in self.class_names])
+        return numbers if (numbers >= 0).all() and (np.diff(numbers) > 0).all() else np.arange(self.num_classes)
+
+    @property
     def num_shards(self) -> int:
         """Number of shards; the last may be shorter."""
         return -(-self.total // self.shard_size)
@@ -232,6 +241,8 @@ def _table(
     columns["label"] = check_labels(columns["label"], count, header.class_names, name)
     if header.num_classes == 0 and (columns["label"] != -1).any():
         raise UserError(f"shard {shard} of {name}: labels given, but the store has no classes: set num_classes")
+    labels = columns["label"]
+    columns["label"] = np.where(labels < 0, -1, header.numbers[labels]) if header.num_classes else labels
     if taken := set(attributes) & set(_OWN_COLUMNS):
         raise UserError(f"attribute names {sorted(taken)} are taken: choose other names")
     features: dict[str, hf.Feature] = {}
@@ -247,7 +258,7 @@ def _table(
             raise UserError(f"shard {shard} of {name}: {len(values)} values of {key} for {count} samples")
         arrays[key] = pa.array(np.asarray(values).tolist() if np.asarray(values).dtype.kind == "U" else values)
         features[key] = hf.value(str(arrays[key].type).replace("double", "float64"))
-    if header.class_names:
+    if (numbers := header.numbers).size and numbers[-1] == header.num_classes - 1:
         features["label"] = hf.class_label(header.class_names)
     fields = [pa.field(key, array.type) for key, array in arrays.items()]
     if "data" in arrays:
@@ -303,6 +314,8 @@ def _read(path: Path) -> Dataset:
             raise UserError(f"{file} has columns {list(parts[-1])}, the first shard {list(parts[0])}: {remedy}")
     columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     labels = columns.pop("label") if header.num_classes else None
+    if labels is not None:
+        labels = np.where(labels < 0, -1, np.searchsorted(header.numbers, labels))
     name = os.path.basename(os.path.abspath(path))
     return Dataset(raw, labels, header.codec, header.class_names if header.num_classes else (), name, columns)
 
