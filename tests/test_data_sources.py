@@ -262,8 +262,8 @@ def test_grayscale_and_size_are_pillows(tmp_path: Path) -> None:
 
 
 def test_mixed_sizes_become_one_with_size(tmp_path: Path) -> None:
-    save_folder(tmp_path / "a", pictures(2, 3, 8, 8))
-    save_folder(tmp_path / "b", pictures(2, 3, 4, 6))
+    save_folder(tmp_path / "a", pictures(3, 3, 8, 8))
+    save_folder(tmp_path / "b", pictures(3, 3, 4, 6))
     assert load(tmp_path, options=SourceOptions(size=4)).data_shape == (3, 4, 4)
     assert check(tmp_path, SourceOptions(size=4)).ok
 

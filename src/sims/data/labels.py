@@ -44,7 +44,7 @@ def labels_of(
 
 
 def _class_folders(names: Sequence[str], depth: int) -> Labels:
-    folders = [parts[depth] if len(parts := PurePosixPath(name).parts[:-1]) > depth else None for name in names]
+    folders = [parts[depth] if len(parts := name.split("/")[:-1]) > depth else None for name in names]
     class_names = tuple(sorted({folder for folder in folders if folder is not None}))
     if not class_names:
         return None, ()

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sims.data.pictures import HEAD, Unreadable, kind_of
 from sims.errors import UserError
@@ -60,11 +60,11 @@ class Listing:
 
     def take(self, name: str, head: Callable[[], bytes]) -> None:
         """Sort one file in, by its suffix or, where that says nothing, by its first bytes."""
-        path = PurePosixPath(name)
-        if path.name.lower() in LISTINGS:
+        file = name.rpartition("/")[2].lower()
+        if file in LISTINGS:
             self.listings.append(name)
             return
-        suffix = path.suffix.lower()
+        suffix = os.path.splitext(file)[1]
         kind = SUFFIXES.get(suffix)
         if kind is None:
             try:
@@ -117,12 +117,12 @@ def passed_over(found: dict[str, str]) -> list[str]:
 def _list_folder(root: Path) -> Listing:
     def read(name: str) -> bytes:
         try:
-            return read_bytes(root / name, LARGEST if name.lower().endswith(LISTINGS) else MOST_MEMBER)
+            return read_bytes(f"{root}/{name}", LARGEST if name.lower().endswith(LISTINGS) else MOST_MEMBER)
         except UserError as error:
             raise Unreadable(str(error)) from error
 
     def head(name: str) -> bytes:
-        with open(root / name, "rb") as file:
+        with open(f"{root}/{name}", "rb", buffering=0) as file:
             return file.read(HEAD)
 
     listing = Listing(root, False, read)
@@ -242,7 +242,7 @@ def _list_zip(path: Path) -> Listing:
             twice[name] += 1
             continue
         members[name] = info
-        limit = LARGEST if PurePosixPath(name).name.lower() in LISTINGS else MOST_MEMBER
+        limit = LARGEST if name.rpartition("/")[2].lower() in LISTINGS else MOST_MEMBER
         if info.file_size > min(limit, most(info.compress_size)):
             listing.passed_over[name] = (
                 f"said to unfold to {info.file_size / 1e9:.1f} GB, more than such a file of that size holds"
@@ -262,7 +262,7 @@ def mended(name: str) -> str:
 
 def common_folders(names: Sequence[str]) -> int:
     """How many leading folders all names share."""
-    paths = [PurePosixPath(name).parts[:-1] for name in names]
+    paths = [name.split("/")[:-1] for name in names]
     depth = 0
     while paths and all(len(parts) > depth for parts in paths) and len({parts[depth] for parts in paths}) == 1:
         depth += 1

@@ -9,7 +9,7 @@ import zlib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -105,8 +105,7 @@ def kind_of(head: bytes) -> str | None:
     return "picture" if found in pictures else _KINDS.get(found or "", found)
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A picture (C, H, W), what its file is, and what its file holds beyond it, in words ("" = nothing)."""
 
     pixels: np.ndarray
@@ -125,7 +124,7 @@ def decode_image(data: bytes, options: SourceOptions = SourceOptions()) -> np.nd
 
 def decoded(data: bytes, options: SourceOptions = SourceOptions()) -> Decoded:
     """``decode_image``, with what there is to say of the file."""
-    found = format_of(data[:HEAD]) or "unknown"
+    found = format_of(data) or "unknown"
     if found == "npy":
         return Decoded(transform(_array(data), options), found)
     try:

@@ -13,12 +13,10 @@ from sims.scoring.options import EvaluationOptions
 from sims.scoring.reference import make_references
 
 
-def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and held-out images; UserError where they are no images, or not what the options say."""
-    run.log(f"reading {data.path}")
+def read_data(data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and held-out data; UserError where they are not what the options say."""
     train, test = load_pair(data.path, data.test, data.test_fraction, seed, options=data.source, limit=data.limit)
-    if len(train.data_shape) != 3:
-        raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
+    train.require_varied()
     if data.shape is not None and train.data_shape != data.shape:
         raise UserError(
             f"data.shape is {list(data.shape)}, and {data.path} has {list(train.data_shape)}: "
@@ -31,9 +29,22 @@ def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Datase
     return train, test
 
 
-def same_data(run: Run, found: dict[str, str], path: str) -> None:
-    """UserError if the data, named by its fingerprints, is not what it was when the run began."""
-    if run.once(run.path / "data.json", lambda: found) != found:
+def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and held-out images; UserError where they are no images, or not what the options say."""
+    run.log(f"reading {data.path}")
+    train, test = read_data(data, seed)
+    if len(train.data_shape) != 3:
+        raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
+    return train, test
+
+
+def same_data(run: Run, path: str, train: Dataset, test: Dataset, **more: str) -> None:
+    """UserError if the data, named by fingerprints and whatever else, is not what it was when the run began."""
+    file = run.path / "data.json"
+    if not run.writes and not file.is_file():
+        return  # fingerprints of large data take their time
+    found = {"train": train.fingerprint, "test": test.fingerprint, **more}
+    if run.once(file, lambda: found) != found:
         raise UserError(f"the data at {path} has changed since {run.path} began: restore it, or begin a run elsewhere")
 
 

@@ -143,9 +143,9 @@ class Autoencoder:
                 f"{pictures.name} holds values of type {pictures.codec.dtype}, and the autoencoder takes 8-bit pictures"
             )
         shape = (len(pictures), *self.settings.latent_shape(pictures.data_shape))
-        key = digest("latents", codec.identity, pictures.fingerprint)[:24]
         raw = mapped(
-            cache / f"latents-{key}.npy",
+            cache,
+            lambda: f"latents-{digest('latents', codec.identity, pictures.fingerprint)[:24]}",
             shape,
             np.dtype("float32"),
             lambda part: self.encode(pictures.raw[part.start : part.stop]).numpy(),

@@ -152,7 +152,7 @@ class Stage:
     """How long a stage of the run took, over interruptions."""
 
     name: str
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def run_images(run: Run, options: LoopOptions) -> LoopResult:
     plan = schedule(options.kind, options.counts, options.generations, len(train))
     for folder in sorted(run.path.glob("repeats/*/generations")):
         check_stores(folder, plan)
-    same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, options.data.path)
+    same_data(run, options.data.path, train, test)
     judge = open_judge(run, train, test, options.evaluation)
     selection = _selection(run, options, (train, judge))
     arms = tuple(

@@ -66,7 +66,7 @@ def run_pollution(run: Run, options: PollutionOptions) -> PollutionResult:
     check_jobs(options.jobs, run.num_processes)
     train, test = read_images(run, options.data, options.seed)
     _trusted_images(options, train, 0)
-    same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, options.data.path)
+    same_data(run, options.data.path, train, test)
     judge = open_judge(run, train, test, options.evaluation)
     repeats = [PollutionRepeat(options, folder, seed) for folder, seed in folders_and_seeds(options)]
     work_off(repeats, options.jobs, (train, judge))
