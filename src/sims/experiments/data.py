@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.options import DataOptions
 from sims.interop.latents import Autoencoder
+from sims.model import Model
 from sims.runs.directory import Run
 from sims.scoring.judge import Judge, load_judge
 from sims.scoring.options import EvaluationOptions
@@ -36,6 +41,25 @@ def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Datase
     if len(train.data_shape) != 3:
         raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
     return train, test
+
+
+def in_classes_of(model: Model, name: str, data: Dataset, path: str) -> Dataset:
+    """Data with labels by the numbers that a class-conditional model has for classes of their names.
+
+    As many classes of other names are taken in their order. UserError for other numbers of them.
+    """
+    if data.class_names == model.class_names:
+        return data
+    if data.labels is not None and {*data.class_names} <= {*model.class_names}:
+        numbers = np.array([model.class_names.index(one) for one in data.class_names])
+        labels = np.where(data.labels < 0, -1, numbers[data.labels])
+        return replace(data, labels=labels, class_names=model.class_names)
+    if data.num_classes != model.num_classes:
+        raise UserError(
+            f"the model {name} has {model.num_classes} classes, but {path} has {data.num_classes}, of other names: "
+            "give the labelled data it was trained on"
+        )
+    return data
 
 
 def same_data(run: Run, path: str, train: Dataset, test: Dataset, **more: str) -> None:

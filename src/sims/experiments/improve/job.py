@@ -11,13 +11,12 @@ from functools import partial
 
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
-from sims.errors import UserError
 from sims.experiments.base_model import TRAIN_BASE, base_of, given_model, require_shape
 from sims.experiments.cost.described import DataSize, described, of_model, stated
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.fit import fitted
 from sims.experiments.cost.table import Estimate
-from sims.experiments.data import open_judge, read_images, same_data
+from sims.experiments.data import in_classes_of, open_judge, read_images, same_data
 from sims.experiments.improve.improve_result import improve_result
 from sims.experiments.improve.improvement import Context, settings_of
 from sims.experiments.improve.outputs import GRIDS, save_models, write_grids, write_metrics
@@ -184,11 +183,8 @@ def _data(
         pictures = (train, test) if train.codec.kind == "pixels" else None
         train, test = (to_latents(run, options, space, part) for part in (train, test))
     require_shape(model, options.model, train.data_shape, data.path)
-    if model is not None and model.num_classes and model.num_classes != train.num_classes:
-        raise UserError(
-            f"the model {options.model} has {model.num_classes} classes, but {data.path} has {train.num_classes}: "
-            "give the labelled data it was trained on"
-        )
+    if model is not None and model.num_classes:
+        train, test = (in_classes_of(model, str(options.model), part, data.path) for part in (train, test))
     same_data(run, data.path, train, test)
     return train, test, pictures
 
