@@ -384,7 +384,7 @@ def main() -> int:
         save(options.out, {"tables": tables, "failures": failures})
         options.out.with_suffix(".md").write_text(text)
     else:
-        options.out.with_suffix(".last.json").write_text(json.dumps(results, indent=1))
+        Path(tempfile.gettempdir(), "hostile-last.json").write_text(json.dumps(results, indent=1))
     return 1 if bad else 0
 
 

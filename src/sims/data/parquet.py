@@ -22,7 +22,8 @@ from sims.limits import afford, most
 IMAGE_KEYS = ("images", "image", "img", "x", "data", "latents", "arr_0")
 LABEL_KEYS = ("labels", "label", "y", "class", "arr_1")
 _GROUPS = 4  # row groups kept in memory
-_ROWS = 100_000  # of any file; beyond that, a row takes at least a byte
+_ROWS = 2_000_000  # of any file; beyond that, a row takes at least a byte
+_REPEATED = 4 << 30  # bytes that values in many rows of any file may make; in memory they are there once
 
 
 class Table:
@@ -178,7 +179,7 @@ def _unfolded(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray | UserErro
         if pa.types.is_dictionary(values.type):
             lengths = pc.binary_length(values.dictionary).fill_null(0)
             size += pc.sum(lengths.take(values.indices.drop_null()).cast(pa.int64())).as_py() or 0
-    if size > most(path.stat().st_size):
+    if size > max(_REPEATED, most(path.stat().st_size)):
         return UserError(f"{path} unfolds to {size / 1e9:.3g} GB, one value in many rows: make it again")
     return column
 
