@@ -154,6 +154,9 @@ def test_a_list_that_is_not_understood_is_named(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,caption\n000.png,dark\n")
     report = check(tmp_path)
     assert report.ok and any("metadata.csv" in remark for remark in report.remarks)
+    (tmp_path / "metadata.csv").write_text("file_name,label\n000.png,dark\n")
+    with pytest.raises(UserError, match=r"metadata\.csv in .* has no class for 001\.png"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
