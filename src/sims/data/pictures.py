@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +21,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000
 LOSSY = ("jpeg", "webp", "avif", "jp2")  # formats that may have changed the pixels
 HEAD = 4096  # bytes that tell what a file is, also where it is packed: a page, which costs no more than less
 MOST_PIXELS = 178_000_000  # of one picture
+_LARGE = 1 << 24  # pixels: such pictures are decoded one at a time, whatever the number of threads, for memory's sake
+_ALONE = threading.Lock()
 _ROOM = 64 << 20  # bytes that a picture may unfold to in any case
 _RATIO = 1_100  # and beyond that so many times its file's size: what deflate reaches at most
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -123,20 +127,23 @@ def decoded(data: bytes, options: SourceOptions = SourceOptions()) -> Decoded:
     found = format_of(data) or "unknown"
     if found == "npy":
         return Decoded(transform(_array(data), options), found)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image, len(data))
-            deep = _deep_png(data) if found == "png" else None
-            remark = _beyond(image, deep is not None)
-            if deep is None:
-                image.load()
-            pixels = deep if deep is not None else _to_array(_plain(ImageOps.exif_transpose(image)))
-    except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
-        reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
-            reason = f"{found}, which is not read as a picture"
-        raise Unreadable(reason or type(error).__name__) from error
-    return Decoded(transform(pixels, options), found, remark)
+    with ExitStack() as held:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(image, len(data))
+                if image.width * image.height > _LARGE:
+                    held.enter_context(_ALONE)
+                deep = _deep_png(data) if found == "png" else None
+                remark = _beyond(image, deep is not None)
+                if deep is None:
+                    image.load()
+                pixels = deep if deep is not None else _to_array(_plain(ImageOps.exif_transpose(image)))
+        except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
+            reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
+                reason = f"{found}, which is not read as a picture"
+            raise Unreadable(reason or type(error).__name__) from error
+        return Decoded(transform(pixels, options), found, remark)
 
 
 def _check_size(image: Image.Image, size: int) -> None:
