@@ -44,7 +44,7 @@ NAMES = tuple(f"class {i}" for i in range(1000))
 
 def weights(path: Path, scale: float) -> None:
     """A network of 256 million parameters, 1 GB in float32."""
-    width = max(8, round(2200 * scale**0.5))
+    width = max(8, round(2900 * scale**0.5))
     options = NetworkOptions(width=width, blocks=7, embedding=256, sigma_data=0.5)
     data = Dataset(np.random.default_rng(0).integers(0, 256, (9, 3, 8, 8), np.uint8), None, UINT8)
     new_model(data, options, SamplerOptions(), 0).save(path)

@@ -7,7 +7,10 @@ import io
 import json
 import os
 import struct
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sims.data import pictures
 from sims.data.check import check
 from sims.data.division import divide, divide_files
 from sims.data.listing import mended
@@ -154,6 +158,9 @@ def test_a_list_that_is_not_understood_is_named(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,caption\n000.png,dark\n")
     report = check(tmp_path)
     assert report.ok and any("metadata.csv" in remark for remark in report.remarks)
+    (tmp_path / "metadata.csv").write_text("file_name,label\n000.png,dark\n")
+    with pytest.raises(UserError, match=r"metadata\.csv in .* has no class for 001\.png"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -302,3 +309,23 @@ def test_a_declared_size_is_not_believed() -> None:
     buffer = io.BytesIO()
     honest.save(buffer, "PNG")
     assert decoded(buffer.getvalue(), SourceOptions(size=30)).pixels.shape == (3, 30, 30)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 100 megapixels takes a gigabyte, and there may be as many threads as cores."""
+    at_once: list[int] = []
+    inside = threading.Semaphore(8)
+    plain = pictures.transform
+
+    def transform(pixels: np.ndarray, options: SourceOptions) -> np.ndarray:
+        with inside:
+            at_once.append(8 - inside._value)
+            time.sleep(0.01)
+            return plain(pixels, options)
+
+    monkeypatch.setattr(pictures, "transform", transform)
+    monkeypatch.setattr(pictures, "_LARGE", 29)
+    encoded = [encode_png(p) for p in raw(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(decoded, encoded))) == 8
+    assert at_once == [1] * 8

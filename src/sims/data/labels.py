@@ -94,8 +94,10 @@ def _number(text: Any) -> Any:
 def _looked_up(names: Sequence[str], table: Mapping[str, Any], where: str, below: str) -> Labels:
     """The label of every name: whole numbers, or names of classes."""
     found = [table.get(name.removeprefix(f"{below}/"), table.get(name)) for name in names]
-    words = all(isinstance(label, str) and label for label in found)
+    words = any(isinstance(label, str) and label for label in found)
     for name, label in zip(names, found):
+        if words and not (isinstance(label, str) and label):
+            raise UserError(f"{where} has no class for {name}: give one for every picture, or class folders")
         if not words and (isinstance(label, bool) or not isinstance(label, int) or abs(label) >= 2**62):
             what = "no label" if label is None else f"label {str(label)[:40]!r}, which is not a whole number,"
             raise UserError(f"{where} has {what} for {name}: give a class number for every picture, or null for none")

@@ -6,7 +6,7 @@ import io
 import struct
 import threading
 import zlib
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -127,19 +127,21 @@ def decoded(data: bytes, options: SourceOptions = SourceOptions()) -> Decoded:
     found = format_of(data) or "unknown"
     if found == "npy":
         return Decoded(transform(_array(data), options), found)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image, _check_size(image, len(data)):
-            deep = _deep_png(data) if found == "png" else None
-            remark = _beyond(image, deep is not None)
-            if deep is None:
-                image.load()
-            pixels = deep if deep is not None else _to_array(_plain(ImageOps.exif_transpose(image)))
-    except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
-        reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
-            reason = f"{found}, which is not read as a picture"
-        raise Unreadable(reason or type(error).__name__) from error
-    return Decoded(transform(pixels, options), found, remark)
+    with ExitStack() as held:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                held.enter_context(_check_size(image, len(data)))
+                deep = _deep_png(data) if found == "png" else None
+                remark = _beyond(image, deep is not None)
+                if deep is None:
+                    image.load()
+                pixels = deep if deep is not None else _to_array(_plain(ImageOps.exif_transpose(image)))
+        except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
+            reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
+                reason = f"{found}, which is not read as a picture"
+            raise Unreadable(reason or type(error).__name__) from error
+        return Decoded(transform(pixels, options), found, remark)
 
 
 def _check_size(image: Image.Image, size: int) -> AbstractContextManager[object]:
