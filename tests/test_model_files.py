@@ -438,6 +438,7 @@ FOLDERS: dict[str, tuple[str, dict[str, Any]]] = {
     "blocks of words": ("unet/config.json", {"down_block_types": "DownBlock2D"}),
     "unknown blocks": ("unet/config.json", {"down_block_types": ["Down", "Up"]}),
     "blocks": ("unet/config.json", {"down_block_types": ["DownBlock2D"] * 99_999}),
+    "no embedding of time": ("unet/config.json", {"time_embedding_type": None}),
     "no blocks": ("unet/config.json", {"down_block_types": []}),
     "a class of another kind": ("unet/config.json", {"_class_name": ["UNet2DModel"]}),
     "timesteps": ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}),

@@ -72,7 +72,9 @@ def make_module(architecture: str, config: Mapping[str, JSON], empty: bool) -> n
                     return make(settings)  # type: ignore[no-any-return]
                 with init_empty_weights():
                     return make(settings)  # type: ignore[no-any-return]
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # what a library makes of a configuration that it does not check can fail in any way
         reason = ascii(" ".join(str(error).split())[:300])[1:-1]
         raise UserError(f"diffusers cannot make the {architecture} of config.json ({reason}): correct it") from error
 
