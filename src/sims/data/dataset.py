@@ -119,6 +119,13 @@ class Dataset:
         train, test = split_indices(len(self), num_test, seed, self.labels)
         return self.subset(train), self.subset(test)
 
+    def in_classes(self, names: Sequence[str]) -> Dataset:
+        """The same samples with the classes in the order of ``names``, where these are the same names."""
+        if self.labels is None or sorted(names) != sorted(self.class_names):
+            return self
+        numbers = np.array([*map(list(names).index, self.class_names), -1])
+        return replace(self, labels=numbers[self.labels], class_names=tuple(names))
+
     def without_labels(self) -> Dataset:
         """The same samples, unlabelled."""
         return replace(self, labels=None, class_names=())

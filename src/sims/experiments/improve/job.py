@@ -178,7 +178,8 @@ def _data(
 ) -> tuple[Dataset, Dataset, Pair | None]:
     """Training and held-out data in the space of the model; and the pictures that were encoded, if any were."""
     data = options.data
-    train, test = read_images(run, data, options.seed)
+    names = model.class_names if model is not None else ()
+    train, test = (part.in_classes(names) for part in read_images(run, data, options.seed))
     pictures = None
     if space is not None:
         pictures = (train, test) if train.codec.kind == "pixels" else None
