@@ -6,11 +6,13 @@ import gzip
 import io
 import json
 import os
+import re
 import struct
 import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from PIL import Image
 
 from sims.data import pictures
 from sims.data.check import check
-from sims.data.division import divide, divide_files
+from sims.data.division import PARTS, divide, divide_files
 from sims.data.listing import mended
 from sims.data.pictures import SourceOptions, Unreadable, decode_image, decoded, encode_png
 from sims.data.sources import load, load_pair
@@ -329,3 +331,12 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatc
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(decoded, encoded))) == 8
     assert at_once == [1] * 8
+
+
+def test_the_page_names_every_part_format_and_option_there_is() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    assert all(f"`{name}`" in text for name in PARTS)
+    words = {re.sub(r"\W", "", word).lower() for word in text.replace("JPEG 2000", "JPEG2000").split()}
+    assert {name.lower() for name in pictures.FORMATS} <= words
+    named = set(re.findall(r"`data\.source\.(\w+)`", text))
+    assert named and named <= {entry.name for entry in fields(SourceOptions)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from sims.errors import UserError
 from sims.experiments.cost import rates
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve import job
-from sims.experiments.runner import configuration
+from sims.experiments.runner import configuration, rehearsed
 from sims.experiments.shift.shift_job import shift
 from sims.files import write_json
 from sims.results.summaries import FORMAT
@@ -172,6 +173,20 @@ def test_a_rehearsal_refuses_what_the_job_refuses(
         assert rehearsal == said(lambda: run(parse(command, arguments), quiet=True))
     else:
         assert "shape" in rehearsal
+
+
+def test_a_model_and_its_data_mean_the_same_classes(place: Path, tmp_path: Path) -> None:
+    """A model knows its classes by number, and where data have the same names in another order, they are renumbered."""
+    model = sims.load(place / "models" / "two")
+    replace(model, class_names=("b", "a")).save(tmp_path / "model")
+    words = ["--model", str(tmp_path / "model"), "--data.path", str(place / "two")]
+    options = parse("improve", tiny.improve_arguments(tmp_path / "run", *words)[1:])
+    with rehearsed(job.IMPROVE, options) as run:
+        opened = job._opened(run, options)
+    for ours, theirs in zip((opened.real, opened.test), load_pair(place / "two")):
+        assert ours is not None and ours.labels is not None and theirs.labels is not None
+        assert ours.class_names == ("b", "a") and np.array_equal(ours.labels, 1 - theirs.labels)
+        assert np.array_equal(ours.raw, theirs.raw)
 
 
 def test_a_directory_in_use_is_in_use_for_a_rehearsal_too(tmp_path: Path) -> None:

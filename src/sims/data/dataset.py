@@ -119,6 +119,13 @@ class Dataset:
         train, test = split_indices(len(self), num_test, seed, self.labels)
         return self.subset(train), self.subset(test)
 
+    def in_classes(self, names: Sequence[str]) -> Dataset:
+        """The same samples with the classes ``names``, where its own are among these; otherwise as it is."""
+        if self.labels is None or not {*self.class_names} <= {*names} or self.class_names == tuple(names):
+            return self
+        numbers = np.array([*map(list(names).index, self.class_names), -1])
+        return replace(self, labels=numbers[self.labels], class_names=tuple(names))
+
     def without_labels(self) -> Dataset:
         """The same samples, unlabelled."""
         return replace(self, labels=None, class_names=())

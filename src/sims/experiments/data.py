@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import numpy as np
-
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
@@ -48,18 +44,13 @@ def in_classes_of(model: Model, name: str, data: Dataset, path: str) -> Dataset:
 
     As many classes of other names are taken in their order. UserError for other numbers of them.
     """
-    if data.class_names == model.class_names:
-        return data
-    if data.labels is not None and {*data.class_names} <= {*model.class_names}:
-        numbers = np.array([model.class_names.index(one) for one in data.class_names])
-        labels = np.where(data.labels < 0, -1, numbers[data.labels])
-        return replace(data, labels=labels, class_names=model.class_names)
-    if data.num_classes != model.num_classes:
+    found = data.in_classes(model.class_names)
+    if found.num_classes != model.num_classes:
         raise UserError(
             f"the model {name} has {model.num_classes} classes, but {path} has {data.num_classes}, of other names: "
             "give the labelled data it was trained on"
         )
-    return data
+    return found
 
 
 def same_data(run: Run, path: str, train: Dataset, test: Dataset, **more: str) -> None:

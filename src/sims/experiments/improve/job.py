@@ -178,13 +178,13 @@ def _data(
     """Training and held-out data in the space of the model; and the pictures that were encoded, if any were."""
     data = options.data
     train, test = read_images(run, data, options.seed)
+    if model is not None and model.num_classes and (space is not None or model.data_shape == train.data_shape):
+        train, test = (in_classes_of(model, str(options.model), part, data.path) for part in (train, test))
     pictures = None
     if space is not None:
         pictures = (train, test) if train.codec.kind == "pixels" else None
         train, test = (to_latents(run, options, space, part) for part in (train, test))
     require_shape(model, options.model, train.data_shape, data.path)
-    if model is not None and model.num_classes:
-        train, test = (in_classes_of(model, str(options.model), part, data.path) for part in (train, test))
     same_data(run, data.path, train, test)
     return train, test, pictures
 
