@@ -326,7 +326,7 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatc
             return plain(pixels, options)
 
     monkeypatch.setattr(pictures, "transform", transform)
-    monkeypatch.setattr(pictures, "_LARGE", 29)
+    monkeypatch.setattr(pictures, "_ROOM", 29)
     encoded = [encode_png(p) for p in raw(8)]
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(decoded, encoded))) == 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import math
 import types
@@ -92,7 +93,10 @@ def check_arguments(make: Callable[..., object], values: Mapping[str, object], w
     What is made by a file's numbers is checked before: a million channels or taps are a mistake, or mean harm.
     """
     hints = {name: kind for name, kind in typing.get_type_hints(make.__init__).items() if name != "return"}
+    rest = any(one.kind is one.VAR_KEYWORD for one in inspect.signature(make).parameters.values())
     for name, value in values.items():
+        if name not in hints and rest:
+            continue
         if name not in hints:
             raise UserError(f"unknown argument {_at(where, name)!r}{nearest(name, hints)}")
         check_sizes(value, _at(where, name))

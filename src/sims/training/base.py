@@ -25,7 +25,8 @@ def new_model(
     ``train`` says what the network must be able to be told of augmentations.
     """
     width = augment_dim(train.augment_transforms) if train is not None and train.augment else 0
-    data.require_varied()
+    if not options.sigma_data:
+        data.require_varied()
     sigma_data = options.sigma_data or max(round(data.std(), 4), 1e-4)
     network, precond = options.tables(sigma_data, width)
     with torch.random.fork_rng(devices=[]):
