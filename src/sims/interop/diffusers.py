@@ -93,7 +93,7 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
     ignored = {key: scheduler[key] for key in IGNORED if key in scheduler}
     if single.network.architecture == UNET and not single.network.null_class and single.num_classes in HABITS:
         remarks["classes"] = (
-            f"all {single.num_classes} are drawn; where the last one stands for 'no class', import the model with option "
+            f"all {single.num_classes} are drawn; where the last one stands for 'no class', import it with option "
             "'null_class'"
         )
     return Model(
