@@ -1,20 +1,26 @@
 """Images that data deliver in a second of one core: decoding, the decoded file, batches of it, against training.
 
     python benchmarks/data.py --data DATA --out benchmarks/results/data.json
+    python benchmarks/data.py --data DATA --against OTHER --rounds 5 --out benchmarks/results/data-against.json
 
 DATA is a folder with CIFAR-10's training images as a parquet file, named ...train...; see benchmarks/README.md. The
 peer is torch.utils.data.DataLoader over a data set that opens each picture with Pillow when it is asked for, as most
 training scripts do: shuffled, batches of 256. Training is that of a U-Net of 0.7 million parameters, smaller than any
 that is of use on these images: a loader that is faster than it never makes training wait. All of it runs in one thread
 of one process, and what is counted is that process's time on the core, so that other work does not count.
+
+With --against, this checkout and another one of this repository measure in turn, each with its own script and code, and
+what is kept are medians and their ratio, this checkout to the other.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,6 +49,10 @@ from sims.training.training_noise import DataOrder
 
 BATCH = 256
 FILES = 3_000  # pictures in the folder
+# With these libraries a collection of garbage takes 0.2 s, and falls into whatever is measured just then.
+WITHOUT_COLLECTION = (
+    "import gc, runpy, sys; gc.disable(); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 
 
 class Opened(TorchDataset):
@@ -137,14 +147,47 @@ def measure(path: Path, rounds: int) -> dict[str, float]:
         return rates
 
 
+def compared(other: Path, settings: argparse.Namespace) -> dict[str, Any]:
+    """Medians of this checkout and of another, which measure in turn, and the ratio of the two."""
+    checkouts = {"here": Path(__file__).parents[1], "other": other}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in checkouts}
+    for number in range(settings.rounds):
+        for name, checkout in checkouts.items() if number % 2 else reversed(checkouts.items()):
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "data.json"
+                words = ["--data", settings.data, "--rounds", 2, "--steps", settings.steps, "--out", out]
+                scripts = checkout.resolve() / "benchmarks"
+                command = [sys.executable, "-c", WITHOUT_COLLECTION, scripts / "data.py", *words]
+                environment = {**os.environ, "PYTHONPATH": f"{checkout.resolve() / 'src'}:{scripts}"}
+                subprocess.run([*map(str, command)], env=environment, check=True, capture_output=True)
+                result = json.loads(out.read_text())
+            rates = {
+                f"{source}: {what}": rate
+                for source, table in result["images_per_core_second"].items()
+                for what, rate in table.items()
+            }
+            found[name].append({**rates, "training": result["training_takes"]})
+    medians = {
+        name: {what: statistics.median(run[what] for run in runs) for what in runs[0]} for name, runs in found.items()
+    }
+    ratios = {what: round(rate / medians["other"][what], 3) for what, rate in medians["here"].items()}
+    for what, ratio in ratios.items():
+        print(f"{ratio:.3f}  {what}: {medians['here'][what]:,.0f} against {medians['other'][what]:,.0f} images/s")
+    return {"rounds": settings.rounds, "images_per_core_second": medians, "ratio": ratios}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--against", type=Path, help="another checkout, to compare with")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/data.json"))
     settings = parser.parse_args()
     how = f"--data DATA --rounds {settings.rounds} --steps {settings.steps} --out {settings.out}"
+    if settings.against:
+        sys.argv[1:] = f"{how} --against OTHER".split()
+        return save(settings.out, compared(settings.against, settings))
     sys.argv[1:] = how.split()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)

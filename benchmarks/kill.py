@@ -1,8 +1,8 @@
-"""Kill a job at random moments with SIGKILL, run it again, and compare its figures with an uninterrupted run's.
+"""Kill a job at random moments with SIGKILL, run it again, and compare its files with an uninterrupted run's.
 
     python benchmarks/kill.py --moments 20 --config small --out kill.json
 
-Exit status 0 if every killed job ended with the same figures, bit for bit; 1 otherwise.
+Exit status 0 if every killed job left the same files, byte for byte but for those that hold times; 1 otherwise.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ OFTEN = shlex.split(
     "--base.train.checkpoint-seconds 0.2 --auxiliary.train.checkpoint-seconds 0.2 "
     "--distilled.train.checkpoint-seconds 0.2"
 )
+TIMES = ("lock", "log", "seconds.json", "times.json", "report.html")  # files that hold times, as those in times/ do
 CONFIGS = {
     "small": shlex.split(
         "--network.width 64 --network.blocks 1 --sampler.steps 6 --batch-size 100 --base.images 64000 "
@@ -40,30 +41,32 @@ CONFIGS = {
 }
 
 
-def command(run: Path, config: str, extra: Sequence[str] = ()) -> list[str]:
-    """The job; the small one saves its state often enough that training resumes in the middle."""
+def command(config: str, extra: Sequence[str] = ()) -> list[str]:
+    """The job, in the folder ``run``; the small one saves its state so often that training resumes in the middle."""
     often = OFTEN if config == "small" else []
-    return [sys.executable, "-m", "sims", "improve", "--run", str(run), *CONFIGS[config], *often, *extra]
+    return ["improve", "--run", "run", *CONFIGS[config], *often, *extra]
 
 
-def start(job: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a job as a process group of its own, one thread, its output in ``log``."""
+def start(job: Sequence[str], place: Path) -> subprocess.Popen[bytes]:
+    """Start a job in a place as a process group of its own, one thread, its output in ``out``."""
+    place.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with log.open("ab") as output:
-        return subprocess.Popen(job, stdout=output, stderr=output, env=environment, start_new_session=True)
+    words = [sys.executable, "-m", "sims", *job]
+    with (place / "out").open("ab") as output:
+        return subprocess.Popen(words, stdout=output, stderr=output, env=environment, cwd=place, start_new_session=True)
 
 
-def finish(job: Sequence[str], log: Path) -> float:
+def finish(job: Sequence[str], place: Path) -> float:
     """Run a job to its end; returns the seconds it took. RuntimeError with its last words if it fails."""
     begin = time.monotonic()
-    if status := start(job, log).wait():
-        raise RuntimeError(f"exit status {status}: {log.read_text(errors='replace')[-2000:]}")
+    if status := start(job, place).wait():
+        raise RuntimeError(f"exit status {status}: {(place / 'out').read_text(errors='replace')[-2000:]}")
     return time.monotonic() - begin
 
 
-def kill(job: Sequence[str], log: Path, seconds: float) -> bool:
+def kill(job: Sequence[str], place: Path, seconds: float) -> bool:
     """Start a job and kill its process group after some seconds; False if it had ended by itself before."""
-    process = start(job, log)
+    process = start(job, place)
     try:
         process.wait(seconds)
         return False
@@ -73,18 +76,10 @@ def kill(job: Sequence[str], log: Path, seconds: float) -> bool:
         return True
 
 
-def figures(run: Path) -> dict[str, Any]:
-    """What a run measured: ``metrics.jsonl`` byte for byte, and the rows of the table without their times."""
-    summary = json.loads((run / "summary.json").read_text())
-    summary.pop("reproduction")
-    return {"metrics": (run / "metrics.jsonl").read_text(), "summary": without_times(summary)}
-
-
-def without_times(value: Any) -> Any:
-    """The same nested value without the entries that are times."""
-    if isinstance(value, dict):
-        return {key: without_times(entry) for key, entry in value.items() if "seconds" not in key}
-    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+def contents(run: Path) -> dict[str, bytes]:
+    """Every file of a run but those that hold times."""
+    files = [file for file in sorted(run.rglob("*")) if file.is_file() and file.name not in TIMES]
+    return {str(file.relative_to(run)): file.read_bytes() for file in files if file.parent.name != "times"}
 
 
 def stage(run: Path) -> str:
@@ -94,19 +89,19 @@ def stage(run: Path) -> str:
     return "nothing written" if newest is None else str(newest.relative_to(run))
 
 
-def survive(job: Sequence[str], run: Path, moments: Sequence[float], expected: dict[str, Any]) -> dict[str, Any]:
+def survive(job: Sequence[str], place: Path, moments: Sequence[float], expected: dict[str, bytes]) -> dict[str, Any]:
     """Kill a job at each of these moments after its start, one after the other, then run it to its end."""
-    log, stages, killed = run.with_suffix(".out"), [], []
+    stages, killed = [], []
     for seconds in moments:
-        killed.append(kill(job, log, seconds))
-        stages.append(stage(run))
+        killed.append(kill(job, place, seconds))
+        stages.append(stage(place / "run"))
     entry: dict[str, Any] = {"seconds": [round(s, 2) for s in moments], "killed": killed, "newest_file": stages}
     try:
-        entry["seconds_to_finish"] = round(finish(job, log), 2)
-        found = figures(run)
+        entry["seconds_to_finish"] = round(finish(job, place), 2)
+        found = contents(place / "run")
         entry["equal"] = found == expected
-        entry["differs"] = [key for key in expected["summary"] if found["summary"].get(key) != expected["summary"][key]]
-        entry["leftovers"] = len(list(run.rglob(".*.tmp-*")))
+        entry["differs"] = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        entry["leftovers"] = len(list(place.rglob(".*.tmp-*")))
     except RuntimeError as error:
         entry |= {"equal": False, "error": str(error)}
     return entry
@@ -126,27 +121,26 @@ def main() -> int:
     )
     parser.add_argument("--moments-seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--out", type=Path, help="write the results here, as JSON")
-    parser.add_argument("--reference", type=Path, help="a finished, uninterrupted run of the same options")
+    parser.add_argument("--reference", type=Path, help="where an uninterrupted job was run: the folder of its `run`")
     options, extra = parser.parse_known_args()  # further options go to the job
     with tempfile.TemporaryDirectory() as place:
-        whole = Path(place) / "whole"
+        whole, job = Path(place) / "whole", command(options.config, extra)
         if options.reference is None:
-            duration = finish(command(whole, options.config, extra), whole.with_suffix(".out"))
+            duration = finish(job, whole)
         else:
             whole = options.reference
-            duration = read_result(whole).reproduction.seconds
-        expected = figures(whole)
+            duration = read_result(whole / "run").reproduction.seconds
+        expected = contents(whole / "run")
         print(f"uninterrupted: {duration:.1f} s", flush=True)
         entries = []
         for index, moment in enumerate(spaced(options.moments, duration, options.moments_seed)):
-            run = Path(place) / f"killed-{index}"
-            entry = survive(command(run, options.config, extra), run, [moment], expected)
+            entry = survive(job, Path(place) / f"killed-{index}", [moment], expected)
             entries.append(entry)
             entry["moment"] = "during the job" if entry["killed"][0] else "after its end: not killed"
-            verdict = "same figures" if entry["equal"] else f"DIFFERENT: {entry.get('error') or entry['differs']}"
+            verdict = "same files" if entry["equal"] else f"DIFFERENT: {entry.get('error') or entry['differs']}"
             print(f"killed at {moment:5.1f} s ({entry['newest_file'][0]}): {verdict}", flush=True)
     equal = sum(entry["equal"] for entry in entries)
-    print(f"{equal} of {len(entries)} killed jobs ended with the uninterrupted job's figures, bit for bit")
+    print(f"{equal} of {len(entries)} killed jobs ended with the uninterrupted job's files, byte for byte")
     if options.out:
         result = {
             "date": datetime.date.today().isoformat(),

@@ -19,6 +19,7 @@ import tiny
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.experiments.data import in_classes_of
 from sims.experiments.facts import class_warnings, drawn_shares
 from sims.files import read_json, write_json
 from sims.guidance import Extrapolate
@@ -137,6 +138,18 @@ def test_labels_that_are_missing_have_no_share() -> None:
     part = replace(data([6, 2]), labels=np.array([-1, -1, 0, 0, 0, 0, 1, 1]))
     assert part.class_shares == (4 / 6, 2 / 6)
     assert part.without_labels().class_shares == ()
+
+
+def test_classes_of_a_model_and_of_data_are_matched_by_name() -> None:
+    """A part of the model's classes, in any order; other names are taken in order, where there are as many."""
+    model = tiny.model(data([2, 2, 2], ("cat", "dog", "eel")))
+    part = in_classes_of(model, "m", replace(data([1, 2]), class_names=("eel", "cat")), "d")
+    assert part.labels.tolist() == [2, 0, 0]
+    assert part.class_names == model.class_names
+    assert part.class_shares == pytest.approx((2 / 3, 0, 1 / 3))
+    assert in_classes_of(model, "m", data([1, 1, 1]), "d").labels.tolist() == [0, 1, 2]
+    with pytest.raises(UserError, match="has 3 classes, but d has 2"):
+        in_classes_of(model, "m", data([1, 1]), "d")
 
 
 def test_labels_with_gaps_keep_their_numbers_in_files(tmp_path: Path) -> None:

@@ -39,15 +39,15 @@ class Outer:
 
 text = st.text(st.characters(exclude_categories=("C",)), max_size=20)
 numbers = st.floats(allow_nan=False)
-inners = st.builds(Inner, st.integers(), numbers, st.sampled_from(["a", "b"]))
+inners = st.builds(Inner, st.integers(-(2**63), 2**64 - 1), numbers, st.sampled_from(["a", "b"]))
 outers = st.builds(
     Outer,
     name=text,
     place=text.filter(lambda name: "/" not in name).map(lambda name: Path("folder") / name),
-    limit=st.none() | st.integers(),
+    limit=st.none() | st.integers(-(2**63), 2**64 - 1),
     share=st.none() | numbers,
     on=st.booleans(),
-    sizes=st.lists(st.integers(), max_size=4).map(tuple),
+    sizes=st.lists(st.integers(-(2**63), 2**64 - 1), max_size=4).map(tuple),
     words=st.lists(text, max_size=4).map(tuple),
     inner=inners,
 )

@@ -114,15 +114,15 @@ def test_a_killed_decoding_continues(tmp_path: Path, monkeypatch: pytest.MonkeyP
     said: list[str] = []
     how: dict[str, Any] = {"block": 8, "what": "decoding", "log": said.append}
     with pytest.raises(KeyboardInterrupt):
-        mapped.mapped(file, PIXELS.shape, PIXELS.dtype, lambda rows: make(rows, 30), **how)
+        mapped.mapped(tmp_path, lambda: file.stem, PIXELS.shape, PIXELS.dtype, lambda rows: make(rows, 30), **how)
     assert not file.exists() and made == list(range(24))
-    found = mapped.mapped(file, PIXELS.shape, PIXELS.dtype, make, **how)
+    found = mapped.mapped(tmp_path, lambda: file.stem, PIXELS.shape, PIXELS.dtype, make, **how)
     assert np.array_equal(found, PIXELS) and made == list(range(60))
     assert any("24 are there already" in text for text in said) and any("ETA" in text for text in said)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(UserError, match="is damaged: remove it"):
-        mapped.mapped(file, PIXELS.shape, PIXELS.dtype, make, **how)
+        mapped.mapped(tmp_path, lambda: file.stem, PIXELS.shape, PIXELS.dtype, make, **how)
 
 
 def test_two_that_want_the_same_make_it_once(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_two_that_want_the_same_make_it_once(tmp_path: Path) -> None:
     def work() -> None:
         ready.wait()
         how: dict[str, Any] = {"block": 10, "what": "decoding", "log": lambda text: None}
-        assert np.array_equal(mapped.mapped(tmp_path / "x-1.npy", PIXELS.shape, PIXELS.dtype, make, **how), PIXELS)
+        assert np.array_equal(mapped.mapped(tmp_path, lambda: "x-1", PIXELS.shape, PIXELS.dtype, make, **how), PIXELS)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:

@@ -262,8 +262,8 @@ def test_grayscale_and_size_are_pillows(tmp_path: Path) -> None:
 
 
 def test_mixed_sizes_become_one_with_size(tmp_path: Path) -> None:
-    save_folder(tmp_path / "a", pictures(2, 3, 8, 8))
-    save_folder(tmp_path / "b", pictures(2, 3, 4, 6))
+    save_folder(tmp_path / "a", pictures(3, 3, 8, 8))
+    save_folder(tmp_path / "b", pictures(3, 3, 4, 6))
     assert load(tmp_path, options=SourceOptions(size=4)).data_shape == (3, 4, 4)
     assert check(tmp_path, SourceOptions(size=4)).ok
 
@@ -424,7 +424,7 @@ def test_values_that_are_not_finite_or_no_numbers(tmp_path: Path) -> None:
         ({"labels": [["000.png", 0], ["001.png", [1, 0]]]}, "not a whole number"),
         ({"labels": 3}, "not a list"),
         ({"labels": [["000.png", 0], ["001.png", -2]]}, "label -2"),
-        ("{", r"dataset\.json in .*x\.zip cannot be read"),
+        ("{", r"dataset\.json in .*x\.zip is not valid JSON"),
     ],
 )
 def test_bad_label_lists(tmp_path: Path, listing: Any, words: str) -> None:

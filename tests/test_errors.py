@@ -24,6 +24,8 @@ from PIL import Image
 
 import tiny
 from sims.cli import main
+from sims.data.codec import UINT8
+from sims.data.dataset import Dataset
 from sims.data.pictures import encode_png
 from sims.data.sources import load
 from sims.errors import UserError
@@ -365,9 +367,10 @@ def test_ctrl_c_ends_a_process_with_130(tmp_path: Path) -> None:
 def test_data_that_changed_under_a_run_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path / "run", {}, quiet=True)
     try:
-        same_data(run, {"train": "a", "test": "b"}, "my/images")
-        same_data(run, {"train": "a", "test": "b"}, "my/images")
+        parts = [Dataset(np.full((2, 1, 2, 2), value, np.uint8), None, UINT8) for value in (1, 2, 3)]
+        same_data(run, "my/images", parts[0], parts[1])
+        same_data(run, "my/images", parts[0], parts[1])
         with pytest.raises(UserError, match="my/images has changed since"):
-            same_data(run, {"train": "c", "test": "b"}, "my/images")
+            same_data(run, "my/images", parts[2], parts[1])
     finally:
         run.close()

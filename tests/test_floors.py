@@ -18,8 +18,10 @@ ROOT = Path(sims.__file__).parent
 # Lowest first. Units of one floor do not see each other; within a unit imports are free.
 # A new module or package belongs on a floor: name it here.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
-    ("files", "denoiser", "config", "safe_pickle", "processes", "seeds"),
+    ("errors", "screen"),
+    ("limits",),
+    ("files", "denoiser", "processes", "seeds"),
+    ("config", "arrays", "safe_pickle"),
     ("results", "user_code"),
     ("networks", "interpolants", "sampling", "gaussians", "data", "metrics"),
     ("preconditioning", "guidance"),
@@ -38,7 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 HEIGHT = {unit: height for height, floor in enumerate(FLOORS) for unit in floor}
 HEIGHT["__init__"] = HEIGHT["api"] + 1  # the package itself offers the API
-REPORT_MAY_IMPORT = {"errors", "files", "config", "results"}
+REPORT_MAY_IMPORT = {"errors", "screen", "files", "arrays", "config", "results"}
 
 
 def modules() -> list[Path]:

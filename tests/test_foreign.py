@@ -118,7 +118,7 @@ def test_what_is_no_mean_and_covariance(reason: str, tmp_path: Path) -> None:
 def test_files_of_other_things(tmp_path: Path) -> None:
     (tmp_path / "text.npz").write_text("mu, sigma")
     for path, reason in (
-        (tmp_path / "missing.npz", "cannot read"),
+        (tmp_path / "missing.npz", "no file"),
         (tmp_path / "text.npz", "no pickle"),
         (npz(tmp_path / "images.npz", arr_0=np.zeros(3)), r"lacks the arrays mu and sigma \(it has arr_0\)"),
         (npz(tmp_path / "half.npz", mu=np.zeros(3)), r"\(it has mu\)"),

@@ -6,9 +6,13 @@ import gzip
 import io
 import json
 import os
+import re
 import struct
-import zipfile
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +23,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sims.data import pictures
 from sims.data.check import check
-from sims.data.division import divide, divide_files
+from sims.data.division import PARTS, divide, divide_files
 from sims.data.listing import mended
 from sims.data.pictures import SourceOptions, Unreadable, decode_image, decoded, encode_png
-from sims.data.sources import count_pair, load, load_pair
-from sims.data.store import Store, StoreHeader
+from sims.data.sources import load, load_pair
 from sims.errors import UserError
 
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -41,82 +45,7 @@ def write(folder: Path, pixels: np.ndarray, suffix: str = ".png") -> Path:
     return folder
 
 
-# -- one division, however it is packed --------------------------------------------------------------------------------
-
-NAMES = ("a", "b")
-
-
-def parts(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """60 pictures: 48 to train on and 12 held out, sorted by class."""
-    return {part: (raw(n, seed + n), np.sort(np.arange(n) % 2)) for part, n in (("train", 48), ("test", 12))}
-
-
-def folder_of(root: Path, data: dict[str, tuple[np.ndarray, np.ndarray]], train: str, test: str) -> Path:
-    for part, name in (("train", train), ("test", test)):
-        pixels, labels = data[part]
-        for label, title in enumerate(NAMES):
-            write(root / name / title, pixels[labels == label])
-    return root
-
-
-def zip_of(path: Path, folder: Path, separator: str) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*.png")):
-            archive.writestr(separator.join(("data", *file.relative_to(folder).parts)), file.read_bytes())
-    return path
-
-
-def packed(kind: str, root: Path, data: dict[str, tuple[np.ndarray, np.ndarray]]) -> Path:
-    if kind.startswith("folder"):
-        return folder_of(root / "f", data, *kind.split()[1:])
-    if kind.startswith("zip"):
-        return zip_of(root / "z.zip", folder_of(root / "f", data, "Train", "TEST"), kind.split()[1])
-    out = root / "out"
-    out.mkdir()
-    for part, (pixels, labels) in data.items():
-        words = [NAMES[label] for label in labels]
-        if kind == "parquet":
-            cells = pa.array([{"bytes": encode_png(p), "path": None} for p in pixels], CELL)
-            pq.write_table(pa.table({"image": cells, "label": words}), out / f"{part}-00000-of-00001.parquet")
-        elif kind == "npz":
-            np.savez(out / f"{part}.npz", images=pixels, labels=labels, class_names=np.array(NAMES))
-        elif kind == "hub cache":
-            name = f"{part}-0.parquet"
-            for folder in ("blobs", "snapshots/one", "snapshots/two"):
-                (out / folder).mkdir(parents=True, exist_ok=True)
-            cells = pa.array([{"bytes": encode_png(p), "path": None} for p in pixels], CELL)
-            pq.write_table(pa.table({"image": cells, "label": words}), out / "blobs" / part)
-            for revision in ("one", "two"):
-                os.symlink(f"../../blobs/{part}", out / "snapshots" / revision / name)
-        else:
-            store_of(out / part, pixels, labels)
-    return out
-
-
-def store_of(folder: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
-    from sims.data.codec import UINT8
-
-    header = StoreHeader("pixels", pixels.shape[1:], UINT8, len(pixels), 2, NAMES, {}, len(pixels))
-    Store.open(folder, header)
-    store = Store.open(folder, header)
-    store.write(0, pixels, np.arange(len(pixels)), labels, model="m", method="base", w=0.0)
-    store.finish()
-
-
-PACKINGS = ("folder train test", "folder TRAIN Testing", "folder training validation", "zip /", "zip \\", "parquet",
-            "npz", "hub cache", "store")  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", PACKINGS)
-def test_the_same_pictures_are_the_same_data_however_they_are_packed(kind: str, tmp_path: Path) -> None:
-    data = parts(1)
-    whole = load_pair(folder_of(tmp_path / "plain", data, "train", "test"))
-    got = load_pair(packed(kind, tmp_path, data))
-    for ours, theirs in zip(got, whole):
-        assert np.array_equal(ours.raw, theirs.raw) and ours.class_names == theirs.class_names == NAMES
-        assert ours.labels is not None and np.array_equal(ours.labels, theirs.labels)
-        assert ours.fingerprint == theirs.fingerprint
-    assert count_pair(tmp_path / "plain") == (48, 12)
+# -- parts -------------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
@@ -227,10 +156,13 @@ def test_lists_of_labels_and_gaps_in_their_numbers(file: str, text: str, tmp_pat
 
 
 def test_a_list_that_is_not_understood_is_named(tmp_path: Path) -> None:
-    write(tmp_path, raw(2))
+    write(tmp_path, raw(6))
     (tmp_path / "metadata.csv").write_text("file_name,caption\n000.png,dark\n")
     report = check(tmp_path)
     assert report.ok and any("metadata.csv" in remark for remark in report.remarks)
+    (tmp_path / "metadata.csv").write_text("file_name,label\n000.png,dark\n")
+    with pytest.raises(UserError, match=r"metadata\.csv in .* has no class for 001\.png"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +286,7 @@ def test_idx_files(tmp_path: Path) -> None:
     assert np.array_equal(train.raw, data["train"][0]) and np.array_equal(test.raw, data["t10k"][0])
     assert train.labels is not None and train.labels.tolist() == data["train"][1].tolist()
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12))
-    with pytest.raises(UserError, match="cannot be read as IDX"):
+    with pytest.raises(UserError, match=r"declares .* GB in 26 bytes"):
         load(tmp_path)
 
 
@@ -379,3 +311,32 @@ def test_a_declared_size_is_not_believed() -> None:
     buffer = io.BytesIO()
     honest.save(buffer, "PNG")
     assert decoded(buffer.getvalue(), SourceOptions(size=30)).pixels.shape == (3, 30, 30)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of 100 megapixels takes a gigabyte, and there may be as many threads as cores."""
+    at_once: list[int] = []
+    inside = threading.Semaphore(8)
+    plain = pictures.transform
+
+    def transform(pixels: np.ndarray, options: SourceOptions) -> np.ndarray:
+        with inside:
+            at_once.append(8 - inside._value)
+            time.sleep(0.01)
+            return plain(pixels, options)
+
+    monkeypatch.setattr(pictures, "transform", transform)
+    monkeypatch.setattr(pictures, "_ROOM", 29)
+    encoded = [encode_png(p) for p in raw(8)]
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(decoded, encoded))) == 8
+    assert at_once == [1] * 8
+
+
+def test_the_page_names_every_part_format_and_option_there_is() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+    assert all(f"`{name}`" in text for name in PARTS)
+    words = {re.sub(r"\W", "", word).lower() for word in text.replace("JPEG 2000", "JPEG2000").split()}
+    assert {name.lower() for name in pictures.FORMATS} <= words
+    named = set(re.findall(r"`data\.source\.(\w+)`", text))
+    assert named and named <= {entry.name for entry in fields(SourceOptions)}

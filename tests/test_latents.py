@@ -20,6 +20,7 @@ from sims.data.pictures import encode_png
 from sims.data.sources import load, load_pair
 from sims.data.store import Store
 from sims.errors import UserError
+from sims.experiments.cost import rates
 from sims.interop import latents as module
 from sims.interop.latents import Autoencoder, latent_codec, latent_shape, open_vae, to_images, with_vae
 from sims.model import Model
@@ -166,11 +167,16 @@ def test_a_codec_survives_and_its_place_is_no_content(vae: Path, tmp_path: Path)
 # -- the whole job -----------------------------------------------------------------------------------------------------
 
 
-def test_improve_a_latent_model(network: Path, pictures: Path, vae: Path, tmp_path: Path, say: tiny.Say) -> None:
+def test_improve_a_latent_model(
+    network: Path, pictures: Path, vae: Path, tmp_path: Path, say: tiny.Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, cache = tmp_path / "run", tmp_path / "cache"
     words = ["improve", "--run", run, *JOB, *tiny.PCA, "--methods", "base,sims,neon"]
     words += ["--model", network, "--vae", vae]
     words += ["--data.path", pictures, "--data.source.cache", cache]
+    monkeypatch.setattr(rates, "SECONDS", 0.1)
+    status, out, err = say(*words, "--dry-run")
+    assert status == 0 and "4x8x8" in out and not cache.exists() and not run.exists(), err
     status, out, err = say(*words)
     assert status == 0, err
     improved = load_model(run / "improved")
@@ -249,6 +255,7 @@ def test_bad_input(network: Path, pictures: Path, vae: Path, tmp_path: Path, say
         status, _, err = say("improve", "--run", run, *JOB, "--model", network, *words)
         assert status == 2 and len(err.strip().splitlines()) == 1, (words, err)
         assert re.search(message, err), err
+        assert say("improve", "--run", run, *JOB, "--model", network, *words, "--dry-run")[::2] == (2, err)
         assert not (run / "artefacts").exists() and not (run / "references").exists()
     status, _, err = say("improve", "--run", tmp_path / "run", *JOB, "--vae", wide, "--model", tiny_pixels(tmp_path))
     assert status == 2 and "leave out --vae" in err
@@ -271,5 +278,5 @@ def test_pixels_need_an_autoencoder_and_the_same_one(vae: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="has changed since it was named"):
         open_vae(codec)
     (copied / "config.json").write_text(json.dumps({**config, "_class_name": "VQModel"}))
-    with pytest.raises(UserError, match="holds a VQModel, and no AutoencoderKL"):
+    with pytest.raises(UserError, match="holds a 'VQModel', and no AutoencoderKL"):
         latent_codec(copied)

@@ -292,7 +292,8 @@ def test_whatever_a_stage_trains_and_leaves_is_in_the_estimate() -> None:
         drawn = Work("draw", evaluations=10 * sampling.nfe, samples=10, leaves=(Leaves("samples", samples=10),))
         return [drawn, training_work("train a toy", toy, 1000, leaves="toys", snapshots=2, times=3)]
 
-    estimate = cost.estimate(options, None, plan, CPU)
+    data = DataSize((1, 8, 8), 0, Codec("pixels", 0.0, 16.0, "uint8"), "stated")
+    estimate = cost.estimate(options, data, None, plan, CPU)
     stages = {stage.stage: stage for stage in estimate.work}
     assert [*stages] == ["start", "read the data", "references", "draw", "train a toy", "report"]
     assert (stages["train a toy"].images, stages["train a toy"].steps) == (3000, 96)

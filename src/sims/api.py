@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from rich.console import Console
 from torch import Tensor
 
 from sims.config import load_recipe, options_of, override, plain
@@ -43,6 +42,7 @@ from sims.scoring.differences import paired, require_alike
 from sims.scoring.options import ScoreOptions
 from sims.scoring.subjects import Given
 from sims.scoring.suite import CACHE, Suite
+from sims.screen import Screen
 
 T = TypeVar("T")
 Table = Mapping[str, object]
@@ -291,4 +291,4 @@ def at_least(least: int, **counts: int) -> None:
 
 def progress(title: str, total: int, *, quiet: bool = False) -> AbstractContextManager[Callable[[int], None]]:
     """A progress bar on stderr; a line every ten seconds where there is no terminal."""
-    return progress_bar(Console(stderr=True, quiet=quiet), title, total)
+    return progress_bar(Screen(stderr=True, quiet=quiet), title, total)

@@ -54,6 +54,7 @@ from sims.experiments.loop.options import LoopOptions, PollutionOptions, default
 from sims.experiments.options import ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift_job import shift
+from sims.screen import printable, say, show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
     def run(options: Any) -> int:
         result = work(options)
         if isinstance(result, Estimate) and processes.rank() == 0:
-            print(in_flags(str(result), type(options)))
+            show(in_flags(str(result), type(options)))
         return 0
 
     return run
@@ -83,7 +84,7 @@ def _experiment(work: Callable[[Any], object]) -> Callable[[Any], int]:
 def _data(options: DataCommand) -> int:
     report = check(options.path, options)
     lines = in_flags("\n".join(report.lines()), DataCommand)
-    print(json.dumps(report.to_json(), indent=2) if options.json else lines)
+    show(json.dumps(report.to_json(), indent=2) if options.json else lines)
     return 0 if report.ok else 1
 
 
@@ -250,11 +251,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help())
+        show(_help())
         return 0
     name, *rest = arguments
     if name == "--version":
-        print(sims.__version__)
+        show(sims.__version__)
         return 0
     if name in COMMANDS and COMMANDS[name].alone and processes.rank() > 0:
         return 0
@@ -290,9 +291,10 @@ def _command(name: str, rest: list[str]) -> int:
                 _name_code(code)
             return command.run(options)
     except UserError as error:
-        return _say(f"sims: {error}", 2)
+        sentence = str(error).replace("\n", "\\n")  # of a foreign name: a sentence is one line
+        return _say(f"sims: {sentence}", 2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in (*_FULL, *_IN_THE_WAY, errno.EACCES, errno.EROFS):
             raise
         return _say(_refused(error), 2)
     except KeyboardInterrupt:
@@ -306,13 +308,18 @@ def _command(name: str, rest: list[str]) -> int:
         return _failed(error)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY)  # a folder for a file
+
+
 def _refused(error: OSError) -> str:
     """What to say where a file may not be read, or there is no right or no room to write it."""
     name = error.filename or "a file"
     for path in (name, os.path.dirname(name)):
         if error.errno == errno.EACCES and os.path.exists(path) and not os.access(path, os.R_OK):
             return f"sims: {path} cannot be read ({error.strerror}): give the right to read it"
-    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give the right to write"
+    remedy = "make room" if error.errno in _FULL else "give the right to write"
+    remedy = "move what is in the way" if error.errno in _IN_THE_WAY else remedy
     return (f"sims: {name} cannot be written ({error.strerror}); nothing is lost: "
             f"{remedy}, and run the same command again")  # fmt: skip
 
@@ -322,7 +329,7 @@ def _join() -> None:
     if processes.started() > 1:
         processes.join()
     elif warning := processes.lonely():
-        print(f"sims: {warning}", file=sys.stderr)
+        say(f"sims: {warning}")
 
 
 def _parsed(name: str, rest: list[str]) -> Any:
@@ -347,7 +354,7 @@ def _say(sentence: str, status: int) -> int:
     """Print a sentence, once for all processes; the exit status."""
     if processes.is_over():
         return 2
-    processes.say(sentence)
+    processes.say(printable(sentence))
     return status
 
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import math
-import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from sims.errors import UserError
+from sims.files import read_json, read_toml
 
 T = TypeVar("T")
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 NON_FINITE = ("inf", "-inf", "nan")  # as JSON keeps them
+_WIDEST = 1 << 63  # whole numbers have at most 64 bits, as in tensors and tables
+MOST_SIZE, MOST_ENTRIES = 1 << 20, 100_000  # of numbers and lists that say what a network is made of
+_SHOWN = 80  # characters of a foreign text that enter a message
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint for a misspelt name: ``; did you mean 'x'?``, or the list of the names that there are."""
-    names = sorted(names)
+    names, name = sorted(names), name[:_SHOWN]  # comparing long texts takes forever
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
 
@@ -55,6 +59,61 @@ def override(options: T, values: Mapping[str, object], where: str = "") -> T:
     return dataclasses.replace(options, **changes)  # type: ignore[type-var]
 
 
+def read_as(path: str | Path, kind: type[T], rest: bool = False) -> T:
+    """A JSON file as the dataclass that it becomes, as ``fitted``.
+
+    >>> from dataclasses import dataclass
+    >>> from sims.files import write_json
+    >>> @dataclass(frozen=True)
+    ... class Position:
+    ...     step: int
+    >>> write_json(FOLDER + "/position.json", {"step": 3})
+    >>> read_as(FOLDER + "/position.json", Position)
+    Position(step=3)
+    """
+    return fitted(read_json(path), kind, str(path), rest)
+
+
+def fitted(value: Any, kind: Any, where: str, rest: bool = False) -> Any:
+    """A plain value that was read at ``where`` as the annotated type; ``rest``: unknown keys are passed over.
+
+    Errors: a UserError that names the file, the key, the value and what belongs there.
+    """
+    if rest and isinstance(value, dict):
+        value = {entry.name: value[entry.name] for entry in dataclasses.fields(kind) if entry.name in value}
+    try:
+        return convert(value, kind, "", "entry")
+    except UserError as error:
+        raise UserError(f"{where}{': ' * bool(where)}{error}; correct or restore the file") from None
+
+
+def check_arguments(make: Callable[..., object], values: Mapping[str, object], where: str) -> None:
+    """UserError unless these are arguments of a class, of its annotated types and of sizes that networks have.
+
+    What is made by a file's numbers is checked before: a million channels or taps are a mistake, or mean harm.
+    """
+    hints = {name: kind for name, kind in typing.get_type_hints(make.__init__).items() if name != "return"}
+    rest = any(one.kind is one.VAR_KEYWORD for one in inspect.signature(make).parameters.values())
+    for name, value in values.items():
+        if name not in hints and rest:
+            continue
+        if name not in hints:
+            raise UserError(f"unknown argument {_at(where, name)!r}{nearest(name, hints)}")
+        check_sizes(value, _at(where, name))
+        convert(value, hints[name], _at(where, name), "argument")
+
+
+def check_sizes(value: object, name: str) -> None:
+    """UserError where a plain value holds a whole number or a list beyond what networks have."""
+    if isinstance(value, int) and abs(value) > MOST_SIZE:
+        raise UserError(f"{name!r} is {value:,}: whole numbers here are at most {MOST_SIZE:,}")
+    if isinstance(value, list | tuple | dict):
+        if len(value) > MOST_ENTRIES:
+            raise UserError(f"{name!r} has {len(value):,} entries: at most {MOST_ENTRIES} are possible")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            check_sizes(item, _at(name, key))
+
+
 def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
     """One plain value as the annotated type; a UserError says which ``what`` it is, the value and the accepted type.
 
@@ -79,22 +138,34 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
             return value
         hint = nearest(str(value), map(str, arguments))
         raise UserError(f"{what} {name!r}: {value!r} is not one of its values{hint}")
-    elif origin in (tuple, list) and isinstance(value, list | tuple):
+    elif origin in (tuple, list, Sequence) and isinstance(value, list | tuple):
         kinds = arguments if arguments[-1] is not Ellipsis and origin is tuple else arguments[:1] * len(value)
         if len(kinds) == len(value):
-            return origin(convert(v, one, f"{name}[{i}]", what) for i, (v, one) in enumerate(zip(value, kinds)))
-    elif origin is dict and isinstance(value, dict):
-        return {str(key): convert(item, arguments[1], f"{name}.{key}", what) for key, item in value.items()}
+            items = (convert(v, one, f"{name}[{i}]", what) for i, (v, one) in enumerate(zip(value, kinds)))
+            return tuple(items) if origin is tuple else list(items)
+    elif origin in (dict, Mapping) and isinstance(value, dict):
+        return {str(key): convert(item, arguments[1], _at(name, key), what) for key, item in value.items()}
     elif dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return _from_table(value, kind, name, what)
     elif kind is float and not isinstance(value, bool) and (isinstance(value, int | float) or value in NON_FINITE):
         return float(value)
-    elif kind is Path and isinstance(value, str | Path):
+    elif kind is Path and isinstance(value, str | Path) and "\0" not in str(value):
         return Path(value).expanduser()
-    elif isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+    elif kind is int and isinstance(value, int):
+        if not isinstance(value, bool) and -_WIDEST <= value < 2 * _WIDEST:
+            return value
+    elif isinstance(kind, type) and isinstance(value, kind):
         return value
     wanted = getattr(kind, "__name__", str(kind))
+    if name == "":
+        wanted = "table of entries" if origin is dict or dataclasses.is_dataclass(kind) else wanted
+        raise UserError(f"{str(value)[:200]!r} stands there, and no {wanted}")
     raise UserError(f"{what} {name!r}: {str(value)[:200]!r} is not a valid {wanted}")
+
+
+def _at(name: str, key: object) -> str:
+    """The name of a key in the table of this name."""
+    return f"{name}.{str(key)[:_SHOWN]}" if name else str(key)[:_SHOWN]
 
 
 def _kinds(union: tuple[Any, ...]) -> set[Any]:
@@ -108,12 +179,12 @@ def _from_table(values: Mapping[str, object], kind: Any, name: str, what: str) -
     fields = {entry.name: entry for entry in dataclasses.fields(kind)}
     for key in values:
         if key not in fields:
-            raise UserError(f"unknown {what} '{name}.{key}'{nearest(str(key), fields)}")
+            raise UserError(f"unknown {what} {_at(name, key)!r}{nearest(str(key), fields)}")
     for key, entry in fields.items():
         required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
         if required and key not in values:
-            raise UserError(f"{what} '{name}.{key}' is missing")
-    return kind(**{key: convert(item, hints[key], f"{name}.{key}", what) for key, item in values.items()})
+            raise UserError(f"{what} {_at(name, key)!r} is missing")
+    return kind(**{key: convert(item, hints[key], _at(name, key), what) for key, item in values.items()})
 
 
 def to_dict(options: Any) -> dict[str, JSON]:
@@ -157,11 +228,7 @@ def recipe_path(name: str) -> Path:
 
 def load_recipe(name: str) -> dict[str, JSON]:
     """The values that a recipe file sets; broken TOML is a UserError with the line."""
-    path = recipe_path(name)
-    try:
-        return tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not valid TOML: {error}") from None
+    return read_toml(recipe_path(name))  # type: ignore[no-any-return]
 
 
 def to_toml(values: Mapping[str, object], prefix: str = "") -> str:

@@ -16,6 +16,7 @@ from sims.data.codec import Codec
 from sims.data.dataset import Dataset
 from sims.data.in_memory import ArrayLike
 from sims.errors import UserError
+from sims.experiments.data import read_data
 from sims.experiments.options import BaseOptions, DataOptions
 from sims.model import Model, load
 from sims.networks.options import NetworkOptions
@@ -83,13 +84,7 @@ def _train(
 ) -> None:
     if data.path == "none":
         raise UserError("data.path is none: training needs data, such as digits or a folder of images")
-    real, _ = sources.load_pair(
-        data.path, data.test, data.test_fraction, seed, options=data.source, limit=data.limit
-    )  # the held-out part stays unseen, so that the model can be judged by it
-    if data.conditional and real.labels is None:
-        raise UserError(
-            f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"
-        )
+    real, _ = read_data(data, seed)  # the held-out part stays unseen, so that the model can be judged by it
     with run.progress("train", base.images) as advance:
         trained = train_base(
             real if data.conditional else real.without_labels(),

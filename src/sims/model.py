@@ -20,11 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sims.config import JSON, from_dict, nearest, to_dict
+from sims.config import JSON, check_arguments, fitted, from_dict, nearest, read_as, to_dict
 from sims.data.codec import Codec
 from sims.denoiser import Denoiser, Wrapped
 from sims.errors import UserError
-from sims.files import atomic_path, digest, digest_file, read_json, write_atomic, write_json
+from sims.files import atomic_path, digest, digest_file, write_atomic, write_json
 from sims.guidance import RULES, CacheRule, Extrapolate, Guide
 from sims.networks import NETWORKS
 from sims.preconditioning import PRECONDITIONINGS, Preconditioned
@@ -190,6 +190,38 @@ def _save_denoiser(denoiser: Denoiser, path: Path, model: Model) -> dict[str, JS
     return {**_describe(denoiser), "class_shares": list(denoiser.class_shares), "weights_sha256": digest_file(file)}
 
 
+@dataclass(frozen=True)
+class Described:
+    """What ``model.json`` says of any model; a rule's own settings stand beside it."""
+
+    format: int
+    kind: str
+    codec: Codec
+    sampler: dict[str, JSON]
+    class_names: tuple[str, ...]
+    provenance: dict[str, JSON]
+    children: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.format > FORMAT:
+            raise UserError(f"it has model format {self.format}, this version reads up to {FORMAT}: update sims")
+        for child in self.children.values():
+            if Path(child).name != child or child in ("", ".."):
+                raise UserError(f"children {child!r}: a child is a folder in the model's own")
+
+
+@dataclass(frozen=True)
+class DescribedNetwork:
+    """What ``model.json`` says of a single network."""
+
+    data_shape: tuple[int, ...]
+    num_classes: int
+    network: dict[str, JSON]
+    preconditioning: dict[str, JSON]
+    weights_sha256: str
+    class_shares: tuple[float, ...] = ()
+
+
 def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
     """Open a model directory. UserError: no model there, truncated weights, or an unknown kind.
 
@@ -203,48 +235,59 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> Model:
             f"no model at {path}: a model directory has a model.json (an unfinished run has none yet; `sims import` "
             "makes one of a .pkl or a folder of diffusers)"
         )
-    entry = read_json(path / "model.json")
+    file = path / "model.json"
     try:
-        return _load(entry, path).to(device)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path / 'model.json'} does not describe a model: {error!r} is missing or wrong") from None
+        model = _load(read_as(file, dict[str, JSON]), path)
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise UserError(f"{file} does not describe a model: {_reason(error)} is missing or wrong") from None
     except UserError as error:
         if str(path) in str(error):
             raise
-        raise UserError(f"{path / 'model.json'} does not describe a model: {error}") from None
+        raise UserError(f"{file} does not describe a model: {error}") from None
+    return model.to(device)
 
 
-def _load(entry: Any, path: Path) -> Model:
-    if entry["format"] > FORMAT:
-        raise UserError(f"{path} has model format {entry['format']}, this version reads up to {FORMAT}: update sims")
-    codec, sampler = Codec.from_json(entry["codec"]), from_dict(SamplerOptions, entry["sampler"], "sampler.")
-    rest = (codec, sampler, tuple(entry["class_names"]), entry["provenance"])
-    if (kind := entry["kind"]) in RULES:
+def _reason(error: Exception) -> str:
+    return ascii(repr(error)[:200])[1:-1]
+
+
+def _load(entry: dict[str, JSON], path: Path) -> Model:
+    about: Described = fitted(entry, Described, "", rest=True)
+    sampler = from_dict(SamplerOptions, about.sampler, "sampler.")
+    rest = (about.codec, sampler, about.class_names, about.provenance)
+    if (kind := about.kind) in RULES:
         rule = RULES[kind]
-        children = {name: load(path / entry["children"][name]).denoiser for name in rule.children}
+        children = {name: load(path / about.children[name]).denoiser for name in rule.children}
         return Model(rule.from_settings(children, entry), *rest)
     if kind != "network":
         hint = nearest(kind, ["network", *RULES])
         raise UserError(
             f"{path} holds a model of unknown kind {kind!r}{hint}; a rule of your own must be imported first"
         )
-    return Model(_load_network(entry, path / "model.safetensors"), *rest)
+    return Model(_load_network(entry, path), *rest)
 
 
-def _load_network(entry: Any, file: Path) -> Preconditioned:
-    shape, network = tuple(entry["data_shape"]), dict(entry["network"])
-    with torch.device("meta"):  # the weights come from the file: nothing is drawn, nothing held twice
-        denoiser = make_network(shape, entry["num_classes"], network, dict(entry["preconditioning"]), file.parent)
+def _load_network(entry: dict[str, JSON], path: Path) -> Preconditioned:
+    about: DescribedNetwork = fitted(entry, DescribedNetwork, "", rest=True)
+    tables, file = (dict(about.network), dict(about.preconditioning)), path / "model.safetensors"
     try:
-        damaged = digest_file(file) != entry["weights_sha256"]
+        with torch.device("meta"):  # the weights come from the file: nothing is drawn, nothing held twice
+            denoiser = make_network(about.data_shape, about.num_classes, *tables, path)
+    except (AttributeError, RuntimeError) as error:
+        raise UserError(f"no network can be made of its numbers ({_reason(error)})") from None
+    try:
+        damaged = digest_file(file) != about.weights_sha256
         tensors = {} if damaged else load_file(file)
     except (OSError, SafetensorError):
         damaged = True
     if damaged:
         raise UserError(f"{file} is missing, truncated or altered: restore it, or make the model again")
     # Copied, because a file's tensors may lie at any address, and the last bits of a product depend on alignment.
-    denoiser.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
-    denoiser.class_shares = checked_shares(entry.get("class_shares", ()), denoiser.num_classes)
+    try:
+        denoiser.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+    except RuntimeError as error:
+        raise UserError(f"{file} does not fit the network that model.json describes ({_reason(error)})") from None
+    denoiser.class_shares = checked_shares(about.class_shares, denoiser.num_classes)
     return denoiser.eval().requires_grad_(False)
 
 
@@ -270,13 +313,18 @@ def make_network(
     if kind == CODE:
         named = importlib.import_module("sims.interop.wrapping").named_denoiser
         return named(data_shape, num_classes, network, preconditioning, folder)  # type: ignore[no-any-return]
+    inner: Callable[..., Any]
+    outer: Callable[..., Preconditioned]
     if kind in PLUGINS:
         module, *names = PLUGINS[kind]
         inner, outer = (getattr(importlib.import_module(module), name) for name in names)
-        return outer(inner(data_shape, num_classes, **network), data_shape, num_classes, **preconditioning)
-    if kind not in NETWORKS:
+    elif kind not in NETWORKS:
         raise UserError(f"unknown network {kind!r}{nearest(kind, NETWORKS)}")
-    if precond not in PRECONDITIONINGS:
+    elif precond not in PRECONDITIONINGS:
         raise UserError(f"unknown preconditioning {precond!r}{nearest(precond, PRECONDITIONINGS)}")
-    raw = NETWORKS[kind](data_shape, num_classes, **network)
-    return PRECONDITIONINGS[precond](raw, data_shape, num_classes, **preconditioning)
+    else:
+        inner, outer = NETWORKS[kind], PRECONDITIONINGS[precond]
+    check_arguments(inner, network, "network")
+    check_arguments(outer, preconditioning, "preconditioning")
+    raw = inner(data_shape, num_classes, **network)
+    return outer(raw, data_shape, num_classes, **preconditioning)

@@ -18,6 +18,7 @@ from sims.networks import LossHead
 from sims.networks.compiling import compile_network
 from sims.networks.layout import laid_out
 
+MOST_VALUES, MOST_CLASSES = 1 << 28, 10_000_000  # of a sample (8192 x 8192 x 3), and of a network
 Coefficients = tuple[Tensor, Tensor, Tensor, Tensor]  # c_skip, c_out, c_in, c_noise, each (B,)
 
 
@@ -41,6 +42,10 @@ class Preconditioned(Stateless, nn.Module, ABC):
         sigma_max: float,
     ) -> None:
         super().__init__()
+        if not data_shape or min(data_shape) < 1 or math.prod(data_shape) > MOST_VALUES:
+            raise UserError(f"samples of shape {tuple(data_shape)}: they have from 1 to {MOST_VALUES:,} values")
+        if not 0 <= num_classes <= MOST_CLASSES:
+            raise UserError(f"a network of {num_classes:,} classes: there are from 0 to {MOST_CLASSES:,}")
         self.network = laid_out(network)
         self.data_shape = tuple(data_shape)
         self.num_classes = num_classes

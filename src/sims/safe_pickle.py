@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from sims.errors import UserError
+from sims.files import regular
 
 _SHOWN = 160  # characters of a foreign text that enter a message
 _UNFOLDS, _SPARE = 8, 1 << 20  # what calls may receive in all: bytes per byte of the file, and bytes for any file
@@ -66,6 +67,7 @@ def load(source: str | Path | bytes) -> Any:
     """
     if isinstance(source, bytes):
         return _load(io.BytesIO(source), "the pickle")
+    regular(source)
     try:
         file = open(source, "rb")  # noqa: SIM115 (only the opening may raise here)
     except OSError as error:
@@ -299,7 +301,9 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, file: Any, storages: Storages | None = None) -> None:
         super().__init__(file)
         self.storages = storages  # of an archive, whose pickle may name anything: see load_around
-        self.left = _UNFOLDS * file.seek(0, io.SEEK_END) + _SPARE
+        size = file.seek(0, io.SEEK_END)
+        self.left = _UNFOLDS * size + _SPARE
+        self._file_read = lambda length: file.read(min(length, size))  # a length may be a lie
         file.seek(0)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -406,7 +410,7 @@ _OURS: dict[str, Callable[[Any], None]] = {
     "BYTEARRAY8": _bytearray_of,
     "INST": _inst,
 }
-_PLAIN = """PROTO FRAME STOP MARK POP POP_MARK DUP GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL
+PLAIN = """PROTO FRAME STOP MARK POP POP_MARK DUP GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL
     STACK_GLOBAL NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
     SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
     TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 LIST EMPTY_LIST EMPTY_DICT EMPTY_SET BINPERSID"""  # plain data, no calls
@@ -416,7 +420,7 @@ class _Opcodes(dict[int, Callable[[Any], None]]):
     """What to do for an opcode, by its byte; those of neither table are refused."""
 
     def __init__(self) -> None:
-        codes = {name: getattr(pickle, name)[0] for name in (*_PLAIN.split(), *_OURS)}
+        codes = {name: getattr(pickle, name)[0] for name in (*PLAIN.split(), *_OURS)}
         super().__init__({code: _OURS.get(name) or pickle._Unpickler.dispatch[code] for name, code in codes.items()})
 
     def __missing__(self, code: int) -> Callable[[Any], None]:

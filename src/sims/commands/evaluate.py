@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import PartialState
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,12 +15,14 @@ from sims import api
 from sims.commands.flags import in_flags
 from sims.commands.options import EvaluateCommand
 from sims.errors import UserError
+from sims.files import read_json_lines
 from sims.report.numbers import decimals, fixed, plus_minus
 from sims.results.common import Interval
 from sims.results.scores import ClassScores, Difference, ScoreFigure, ScoreRow, Scores, ScoreTable, diverged_words
 from sims.scoring.differences import require_alike
 from sims.scoring.figures import facts
 from sims.scoring.options import ScoreOptions
+from sims.screen import Screen, show
 
 
 def evaluate(options: EvaluateCommand) -> int:
@@ -42,11 +43,11 @@ def evaluate(options: EvaluateCommand) -> int:
         _append(options.out, found.scores)
     if options.json:
         alone = len(given) == 1 and not options.paired
-        print(json.dumps((found.scores[0] if alone else found).to_json(), indent=2))
+        show(json.dumps((found.scores[0] if alone else found).to_json(), indent=2))
         return 0
-    console = Console()
+    console = Screen()
     for score in found.scores:
-        show(score, console)
+        show_scores(score, console)
     if len(given) + len(files) > 1 or not given:
         side_by_side(found.scores, earlier, console)
     if options.paired:
@@ -75,8 +76,8 @@ def _scores(given: list[str], options: EvaluateCommand, earlier: list[ScoreRow])
 def read_rows(file: Path) -> list[ScoreRow]:
     """Rows written with --out; UserError where the file is missing, empty or holds something else."""
     try:
-        rows = [ScoreRow.from_json(json.loads(line)) for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, ValueError, TypeError, AttributeError, UserError) as error:
+        rows = [ScoreRow.from_json(row) for row in read_json_lines(file)]
+    except UserError as error:
         text = f"{file} cannot be read as rows of scores ({error}): give a file written with --out"
         raise UserError(text) from error
     if not rows:
@@ -90,7 +91,7 @@ def _append(file: Path, scores: Sequence[Scores]) -> None:
         stream.write("".join(json.dumps(row.to_json()) + "\n" for score in scores for row in score.rows))
 
 
-def show(result: Scores, console: Console) -> None:
+def show_scores(result: Scores, console: Screen) -> None:
     """The figures of one set of samples, and the lines that say what they are."""
     table = Table(title=Text(result.samples), title_justify="left", header_style="dim")
     table.add_column("metric", no_wrap=True)
@@ -106,7 +107,7 @@ def show(result: Scores, console: Console) -> None:
     if result.classes:
         console.print(_classes(result.classes))
     for line in _lines(result):
-        console.print(in_flags(line, EvaluateCommand), highlight=False, markup=False, soft_wrap=True)
+        console.print(in_flags(line, EvaluateCommand), highlight=False, soft_wrap=True)
 
 
 def _name(metric: str, extractor: str = "inception") -> str:
@@ -155,7 +156,7 @@ def _lines(result: Scores) -> list[str]:
     return [*lines, *result.notes]
 
 
-def side_by_side(scores: Sequence[Scores], earlier: dict[Path, list[ScoreRow]], console: Console) -> None:
+def side_by_side(scores: Sequence[Scores], earlier: dict[Path, list[ScoreRow]], console: Screen) -> None:
     """One column per set of samples and file, the mean over draws; and a warning for samples that diverged."""
     columns: list[tuple[str, Sequence[ScoreRow]]] = [(score.samples, score.rows) for score in scores]
     for file, kept in earlier.items():
@@ -175,10 +176,10 @@ def side_by_side(scores: Sequence[Scores], earlier: dict[Path, list[ScoreRow]], 
         worst = max(rows, key=lambda row: row.diverged)
         if worst.diverged:
             text = f"{name}: {diverged_words(worst.diverged, worst.num_samples)}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(text, highlight=False, soft_wrap=True)
 
 
-def show_differences(differences: Sequence[Difference], console: Console) -> None:
+def show_differences(differences: Sequence[Difference], console: Screen) -> None:
     """The table of differences and the verdicts."""
     table = Table(title="first minus second", title_justify="left", header_style="dim")
     for name in ("metric", "difference", "95 %", "interval from"):
@@ -189,4 +190,4 @@ def show_differences(differences: Sequence[Difference], console: Console) -> Non
         table.add_row(_name(row.metric), f"{row.difference:+.{places}f}", limits, row.interval)
     console.print(table)
     for row in differences:
-        console.print(row.verdict, highlight=False, markup=False, soft_wrap=True)
+        console.print(row.verdict, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from sims.interop.diffusers import save_diffusers
 from sims.interop.nvidia import export_tensors, has_their_network
 from sims.interop.wrapping import export_state_dict, keeps_its_names
 from sims.model import load
+from sims.screen import show
 
 
 def export(options: ExportCommand) -> int:
@@ -17,8 +18,8 @@ def export(options: ExportCommand) -> int:
         print(f"{options.out} holds the tensors under their own names: load_state_dict(load_file(...)) takes them")
     elif options.like is None and has_their_network(model):
         export_tensors(model, options.out)
-        print(f"{options.out} holds the tensors under NVIDIA's names: net.load_state_dict(load_file(...)) takes them")
+        show(f"{options.out} holds the tensors under NVIDIA's names: net.load_state_dict(load_file(...)) takes them")
     else:
         save_diffusers(model, options.out, options.like)
-        print(f"{options.out} is a folder of diffusers")
+        show(f"{options.out} is a folder of diffusers")
     return 0

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from sims.commands.flags import in_flags
 from sims.commands.options import ImportCommand, InspectCommand
-from sims.config import JSON, to_dict, to_toml
+from sims.config import JSON, read_as, to_dict, to_toml
 from sims.data.codec import Codec
+from sims.data.parquet import column_names
 from sims.data.store import Store, StoreHeader, is_store
 from sims.denoiser import Denoiser, networks_of
 from sims.errors import UserError
@@ -25,6 +24,7 @@ from sims.interop.state_dicts import is_tensor_file
 from sims.model import Model, load
 from sims.results.summaries import FORMAT, read_result
 from sims.sampling import SamplerOptions, nfe
+from sims.screen import show
 
 Line = tuple[str, Any]
 NAMES = 20  # classes that are listed one by one
@@ -33,10 +33,10 @@ NAMES = 20  # classes that are listed one by one
 def inspect(options: InspectCommand) -> int:
     """Print what lies at the path. UserError where it is none of the five."""
     path = options.path
-    if path.is_file() and path.suffix == ".pkl":
-        lines = checkpoint_lines(path)
-    elif is_tensor_file(path):
+    if is_tensor_file(path):
         lines = tensor_lines(path)
+    elif path.is_file():
+        lines = checkpoint_lines(path)
     elif (path / "model.json").is_file():
         lines = model_lines(path)
     elif is_diffusers(path):
@@ -51,9 +51,9 @@ def inspect(options: InspectCommand) -> int:
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
         first, *rest = str(value).splitlines() or [""]
-        print(f"{name:<{width}}{first}".rstrip())
+        show(f"{name:<{width}}{first}".rstrip())
         for line in rest:
-            print(f"{'':<{width}}{line}".rstrip())
+            show(f"{'':<{width}}{line}".rstrip())
     return 0
 
 
@@ -159,7 +159,7 @@ def store_lines(path: Path) -> list[Line]:
     done = [shard for shard in range(header.num_shards) if shard not in set(missing)]
     there = sum(len(header.indices(shard)) for shard in done)
     unfinished = f" ({there:,} there; run the same command again to complete it)"
-    columns = pq.read_schema(store.shard_path(done[0])).names if done else []
+    columns = column_names(store.shard_path(done[0])) if done else []
     return [
         ("store", path),
         ("samples", f"{header.total:,}" + ("" if store.complete else unfinished)),
@@ -175,17 +175,18 @@ def store_lines(path: Path) -> list[Line]:
 
 def run_lines(path: Path) -> list[Line]:
     """A run: what it was asked for, what is finished, and what came out."""
-    config = read_json(path / "config.json")
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    config = read_as(path / "config.json", dict[str, JSON])
+    if config.get("format") != FORMAT:
         raise UserError(
             f"{path / 'config.json'} is not of run format {FORMAT}: look at it with the version that made it"
         )
-    command = config["command"]
+    command = config.get("command")
     final = path / ("model/model.json" if command == "train" else "summary.json")
     models = sorted(file.parent for file in path.glob("*/model.json"))
-    trained = {file.parent: read_json(file)["images"] for file in sorted(path.rglob("done.json"))}
+    done = {file.parent: read_as(file, dict[str, JSON]) for file in sorted(path.rglob("done.json"))}
+    trained = {place: images for place, told in done.items() if isinstance(images := told.get("images"), int)}
     stores = [file.parent for file in sorted(path.rglob("manifest.json"))]
-    seconds = read_json(path / "seconds.json") if (path / "seconds.json").is_file() else {}
+    seconds = read_as(path / "seconds.json", dict[str, float]) if (path / "seconds.json").is_file() else {}
     lines: list[Line] = [
         ("run", f"{path} ({command})"),
         ("finished", "yes" if final.is_file() else "no: run the same command again to continue"),

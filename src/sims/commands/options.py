@@ -153,6 +153,8 @@ class ImportCommand(Assumptions):
     """Model directory to write."""
     weights: Path | None = None
     """Weights for the network that my_model.py:make makes (safetensors, .pt, .pth, .ckpt; nothing in it is run)."""
+    null_class: bool = False
+    """The last class of a UNet2DModel stands for "no class" and is not drawn; a DiT always has one, which is known."""
 
 
 @dataclass(frozen=True)

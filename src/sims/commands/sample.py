@@ -25,6 +25,7 @@ from sims.processes import collect, join
 from sims.runs.progress import Advance
 from sims.sampling import SamplerOptions
 from sims.sampling.noise import NUM_SEEDS
+from sims.screen import show
 
 MOST = 1_000_000  # files in one folder
 SHEET = 64  # images on the contact sheet
@@ -59,7 +60,7 @@ def sample_images(options: SampleCommand) -> int:
         else:
             names = _write_arrays(model, batches, options.out, accelerator.is_main_process)
     if accelerator.is_main_process:
-        print(f"{len(seeds):,} samples in {options.out}: {names}")
+        show(f"{len(seeds):,} samples in {options.out}: {names}")
     return 0
 
 
@@ -183,5 +184,5 @@ def synthesize_store(options: SynthesizeCommand) -> int:
     if not join().is_main_process:
         return 0
     last = options.first_seed + options.count - 1
-    print(f"{options.out} is finished: {len(data):,} samples, seeds {options.first_seed} to {last}")
+    show(f"{options.out} is finished: {len(data):,} samples, seeds {options.first_seed} to {last}")
     return 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections import Counter
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ import numpy as np
 
 from sims.config import JSON, to_dict
 from sims.data.dataset import classes_of
+from sims.data.listing import passed_over
+from sims.data.mapped import rehearsed
 from sims.data.pictures import SourceOptions, Unreadable, decoded, transform
 from sims.data.readers import Arrays, Pictures, open_source
-from sims.data.sources import BUILT_IN, class_numbers, coded, divided_stores, load, resolve
+from sims.data.sources import BUILT_IN, coded, divided_stores, load, load_pair, resolve
 from sims.data.store import is_store
 from sims.errors import UserError
 
@@ -82,6 +86,7 @@ def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
     try:
         if str(path) in BUILT_IN or is_store(resolve(path, options)) or divided_stores(resolve(path, options)):
             _built(report, path, options)
+            _try(report, path, options)
             return report
     except UserError as error:
         if str(path) not in BUILT_IN:
@@ -96,7 +101,6 @@ def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
     report.passed_over = dict(sorted(source.passed_over.items()))
     report.remarks += source.notes
     seen: dict[bytes, str] = {}
-    classes: dict[str, tuple[str, ...]] = {}
     for part, found in source.parts.items():
         report.kind, before = found.kind, report.count
         if isinstance(found, Pictures):
@@ -104,16 +108,23 @@ def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
         else:
             _arrays(report, found, seen)
             report.remarks += _range_notes(found, options)
-        classes[part] = _labels(report, found.labels, found.class_names, report.count - before)
+        _labels(report, found.labels, found.class_names, report.count - before)
         if part != "all":
             report.parts[part] = report.count - before
-    if len(classes) > 1 and all(classes.values()):
+    _conclude(report, options)
+    _try(report, path, options)
+    return report
+
+
+def _try(report: Report, path: str | Path, options: SourceOptions) -> None:
+    """Open what seems to be in order as training does; what that refuses is a problem."""
+    if report.ok:
         try:
-            class_numbers(classes["train"], classes["test"], "the training part", "the test part")
+            with rehearsed(everything=True), redirect_stderr(io.StringIO()):  # the remarks stand in the report
+                train, _ = load_pair(path, options=options)
+                train.require_varied()
         except UserError as error:
             report.problems.append(str(error))
-    _conclude(report, options)
-    return report
 
 
 def _range_notes(found: Arrays, options: SourceOptions) -> list[str]:
@@ -127,10 +138,20 @@ def _range_notes(found: Arrays, options: SourceOptions) -> list[str]:
 def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
     """Look at a store of synthetic samples or a built-in set, which check themselves when loaded."""
     report.kind = "built in" if str(path) in BUILT_IN else "store of synthetic samples"
-    data = load(path, options=options)
-    report.remarks += data.notes
-    _arrays(report, Arrays(report.kind, data.name, data.raw, data.labels, data.class_names), {})
-    _labels(report, data.labels, data.class_names, len(data))
+    stores = {} if str(path) in BUILT_IN else divided_stores(resolve(path, options))
+    seen: dict[bytes, str] = {}
+    places: dict[str, str | Path] = {**stores} if stores else {"all": path}
+    for part, place in places.items():
+        data = load(place, options=options)
+        report.remarks += data.notes
+        _arrays(report, Arrays(report.kind, data.name, data.raw, data.labels, data.class_names), seen)
+        _labels(report, data.labels, data.class_names, len(data))
+        if part != "all":
+            report.parts[part] = len(data)
+    for child in sorted(resolve(path, options).iterdir()) if stores else ():
+        if child not in stores.values() and not child.name.startswith("."):
+            report.passed_over[child.name] = "beside the stores"
+    report.remarks += passed_over(report.passed_over)
     _conclude(report, options)
 
 
@@ -191,21 +212,20 @@ def _duplicate(report: Report, sample: np.ndarray, name: str, seen: dict[bytes, 
         seen[key] = name
 
 
-def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """Count labels, by the code that loads them; the names of the classes."""
+def _labels(report: Report, labels: np.ndarray | None, class_names: tuple[str, ...], count: int) -> None:
+    """Count labels, by the code that loads them."""
     if labels is None:
-        return ()
+        return
     try:
         numbers, names = classes_of(labels, count, class_names, report.source)
     except UserError as error:
         report.problems.append(str(error))
-        return ()
+        return
     report.class_names += [name for name in names if name not in report.class_names]
     numbers = np.full(count, -1) if numbers is None else numbers
     for value, number in zip(*np.unique(numbers, return_counts=True)):
         key = names[value] if value >= 0 else "none"
         report.labels[key] += int(number)
-    return names
 
 
 def _conclude(report: Report, options: SourceOptions) -> None:
@@ -218,8 +238,6 @@ def _conclude(report: Report, options: SourceOptions) -> None:
         report.problems.append("different numbers of channels: give option 'source.grayscale', or convert the pictures")
     if len(report.dtypes) > 1:
         report.problems.append("different types of values: convert the pictures to one depth")
-    if report.value_range and report.value_range[0] == report.value_range[1]:
-        report.problems.append(f"all values are the same, {report.value_range[0]:g}: there is nothing to learn")
     if report.duplicates:
         pairs = ", ".join(f"{copy} = {first}" for first, copy in report.duplicates[:_SHOWN])
         more = ", ..." if len(report.duplicates) > _SHOWN else ""

@@ -69,9 +69,11 @@ class Codec:
                 f"value range [{self.low}, {self.high}] is empty or not finite: give a low end below the high end"
             )
         try:
-            np.dtype(self.dtype)
-        except TypeError as error:
-            raise UserError(f"codec dtype {self.dtype!r} is unknown: use a numpy dtype such as uint8") from error
+            known = np.dtype(self.dtype).kind in "fiub"
+        except (TypeError, ValueError, SyntaxError):
+            known = False
+        if not known:
+            raise UserError(f"codec dtype {self.dtype[:40]!r} is unknown: use one of numbers, such as uint8")
         if (self.kind == "latents") != (self.latents is not None):
             raise UserError(
                 f"a codec of kind {self.kind!r} with latents {self.latents}: they go together, or not at all"

@@ -108,6 +108,8 @@ class Dataset:
         Stratified by class where every class has at least two samples and the parts are large enough.
         Raises UserError where a part would be empty.
         """
+        if len(self) < 2:
+            raise UserError(f"{self.name} holds a single sample: give more, some to train on and some to hold out")
         num_test = round(len(self) * test_fraction)
         if not 0 < num_test < len(self):
             raise UserError(
@@ -116,6 +118,13 @@ class Dataset:
             )
         train, test = split_indices(len(self), num_test, seed, self.labels)
         return self.subset(train), self.subset(test)
+
+    def in_classes(self, names: Sequence[str]) -> Dataset:
+        """The same samples with the classes ``names``, where its own are among these; otherwise as it is."""
+        if self.labels is None or not {*self.class_names} <= {*names} or self.class_names == tuple(names):
+            return self
+        numbers = np.array([*map(list(names).index, self.class_names), -1])
+        return replace(self, labels=numbers[self.labels], class_names=tuple(names))
 
     def without_labels(self) -> Dataset:
         """The same samples, unlabelled."""
@@ -138,6 +147,12 @@ class Dataset:
             sha.update(self.labels.astype("<i8").tobytes())
         return sha.hexdigest()
 
+    def require_varied(self) -> None:
+        """UserError where all values are the same; of others, only the first few samples are looked at."""
+        first = self.raw[:1].reshape(-1)[0]
+        if all((chunk == first).all() for chunk in self._chunks(64)):
+            raise UserError(f"all samples of {self.name} are the same constant value: there is nothing to learn")
+
     def std(self) -> float:
         """Standard deviation of all values in model space, around their common mean: a choice for sigma_data."""
         return self._std
@@ -151,9 +166,9 @@ class Dataset:
         mean = total / self.raw.size
         return max(squares / self.raw.size - mean**2, 0.0) ** 0.5
 
-    def _chunks(self) -> Iterator[np.ndarray]:
-        for start in range(0, len(self), _CHUNK):
-            yield self.raw[start : start + _CHUNK]
+    def _chunks(self, size: int = _CHUNK) -> Iterator[np.ndarray]:
+        for start in range(0, len(self), size):
+            yield self.raw[start : start + size]
 
 
 class View:

@@ -38,7 +38,7 @@ def divide(names: Sequence[str], source: str, division: Division) -> Divided:
     depth = common_folders(names)
     tops: dict[str, list[str]] = {}
     for name in names:
-        parts = PurePosixPath(name).parts
+        parts = name.split("/")
         tops.setdefault(parts[depth] if len(parts) > depth + 1 else "", []).append(name)
     part_of = {top: PARTS[top.lower()] for top in tops if top.lower() in PARTS}
     others = [top or f"{len(tops[''])} files without a folder" for top in tops if top not in part_of]

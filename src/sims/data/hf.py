@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from sims.config import JSON
+from sims.errors import UserError
+from sims.files import parse_json
 
 Feature = dict[str, JSON]  # how a column is to be read
 Features = dict[str, Feature]
@@ -18,10 +20,10 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 def features_of(schema: pa.Schema) -> Features:
     """The `features` that Hugging Face `datasets` embedded in a schema; empty where there are none."""
     try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, TypeError, ValueError):
+        features = parse_json((schema.metadata or {})[b"huggingface"], "huggingface")["info"]["features"]
+        return {key: value for key, value in features.items() if isinstance(value, dict)}
+    except (KeyError, TypeError, AttributeError, UserError):
         return {}
-    return {key: value for key, value in features.items() if isinstance(value, dict)}
 
 
 def class_names(feature: Feature) -> tuple[str, ...]:

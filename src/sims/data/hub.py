@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sims.data import hf
-from sims.data.mapped import require_space, say
+from sims.data.mapped import require_space
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.files import atomic_path, remove_leftovers, write_json
+from sims.screen import say
 
 PREFIX = "hf:"
 _PARTS = ("train", "test")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 from sims.data.listing import Listing, common_folders
 from sims.data.pictures import Unreadable
 from sims.errors import UserError
+from sims.files import parse_csv, parse_json
 
 Labels = tuple[np.ndarray | None, tuple[str, ...]]
 _NAME_KEYS, _LABEL_KEYS = ("file_name", "filename", "image", "path"), ("label", "labels", "class", "class_name")
@@ -46,7 +44,7 @@ def labels_of(
 
 
 def _class_folders(names: Sequence[str], depth: int) -> Labels:
-    folders = [parts[depth] if len(parts := PurePosixPath(name).parts[:-1]) > depth else None for name in names]
+    folders = [parts[depth] if len(parts := name.split("/")[:-1]) > depth else None for name in names]
     class_names = tuple(sorted({folder for folder in folders if folder is not None}))
     if not class_names:
         return None, ()
@@ -57,13 +55,14 @@ def _class_folders(names: Sequence[str], depth: int) -> Labels:
 def _table(listing: Listing, file: str, where: str) -> dict[str, Any] | None:
     """Name -> label of a listing; {} where it says that there are no labels; None where it is not understood."""
     try:
-        text = listing.read(file).decode("utf-8-sig")
+        data = listing.read(file)
         if file.endswith(".csv"):
-            return _of_rows(list(csv.DictReader(io.StringIO(text))))
+            header, *rows = [row for row in parse_csv(data, where) if row] or [[]]
+            return _of_rows([dict(zip(header, row)) for row in rows])
         if file.endswith(".jsonl"):
-            return _of_rows([json.loads(line) for line in text.splitlines() if line.strip()])
-        found = json.loads(text)
-    except (ValueError, RecursionError, csv.Error, OSError, Unreadable) as error:
+            return _of_rows(parse_json(data, where, lines=True))
+        found = parse_json(data, where)
+    except (ValueError, OSError, Unreadable) as error:
         raise UserError(f"{where} cannot be read ({error}): correct the file, or remove it") from error
     if isinstance(found, dict) and "labels" in found:
         found = found["labels"]
@@ -95,8 +94,10 @@ def _number(text: Any) -> Any:
 def _looked_up(names: Sequence[str], table: Mapping[str, Any], where: str, below: str) -> Labels:
     """The label of every name: whole numbers, or names of classes."""
     found = [table.get(name.removeprefix(f"{below}/"), table.get(name)) for name in names]
-    words = all(isinstance(label, str) and label for label in found)
+    words = any(isinstance(label, str) and label for label in found)
     for name, label in zip(names, found):
+        if words and not (isinstance(label, str) and label):
+            raise UserError(f"{where} has no class for {name}: give one for every picture, or class folders")
         if not words and (isinstance(label, bool) or not isinstance(label, int) or abs(label) >= 2**62):
             what = "no label" if label is None else f"label {str(label)[:40]!r}, which is not a whole number,"
             raise UserError(f"{where} has {what} for {name}: give a class number for every picture, or null for none")

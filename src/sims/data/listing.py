@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from sims.data.pictures import HEAD, Unreadable, kind_of
 from sims.errors import UserError
+from sims.files import LARGEST, read_bytes
+from sims.limits import most
 
 #: Suffixes that are taken at their word until a file is decoded; what has another one, or none, shows its first bytes.
 SUFFIXES = {
@@ -29,6 +31,7 @@ LISTINGS = ("dataset.json", "metadata.csv", "metadata.jsonl")  # of EDM and Styl
 _JUNK = re.compile(
     r"^(\..*|thumbs\.db|desktop\.ini|__macosx|(readme|licen[cs]e|copying|notice)(\..*)?|.*\.(md|sha256|md5))$"
 )
+MOST_MEMBER = 1 << 30  # bytes of one picture, packed or not
 _NAMED = 3  # examples of each reason
 _ZIP_ERRORS = (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError)
 
@@ -57,11 +60,11 @@ class Listing:
 
     def take(self, name: str, head: Callable[[], bytes]) -> None:
         """Sort one file in, by its suffix or, where that says nothing, by its first bytes."""
-        path = PurePosixPath(name)
-        if path.name.lower() in LISTINGS:
+        file = name.rpartition("/")[2].lower()
+        if file in LISTINGS:
             self.listings.append(name)
             return
-        suffix = path.suffix.lower()
+        suffix = os.path.splitext(file)[1]
         kind = SUFFIXES.get(suffix)
         if kind is None:
             try:
@@ -113,10 +116,13 @@ def passed_over(found: dict[str, str]) -> list[str]:
 
 def _list_folder(root: Path) -> Listing:
     def read(name: str) -> bytes:
-        return (root / name).read_bytes()
+        try:
+            return read_bytes(f"{root}/{name}", LARGEST if name.lower().endswith(LISTINGS) else MOST_MEMBER)
+        except UserError as error:
+            raise Unreadable(str(error)) from error
 
     def head(name: str) -> bytes:
-        with open(root / name, "rb") as file:
+        with open(f"{root}/{name}", "rb", buffering=0) as file:
             return file.read(HEAD)
 
     listing = Listing(root, False, read)
@@ -214,7 +220,8 @@ def _list_zip(path: Path) -> Listing:
 
     def read(name: str) -> bytes:
         try:
-            return archive.read(members[name])
+            with archive.open(members[name]) as file:
+                return file.read(members[name].file_size)  # what a stream unfolds to beyond that is never made
         except _ZIP_ERRORS as error:
             raise Unreadable(str(error)) from error
 
@@ -235,16 +242,16 @@ def _list_zip(path: Path) -> Listing:
             twice[name] += 1
             continue
         members[name] = info
-        if info.file_size > MOST_MEMBER:
-            listing.passed_over[name] = f"said to be of {info.file_size / 1e9:.1f} GB, more than a picture can have"
+        limit = LARGEST if name.rpartition("/")[2].lower() in LISTINGS else MOST_MEMBER
+        if info.file_size > min(limit, most(info.compress_size)):
+            listing.passed_over[name] = (
+                f"said to unfold to {info.file_size / 1e9:.1f} GB, more than such a file of that size holds"
+            )
         else:
             listing.take(name, lambda name=name: head(name))  # type: ignore[misc]
     if twice:
         listing.remarks.append(f"{len(twice)} names stand more than once in {path.name}; the first of each is read")
     return listing
-
-
-MOST_MEMBER = 2 << 30  # bytes of one file in an archive
 
 
 def mended(name: str) -> str:
@@ -255,7 +262,7 @@ def mended(name: str) -> str:
 
 def common_folders(names: Sequence[str]) -> int:
     """How many leading folders all names share."""
-    paths = [PurePosixPath(name).parts[:-1] for name in names]
+    paths = [name.split("/")[:-1] for name in names]
     depth = 0
     while paths and all(len(parts) > depth for parts in paths) and len({parts[depth] for parts in paths}) == 1:
         depth += 1

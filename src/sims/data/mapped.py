@@ -8,7 +8,6 @@ import hashlib
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,26 +16,66 @@ from typing import Any
 
 import numpy as np
 
+from sims.config import read_as
 from sims.errors import UserError
-from sims.files import digest, digest_file, read_json, write_json
+from sims.files import digest, digest_file, write_json
+from sims.screen import say
 
 IN_MEMORY = 1 << 30  # bytes: larger arrays of decoded pictures are kept in a file
 _EVERY = 10.0  # seconds between lines about the progress
+_rehearsed: int | None = None  # bytes, while nothing is to be written
 
 
-def say(text: str) -> None:
-    """One line on stderr."""
-    print(text, file=sys.stderr, flush=True)
+@contextmanager
+def rehearsed(everything: bool = False) -> Iterator[None]:
+    """Within it nothing is written here: rows of what would lie in a file are made where they are looked at.
+
+    So are those of ``everything``, also of what would lie in memory.
+    """
+    global _rehearsed
+    before, _rehearsed = _rehearsed, 0 if everything else IN_MEMORY
+    try:
+        yield
+    finally:
+        _rehearsed = before
+
+
+def fits_memory(size: int) -> bool:
+    """Whether an array of so many bytes is to be held in memory."""
+    return size <= (IN_MEMORY if _rehearsed is None else _rehearsed)
+
+
+class Asked:
+    """An array (N, ...) whose rows are made, by ``make(range)``, each time they are asked for."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[range], np.ndarray]) -> None:
+        self.shape, self.dtype, self.ndim, self.make = shape, dtype, len(shape), make
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        """A row, or those of an index (n,)."""
+        if np.ndim(rows) == 0:
+            return self.make(range(rows, rows + 1))[0]
+        found, done = np.empty((len(rows), *self.shape[1:]), self.dtype), 0
+        for part in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else ():
+            found[done : done + len(part)] = self.make(range(part[0], part[-1] + 1))
+            done += len(part)
+        return found
 
 
 class Rows:
     """Some rows of an array that stays on disk, in some order: indexing reads them, as a copy.
 
-    ``name`` is a hash of the array's content, where it is known, so that nothing need be read to be hashed again.
+    ``name`` gives a hash of the array's content, where it is known, so that nothing need be read to be hashed again.
     """
 
-    def __init__(self, array: np.ndarray, index: np.ndarray | None = None, name: str | None = None) -> None:
-        self.array = array.view(np.ndarray)  # a memory map's own indexing is slow
+    def __init__(
+        self, array: np.ndarray | Asked, index: np.ndarray | None = None, name: Callable[[], str] | None = None
+    ) -> None:
+        # A memory map's own indexing is slow.
+        self.array = array if isinstance(array, Asked) else array.view(np.ndarray)
         self.index = np.arange(len(array)) if index is None else np.asarray(index, np.int64)
         self.name = name
         self.shape: tuple[int, ...] = (len(self.index), *array.shape[1:])
@@ -70,20 +109,24 @@ class Rows:
         """A hash of these rows that needs no reading; None where none is known."""
         if self.name is None:
             return None
-        return hashlib.sha256(self.name.encode() + self.index.astype("<i8").tobytes()).hexdigest()
+        return hashlib.sha256(self.name().encode() + self.index.astype("<i8").tobytes()).hexdigest()
 
 
 def content(files: Sequence[Path], cache: Path) -> str:
     """A hash of what files hold; those that have neither been touched nor moved since are not read again."""
     stats = [(str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file in files for stat in (file.stat(),)]
     known = cache / f"content-{digest(stats)[:24]}.json"
-    if not known.is_file():
-        write_json(known, {"content": digest([digest_file(file) for file in files])})
-    return str(read_json(known)["content"])
+    if known.is_file():
+        return read_as(known, dict[str, str]).get("content", "")
+    found = digest([digest_file(file) for file in files])
+    if _rehearsed is None:
+        write_json(known, {"content": found})
+    return found
 
 
 def mapped(
-    file: Path,
+    folder: Path,
+    name: Callable[[], str],
     shape: tuple[int, ...],
     dtype: np.dtype,
     make: Callable[[range], np.ndarray],
@@ -92,18 +135,21 @@ def mapped(
     what: str,
     log: Callable[[str], None] = say,
 ) -> Rows:
-    """The array (N, ...) in ``file`` (.npy), made by ``make`` in blocks of rows where it is not there yet.
+    """The array (N, ...) in a file (.npy) of ``folder``, made by ``make`` in blocks of rows where it is not there yet.
 
-    The file's name must be a hash of all that the content depends on. What was made before an interruption is kept and
-    not made again; another process that wants the same file waits. The size is said before anything is written, and
-    too little space is a UserError then; a disk that fills up meanwhile is one too, and the work done remains.
+    The file's ``name`` must be a hash of all that the content depends on. What was made before an interruption is kept
+    and not made again; another process that wants the same file waits. The size is said before anything is written,
+    and too little space is a UserError then; a disk that fills up meanwhile is one too, and the work done remains.
     """
+    if _rehearsed is not None:
+        return Rows(Asked(shape, np.dtype(dtype), make), name=name)
+    file = folder / f"{name()}.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         with _alone(file.with_name(f".{file.stem}.lock")):
             if not file.is_file():
                 _write(file, shape, np.dtype(dtype), make, block, what, log)
-    return Rows(_open(file, shape, np.dtype(dtype)), name=file.stem)
+    return Rows(_open(file, shape, np.dtype(dtype)), name=lambda: file.stem)
 
 
 def _open(file: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -138,7 +184,8 @@ def _write(
     """Write blocks into a hidden file, note which are safe on disk, and give the file its name at the end."""
     part, notes = file.with_name(f".{file.stem}.part"), file.with_name(f".{file.stem}.json")
     size, row = math.prod(shape) * dtype.itemsize, math.prod(shape[1:]) * dtype.itemsize
-    done = min(read_json(notes)["rows"], shape[0]) if notes.is_file() and part.is_file() else 0
+    there = read_as(notes, dict[str, int]).get("rows", 0) if notes.is_file() and part.is_file() else 0
+    done = min(max(there, 0), shape[0])
     log(f"{what}: {size / 1e9:.2f} GB in {file.parent}" + (f", {done:,} are there already" if done else ""))
     require_space(what, size - done * row, file.parent)
     begin = last = time.monotonic()

@@ -10,16 +10,20 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sims.data import hf
 from sims.data.pictures import Unreadable
 from sims.data.store import flat_values
 from sims.errors import UserError
+from sims.limits import afford, most
 
 IMAGE_KEYS = ("images", "image", "img", "x", "data", "latents", "arr_0")
 LABEL_KEYS = ("labels", "label", "y", "class", "arr_1")
 _GROUPS = 4  # row groups kept in memory
+_ROWS = 2_000_000  # of any file; beyond that, a row takes at least a byte
+_REPEATED = 4 << 30  # bytes that values in many rows of any file may make; in memory they are there once
 
 
 class Table:
@@ -40,12 +44,16 @@ class Table:
         self.remarks = tuple(text for text in (more, others) if text)
         wanted = {self.column} | ({self.label} if self.label else set())
         self.counts: list[list[int]] = []  # rows of every row group of every file
+        kind, inner = schema.field(self.column).type, ""
+        if self.is_image and pa.types.is_struct(kind):
+            kind, inner = kind.field("bytes").type, ".bytes"
+        self.folded = [f"{self.column}{inner}"] if _folds(kind) else None
         for path in paths:
             found = _read(path, lambda path=path: pq.ParquetFile(path))  # type: ignore[misc]
             if missing := wanted - set(found.schema_arrow.names):
                 first = paths[0].name
                 raise UserError(f"{path} lacks the column {missing.pop()!r} that {first} has: remove or remake it")
-            self.counts.append([found.metadata.row_group(i).num_rows for i in range(found.num_row_groups)])
+            self.counts.append(_rows(path, found.metadata, self.column))
             found.close()
         if not sum(map(sum, self.counts)):
             raise UserError(f"{paths[0]} holds no rows: check the file")
@@ -66,7 +74,10 @@ class Table:
         return raw, shape or None
 
     def _whole(self, path: Path, column: str) -> pa.ChunkedArray:
-        return _read(path, lambda: pq.read_table(path, columns=[column], partitioning=None))[column]
+        folded = [column] if _folds(_read(path, lambda: pq.read_schema(path)).field(column).type) else None
+        return _read(path, lambda: pq.read_table(path, columns=[column], partitioning=None, read_dictionary=folded))[
+            column
+        ]
 
 
 class Cells:
@@ -76,7 +87,7 @@ class Cells:
         self.table = table
         self.groups = [(file, group) for file, counts in enumerate(table.counts) for group in range(len(counts))]
         self.starts = np.cumsum([0, *[count for counts in table.counts for count in counts]])
-        self._kept: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
+        self._kept: OrderedDict[int, pa.ChunkedArray | UserError] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -85,8 +96,7 @@ class Cells:
     def read(self, i: int) -> bytes:
         """The bytes of row i; raises Unreadable where there are none."""
         group = int(np.searchsorted(self.starts, i, side="right")) - 1
-        cell = self._group(group)[i - int(self.starts[group])].as_py()
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        data = self._group(group)[i - int(self.starts[group])].as_py()
         if data is None:
             raise Unreadable("no picture in this row")
         return data
@@ -97,14 +107,17 @@ class Cells:
                 file, number = self.groups[group]
                 path, column = self.table.paths[file], self.table.column
                 try:
-                    with pq.ParquetFile(path) as found:
-                        self._kept[group] = found.read_row_group(number, columns=[column])[column]
+                    with pq.ParquetFile(path, read_dictionary=self.table.folded) as found:  # values once, not per row
+                        values = found.read_row_group(number, columns=[column])[column]
+                    self._kept[group] = _unfolded(values, path)
                 except (pa.ArrowException, OSError) as error:
                     raise Unreadable(f"{path.name} is damaged there: {error}") from error
                 if len(self._kept) > _GROUPS:
                     self._kept.popitem(last=False)
             self._kept.move_to_end(group)
-            return self._kept[group]
+            if isinstance(kept := self._kept[group], UserError):
+                raise kept
+            return kept
 
     @property
     def names(self) -> Sequence[str]:
@@ -141,6 +154,44 @@ def _read(path: Path, action: Callable[[], Any]) -> Any:
         return action()
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as parquet ({error}): download or make it again") from error
+
+
+def _rows(path: Path, told: pq.FileMetaData, column: str) -> list[int]:
+    """Rows of every row group; UserError where they, or the values of a column, are more than the file holds."""
+    size = path.stat().st_size
+    groups = [told.row_group(i) for i in range(told.num_row_groups)]
+    rows = [group.num_rows for group in groups]
+    if min(rows, default=0) < 0 or sum(rows) > max(_ROWS, size):
+        raise UserError(f"{path} declares {sum(rows):,} rows in {size:,} bytes: download or make it again")
+    leaves = [(group.column(i).num_values, group.column(i).total_uncompressed_size)
+              for group in groups for i in range(group.num_columns)
+              if f"{group.column(i).path_in_schema}.".startswith(f"{column}.")]  # fmt: skip
+    afford(str(path), max(sum(values) for values in zip(*leaves)) if leaves else 0, size)
+    return rows
+
+
+def _unfolded(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray | UserError:
+    """The bytes of a column, or what is wrong where values that rows repeat make more than a file honestly holds."""
+    if pa.types.is_struct(column.type):
+        column = column.flatten()[column.type.get_field_index("bytes")]
+    size = 0
+    for values in column.chunks:
+        if pa.types.is_dictionary(values.type):
+            lengths = pc.binary_length(values.dictionary).fill_null(0)
+            size += pc.sum(lengths.take(values.indices.drop_null()).cast(pa.int64())).as_py() or 0
+    if size > max(_REPEATED, most(path.stat().st_size)):
+        return UserError(f"{path} unfolds to {size / 1e9:.3g} GB, one value in many rows: make it again")
+    return column
+
+
+def _folds(kind: pa.DataType) -> bool:
+    """Whether values can be read as numbers of a dictionary, each of them once."""
+    return bool(_is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a table; UserError where it is none."""
+    return list(_read(path, lambda: pq.read_schema(path)).names)
 
 
 def has_samples(path: Path) -> bool:
@@ -225,15 +276,21 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _labels(column: pa.ChunkedArray, names: tuple[str, ...], path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    if _is_text(column.type):
+        column = column.dictionary_encode()
+    if pa.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+        column = column.unify_dictionaries()
+        words = column.chunk(0).dictionary.to_pylist()
+        codes = pa.chunked_array([chunk.indices for chunk in column.chunks]).fill_null(-1).to_numpy().astype(np.int64)
+        used = [words[code] for code in np.unique(codes[codes >= 0])]
+        names = names or tuple(sorted(used))
+        number = {name: i for i, name in enumerate(names)}
+        if unknown := sorted({*used} - number.keys()):
+            shown = unknown[0][:80]
+            raise UserError(f"{path}: label {shown!r} is not one of the class names: correct the labels or the names")
+        return np.array([*(number.get(word, -1) for word in words), -1])[codes], names
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if _is_text(column.type):
-        words = column.to_pylist()
-        names = names or tuple(sorted({word for word in words if word is not None}))
-        number: dict[str | None, int] = {name: i for i, name in enumerate(names)} | {None: -1}
-        if (unknown := next((word for word in words if word not in number), None)) is not None:
-            raise UserError(f"{path}: label {unknown!r} is not one of the class names: correct the labels or the names")
-        return np.array([number[word] for word in words], dtype=np.int64), names
     if pa.types.is_boolean(column.type):
         return column.cast(pa.int8()).cast(pa.int64()).fill_null(-1).to_numpy(), names or ("false", "true")
     if pa.types.is_floating(column.type):
@@ -250,8 +307,8 @@ def _labels(column: pa.ChunkedArray, names: tuple[str, ...], path: Path) -> tupl
 
 
 def _array_column(column: pa.ChunkedArray, shape: Sequence[int] | None, path: Path) -> np.ndarray:
-    shape = tuple(shape) if shape else np.shape(column[0].as_py())
     try:
+        shape = tuple(shape) if shape else np.shape(column[0].as_py())
         return flat_values(column).reshape(len(column), *shape)
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: rows differ in shape (the first has {shape}): make them equal") from error

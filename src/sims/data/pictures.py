@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from sims.arrays import read_array
 from sims.errors import UserError
 
 #: What is decoded, as Pillow names it: nothing that starts another program (EPS does), no pages of text.
@@ -20,6 +23,7 @@ LOSSY = ("jpeg", "webp", "avif", "jp2")  # formats that may have changed the pix
 HEAD = 4096  # bytes that tell what a file is, also where it is packed: a page, which costs no more than less
 MOST_PIXELS = 178_000_000  # of one picture
 _ROOM = 64 << 20  # bytes that a picture may unfold to in any case
+_ONE_LARGE = threading.Lock()  # of the pictures that unfold to more than that
 _RATIO = 1_100  # and beyond that so many times its file's size: what deflate reaches at most
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NUMPY_MAGIC = b"\x93NUMPY"
@@ -101,8 +105,7 @@ def kind_of(head: bytes) -> str | None:
     return "picture" if found in pictures else _KINDS.get(found or "", found)
 
 
-@dataclass(frozen=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A picture (C, H, W), what its file is, and what its file holds beyond it, in words ("" = nothing)."""
 
     pixels: np.ndarray
@@ -121,27 +124,31 @@ def decode_image(data: bytes, options: SourceOptions = SourceOptions()) -> np.nd
 
 def decoded(data: bytes, options: SourceOptions = SourceOptions()) -> Decoded:
     """``decode_image``, with what there is to say of the file."""
-    found = format_of(data[:HEAD]) or "unknown"
+    found = format_of(data) or "unknown"
     if found == "npy":
         return Decoded(transform(_array(data), options), found)
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image, len(data))
-            deep = _deep_png(data) if found == "png" else None
-            remark = _beyond(image, deep is not None)
-            if deep is None:
-                image.load()
-            pixels = deep if deep is not None else _to_array(_plain(ImageOps.exif_transpose(image)))
-    except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
-        reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-        if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
-            reason = f"{found}, which is not read as a picture"
-        raise Unreadable(reason or type(error).__name__) from error
-    return Decoded(transform(pixels, options), found, remark)
+    with ExitStack() as held:
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                held.enter_context(_check_size(image, len(data)))
+                deep = _deep_png(data) if found == "png" else None
+                remark = _beyond(image, deep is not None)
+                if deep is None:
+                    image.load()
+                pixels = deep if deep is not None else _to_array(_plain(ImageOps.exif_transpose(image)))
+        except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
+            reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+            if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
+                reason = f"{found}, which is not read as a picture"
+            raise Unreadable(reason or type(error).__name__) from error
+        return Decoded(transform(pixels, options), found, remark)
 
 
-def _check_size(image: Image.Image, size: int) -> None:
-    """Hold the size that a file declares against a limit and against the file's own, before it is paid for."""
+def _check_size(image: Image.Image, size: int) -> AbstractContextManager[object]:
+    """Hold the size that a file declares against a limit and against the file's own, before it is paid for.
+
+    What is returned is held while it is decoded: large pictures are, one at a time.
+    """
     count = image.width * image.height
     unfolded = count * len(image.getbands()) * (4 if image.mode in ("I", "F") else 1)
     if count > MOST_PIXELS or unfolded > max(_ROOM, _RATIO * size):
@@ -149,17 +156,29 @@ def _check_size(image: Image.Image, size: int) -> None:
             f"declares {image.width}x{image.height} pixels in {size:,} bytes: more than a picture of that size holds "
             f"(at most {MOST_PIXELS // 10**6} million)"
         )
+    return _ONE_LARGE if unfolded > _ROOM else nullcontext()
 
 
 def _beyond(image: Image.Image, deep: bool) -> str:
     """What a file holds that is not read."""
-    frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
-    if frames > 1:
+    if image.format != "MPO" and _goes_on(image):
         return "several frames or pages: the first of each is read"
     bits = getattr(image, "tag_v2", {}).get(258, (8,)) if image.format == "TIFF" else (8,)
     if not deep and image.mode in ("RGB", "RGBA") and max(bits) > 8:
         return "16-bit colour, of which the upper 8 bits are read"
     return ""
+
+
+def _goes_on(image: Image.Image) -> bool:
+    """Whether there is a second frame; counting all of them reads the whole file."""
+    if image.format not in ("GIF", "TIFF"):
+        return getattr(image, "n_frames", 1) > 1
+    try:
+        image.seek(1)
+    except EOFError:
+        return False
+    image.seek(0)
+    return True
 
 
 def _deep_png(data: bytes) -> np.ndarray | None:
@@ -216,7 +235,7 @@ def _unfiltered(kind: int, line: np.ndarray, above: np.ndarray, step: int) -> np
 
 def _array(data: bytes) -> np.ndarray:
     try:
-        array = np.load(io.BytesIO(data), allow_pickle=False)
+        array = read_array(data)
     except (ValueError, EOFError, OSError) as error:
         raise Unreadable(str(error)) from error
     if array.ndim not in (2, 3) or array.size == 0 or array.dtype.kind not in "fiub":

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import os
-import zipfile
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from sims.arrays import array_names, read_arrays
 from sims.data.division import Divided, divide, divide_files
 from sims.data.labels import labels_of
 from sims.data.listing import Listing, list_path, passed_over
@@ -21,6 +20,8 @@ from sims.data.mapped import IN_MEMORY, Rows
 from sims.data.parquet import IMAGE_KEYS, LABEL_KEYS, Cells, Table, has_samples
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
+from sims.files import regular
+from sims.limits import afford
 
 _AS_IT_IS = SourceOptions()
 
@@ -84,6 +85,8 @@ def open_source(path: Path, options: SourceOptions = _AS_IT_IS) -> Source:
     Every file below it is read, is the usual junk, or stands in ``passed_over``.
     """
     path = _hub_revision(path)
+    if not path.is_dir():
+        regular(path)
     if path.is_dir() or path.suffix.lower() == ".zip":
         return _listed(path, options)
     if path.suffix.lower() == ".parquet":
@@ -243,35 +246,23 @@ def _idx_array(path: Path) -> np.ndarray:
             if zero != b"\0\0" or dtype != b"\x08" or not 1 <= ndim[0] <= 4:
                 raise ValueError("no IDX file of bytes")
             shape = tuple(int.from_bytes(file.read(4), "big") for _ in range(ndim[0]))
-            count = int(np.prod([float(side) for side in shape]))
-            if count > MOST_VALUES:
-                raise ValueError(f"it declares {shape}, more than {MOST_VALUES:,} values")
+            count = math.prod(shape)
+            afford(str(path), count, regular(path))
             data = file.read(count + 1)
         return np.frombuffer(data, np.uint8).reshape(shape)
     except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
         raise UserError(f"{path} cannot be read as IDX ({error}): download it again") from error
 
 
-MOST_VALUES = 1 << 31  # of one IDX file
-
-
 # -- npz ---------------------------------------------------------------------------------------------------------------
 
 
 def _npz(path: Path) -> Arrays:
-    try:
-        if path.suffix.lower() == ".npy":
-            arrays = {"data": np.load(path, mmap_mode="r", allow_pickle=False)}
-        else:
-            with np.load(path, allow_pickle=False) as archive:
-                wanted = (*IMAGE_KEYS, *LABEL_KEYS, "class_names")
-                keys = archive.files
-                arrays = {key: _array(path, archive, key) for key in keys if key in wanted}
-    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, ValueError, KeyError) as error:
-        raise UserError(f"{path} cannot be read as numpy arrays ({error}): make it again with np.savez") from error
+    arrays = read_arrays(path, (*IMAGE_KEYS, *LABEL_KEYS, "class_names"), map_above=IN_MEMORY)
     key = next((key for key in IMAGE_KEYS if key in arrays), None)
     if key is None:
-        raise UserError(f"{path} has no array named {', '.join(IMAGE_KEYS)} (it has {', '.join(keys) or 'none'})")
+        keys = ", ".join(array_names(path)[:20]) or "none"
+        raise UserError(f"{path} has no array named {', '.join(IMAGE_KEYS)} (it has {keys})")
     labels = next((arrays[name] for name in LABEL_KEYS if name in arrays), None)
     names = tuple(str(name) for name in arrays.get("class_names", np.array([])).ravel())
     latents = key == "latents"
@@ -294,24 +285,7 @@ def _joined(found: list[Arrays]) -> Arrays:
     return replace(first, raw=np.concatenate([np.asarray(arrays.raw) for arrays in found]), labels=labels)
 
 
-def _array(path: Path, archive: Any, key: str) -> np.ndarray:
-    """An array of an npz file: a memory map of what is large and not compressed, else read."""
-    info = archive.zip.getinfo(f"{key}.npy")
-    if info.compress_type != zipfile.ZIP_STORED or info.file_size <= IN_MEMORY:
-        return archive[key]
-    with open(path, "rb") as file:
-        file.seek(info.header_offset)
-        header = file.read(30)  # of the member: the lengths of its name and extra fields end it
-        file.seek(int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little"), os.SEEK_CUR)
-        version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in read:
-            return archive[key]
-        shape, fortran, dtype = read[version](file)
-        start = file.tell()
-    if fortran or dtype.hasobject:
-        return archive[key]
-    return np.memmap(path, dtype, "r", start, shape)
+MOST_CHANNELS = 4_096
 
 
 def channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarray:
@@ -334,4 +308,7 @@ def channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarra
         fits = first in (1, 3, 4)
     else:
         fits = first <= last
-    return raw if keep or fits else raw.transpose(0, 3, 1, 2)
+    raw = raw if keep or fits else raw.transpose(0, 3, 1, 2)
+    if raw.shape[1] > MOST_CHANNELS:
+        raise UserError(f"{where} has {raw.shape[1]:,} channels (shape {raw.shape}): at most {MOST_CHANNELS:,} fit")
+    return raw

@@ -16,7 +16,7 @@ import numpy as np
 
 from sims.data import hub, mapped
 from sims.data.codec import EDM2_LATENTS, Codec
-from sims.data.dataset import ROW, Dataset, check_labels, classes_of
+from sims.data.dataset import ROW, Dataset, at_once, check_labels, classes_of
 from sims.data.division import PARTS
 from sims.data.mapped import Rows, content
 from sims.data.pictures import Decoded, SourceOptions, Unreadable, decoded, transform
@@ -24,6 +24,7 @@ from sims.data.readers import Arrays, Pictures, Source, mismatch, open_source
 from sims.data.store import Store, is_store
 from sims.errors import UserError
 from sims.files import digest
+from sims.screen import say
 
 __all__ = ["BUILT_IN", "SourceOptions", "load", "load_pair"]
 
@@ -98,9 +99,10 @@ def divided_stores(path: Path) -> dict[str, Path]:
     """The stores of a folder that holds two of them, ``train`` and ``test``; {} for anything else."""
     if not path.is_dir():
         return {}
-    found = {PARTS.get(child.name.lower()): child for child in sorted(path.iterdir()) if is_store(child)}
-    found = {"test" if part == "validation" else part: child for part, child in found.items()}
-    return {"train": found["train"], "test": found["test"]} if {"train", "test"} <= found.keys() else {}  # type: ignore[index]
+    named = sorted(name for name in os.listdir(path) if name.lower() in PARTS)
+    found = {PARTS[name.lower()]: path / name for name in named if is_store(path / name)}
+    held_out = found.get("test") or found.get("validation")
+    return {"train": found["train"], "test": held_out} if "train" in found and held_out else {}
 
 
 def open_path(source: str | Path, options: SourceOptions = _NONE) -> Source | None:
@@ -109,35 +111,12 @@ def open_path(source: str | Path, options: SourceOptions = _NONE) -> Source | No
     return None if divided_stores(path) else open_source(path, options)
 
 
-def count_pair(
-    source: str | Path, test: str | Path | None = None, test_fraction: float = 0.1, options: SourceOptions = _NONE
-) -> tuple[int, int]:
-    """How many samples ``load_pair`` gives for training and held out, without decoding any."""
-    parts = _counted(source, options)
-    if test is not None:
-        return parts[0], _counted(test, options)[0]
-    held_out = round(parts[0] * test_fraction)
-    return parts if parts[1] else (parts[0] - held_out, held_out)
-
-
-def _counted(source: str | Path, options: SourceOptions) -> tuple[int, int]:
-    path = resolve(source, options)
-    if stores := divided_stores(path):
-        return len(Store.read(stores["train"])), len(Store.read(stores["test"]))
-    if is_store(path):
-        return len(Store.read(path)), 0
-    opened = open_source(path, options)
-    sizes = [0 if part is None else len(part.raw if isinstance(part, Arrays) else part.names)
-             for part in (opened.train, opened.held_out)]  # fmt: skip
-    return sizes[0], sizes[1]
-
-
 def _told(opened: Source, options: SourceOptions, limit: int | None) -> Dataset:
     """The data to train on; what is to be said of the source is said."""
     data = dataset_of(opened.train, options, limit)
     notes = [*opened.notes, *data.notes]
     for note in notes:
-        mapped.say(f"{data.name}: {note}")
+        say(f"{data.name}: {note}")
     return replace(data, notes=tuple(notes))
 
 
@@ -223,23 +202,26 @@ def _decode(
 
     def block(rows: range) -> np.ndarray:
         chosen = [int(index[row]) for row in rows]
-        return np.stack(list(pool.map(one, chosen)) if threads > 1 else [one(i) for i in chosen])
+        if threads == 1 or len(chosen) == 1:
+            return np.stack([one(i) for i in chosen])
+        with ThreadPoolExecutor(threads) as pool:
+            return np.stack(list(pool.map(one, chosen)))
+
+    def name() -> str:
+        key = digest(content(found.files, folder), index.astype("<i8").tobytes(), list(shape), dtype.name)
+        return f"decoded-{digest(options.grayscale, options.size, moments, key)[:24]}"
 
     codec = Codec("latents", -1.5, 1.5, "float32", EDM2_LATENTS) if moments else None
-    whole = (len(index), *shape)
+    whole, folder = (len(index), *shape), options.folder / "decoded"
     threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        if math.prod(whole) * dtype.itemsize > mapped.IN_MEMORY:
-            folder = options.folder / "decoded"
-            key = digest(content(found.files, folder), index.astype("<i8").tobytes(), list(shape), dtype.name)
-            changes = digest(options.grayscale, options.size, moments, key)[:24]
-            what = f"decoding {len(index):,} samples of {found.name}"
-            return mapped.mapped(folder / f"decoded-{changes}.npy", whole, dtype, block, block=1024, what=what), codec
-        raw = np.empty(whole, dtype)
-        for start in range(0, len(index), 1024):
-            rows = range(start, min(start + 1024, len(index)))
-            raw[rows.start : rows.stop] = block(rows)
-        return raw, codec
+    if not mapped.fits_memory(math.prod(whole) * dtype.itemsize):
+        what = f"decoding {len(index):,} samples of {found.name}"
+        return mapped.mapped(folder, name, whole, dtype, block, block=1024, what=what), codec
+    raw = np.empty(whole, dtype)
+    for start in range(0, len(index), 1024):
+        rows = range(start, min(start + 1024, len(index)))
+        raw[rows.start : rows.stop] = block(rows)
+    return raw, codec
 
 
 def _standardized(moments: np.ndarray) -> np.ndarray:
@@ -264,15 +246,16 @@ def coded(
     kind = raw.dtype.kind
     if kind not in "fiub":
         raise UserError(f"{name}: values of type {raw.dtype} are not numbers: convert them to uint8 or float32")
-    if kind == "f" and not all(np.isfinite(raw[i : i + 4096]).all() for i in range(0, len(raw), 4096)):
+    step = at_once(raw.shape[1:])
+    if kind == "f" and not all(np.isfinite(raw[i : i + step]).all() for i in range(0, len(raw), step)):
         first = next(i for i in range(len(raw)) if not np.isfinite(raw[i]).all())
         raise UserError(f"{name}: sample {first} holds values that are not finite: remove or correct it")
     identity = latents or raw.ndim == 2
     whole = raw.dtype in (np.uint8, np.uint16) and not identity
     if raw.dtype == np.uint8 and whole and not value_range:
         return raw, Codec("pixels", 0.0, 255.0, "uint8"), ()
-    chunks = [raw[i : i + 4096] for i in range(0, len(raw), 4096)] if isinstance(raw, np.ndarray) else raw
-    low, high = min(float(part.min()) for part in chunks), max(float(part.max()) for part in chunks)
+    ends = [(float(part.min()), float(part.max())) for i in range(0, len(raw), step) for part in (raw[i : i + step],)]
+    low, high = min(low for low, _ in ends), max(high for _, high in ends)
     if value_range and not identity:
         return _stated(raw, name, low, high, value_range)
     if kind == "b":
@@ -288,13 +271,18 @@ def coded(
         low, high = low - 1, high + 1
     elif not identity and low >= -1 and high <= 1:
         low, high = (0.0, 1.0) if low >= 0 else (-1.0, 1.0)
-    elif not identity and low >= 0 and high <= 255 and all((part == np.round(part)).all() for part in chunks):
+    elif not identity and low >= 0 and high <= 255 and _whole(raw, step):
         notes = (f"whole numbers from {low:g} to {high:g} in {raw.dtype}: black is taken to be 0 and white 255",)
         low, high = 0.0, 255.0
     elif not identity:
         notes = (f"black is taken to be {low:.4g} and white {high:.4g}, the values' own extremes: state them with "
                  "option 'source.value_range'",)  # fmt: skip
     return raw, Codec("identity" if identity else "pixels", low, high, raw.dtype.name), notes
+
+
+def _whole(raw: Any, step: int) -> bool:
+    """Whether all values are whole numbers."""
+    return all((part == np.round(part)).all() for i in range(0, len(raw), step) for part in (raw[i : i + step],))
 
 
 def _narrow(high: float) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ The shards are ordinary Hugging Face parquet files.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -26,8 +27,10 @@ from sims.data.dataset import Dataset, check_labels
 from sims.data.pictures import Unreadable, decode_image, encode_png, fits_png
 from sims.errors import UserError
 from sims.files import atomic_path, digest_file, read_json, remove_leftovers, write_json
+from sims.limits import afford
 
 FORMAT = 1
+MOST_CLASSES, MOST_SHARDS = 1_000_000, 100_000
 SPACES = ("pixels", "latents")
 _HEADER, _MANIFEST = "header.json", "manifest.json"
 _OWN_COLUMNS = ("image", "data", "seed", "label", "model", "method", "w")
@@ -48,12 +51,18 @@ class StoreHeader:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data_shape", tuple(self.data_shape))
+        if len(self.data_shape) not in (1, 3) or min(self.data_shape) < 1:
+            raise UserError(f"samples of shape {str(self.data_shape)[:80]}: they must be (C, H, W) or (2,)")
+        if not 0 <= self.num_classes <= MOST_CLASSES:
+            raise UserError(f"{self.num_classes:,} classes: there can be none, and {MOST_CLASSES:,} at most")
         names = tuple(self.class_names) or tuple(str(i) for i in range(self.num_classes))
         object.__setattr__(self, "class_names", names)
         if self.space not in SPACES:
             raise UserError(f"space {self.space!r} is unknown: use one of {', '.join(SPACES)}")
         if self.total < 1 or self.shard_size < 1:
             raise UserError(f"{self.total} samples in shards of {self.shard_size}: both must be at least 1")
+        if self.num_shards > MOST_SHARDS:
+            raise UserError(f"{self.num_shards:,} shards: there can be {MOST_SHARDS:,} at most, of more samples each")
         if len(names) != self.num_classes:
             raise UserError(f"{len(names)} class names for {self.num_classes} classes: give one name for each class")
 
@@ -143,7 +152,7 @@ class Store:
 
     def _check(self, shard: int) -> bool:
         path = self.shard_path(shard)
-        if not path.exists():
+        if not path.is_file():
             return False
         if (self.path / _MANIFEST).exists():
             return digest_file(path) == _shard_hashes(self.path).get(path.name)
@@ -279,7 +288,7 @@ def _nested(raw: np.ndarray) -> pa.Array:
 
 def _shard_hashes(path: Path) -> dict[str, str]:
     try:
-        return {shard["file"]: shard["sha256"] for shard in read_json(path / _MANIFEST)["shards"]}
+        return {shard["file"]: str(shard["sha256"]) for shard in read_json(path / _MANIFEST)["shards"]}
     except (KeyError, TypeError) as error:
         raise UserError(f"{path / _MANIFEST} lists no shards: run the command that made the store again") from error
 
@@ -293,23 +302,32 @@ def _read(path: Path) -> Dataset:
     header = StoreHeader.from_json(read_json(path / _MANIFEST), path / _MANIFEST)
     hashes = _shard_hashes(path)
     store = Store(path, header)
-    raw = np.empty((header.total, *header.data_shape), dtype=header.codec.dtype)
+    held = sum(file.stat().st_size for file in path.glob("part-*.parquet") if file.is_file())
+    dtype = np.dtype(header.codec.dtype)
+    afford(f"the store {path}", header.total * math.prod(header.data_shape) * dtype.itemsize, held)
+    raw = np.empty((header.total, *header.data_shape), dtype)
     parts: list[dict[str, np.ndarray]] = []
+    folded = ["image.bytes"] if _column(header) == "image" else None  # its values once, not for every row
     for shard in range(header.num_shards):
         file, index = store.shard_path(shard), header.indices(shard)
-        if not file.exists():
+        if not file.is_file():
             raise UserError(f"the store {path} lacks {file.name}: {remedy}")
         data = file.read_bytes()
         if hashlib.sha256(data).hexdigest() != hashes.get(file.name):
             raise UserError(f"{file} is truncated or damaged (its hash is not the one in {_MANIFEST}): {remedy}")
         try:
-            table = pq.read_table(pa.BufferReader(data))
-            raw[index.start : index.stop] = read_samples(table, header.data_shape)
+            found = pq.ParquetFile(pa.BufferReader(data), read_dictionary=folded)
+            if found.metadata.num_rows != len(index):
+                raise ValueError(f"{found.metadata.num_rows:,} rows, not {len(index):,}")
+            table = found.read()
+            read_samples(table, raw[index.start : index.stop])
             parts.append(
                 {key: _column_values(table[key]) for key in table.column_names if key not in ("image", "data")}
             )
         except (pa.ArrowException, OSError, ValueError, Unreadable) as error:
             raise UserError(f"{file} cannot be read ({error}): {remedy}") from error
+        except KeyError as error:
+            raise UserError(f"{file} has no column of samples: {remedy}") from error
         if parts[-1].keys() != parts[0].keys():
             raise UserError(f"{file} has columns {list(parts[-1])}, the first shard {list(parts[0])}: {remedy}")
     columns = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
@@ -325,12 +343,16 @@ def _column_values(column: pa.ChunkedArray) -> np.ndarray:
     return values.astype(str) if values.dtype == object and pa.types.is_string(column.type) else values
 
 
-def read_samples(table: pa.Table, shape: tuple[int, ...]) -> np.ndarray:
-    """The samples of a shard, (n, *shape), from its `image` or `data` column."""
-    if "image" in table.column_names:
-        encoded = table["image"].combine_chunks().field("bytes")
-        return np.stack([decode_image(item.as_py()) for item in encoded])
-    return flat_values(table["data"]).reshape(len(table), *shape)
+def read_samples(table: pa.Table, out: np.ndarray) -> None:
+    """Write the samples of a shard, from its `image` or `data` column, to ``out`` (n, *shape)."""
+    if "image" not in table.column_names:
+        out[:] = flat_values(table["data"]).reshape(out.shape)
+        return
+    for i, cell in enumerate(cell for chunk in table["image"].chunks for cell in chunk.field("bytes")):
+        pixels = decode_image(cell.as_py() or b"")
+        if pixels.shape != out.shape[1:]:
+            raise ValueError(f"sample {i} has shape {pixels.shape}, not {out.shape[1:]}")
+        out[i] = pixels
 
 
 def flat_values(column: pa.ChunkedArray) -> np.ndarray:

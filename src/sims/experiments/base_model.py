@@ -44,6 +44,15 @@ def given_model(
     return model if sampler == SamplerOptions() else replace(model, sampler=sampler)
 
 
+def require_shape(model: Model | None, given: Path | None, shape: tuple[int, ...], path: str) -> None:
+    """UserError where a given model makes data of another shape than the data at ``path`` have."""
+    if model is not None and model.data_shape != shape:
+        raise UserError(
+            f"the model {given} makes data of shape {model.data_shape}, {path} has {shape}: give the data it was "
+            "trained on (data.source.size and data.source.grayscale change pictures)"
+        )
+
+
 def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model | None) -> Base:
     """The given model, which draws classes in the shares that it knows, else in those of the data; or one trained."""
     seed, train = derive_seed("base", options.seed), options.base.train

@@ -7,18 +7,17 @@ from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.options import DataOptions
 from sims.interop.latents import Autoencoder
+from sims.model import Model
 from sims.runs.directory import Run
 from sims.scoring.judge import Judge, load_judge
 from sims.scoring.options import EvaluationOptions
 from sims.scoring.reference import make_references
 
 
-def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
-    """Training and held-out images; UserError where they are no images, or not what the options say."""
-    run.log(f"reading {data.path}")
+def read_data(data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and held-out data; UserError where they are not what the options say."""
     train, test = load_pair(data.path, data.test, data.test_fraction, seed, options=data.source, limit=data.limit)
-    if len(train.data_shape) != 3:
-        raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
+    train.require_varied()
     if data.shape is not None and train.data_shape != data.shape:
         raise UserError(
             f"data.shape is {list(data.shape)}, and {data.path} has {list(train.data_shape)}: "
@@ -31,9 +30,36 @@ def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Datase
     return train, test
 
 
-def same_data(run: Run, found: dict[str, str], path: str) -> None:
-    """UserError if the data, named by its fingerprints, is not what it was when the run began."""
-    if run.once(run.path / "data.json", lambda: found) != found:
+def read_images(run: Run, data: DataOptions, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and held-out images; UserError where they are no images, or not what the options say."""
+    run.log(f"reading {data.path}")
+    train, test = read_data(data, seed)
+    if len(train.data_shape) != 3:
+        raise UserError(f"{data.path} holds points of shape {train.data_shape}, not images (C, H, W): give images")
+    return train, test
+
+
+def in_classes_of(model: Model, name: str, data: Dataset, path: str) -> Dataset:
+    """Data with labels by the numbers that a class-conditional model has for classes of their names.
+
+    As many classes of other names are taken in their order. UserError for other numbers of them.
+    """
+    found = data.in_classes(model.class_names)
+    if found.num_classes != model.num_classes:
+        raise UserError(
+            f"the model {name} has {model.num_classes} classes, but {path} has {data.num_classes}, of other names: "
+            "give the labelled data it was trained on"
+        )
+    return found
+
+
+def same_data(run: Run, path: str, train: Dataset, test: Dataset, **more: str) -> None:
+    """UserError if the data, named by fingerprints and whatever else, is not what it was when the run began."""
+    file = run.path / "data.json"
+    if not run.writes and not file.is_file():
+        return  # fingerprints of large data take their time
+    found = {"train": train.fingerprint, "test": test.fingerprint, **more}
+    if run.once(file, lambda: found) != found:
         raise UserError(f"the data at {path} has changed since {run.path} began: restore it, or begin a run elsewhere")
 
 

@@ -22,8 +22,8 @@ def with_given_vae(model: Model, folder: Path | None) -> Model:
     return model if folder is None else replace(model, codec=with_vae(model.codec, folder, model.data_shape))
 
 
-def latent_space(options: ImproveOptions, model: Model | None) -> Codec | None:
-    """The codec of the latents that a model is given or trained in; None for pixels.
+def latent_space(options: ImproveOptions, model: Model | None, at_hand: bool) -> Codec | None:
+    """The codec of the latents that a model is given or trained in; None for pixels. Data may be ``at_hand``.
 
     UserError, before anything is computed, where the data or the features asked for do not go with it.
     """
@@ -36,7 +36,7 @@ def latent_space(options: ImproveOptions, model: Model | None) -> Codec | None:
             f"{options.evaluation.extractor} looks at pixels, and {what} makes latents: give the folder of the "
             "autoencoder that decodes them with option 'vae', or take evaluation.extractor pca"
         )
-    if options.data.path != "none":
+    if at_hand:
         _check_data(options, given, model, what)
     return given
 

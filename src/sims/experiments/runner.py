@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from sims.config import to_dict
+from sims.data import mapped
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
-from sims.files import write_json
 from sims.processes import agree
 from sims.report import closing_table, write_report
 from sims.results.common import Result
-from sims.results.summaries import read_result, to_json
-from sims.runs.directory import Run
+from sims.results.summaries import read_result, write_result
+from sims.runs.directory import Rehearsal, Run
 
 
 class Options(Protocol):
@@ -66,7 +67,7 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
         else:
             result = experiment.work(run, options)
             if run.is_main:
-                write_json(run.path / "summary.json", to_json(result))
+                write_result(run.path, result)
                 (run.path / "report.html").unlink(missing_ok=True)
             run.barrier()
         if run.is_main:
@@ -86,6 +87,14 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
         run.close()
 
 
+@contextmanager
+def rehearsed(experiment: Experiment[O, R], options: O) -> Iterator[Run]:
+    """The run directory as ``carry_out`` would find it; nothing is written, there or where data are kept."""
+    run = Rehearsal(options.run, configuration(experiment.name, options, experiment.unbound))
+    with mapped.rehearsed():
+        yield run
+
+
 def _finished(run: Run, experiment: Experiment[O, R], options: O) -> R | None:
     if not agree((run.path / "summary.json").is_file()):
         return None
@@ -100,9 +109,9 @@ def _show(run: Run, result: Result) -> None:
         write_report(run.path)
     say = run.console.print
     say(closing_table(result))  # type: ignore[arg-type]
-    say(result.headline, highlight=False, markup=False)
+    say(result.headline, highlight=False)
     for warning in result.warnings:
-        say(f"note: {warning}", highlight=False, markup=False)
+        say(f"note: {warning}", highlight=False)
     models = sorted(str(file.parent) for file in run.path.glob("*/model.json"))
     made = f"   models: {', '.join(models)}" if models else ""
-    say(f"report: {page}   figures: {run.path / 'summary.json'}{made}", highlight=False, markup=False)
+    say(f"report: {page}   figures: {run.path / 'summary.json'}{made}", highlight=False)

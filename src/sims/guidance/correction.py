@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from sims.config import JSON
+from sims.config import JSON, convert
 from sims.denoiser import Denoiser, Evaluate, expand
 from sims.errors import UserError
 from sims.guidance.cache import CacheRule, Step
@@ -85,7 +85,7 @@ class CorrectionGuide(Guide):
 
     @classmethod
     def from_settings(cls, children: Mapping[str, Denoiser], settings: Mapping[str, Any]) -> Self:
-        low, high = settings["interval"]
+        low, high = convert(settings["interval"], tuple[float, float | None], "interval", "entry")
         cache = CacheRule.from_json(settings["cache"]) if settings["cache"] else None
         plain = {**settings, "interval": (low, math.inf if high is None else high), "cache": cache}
         return super().from_settings(children, plain)

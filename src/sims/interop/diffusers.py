@@ -12,15 +12,15 @@ diffusers, so that it can be trained, averaged, extrapolated and written like an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from sims.config import JSON
+from sims.config import JSON, fitted, read_as
 from sims.data.codec import UINT8, Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
-from sims.files import read_json, write_json
+from sims.files import write_json
 from sims.guidance import RULES, Extrapolate, Guide
 from sims.interop.diffusers_folder import (
     NOTES,
@@ -30,10 +30,10 @@ from sims.interop.diffusers_folder import (
     copy_rest,
     find_layout,
     fresh_folder,
-    pretrained,
 )
 from sims.interop.diffusers_guided import GuidedNetwork
 from sims.interop.diffusers_network import ARCHITECTURES, DIT, UNET, DiffusersDenoiser, DiffusersNetwork, Timesteps
+from sims.interop.diffusers_weights import pretrained
 from sims.interop.latents import latent_codec
 from sims.model import Model
 from sims.sampling import SamplerOptions
@@ -50,6 +50,7 @@ __all__ = [
 
 HIGHEST = 160.0  # where sampling starts by default if the levels go far beyond: the usual linear schedule ends at 157
 # Settings of a scheduler that only its own sampler obeys; kept in the provenance.
+HABITS = (11, 101, 201, 366, 1001)  # classes of usual data sets and one more, which often stands for "no class"
 IGNORED = ("clip_sample", "clip_sample_range", "thresholding", "sample_max_value", "variance_type", "timestep_spacing")
 
 
@@ -57,7 +58,9 @@ def is_diffusers(folder: Path | str) -> bool:
     """Whether a folder looks like a model of diffusers; a run directory has a config.json too, without a class name."""
     folder = Path(folder)
     config = folder / "config.json"
-    return (folder / "model_index.json").is_file() or (config.is_file() and "_class_name" in read_json(config))
+    return (folder / "model_index.json").is_file() or (
+        config.is_file() and "_class_name" in read_as(config, dict[str, JSON])
+    )
 
 
 def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, null_class: bool | None = None) -> Model:
@@ -69,12 +72,16 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
     not safetensors, and missing parts.
     """
     layout = find_layout(Path(folder))
-    notes, scheduler = layout.notes, read_json(layout.scheduler)
+    notes, scheduler = layout.notes, read_as(layout.scheduler, dict[str, JSON])
     null_class = notes.null_class if null_class is None else null_class
     sigma_data = notes.sigma_data if notes.sigma_data is not None else 1.0 if layout.has_vae else 0.5
 
+    remarks: dict[str, JSON] = {}
+
     def denoiser(place: Path) -> DiffusersDenoiser:
-        network = _network(place, null_class)
+        network, prefix = _network(place, null_class)
+        if prefix:
+            remarks["weights"] = f"their names are read without {prefix!a}, which all begin with"
         steps = timesteps or notes.timesteps
         made = DiffusersDenoiser(network, network.data_shape, network.num_classes, scheduler, steps, sigma_data)
         return made.eval().requires_grad_(False)
@@ -84,12 +91,17 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
     if notes.kind in RULES:
         whole = _guided({"base": single, "aux": denoiser(layout.aux)}, notes, layout.folder / NOTES)
     ignored = {key: scheduler[key] for key in IGNORED if key in scheduler}
+    if single.network.architecture == UNET and not single.network.null_class and single.num_classes in HABITS:
+        remarks["classes"] = (
+            f"all {single.num_classes} are drawn; where the last one stands for 'no class', import it with option "
+            "'null_class'"
+        )
     return Model(
         whole,
         _codec(layout, single.data_shape),
         SamplerOptions(sigma_max=HIGHEST if single.sigma_max > 1.25 * HIGHEST else None),
         _class_names(layout.index, single.num_classes),
-        {"imported": "diffusers", "folder": str(folder), "scheduler": single.scheduler, "ignored": ignored},
+        {"imported": "diffusers", "folder": str(folder), "scheduler": single.scheduler, "ignored": ignored, **remarks},
     )
 
 
@@ -149,8 +161,20 @@ def _guided(children: dict[str, Denoiser], notes: Notes, file: Path) -> Guide:
         raise UserError(f"{file} does not describe a guided pair ({error!r}): restore it") from error
 
 
-def _network(folder: Path, null_class: bool) -> DiffusersNetwork:
-    config = read_json(folder / "config.json")
+@dataclass(frozen=True)
+class _Facts:
+    """What counts here of a network's configuration, under the names that it has there."""
+
+    in_channels: int
+    out_channels: int | None = None
+    sample_size: int | tuple[int, int] | None = None
+    num_class_embeds: int | None = None
+    num_embeds_ada_norm: int | None = None
+
+
+def _network(folder: Path, null_class: bool) -> tuple[DiffusersNetwork, str]:
+    """The network of a folder, and the prefix that the names of its weights had."""
+    config = read_as(folder / "config.json", dict[str, JSON])
     architecture = config.get("_class_name")
     if architecture == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
         architecture = DIT  # its first name
@@ -164,22 +188,29 @@ def _network(folder: Path, null_class: bool) -> DiffusersNetwork:
             f"{folder} has class_embed_type {config['class_embed_type']!r}: only a table of classes (num_class_embeds) "
             "can be read, choose another model"
         )
-    model: Any = pretrained(architecture, folder)
+    model: Any
+    model, prefix = pretrained(architecture, folder)
     settings = {key: _plain(value) for key, value in dict(model.config).items() if not key.startswith("_")}
-    size = settings.get("sample_size")
-    if size is None:
+    facts: _Facts = fitted(settings, _Facts, str(folder / "config.json"), rest=True)
+    if facts.sample_size is None:
         raise UserError(f"{folder / 'config.json'} has no sample_size: write the height and width of its images there")
-    height, width = size if isinstance(size, list) else (size, size)
-    classes = settings["num_embeds_ada_norm"] if architecture == DIT else settings["num_class_embeds"] or 0
+    size = facts.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    classes = (facts.num_embeds_ada_norm if architecture == DIT else facts.num_class_embeds) or 0
+    if null_class and classes < 2:
+        raise UserError(
+            f"null_class for a network of {classes} classes: the last of at least 2 can stand for 'no class', so leave "
+            "out option 'null_class'"
+        )
     null_class = classes > 0 and (null_class or architecture == DIT)
     classes -= int(null_class and architecture == UNET)
-    shape = (int(settings["in_channels"]), int(height), int(width))
-    if (outputs := settings["out_channels"] or shape[0]) not in (shape[0], 2 * shape[0]):
+    shape = (facts.in_channels, height, width)
+    if (outputs := facts.out_channels or shape[0]) not in (shape[0], 2 * shape[0]):
         raise UserError(
             f"{folder} maps {shape[0]} channels to {outputs}: it is made for another task than to denoise its input, "
             "choose another model"
         )
-    return DiffusersNetwork(shape, classes, architecture, settings, null_class, model)
+    return DiffusersNetwork(shape, classes, architecture, settings, null_class, model), prefix
 
 
 def _plain(value: Any) -> Any:
@@ -191,7 +222,7 @@ def _class_names(index: Mapping[str, JSON], num_classes: int) -> tuple[str, ...]
     names = index.get("id2label")
     keys = [str(i) for i in range(num_classes)]
     return (
-        tuple(str(names[key]) for key in keys) if isinstance(names, dict) and set(names) == set(keys) else tuple(keys)
+        tuple(str(names[key]) for key in keys) if isinstance(names, dict) and set(names) >= set(keys) else tuple(keys)
     )
 
 
@@ -212,7 +243,7 @@ def _single(denoiser: Any) -> Any:
 
 def _check_like(base: Any, layout: Layout) -> None:
     """UserError if the original is another network."""
-    config = read_json(layout.network / "config.json")
+    config = read_as(layout.network / "config.json", dict[str, JSON])
     for key, value in base.network.settings.items():
         theirs = config.get(key, value)
         if _plain(theirs) != _plain(value):

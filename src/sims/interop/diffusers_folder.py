@@ -9,19 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from torch import nn
-
-from sims.config import JSON, convert, to_dict
+from sims.config import JSON, fitted, read_as, to_dict
 from sims.errors import UserError
-from sims.files import read_json, write_json
+from sims.files import write_json
 from sims.interop.diffusers_network import Timesteps
-from sims.interop.parameterizations import library
+from sims.interop.diffusers_weights import UNSAFE
 
 COMPONENTS = ("unet", "transformer")  # what pipelines call the network
-WEIGHTS = "diffusion_pytorch_model"
-UNSAFE = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.msgpack", "*.h5")  # weights never read nor copied
 NOTES = "sims.json"  # what diffusers has no place for
 FORMAT = 1
 
@@ -48,12 +42,11 @@ class Notes:
     @classmethod
     def read(cls, file: Path) -> Notes:
         """The notes in a file. Errors: UserError for a newer format, or where something else is in it."""
-        told = read_json(file)
-        if not isinstance(told, dict) or told.get("format", FORMAT) != FORMAT:
-            format = told.get("format") if isinstance(told, dict) else None
-            raise UserError(f"{file} has format {format}, this version reads {FORMAT}: update sims")
-        own = {entry.name for entry in fields(cls)} & told.keys()
-        notes: Notes = convert({name: told[name] for name in own}, cls, str(file), what="entry")
+        told = read_as(file, dict[str, JSON])
+        if (format := told.get("format", FORMAT)) != FORMAT:
+            raise UserError(f"{file} has format {ascii(format)[:40]}, this version reads {FORMAT}: update sims")
+        own = {entry.name for entry in fields(cls)}
+        notes: Notes = fitted(told, cls, str(file), rest=True)
         return replace(notes, settings={name: value for name, value in told.items() if name not in own})
 
 
@@ -104,7 +97,7 @@ def find_layout(folder: Path) -> Layout:
     index: dict[str, JSON] = {}
     component, schedulers = "", [folder / "scheduler_config.json", folder / "scheduler" / "scheduler_config.json"]
     if (folder / "model_index.json").is_file():
-        index = read_json(folder / "model_index.json")
+        index = read_as(folder / "model_index.json", dict[str, JSON])
         listing = next((name for name in COMPONENTS if listed(index, name)), None)
         if listing is None:
             raise UserError(
@@ -129,44 +122,6 @@ def find_layout(folder: Path) -> Layout:
                 f"{folder} has the autoencoder {kind}: only AutoencoderKL can be read, choose another model"
             )
     return Layout(folder, component, scheduler, index)
-
-
-def pretrained(architecture: str, folder: Path) -> nn.Module:
-    """A model of diffusers from its folder, float32, in evaluation mode; UserError if it is not there and whole."""
-    names = sorted(path.name for path in folder.glob(f"{WEIGHTS}*"))
-    safe = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
-    if not safe:
-        raise UserError(_without_weights(folder))
-    whole = {f"{WEIGHTS}.safetensors", f"{WEIGHTS}.safetensors.index.json"} & set(safe)
-    variant = None if whole else safe[0].removeprefix(f"{WEIGHTS}.").split(".")[0].split("-")[0]  # such as fp16
-    try:
-        model, found = getattr(library(), architecture).from_pretrained(
-            folder,
-            use_safetensors=True,
-            local_files_only=True,
-            variant=variant,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"the {architecture} in {folder} cannot be read ({reason}): restore the folder") from error
-    if missing := sorted(map(str, [*found["missing_keys"], *found["mismatched_keys"]])):
-        raise UserError(f"the weights in {folder} lack {len(missing)} tensors ({missing[0]}, ...): restore the folder")
-    for tensor in (*model.parameters(), *model.buffers()):
-        # A file's tensors may lie at any address, and the last bits of a product depend on alignment.
-        tensor.data = tensor.data.clone()
-    return model.eval().requires_grad_(False)
-
-
-def _without_weights(folder: Path) -> str:
-    unsafe = sorted(path.name for pattern in UNSAFE for path in folder.glob(pattern))
-    if not unsafe:
-        return f"{folder} has no weights: it needs {WEIGHTS}.safetensors, so download or copy it whole"
-    return (
-        f"{folder} has its weights only as {unsafe[0]}, a format that can run code: where you trust it, load it with "
-        "diffusers (from_pretrained) and write it again as safetensors (save_pretrained)"
-    )
 
 
 def copy_rest(folder: Path, component: str, scheduler: Mapping[str, JSON], like: Layout | None) -> None:

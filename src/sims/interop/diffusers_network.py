@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sims.config import JSON
 from sims.errors import UserError
-from sims.interop.parameterizations import library, read_schedule
+from sims.interop.diffusers_weights import make_module
+from sims.interop.parameterizations import read_schedule
 from sims.preconditioning import Coefficients, Preconditioned
 
 UNET, DIT = ARCHITECTURES = ("UNet2DModel", "DiTTransformer2DModel")
@@ -43,9 +44,7 @@ class DiffusersNetwork(nn.Module):
         if model is None:
             if architecture not in ARCHITECTURES:
                 raise UserError(f"unknown architecture {architecture!r}: it is {' or '.join(ARCHITECTURES)}")
-            with torch.device("cpu"):  # also where others are made on meta: tables made here are in no file of weights
-                model = getattr(library(), architecture).from_config(self.settings)
-        assert isinstance(model, nn.Module)
+            model = make_module(architecture, self.settings, empty=torch.empty(0).is_meta)
         self.model = model
 
     @property

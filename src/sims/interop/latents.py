@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sims.config import JSON, convert
+from sims.config import JSON, convert, read_as
 from sims.data.codec import UINT8, Codec, Latents
 from sims.data.dataset import Dataset
 from sims.data.mapped import mapped, say
 from sims.denoiser import device_of
 from sims.errors import UserError
-from sims.files import digest, digest_file, read_json
-from sims.interop.diffusers_folder import pretrained
+from sims.files import digest, digest_file
+from sims.interop.diffusers_weights import pretrained
 
 _BATCH = 16  # pictures that the autoencoder works on at once
 _REMEDY = "give the folder of an AutoencoderKL of diffusers with option 'vae'"
@@ -39,6 +39,10 @@ class Settings:
     shift_factor: float | None = None
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.block_out_channels) > 16 or 0.0 in (self.latents_std or ()):
+            raise UserError("AutoencoderKL: block_out_channels has at most 16 entries, and latents_std no 0")
 
     @classmethod
     def of(cls, config: Mapping[str, JSON]) -> Settings:
@@ -139,9 +143,9 @@ class Autoencoder:
                 f"{pictures.name} holds values of type {pictures.codec.dtype}, and the autoencoder takes 8-bit pictures"
             )
         shape = (len(pictures), *self.settings.latent_shape(pictures.data_shape))
-        key = digest("latents", codec.identity, pictures.fingerprint)[:24]
         raw = mapped(
-            cache / f"latents-{key}.npy",
+            cache,
+            lambda: f"latents-{digest('latents', codec.identity, pictures.fingerprint)[:24]}",
             shape,
             np.dtype("float32"),
             lambda part: self.encode(pictures.raw[part.start : part.stop]).numpy(),
@@ -216,7 +220,7 @@ def _open(latents: Latents, device: str) -> Autoencoder:
     folder = _folder(str(latents.vae))
     if _content(folder) != latents.vae_hash:
         raise UserError(f"the autoencoder in {folder} has changed since it was named: restore it, or {_REMEDY}")
-    return Autoencoder(pretrained("AutoencoderKL", folder).to(device), latents)
+    return Autoencoder(pretrained("AutoencoderKL", folder)[0].to(device), latents)
 
 
 def _folder(given: Path | str) -> Path:
@@ -230,10 +234,9 @@ def _folder(given: Path | str) -> Path:
 
 
 def _config(folder: Path) -> dict[str, JSON]:
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict) or config.get("_class_name") != "AutoencoderKL":
-        kind = config.get("_class_name") if isinstance(config, dict) else None
-        raise UserError(f"{folder} holds a {kind}, and no AutoencoderKL: {_REMEDY}")
+    config = read_as(folder / "config.json", dict[str, JSON])
+    if (kind := config.get("_class_name")) != "AutoencoderKL":
+        raise UserError(f"{folder} holds a {str(kind)[:40]!a}, and no AutoencoderKL: {_REMEDY}")
     # A file says only what is not the library's default, and a content hash has these three.
     return {"latent_channels": 4, "block_out_channels": [64], "scaling_factor": 0.18215, **config}
 

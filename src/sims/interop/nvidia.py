@@ -24,6 +24,7 @@ from sims.data.codec import EDM2_LATENTS, UINT8, Codec, Latents
 from sims.errors import UserError
 from sims.files import atomic_path, digest_file
 from sims.guidance import Guide, innermost
+from sims.interop.recognize import refuse_others
 from sims.model import Model, make_network
 from sims.networks import NETWORKS
 from sims.networks.layers import filter_kernel
@@ -118,7 +119,9 @@ def read(path: Path | str) -> tuple[str, dict[str, JSON], dict[str, Tensor]]:
 
 def open_snapshot(path: Path | str) -> Snapshot:
     """Like ``read``, with all that is known of the file."""
-    content = load(Path(path))
+    path = Path(path)
+    refuse_others(path)
+    content = load(path)
     network = content
     if isinstance(content, dict):
         network = next((content[key] for key in ("ema", "net") if content.get(key) is not None), None)
@@ -128,7 +131,10 @@ def open_snapshot(path: Path | str) -> Snapshot:
     init = _arguments(network.class_name, network.init_args, network.init_kwargs)
     encoder = content.get("encoder") if isinstance(content, dict) else None
     name, settings = (encoder.class_name, encoder.init_kwargs) if isinstance(encoder, PersistentObject) else (None, {})
-    return Snapshot(network.class_name, init, dict(_tensors(network, "", set())), name, network.source_hash, settings)
+    state = dict(_tensors(network, "", set()))
+    if (size := sum(tensor.nbytes for tensor in state.values())) > path.stat().st_size:  # one storage many times
+        raise UserError(f"{path} is said to hold tensors of {size:,} bytes, more than it has: the file is damaged")
+    return Snapshot(network.class_name, init, state, name, network.source_hash, settings)
 
 
 def build(class_name: str, init: Mapping[str, object], state: dict[str, Tensor]) -> Preconditioned:
@@ -354,15 +360,25 @@ def _codec(snapshot: Snapshot) -> Codec:
     return Codec("identity", -1.5, 1.5, "float32") if latents else UINT8
 
 
+def _numbers(value: Any, name: str) -> JSON:
+    plain = _plain(value, name)
+    if isinstance(plain, str | dict):
+        raise UserError(f"the argument {name!r} is {plain!r}: numbers are known, so the file is damaged")
+    return plain
+
+
 def _scaling(settings: Mapping[Any, object]) -> Latents:
     """EDM2's own statistics of the latents, or those that the file was made with."""
-    own: list[Any] = [settings.get(name) for name in ("raw_mean", "raw_std", "final_mean", "final_std")]
+    names = ("raw_mean", "raw_std", "final_mean", "final_std")
+    own: list[Any] = [_numbers(settings.get(name), name) for name in names]
     if not any(value is not None for value in own):
         return EDM2_LATENTS
     default = ((5.81, 3.25, 0.12, -2.15), (4.17, 4.62, 3.71, 3.28), 0.0, 0.5)
     mean, std, centre, width = (
         np.asarray(value if value is not None else usual, np.float64).ravel() for value, usual in zip(own, default)
     )
+    if 0 in std or {len(mean), len(std), len(centre), len(width)} - {1, 4}:
+        raise UserError("the encoder's statistics of latents are not those of four channels: the file is damaged")
     scale = width / std
     return Latents(tuple(mean - centre / scale), tuple(scale + 0 * mean), EDM2_LATENTS.pixels)
 

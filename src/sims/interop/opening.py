@@ -16,10 +16,13 @@ from sims.interop.wrapping import from_code
 from sims.model import Model, load
 
 
-def open_model(path: Path, weights: Path | None = None, given: Assumptions | None = None) -> Model:
+def open_model(
+    path: Path, weights: Path | None = None, given: Assumptions | None = None, null_class: bool = False
+) -> Model:
     """The model at a path, or of ``my_model.py:make``, whose code is run, with ``weights``; UserError for all else.
 
-    ``given`` is what is known of a checkpoint of tensors beyond these.
+    ``given`` is what is known of a checkpoint of tensors beyond these; with ``null_class`` the last class of a folder
+    of diffusers stands for no class.
     """
     path = path if path.exists() else cached(str(path)) or path
     if given not in (None, Assumptions()) and not is_tensor_file(path):
@@ -30,10 +33,13 @@ def open_model(path: Path, weights: Path | None = None, given: Assumptions | Non
         raise UserError(f"weights go with code that makes a network, such as my_model.py:make; {path} has its own")
     if is_tensor_file(path):
         return read_checkpoint(path, given)
-    if path.suffix == ".pkl" and not path.is_dir():
+    foreign = path.is_dir() and not (path / "model.json").is_file() and is_diffusers(path)
+    if null_class and not foreign:
+        raise UserError("option 'null_class' is for a UNet2DModel of diffusers: leave it out for other models")
+    if foreign:
+        return load_diffusers(path, null_class=null_class or None)
+    if path.is_file() or path.suffix == ".pkl":
         return import_model(path)
-    if not (path / "model.json").is_file() and is_diffusers(path):
-        return load_diffusers(path)
     return load(path)
 
 

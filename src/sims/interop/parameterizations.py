@@ -17,14 +17,16 @@ Epsilon is the noise n; v is sqrt(a) n - sqrt(1 - a) x0 (Salimans and Ho 2022); 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from sims.config import JSON, convert
+from sims.config import JSON, check_sizes, convert, fitted
 from sims.errors import UserError
 
 Family = Literal["vp", "flow", "edm"]
@@ -46,6 +48,20 @@ def library() -> Any:
         raise UserError(
             f"models of diffusers need the package diffusers ({error}): pip install 'sims-diffusion[diffusers]'"
         ) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what diffusers prints of configurations that it does not like; what is wrong is an error here."""
+    log = library().utils.logging
+    verbosity = log.get_verbosity()
+    log.set_verbosity(log.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.set_verbosity(verbosity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +169,8 @@ def read_schedule(config: Mapping[str, JSON]) -> Schedule:
     Settings that only steer sampling there (clip_sample, thresholding, timestep spacing, solver order) do not matter.
     """
     name = str(config.get("_class_name"))
+    check_sizes(config, "scheduler_config.json")
+    fitted(config, Settings, "scheduler_config.json", rest=True)
     scheduler = _make(name, config)
     said = {entry.name: scheduler.config[entry.name] for entry in fields(Settings) if entry.name in scheduler.config}
     settings = convert(said, Settings, name, what="setting")
@@ -181,10 +199,12 @@ def _make(name: str, config: Mapping[str, JSON]) -> Any:
             f"{name!r} is no scheduler of diffusers {diffusers.__version__}: correct _class_name, or update"
         )
     try:
-        with torch.device("cpu"):  # its tables, also where networks are made on meta
+        with torch.device("cpu"), quiet():  # its tables, also where networks are made on meta
             return cls.from_config(config)  # type: ignore[attr-defined]
-    except (ImportError, NotImplementedError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
+    except MemoryError:
+        raise
+    except Exception as error:  # the library checks little of it, and may fail in any way
+        reason = ascii(" ".join(str(error).split())[:300])[1:-1]
         raise UserError(f"diffusers cannot make the {name} ({reason}): correct scheduler_config.json") from error
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sims.errors import UserError
-from sims.files import digest
+from sims.files import digest, regular
 from sims.metrics.extractors import hash_tensors
 from sims.metrics.weights import check, file_hash
 
@@ -91,6 +91,7 @@ class CallableExtractor:
 
 def load_script(path: Path | str, device: torch.device | None = None) -> torch.jit.ScriptModule:
     """A TorchScript file, ready to run; UserError where it is none. Running it runs what it holds: trust its source."""
+    regular(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a file that is TorchScript can be loaded no other way
         try:

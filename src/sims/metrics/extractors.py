@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sims.config import fitted
 from sims.errors import UserError
 from sims.files import digest
 from sims.metrics.matrices import Array
@@ -118,7 +120,17 @@ class PCAExtractor:
     def load(cls, path: Path | str) -> PCAExtractor:
         """Read what `save` wrote; UserError where the file is missing, truncated or of another kind."""
         tensors, config = _read(path, "pca")
-        return cls(tuple(config["data_shape"]), tensors["mean"], tensors["components"])
+        return cls(fitted(config["data_shape"], tuple[int, ...], str(path)), tensors["mean"], tensors["components"])
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a classifier's file says of its network."""
+
+    data_shape: tuple[int, ...]
+    num_classes: int
+    width: int
+    variant: str
 
 
 class ClassifierExtractor:
@@ -179,12 +191,12 @@ class ClassifierExtractor:
     def load(cls, path: Path | str) -> ClassifierExtractor:
         """Read what `save` wrote; UserError where the file is missing, truncated or of another kind."""
         tensors, config = _read(path, "classifier")
+        told: _Stored = fitted(config, _Stored, str(path), rest=True)
         try:
-            network = ConvClassifier(
-                tuple(config["data_shape"]), config["num_classes"], width=config["width"], variant=config["variant"]
-            )
-            network.load_state_dict(tensors)
-        except (KeyError, RuntimeError) as error:  # another version's layout
+            with torch.device("meta"):  # what the file says it needs is not made before its tensors fit
+                network = ConvClassifier(told.data_shape, told.num_classes, told.width, told.variant)
+            network.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
+        except RuntimeError as error:  # another version's layout
             raise UserError(f"{path} does not fit this version's classifier ({error}); train it again.") from error
         return cls(network)
 

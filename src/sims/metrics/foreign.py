@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sims import safe_pickle
+from sims.arrays import array_names, read_arrays
 from sims.errors import UserError
 from sims.files import digest_file
 from sims.metrics.frechet import Moments
@@ -56,19 +57,14 @@ def read_foreign_statistics(path: Path | str, metric: str | None = None) -> Fore
         metric = next(iter(found))
     if metric not in found:
         raise UserError(f"{path} has no statistics for {metric!r}, only for {has}: choose that or give another file")
-    mean, covariance = _checked(f"{path} ({metric})", *found[metric])
+    mean, covariance = checked_moments(f"{path} ({metric})", *found[metric])
     return ForeignStatistics(Moments(mean, covariance, count), path.stem, metric, EXTRACTORS[metric], digits)
 
 
 def _from_npz(path: Path) -> tuple[dict[str, tuple[Any, Any]], int]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            arrays = {name: archive[name] for name in ("mu", "sigma") if name in names}
-    except Exception as error:  # a damaged archive fails in any way: zipfile, zlib, numpy's header, memory
-        raise UserError(f"{path} cannot be read as numpy arrays ({error}): download it again") from error
+    arrays = read_arrays(path, ("mu", "sigma"))
     if len(arrays) < 2:
-        has = ", ".join(names) or "none"
+        has = ", ".join(array_names(path)[:20]) or "none"
         raise UserError(f"{path} lacks the arrays mu and sigma (it has {has}): give a file of reference statistics")
     return {"fid": (arrays["mu"], arrays["sigma"])}, UNKNOWN_COUNT
 
@@ -90,8 +86,8 @@ def _from_pickle(path: Path) -> tuple[dict[str, tuple[Any, Any]], int]:
     return found, int(count) if isinstance(count, int | np.integer) and count > 1 else UNKNOWN_COUNT
 
 
-def _checked(where: str, mu: Any, sigma: Any) -> tuple[Array, Array]:
-    """mu (D,) and sigma (D, D) in float64."""
+def checked_moments(where: str, mu: Any, sigma: Any) -> tuple[Array, Array]:
+    """mu (D,) and sigma (D, D) in float64; UserError where they are none."""
     for name, value in (("mu", mu), ("sigma", sigma)):
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu":
             kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__

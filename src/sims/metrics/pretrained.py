@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sims.config import nearest
+from sims.config import JSON, check_sizes, nearest, read_as
 from sims.errors import UserError
-from sims.files import digest, read_json
+from sims.files import digest
 from sims.metrics.custom import CallableExtractor, TorchScriptExtractor, load_script, to_8_bit
 from sims.metrics.efficientnet import SIZE, EfficientNetLite0, channels_last
 from sims.metrics.extractors import Extractor, extract
@@ -250,9 +250,9 @@ class HubExtractor(PixelExtractor):
             raise UserError(f"{self.kind} needs the library transformers: pip install 'sims-diffusion[features]'")
         import transformers
 
-        config = read_json(folder / "config.json")
-        found = config.get("model_type") if isinstance(config, dict) else None
-        if found not in self.model_types:
+        config = read_as(folder / "config.json", dict[str, JSON])
+        check_sizes(config, "config.json")
+        if (found := config.get("model_type")) not in self.model_types:
             raise UserError(f"{folder} holds a model of type {found!r}; {self.kind} needs {self.model_types[0]!r}")
         try:
             with _quiet(transformers.logging):

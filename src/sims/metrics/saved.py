@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from sims.config import JSON
 from sims.errors import UserError
-from sims.files import write_atomic
+from sims.files import parse_json, write_atomic
 from sims.metrics.matrices import Array
 
 
@@ -24,16 +25,27 @@ def write_tensors(path: Path | str, arrays: Mapping[str, Array | Tensor], header
     write_atomic(Path(path), save(tensors, metadata={"sims": json.dumps(header, sort_keys=True)}))
 
 
-def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict]:
+class Held(dict[str, Any]):
+    """What a file holds by name; what is missing is a UserError that names the file."""
+
+    def __init__(self, path: Path | str, values: Mapping[str, Any]) -> None:
+        super().__init__(values)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(f"{self.path} holds no {name!r}: make it again, or give the right file")
+
+
+def read_tensors(path: Path | str) -> tuple[Held, Held]:
     """The tensors and the JSON header of one of this package's safetensors files; UserError where it is damaged."""
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist; make it first or give another path.")
     try:
         with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("sims", "null"))
+            header = parse_json((file.metadata() or {}).get("sims", "null"), "its header")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, UserError) as error:
         raise UserError(f"{path} is damaged or no safetensors file ({error}); make it again.") from error
     if not isinstance(header, dict):
         raise UserError(f"{path} was not written by sims (no header); give the right file.")
-    return tensors, header
+    return Held(path, tensors), Held(path, header)

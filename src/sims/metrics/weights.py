@@ -10,12 +10,12 @@ from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from sims.config import nearest
 from sims.errors import UserError
 from sims.files import atomic_path, digest_file
+from sims.screen import Screen
 
 _CHUNK = 1 << 20  # bytes
 _TIMEOUT = 60.0  # seconds without a byte
@@ -138,7 +138,7 @@ def _size(size: int) -> str:
 def _download(file: WeightFile, path: Path) -> None:
     """Fetch a file under a temporary name and move it in place once its hash is right."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    progress = Progress(*columns, console=Screen(stderr=True), transient=True)
     with atomic_path(path) as temporary:
         with open(temporary, "wb") as target, progress:
             task = progress.add_task(file.name, total=file.size)

@@ -20,6 +20,7 @@ from sims.config import JSON
 from sims.errors import UserError
 
 Direction = Literal["up", "down"]
+MOST_BLOCKS, MOST_TAPS = 1000, 64
 
 
 def keyword_arguments(network: type[nn.Module], given: Mapping[str, object]) -> dict[str, JSON]:
@@ -80,6 +81,12 @@ def plan(
     return encoder, decoder
 
 
+def check_depth(blocks: int) -> None:
+    """UserError for more blocks than networks have, before any is made."""
+    if blocks > MOST_BLOCKS:
+        raise UserError(f"a network of {blocks:,} blocks: at most {MOST_BLOCKS:,} are possible")
+
+
 def image_size(data_shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int) -> tuple[int, int]:
     """Channels and side of square images; UserError where they cannot be halved once for each level but the first."""
     if len(data_shape) != 3 or data_shape[1] != data_shape[2]:
@@ -88,6 +95,7 @@ def image_size(data_shape: Sequence[int], channel_mult: Sequence[int], num_block
         raise UserError(
             f"channel_mult {list(channel_mult)} with num_blocks {num_blocks} make no U-Net: each must be at least 1"
         )
+    check_depth(num_blocks * len(channel_mult))
     factor = 2 ** (len(channel_mult) - 1)
     if data_shape[1] % factor:
         raise UserError(
@@ -154,8 +162,11 @@ def filter_kernel(taps: Sequence[float]) -> Tensor:
 
 def check_filter(taps: Sequence[float]) -> list[float]:
     """The taps of a resampling filter; UserError unless their number is even, so that halving and doubling undo."""
-    if not taps or len(taps) % 2 or sum(taps) == 0:
-        raise UserError(f"resample_filter {list(taps)} must have an even number of taps and a sum that is not 0")
+    if not taps or len(taps) > MOST_TAPS or len(taps) % 2 or sum(taps) == 0:
+        raise UserError(
+            f"resample_filter {list(taps[:8])} must have an even number of taps, at most {MOST_TAPS}, and a sum "
+            "that is not 0"
+        )
     return list(taps)
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sims.networks.layers import check_depth
+
 
 class Fourier(nn.Module):
     """Sines and cosines of c_noise at geometrically spaced frequencies (Tancik et al. 2020): (B,) -> (B, size)."""
@@ -60,6 +62,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_depth(blocks)
         self.config = {"width": width, "blocks": blocks, "embedding": embedding, "dropout": dropout}
         size = math.prod(data_shape)
         self.fourier = Fourier(embedding)

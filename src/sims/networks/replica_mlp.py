@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sims.errors import UserError
+from sims.networks.layers import check_depth
 from sims.networks.mlp import MLP, Fourier
 
 
@@ -62,6 +63,7 @@ class ReplicaMLP(nn.Module):
                 f"replica_mlp takes data of shape (replicas, dimensions) without classes; got {tuple(data_shape)} "
                 f"and {num_classes} classes"
             )
+        check_depth(blocks)
         self.config = {"width": width, "blocks": blocks, "embedding": embedding}
         self.slices, self.size = data_shape
         self.fourier = Fourier(embedding)

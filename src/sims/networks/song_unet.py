@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sims.errors import UserError
 from sims.networks.layers import (
     BlockStyle,
     FourierEmbedding,
@@ -63,9 +62,6 @@ class SongUNet(nn.Module):
         self.config = keyword_arguments(SongUNet, locals())
         channels, resolution = image_size(data_shape, channel_mult, num_blocks)
         taps = check_filter(resample_filter)
-        _check_type("embedding_type", embedding_type, "positional", "fourier")
-        _check_type("encoder_type", encoder_type, "standard", "skip", "residual")
-        _check_type("decoder_type", decoder_type, "standard", "skip")
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_type, self.decoder_type, self.last_block = encoder_type, decoder_type, num_blocks
         embedding, noise = model_channels * channel_mult_emb, model_channels * channel_mult_noise
@@ -169,11 +165,6 @@ class SongUNet(nn.Module):
             embedding = embedding + self.map_augment(augment)
         embedding = F.silu(self.map_layer0(embedding))  # (B, E)
         return F.silu(self.map_layer1(embedding))
-
-
-def _check_type(name: str, value: str, *types: str) -> None:
-    if value not in types:
-        raise UserError(f"{name} is {value!r}: it must be one of {', '.join(types)}")
 
 
 def _aux(place: Place, what: str) -> str:

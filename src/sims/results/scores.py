@@ -7,7 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
-from sims.config import JSON
+from sims.config import JSON, fitted
 from sims.errors import UserError
 from sims.results.common import ExtractorFacts, Figure, FigureFacts
 
@@ -105,12 +105,11 @@ class ScoreRow:
     @classmethod
     def from_json(cls, row: dict[str, JSON]) -> ScoreRow:
         """The inverse of to_json; a row may hold further keys. UserError where a field is missing."""
-        values = {entry.name: row[entry.name] for entry in fields(cls) if entry.name in row}
-        missing = [name for name in REQUIRED if name not in row]
+        missing = [name for name in REQUIRED if name not in row] if isinstance(row, dict) else REQUIRED
         if missing:
             raise UserError(f"A score lacks {', '.join(missing)}; it was not written by sims: measure it again.")
-        if not isinstance(row["value"], int | float):
-            raise UserError(f"A score of {row['metric']} has the value {row['value']!r}: measure it again.")
+        fitted(row, cls, "a score", rest=True)
+        values = {entry.name: row[entry.name] for entry in fields(cls) if entry.name in row}
         return cls(**{**values, "seeds": tuple(row["seeds"])})  # type: ignore[arg-type]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sims.config import JSON, convert
 from sims.errors import UserError
+from sims.files import read_json, write_json
 from sims.results.common import Result
 from sims.results.improve import ImproveResult
 from sims.results.loop import LoopResult, PollutionResult
@@ -17,6 +17,7 @@ from sims.results.shift import ShiftResult
 
 T = TypeVar("T", bound=Result)
 FORMAT = 2
+TIMES = "times.json"
 RESULTS: dict[str, type[Result]] = {
     kind.experiment: kind for kind in (ImproveResult, LoopResult, PollutionResult, ShiftResult)
 }
@@ -52,6 +53,44 @@ def _fields(value: object) -> dict[str, JSON]:
     return {entry.name: to_json(getattr(value, entry.name)) for entry in dataclasses.fields(value)}  # type: ignore[arg-type]
 
 
+def write_result(run: Path, result: Result) -> None:
+    """``times.json`` and, last, ``summary.json``; of two runs of one job only the times differ."""
+    times: dict[str, JSON] = {}
+    summary = _without_times(to_json(result), "", times)
+    write_json(run / TIMES, times)
+    write_json(run / "summary.json", summary)
+
+
+def _without_times(value: JSON, where: str, times: dict[str, JSON]) -> JSON:
+    """A value without the seconds that it holds at any depth; these, by JSON pointers (RFC 6901)."""
+    if isinstance(value, list):
+        return [_without_times(item, f"{where}/{i}", times) for i, item in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    rest: dict[str, JSON] = {}
+    for key, item in value.items():
+        place = f"{where}/{key.replace('~', '~0').replace('/', '~1')}"
+        if key.startswith("seconds"):
+            times[place] = item
+        else:
+            rest[key] = _without_times(item, place, times)
+    return rest
+
+
+def _put_times(values: JSON, file: Path) -> None:
+    """Put seconds where ``_without_times`` took them from. Errors: UserError where they belong to another summary."""
+    times = read_json(file) if file.is_file() else {}
+    for pointer, seconds in times.items() if isinstance(times, dict) else ():
+        place: Any = values
+        *keys, last = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
+        try:
+            for key in keys:
+                place = place[int(key) if isinstance(place, list) else key]
+            place[last] = seconds
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise UserError(f"{file} does not belong to the summary.json beside it: delete it") from None
+
+
 def from_json(values: JSON, where: str = "the result") -> Result:
     """The result that ``to_json`` wrote. Errors: UserError that names what is missing or of another type."""
     if not isinstance(values, dict):
@@ -77,10 +116,8 @@ def read_result(run: Path, kind: type[T] = Result) -> T:  # type: ignore[assignm
         raise UserError(
             f"{run} holds no summary.json: a report needs a finished run; run the same command to finish it"
         )
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # covers broken JSON and broken UTF-8
-        raise UserError(f"{path} is not valid JSON ({error}): run the same command again to write it anew") from error
+    values = read_json(path)
+    _put_times(values, path.with_name(TIMES))
     result = from_json(values, str(path))
     if not isinstance(result, kind):
         raise UserError(f"{path} is of {result.experiment!r}, not of {kind.experiment!r}: give a run of that command")

@@ -6,7 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sims.files import read_json, write_json
+from sims.config import read_as
+from sims.files import write_json
 from sims.runs.directory import Run
 
 
@@ -15,7 +16,7 @@ class Clock:
 
     def __init__(self, run: Run) -> None:
         self.run, self.file = run, run.path / "seconds.json"
-        self.seconds: dict[str, float] = read_json(self.file) if self.file.is_file() else {}
+        self.seconds: dict[str, float] = read_as(self.file, dict[str, float]) if self.file.is_file() else {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

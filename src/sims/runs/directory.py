@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -12,16 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from rich.console import Console
-
-from sims.config import JSON, differences
+from sims.config import JSON, differences, read_as
 from sims.errors import UserError
-from sims.files import LEFTOVERS, digest, read_json, remove_leftovers, write_atomic, write_json
+from sims.files import LEFTOVERS, digest, read_json, regular, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
 from sims.results.summaries import FORMAT
 from sims.runs.progress import Advance, progress
+from sims.screen import Screen
 
 T = TypeVar("T")
 
@@ -33,12 +33,14 @@ class Run:
     Errors: UserError if another run uses the directory, or it was made with another configuration.
     """
 
+    writes: ClassVar[bool] = True
+
     def __init__(self, path: Path | str, config: Mapping[str, JSON], *, quiet: bool = False) -> None:
         self.path = Path(path)
         self.config = config
         self.accelerator = join()
         width = None if sys.stderr.isatty() else max(110, shutil.get_terminal_size().columns)  # logs need not wrap
-        self.console = Console(stderr=True, quiet=quiet or not self.is_main, width=width)
+        self.console = Screen(stderr=True, quiet=quiet or not self.is_main, width=width)
         self._open()
 
     @property
@@ -61,10 +63,7 @@ class Run:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"the run directory {self.path} is a file: choose another run directory")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if self.is_main:
-                self._lock = (self.path / "lock").open("a")
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._take()
         except BlockingIOError:
             raise UserError(
                 f"the run directory {self.path} is in use by another process: wait, or choose another one"
@@ -73,18 +72,30 @@ class Run:
             raise UserError(f"the run directory {self.path} cannot be written: {error.strerror}") from None
         if self.is_main:
             self._check_config()
-            for folder in {file.parent for file in self.path.rglob(LEFTOVERS)}:  # of killed processes: the lock is ours
+            found = self.path.rglob(LEFTOVERS) if self.writes else ()
+            for folder in {file.parent for file in found}:  # of killed processes: the lock is ours
                 remove_leftovers(folder, older_than=0.0)
         self.barrier()
+
+    def _take(self) -> None:
+        """Make the directory, and hold it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.is_main:
+            for name in ("lock", "log"):  # a pipe of that name would be waited for
+                if (self.path / name).exists():
+                    regular(self.path / name)
+            self._lock = (self.path / "lock").open("a")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _check_config(self) -> None:
         """Write ``config.json``, or compare with it: format, command, then every option."""
         file, config = self.path / "config.json", {"format": FORMAT, **self.config}
-        made = {child.name for child in self.path.iterdir()} - {"config.json", "lock", "log", "seconds.json"}
+        made = {child.name for child in self.path.glob("*")} - {"config.json", "lock", "log", "seconds.json"}
         if not made or not file.exists():  # options that came to nothing, such as a misspelt path, bind nobody
-            write_json(file, config)
+            if self.writes:
+                write_json(file, config)
             return
-        earlier = read_json(file)
+        earlier = read_as(file, dict[str, JSON])
         if (format := earlier.get("format", 1)) != FORMAT:
             raise UserError(
                 f"the run directory {self.path} has format {format} and this version of sims makes format {FORMAT}: "
@@ -155,6 +166,35 @@ class Run:
         """A progress bar with an ETA on the run's console."""
         with progress(self.console, title, total) as advance:
             yield advance
+
+
+class Rehearsal(Run):
+    """A run directory as a run would find it, with the same errors; nothing is written, and nothing is said."""
+
+    writes = False
+
+    def __init__(self, path: Path | str, config: Mapping[str, JSON]) -> None:
+        super().__init__(path, config, quiet=True)
+
+    def _take(self) -> None:
+        """See whether the directory could be made, or is in use."""
+        nearest = next(place for place in (self.path, *self.path.parents) if place.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            code = errno.EACCES if nearest.is_dir() else errno.ENOTDIR
+            raise OSError(code, os.strerror(code))
+        if self.is_main and (self.path / "lock").is_file():
+            with (self.path / "lock").open("rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def once(self, file: Path, make: Callable[[], Any], *, together: bool = False) -> Any:
+        """What a run has found already, else what it would find."""
+        return read_json(file) if file.is_file() else make()
+
+    def log(self, text: str) -> None:
+        """Nothing."""
 
 
 def command_line() -> str:

@@ -10,8 +10,9 @@ from typing import Protocol, Self, TypeVar
 
 from torch import Tensor
 
+from sims.config import read_as
 from sims.data.codec import Codec, finite
-from sims.files import read_json, write_json
+from sims.files import write_json
 from sims.model import Model
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions
@@ -99,7 +100,7 @@ def draw_and_measure(
 
 def seconds(folder: Path, parts: Sequence[range]) -> list[float]:
     """How long drawing each part took."""
-    return [float(read_json(_times(folder, part))) for part in parts]
+    return [read_as(_times(folder, part), float) for part in parts]
 
 
 def _times(folder: Path, part: range) -> Path:

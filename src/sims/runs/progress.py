@@ -6,19 +6,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sims.screen import Screen
 
 Advance = Callable[[int], None]
 
 
 @contextmanager
-def progress(console: Console, title: str, total: int) -> Iterator[Advance]:
+def progress(console: Screen, title: str, total: int) -> Iterator[Advance]:
     """A progress bar with an ETA; a line every ten seconds where there is no terminal."""
     if not console.is_terminal:
         yield _LineProgress(console, title, total)
         return
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:<34}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
@@ -27,7 +33,7 @@ def progress(console: Console, title: str, total: int) -> Iterator[Advance]:
 class _LineProgress:
     """Progress for logs and pipes: at most one line every ten seconds."""
 
-    def __init__(self, console: Console, title: str, total: int) -> None:
+    def __init__(self, console: Screen, title: str, total: int) -> None:
         self.console, self.title, self.total = console, title, total
         self.done = self.first = 0
         self.begin = self.last = time.monotonic()

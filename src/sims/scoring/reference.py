@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from sims.config import JSON
+from sims.config import JSON, read_as
 from sims.data.dataset import Dataset, at_once
 from sims.data.stream import Stream, of_dataset
 from sims.errors import UserError
-from sims.files import digest, read_json, write_json
+from sims.files import digest, write_json
 from sims.interop.latents import Autoencoder
 from sims.metrics.extractors import ClassifierExtractor, Extractor, PCAExtractor, extract, load_extractor
 from sims.metrics.frechet import Moments
@@ -37,6 +37,7 @@ from sims.scoring.figures import Settings, figures
 from sims.scoring.options import EvaluationOptions, ScoreOptions
 from sims.scoring.statistics import Statistics, is_statistics, read_statistics, save_statistics
 from sims.scoring.subjects import decoded, open_reference
+from sims.training.classifier import require_classes
 
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 AnyExtractor = Extractor | Callable[[torch.Tensor], torch.Tensor]
@@ -131,6 +132,28 @@ def _range_of(seeds: np.ndarray | None) -> tuple[int, int]:
 # -- the ``references`` folder of a run --------------------------------------------------------------------------------
 
 
+def _begun(
+    train: Dataset, test: Dataset | None, options: EvaluationOptions, decoder: Autoencoder | None
+) -> tuple[Stream, Stream | None, str | None, Extractor | None]:
+    """What is seen of training and held-out data; the kind of the extractor that is fitted to it, or a ready one."""
+    streams = [of_dataset(data) if data is not None else None for data in (train, test)]
+    if decoder:
+        streams = [decoded(stream, decoder) if stream else None for stream in streams]
+    seen, held_out = streams
+    assert seen is not None
+    for stream, what in ((seen, "training"), (held_out, "held-out")):
+        if stream is not None and stream.count < 2:
+            raise UserError(f"{stream.name} has a single {what} image, and scores need two: give more of them")
+    kind, ready = fitted_kind(options.extractor, train.labels, train.name), None
+    if kind is None:
+        ready = get_extractor(options.extractor, download=options.download, data_shape=tuple(seen.data_shape))
+    if train.labels is not None and (kind == "classifier" or (options.check and kind is None)):
+        require_classes(train.labels, "training")
+        if held_out is not None and held_out.labels is not None:
+            require_classes(held_out.labels, "test")
+    return seen, held_out, kind, ready
+
+
 def make_references(
     folder: Path,
     train: Dataset,
@@ -145,12 +168,8 @@ def make_references(
     """
     if (folder / "judge.json").is_file():
         return
-    streams = [of_dataset(data) if data is not None else None for data in (train, test)]
-    if decoder:
-        streams = [decoded(stream, decoder) if stream else None for stream in streams]
-    seen, held_out = streams
-    assert seen is not None
-    kind, seed = fitted_kind(options.extractor, train.labels, train.name), options.extractor_seed
+    seen, held_out, kind, ready = _begun(train, test, options, decoder)
+    seed, shape = options.extractor_seed, tuple(seen.data_shape)
     judged = held_out if held_out is not None and held_out.labels is not None else seen
 
     def make(place: Path, extractor: Extractor, about: dict[str, JSON]) -> None:
@@ -168,15 +187,27 @@ def make_references(
     if options.check and options.extractor != "pca" and train.labels is not None:
         made, accuracy = fit_classifier(seen, judged, seed=seed + 1, variant="b")
         make(folder / "check", made, {"accuracy": accuracy})
-    if kind is None:
-        shape = tuple(seen.data_shape)
-        ready = get_extractor(options.extractor, download=options.download, data_shape=shape)
+    if ready is not None:
         make(folder, ready, {"accuracy": None, "ready_made": options.extractor, "data_shape": list(shape)})
     elif kind == "classifier":
         made, accuracy = fit_classifier(seen, judged, seed=seed, variant="a")
         make(folder, made, {"accuracy": accuracy})
     else:
         make(folder, fit_components(seen, FIT_IMAGES), {"accuracy": None})
+
+
+def try_references(
+    train: Dataset, test: Dataset | None, options: EvaluationOptions, decoder: Autoencoder | None = None
+) -> None:
+    """UserError for an extractor that ``make_references`` could not use: features of a few images are made."""
+    try:
+        seen, _, _, ready = _begun(train, test, replace(options, download=False), decoder)
+    except UserError:
+        if options.download:  # what is missing here is fetched by the job
+            return
+        raise
+    if ready is not None:
+        extract(ready, seen.read(range(min(2, seen.count))).x)
 
 
 def _features(extractor: Extractor, stream: Stream) -> np.ndarray:
@@ -186,22 +217,30 @@ def _features(extractor: Extractor, stream: Stream) -> np.ndarray:
     return np.concatenate([extract(extractor, stream.read(part).x, size) for part in parts])
 
 
+@dataclass(frozen=True)
+class JudgeFacts:
+    """``judge.json``: how well a classifier does on held-out images, or which ready-made extractor measured."""
+
+    accuracy: float | None
+    ready_made: str | None = None
+    data_shape: tuple[int, ...] = ()
+
+
 def read_references(folder: Path, download: bool = False) -> Reference:
     """The extractor of a ``references`` folder (its own, or the ready-made one that it names) and what it measured.
 
     ``measured_with`` says where the ready-made one that is installed is another now.
     """
-    about = read_json(folder / "judge.json")
-    if "ready_made" in about:
-        shape = tuple(about["data_shape"])
-        extractor: Extractor = get_extractor(about["ready_made"], download=download, data_shape=shape)
+    about = read_as(folder / "judge.json", JudgeFacts)
+    if about.ready_made is not None:
+        extractor: Extractor = get_extractor(about.ready_made, download=download, data_shape=about.data_shape)
     else:
         extractor = load_extractor(folder / "extractor.safetensors")
     train, test = (folder / f"{name}.safetensors" for name in ("train", "test"))
     saved = read_statistics(train)
     held_out = read_statistics(test).features if test.is_file() else None
     other = None if saved.measured_with(extractor) else saved.extractor
-    return Reference(extractor, saved.features, held_out, measured_with=other, accuracy=about["accuracy"])
+    return Reference(extractor, saved.features, held_out, measured_with=other, accuracy=about.accuracy)
 
 
 # -- the reference of `sims evaluate` ----------------------------------------------------------------------------------

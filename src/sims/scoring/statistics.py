@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from sims.config import JSON
+from sims.config import JSON, fitted
 from sims.errors import UserError
 from sims.metrics.extractors import Extractor
-from sims.metrics.foreign import EXTRACTORS, read_foreign_statistics
+from sims.metrics.foreign import EXTRACTORS, checked_moments, read_foreign_statistics
 from sims.metrics.frechet import Moments
 from sims.metrics.saved import read_tensors, write_tensors
 from sims.scoring.features import FeatureSet
@@ -39,6 +39,18 @@ class Statistics:
         return self.extractor_hash == extractor.hash
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What counts of a statistics file's header."""
+
+    count: int
+    extractor_name: str
+    extractor_hash: str
+    dataset_name: str
+    dataset_fingerprint: str
+    extra: dict[str, str] = field(default_factory=dict)
+
+
 def is_statistics(path: Path) -> bool:
     """Whether a file holds statistics rather than samples."""
     if path.suffix in (".safetensors", ".pkl"):
@@ -64,18 +76,23 @@ def read_statistics(path: Path, extractor: str = "auto") -> Statistics:
         raise UserError(f"{path} holds {header.get('kind')!r}: give samples, a model directory or statistics")
     if header.get("format") != FORMAT:
         raise UserError(f"{path} has format {header.get('format')}; this version reads {FORMAT}: make it again.")
+    about: _Header = fitted(header, _Header, str(path), rest=True)
     kept, labels = (tensors[name].numpy() if name in tensors else None for name in ("features", "labels"))
+    mean, covariance = checked_moments(str(path), tensors["mean"].numpy(), tensors["covariance"].numpy())
+    count = None if kept is None else len(kept)
+    if (kept is not None and kept.shape[1:] != mean.shape) or (labels is not None and labels.shape != (count,)):
+        raise UserError(f"{path} has features or labels of another shape than its mean: make it again")
     features = FeatureSet(
-        header["dataset_name"],
-        header["dataset_fingerprint"][:16],
-        Moments(tensors["mean"].numpy(), tensors["covariance"].numpy(), int(header["count"])),
+        about.dataset_name,
+        about.dataset_fingerprint[:16],
+        Moments(mean, covariance, about.count),
         kept,
         None if kept is None else np.arange(len(kept)),
         labels,
         format="statistics",
-        data_shape=tuple(int(size) for size in str(header["extra"].get("data_shape", "")).split()),
+        data_shape=tuple(int(size) for size in about.extra.get("data_shape", "").split() if size.isdecimal()),
     )
-    return Statistics(features, header["extractor_name"], header["extractor_hash"])
+    return Statistics(features, about.extractor_name, about.extractor_hash)
 
 
 def save_statistics(path: Path, features: FeatureSet, extractor: Extractor) -> None:

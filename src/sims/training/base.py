@@ -10,7 +10,6 @@ from accelerate import Accelerator
 
 from sims.config import JSON
 from sims.data.dataset import Dataset
-from sims.errors import UserError
 from sims.model import Model, make_network
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
@@ -26,9 +25,9 @@ def new_model(
     ``train`` says what the network must be able to be told of augmentations.
     """
     width = augment_dim(train.augment_transforms) if train is not None and train.augment else 0
-    sigma_data = options.sigma_data or round(data.std(), 4)
-    if sigma_data == 0:
-        raise UserError(f"all samples of {data.name} are the same constant value: there is nothing to learn")
+    if not options.sigma_data:
+        data.require_varied()
+    sigma_data = options.sigma_data or max(round(data.std(), 4), 1e-4)
     network, precond = options.tables(sigma_data, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -11,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sims.config import convert, to_dict
+from sims.config import fitted, to_dict
 from sims.errors import UserError
-from sims.files import atomic_path
+from sims.files import atomic_path, parse_json
 from sims.training.ema import EMA, PowerEMA, PowerState
 from sims.training.sharding import alike, local, whole
 
@@ -70,7 +70,8 @@ def load_state(
         return None
     try:
         with safe_open(file, framework="pt") as opened:
-            position: Progress = convert(json.loads(opened.metadata()["position"]), Progress, "position", "entry")
+            told = parse_json(opened.metadata()["position"], "its position")
+            position: Progress = fitted(told, Progress, "its position")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError, OSError, UserError) as error:
         raise UserError(

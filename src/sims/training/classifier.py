@@ -74,14 +74,19 @@ def default_steps(images: int, epochs: float = 50.0, batch_size: int = 128) -> i
     return min(MAX_STEPS, max(MIN_STEPS, math.ceil(epochs * images / batch_size)))
 
 
+def require_classes(labels: Tensor | Array, name: str) -> None:
+    """UserError where a label (N,) is no class, so that no classifier can learn from it."""
+    if int(labels.min()) < 0:
+        raise UserError(f"A {name} label is {int(labels.min())}; a classifier needs a class from 0 for every image.")
+
+
 def _checked(x: Tensor | Array, labels: Tensor | Array, name: str) -> tuple[Tensor, Tensor]:
     images, classes = torch.as_tensor(x).float().cpu(), torch.as_tensor(labels).long().cpu()
     if images.ndim != 4 or len(images) < 1:
         raise UserError(f"The {name} images have shape {tuple(images.shape)}; expected (N, C, H, W) with N >= 1.")
     if classes.shape != (len(images),):
         raise UserError(f"The {name} labels have shape {tuple(classes.shape)}; expected ({len(images)},).")
-    if int(classes.min()) < 0:
-        raise UserError(f"A {name} label is {int(classes.min())}; a classifier needs a class from 0 for every image.")
+    require_classes(classes, name)
     if not bool(images.isfinite().all()):
         raise UserError(f"The {name} images hold NaN or infinity; remove them.")
     return images, classes

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sims.config import fitted
 from sims.denoiser import Denoiser
 from sims.errors import UserError
-from sims.files import atomic_path
+from sims.files import atomic_path, parse_json
 from sims.model import Model, load
 from sims.training.ema import PowerEMA, power_exponent
 
@@ -69,10 +70,10 @@ def stored_averages(folder: Path | str) -> list[Stored]:
             continue
         try:
             with safe_open(file, framework="pt") as opened:
-                about = json.loads(opened.metadata()["averages"])
-        except (SafetensorError, KeyError, TypeError, OSError) as error:
+                about = {"file": file, **parse_json(opened.metadata()["averages"], "its header")}
+            found.append(fitted(about, Stored, "its header"))
+        except (SafetensorError, KeyError, TypeError, OSError, UserError) as error:
             raise UserError(f"the averages {file} cannot be read ({error}): delete the file, others may do") from None
-        found.append(Stored(file, about["seen"], tuple(about["sigma_rel"])))
     return sorted(found, key=lambda stored: stored.seen)
 
 

@@ -15,9 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from sims.config import read_as, to_dict
 from sims.denoiser import Denoiser, compile_networks
 from sims.errors import UserError
-from sims.files import read_json, write_json
+from sims.files import write_json
 from sims.model import Model
 from sims.processes import agree, join
 from sims.training.arithmetic import autocast_dtype, loss_scaler
@@ -55,6 +56,16 @@ class Trained:
         return self.snapshots[max(self.snapshots)]
 
 
+@dataclass(frozen=True)
+class Done:
+    """What a finished training writes last."""
+
+    images: int
+    nonfinite: int
+    losses: tuple[tuple[int, float], ...]
+    budgets: tuple[int, ...]
+
+
 def snapshot_path(folder: Path, budget: int) -> Path:
     """The model directory of the snapshot taken after ``budget`` images."""
     return folder / "snapshots" / f"{budget:09d}"
@@ -64,9 +75,9 @@ def read_trained(folder: Path) -> Trained | None:
     """What a finished training left in its folder; None if it has not finished."""
     if not (folder / "done.json").is_file():
         return None
-    done = read_json(folder / "done.json")
-    snapshots = {budget: snapshot_path(folder, budget) for budget in done["budgets"]}
-    return Trained(folder, snapshots, done["images"], done["nonfinite"], [tuple(entry) for entry in done["losses"]])
+    done = read_as(folder / "done.json", Done)
+    snapshots = {budget: snapshot_path(folder, budget) for budget in done.budgets}
+    return Trained(folder, snapshots, done.images, done.nonfinite, list(done.losses))
 
 
 class Trainer:
@@ -133,8 +144,8 @@ class Trainer:
         finally:
             self.feed.close()
         if self.accelerator.is_main_process:
-            result = {"images": self.images, "nonfinite": self.nonfinite, "losses": self.losses}
-            write_json(self.folder / "done.json", {**result, "budgets": list(self.budgets)})
+            done = Done(self.images, self.nonfinite, tuple(self.losses), self.budgets)
+            write_json(self.folder / "done.json", to_dict(done))
         self.accelerator.wait_for_everyone()
         self.accelerator.free_memory()
         finished = read_trained(self.folder)

@@ -11,21 +11,22 @@ import torch
 
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
-from sims.data.sources import BUILT_IN, count_pair, load, load_pair
+from sims.data.mapped import IN_MEMORY, Rows
+from sims.data.sources import BUILT_IN, resolve
 from sims.errors import UserError
+from sims.experiments.base_model import require_shape
 from sims.experiments.options import DataOptions, ImproveOptions
-from sims.interop.latents import latent_codec, latent_shape
 from sims.model import Model
 
 SOME = 1024  # images that are read for a pilot
-IN_MEMORY = 1 << 30  # bytes of decoded images that a job holds: more stay in a file
 
 
 @dataclass(frozen=True)
 class DataSize:
     """Shape of an image, classes, codec, where that is known from; images for training and held out (0: not known).
 
-    ``some`` of the data is read, as it lies there; reading all of it takes ``seconds``.
+    ``some`` of the data is read, as it lies there; reading all of it takes ``seconds``, and the job ``held`` bytes
+    beyond what has been read already.
     """
 
     shape: tuple[int, ...]
@@ -36,6 +37,7 @@ class DataSize:
     num_test: int = 0
     seconds: float = 0.0
     some: Dataset | None = field(default=None, repr=False)
+    held: int = 0
 
     @property
     def values(self) -> int:
@@ -45,12 +47,6 @@ class DataSize:
     @property
     def image_bytes(self) -> int:
         return self.values * np.dtype(self.codec.dtype).itemsize
-
-    @property
-    def held(self) -> int:
-        """Bytes of data that a job holds, beyond what has been read already."""
-        here = len(self.some) if self.some is not None else 0
-        return min(max(0, self.num_train + self.num_test - here) * self.image_bytes, IN_MEMORY)
 
     def stand_in(self) -> Dataset:
         """Data of this shape, classes and codec for a pilot to train on: what has been read, or random values."""
@@ -64,34 +60,49 @@ class DataSize:
         return Dataset(raw, rng.integers(0, self.num_classes, 64) if names else None, self.codec, names, "stand-in")
 
 
-def described_data(options: ImproveOptions, model: Model | None) -> DataSize:
-    """Read some of the data; where it is not at hand, take its stated shape. UserError where there is neither."""
-    data = options.data
-    if model is not None and data.path == "none":
+def described(
+    options: ImproveOptions, model: Model | None, real: Dataset | None, test: Dataset | None,
+    pictures: Dataset | None = None, seconds: float = 0.0,
+) -> DataSize:  # fmt: skip
+    """Of data that have been opened in ``seconds``, as the job has them: in the space of its model, and the pictures
+    that become latents; without data, of the model.
+    """
+    if real is None or test is None:
+        assert model is not None
         return DataSize(model.data_shape, model.num_classes, model.codec, f"of the model {options.model}")
     begin = time.perf_counter()
+    shown = pictures or real
+    some = shown.subset(np.arange(min(len(shown), SOME)))
+    some = replace(some, raw=np.asarray(some.raw))
+    if isinstance(shown.raw, Rows):  # what is read where it is looked at has not been read yet
+        seconds += (time.perf_counter() - begin) / len(some) * (len(real) + len(test))
+    told = model or real
+    classes = told.num_classes if model is not None or options.data.conditional else 0
+    source = f"read from {options.data.path}"
+    held = min((len(real) + len(test)) * shown.raw[:1].nbytes, IN_MEMORY) if isinstance(shown.raw, Rows) else 0
+    return DataSize(real.data_shape, classes, told.codec, source, len(real), len(test), seconds, some, held)
+
+
+def stated(data: DataOptions) -> DataSize | None:
+    """Of data that are not at hand, as the options state them; None where they are, and where there are none.
+
+    UserError where they are not and nothing is stated.
+    """
+    if data.path in (*BUILT_IN, "none"):
+        return None
     try:
-        load(data.path, options=data.source, limit=2)
+        resolve(data.path, data.source)
     except UserError as error:
         if not str(error).startswith("no data at"):
             raise
-        if model is None:
-            return _stated(data, str(error))
-        source = f"of the model {options.model}; no data at {data.path}"
-        return DataSize(model.data_shape, model.num_classes, model.codec, source)
-    size, some = _read(data, options.seed, time.perf_counter() - begin)
-    if len(size.shape) != 3:
-        raise UserError(f"{data.path} holds points of shape {size.shape}, not images (C, H, W): give images")
-    if data.conditional and some.labels is None:
-        raise UserError(
-            f"data.conditional needs labels, and {data.path} has none: use class subfolders or a label column"
-        )
-    if model is not None:
-        return replace(size, shape=model.data_shape, num_classes=model.num_classes, codec=model.codec)
-    if options.vae is not None and size.codec.kind == "pixels":
-        codec = latent_codec(options.vae)
-        size = replace(size, shape=latent_shape(codec, size.shape), codec=codec)
-    return size if data.conditional else replace(size, num_classes=0)
+        return _stated(data, str(error))
+    return None
+
+
+def of_model(known: DataSize, model: Model | None, options: ImproveOptions) -> DataSize:
+    """Stated data as a given model takes them; UserError where it makes others."""
+    require_shape(model, options.model, known.shape, options.data.path)
+    return known if model is None else replace(known, num_classes=model.num_classes, codec=model.codec)
 
 
 def _stated(data: DataOptions, error: str) -> DataSize:
@@ -103,20 +114,3 @@ def _stated(data: DataOptions, error: str) -> DataSize:
     codec = Codec("pixels", 0.0, 255.0, "uint8") if pixels else Codec("identity", -1.0, 1.0, "float32")
     classes = (data.classes or 0) if data.conditional else 0
     return DataSize(data.shape, classes, codec, f"stated; no data at {data.path}")
-
-
-def _read(data: DataOptions, seed: int, opening: float) -> tuple[DataSize, Dataset]:
-    """Count the data and read a part of it; the time of the whole follows from that of the part."""
-    begin = time.perf_counter()
-    if data.path in BUILT_IN:
-        some, test = load_pair(data.path, data.test, data.test_fraction, seed, options=data.source, limit=data.limit)
-        num_train, num_test, seconds = len(some), len(test), time.perf_counter() - begin
-    else:
-        total, num_test = count_pair(data.path, data.test, data.test_fraction, data.source)
-        num_train = min(total, data.limit or total)
-        some = load(data.path, options=data.source, limit=min(num_train, SOME))
-        each = max(time.perf_counter() - begin - opening, 0.0) / len(some)
-        seconds = opening + each * ((total if data.limit is None else num_train) + num_test)
-    source = f"read from {data.path}"
-    size = DataSize(some.data_shape, some.num_classes, some.codec, source, num_train, num_test, seconds, some)
-    return size, some

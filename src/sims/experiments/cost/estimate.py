@@ -10,14 +10,13 @@ from typing import cast
 import torch
 
 from sims.errors import UserError
-from sims.experiments.cost.described import DataSize, described_data
+from sims.experiments.cost.described import DataSize
 from sims.experiments.cost.judge_rates import JudgeRates, measure_judge
 from sims.experiments.cost.memory import free_memory, resident
 from sims.experiments.cost.rates import Rates, measure_rates, share_of
 from sims.experiments.cost.table import Estimate
 from sims.experiments.options import ImproveOptions
 from sims.guidance import Extrapolate
-from sims.metrics.pretrained import NAMES
 from sims.model import Model
 from sims.runs.work import Sampling, Training, Work
 from sims.sampling import nfe
@@ -45,15 +44,13 @@ class Pilot:
 
 
 def estimate(
-    options: ImproveOptions, model: Model | None, plan: Plan, device: torch.device, processes: int = 1
+    options: ImproveOptions, data: DataSize, model: Model | None, plan: Plan, device: torch.device, processes: int = 1
 ) -> Estimate:
     """What a job with these options would cost on this device; ``model`` is the one to improve, where one is given.
 
-    Runs parts of the real job for about half a minute; writes nothing. UserError where neither the data nor its shape
-    is known.
+    Runs parts of the real job for about half a minute; writes nothing.
     """
     begun = resident()
-    data = described_data(options, model)
     judge, notes = _judge(options, data, device)
     held = resident()  # imports, part of the data, features and what else the job will have in memory
     pilot = run_pilot(options, data, model, plan, device, processes)
@@ -105,19 +102,15 @@ def trainings_of(work: Sequence[Work]) -> list[Training]:
 
 def _judge(options: ImproveOptions, data: DataSize, device: torch.device) -> tuple[JudgeRates, list[str]]:
     """What judging costs; nothing where it cannot be measured, which the notes then say."""
-    kind = options.evaluation.extractor.partition(":")[0]
     if not options.is_judged:
         return JudgeRates(), []
-    if kind in NAMES and kind != "torchscript" and data.shape[0] not in (1, 3):
-        return JudgeRates(), [
-            f"{kind} sees pictures and the data has {data.shape[0]} channels: without an autoencoder (vae) the job "
-            "stops at its references; use evaluation.extractor pca"
-        ]
-    if options.reference is not None or options.vae is not None:
+    if options.reference is not None or options.vae is not None or data.some is None:
         return JudgeRates(), ["features and scores are not counted"]
     try:
         return measure_judge(data, options.evaluation, max(options.search.rungs), device), []
     except UserError as error:
+        if not options.evaluation.download:
+            raise
         return JudgeRates(), [f"features and scores are not counted: {error}"]
 
 

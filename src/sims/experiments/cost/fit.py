@@ -6,13 +6,14 @@ run keeps what it chose, because the last bits of its numbers depend on it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
 
-from sims.config import JSON, override
+from sims.config import JSON, convert, override
 from sims.errors import UserError
-from sims.experiments.cost.described import DataSize, described_data
+from sims.experiments.cost.described import DataSize
 from sims.experiments.cost.estimate import Pilot, Plan, run_pilot
 from sims.experiments.cost.memory import free_memory
 from sims.experiments.cost.rates import affordable
@@ -36,7 +37,9 @@ class Batches:
         return override(options, {**changes, "batch_size": self.batch_size})
 
 
-def fitted(run: Run, options: ImproveOptions, model: Model | None, plan: Plan) -> ImproveOptions:
+def fitted(
+    run: Run, options: ImproveOptions, size: Callable[[], DataSize], model: Model | None, plan: Plan
+) -> ImproveOptions:
     """The options with batches that fit: chosen at the start of the run, where that is asked for, and kept with it."""
     file = run.path / "batches.json"
     if not options.fit_memory and not file.is_file():
@@ -44,11 +47,11 @@ def fitted(run: Run, options: ImproveOptions, model: Model | None, plan: Plan) -
 
     def choose() -> dict[str, JSON]:
         run.log("choosing batches that fit into memory")
-        data = described_data(options, model)
+        data = size()
         pilot = run_pilot(options, data, model, plan, run.device, run.num_processes)
         return asdict(choose_batches(options, data, pilot, free_memory(run.device), run.num_processes, run.device))
 
-    chosen = Batches(**run.once(file, choose))
+    chosen = convert(run.once(file, choose), Batches, "batches.json", "entry")
     parts = ", ".join(f"{count} ({name})" for name, count in chosen.parts.items())
     run.log(f"{chosen.batch_size} samples at once; training batches in parts: {parts}")
     return chosen.applied(options)

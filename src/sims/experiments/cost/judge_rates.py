@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.errors import UserError
 from sims.experiments.cost.described import SOME, DataSize
 from sims.experiments.cost.rates import timed
 from sims.experiments.improve.search import half_width
@@ -44,9 +43,8 @@ class JudgeRates:
 
 
 def measure_judge(data: DataSize, options: EvaluationOptions, rung: int, device: torch.device) -> JudgeRates:
-    """Judge some of the real images. UserError without them, or where the extractor's weights are not at hand."""
-    if data.some is None:
-        raise UserError("the data is not at hand")
+    """Judge some of the real images. UserError where the extractor's weights are not at hand."""
+    assert data.some is not None
     x, labels = data.some.batch(slice(0, SOME))
     extractors, seconds = _extractors(x, labels, data, options)
     samples, codec = x[:MEASURED], data.some.codec
@@ -79,7 +77,8 @@ def _extractors(
     x: Tensor, labels: Tensor | None, data: DataSize, options: EvaluationOptions
 ) -> tuple[list[Extractor], float]:
     """The extractor of the job, then the one that only scores; and the seconds that all of their training takes."""
-    kind = fitted_kind(options.extractor, labels, data.source)
+    assert data.some is not None
+    kind = fitted_kind(options.extractor, labels, data.some.name)
     extractors: list[Extractor] = []
     seconds = 0.0
     if kind is None:

@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 
-_CGROUPS = (  # limit, use, and the line of memory.stat with what the system would give back: version 2, version 1
-    ("memory.max", "memory.current", "inactive_file "),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file "),
-)
+from sims import limits
+
 _PHRASES = ("out of memory", "can't allocate memory", "cannot allocate memory", "unable to allocate")
 
 
@@ -24,18 +22,7 @@ def free_memory(device: torch.device, root: Path = Path("/")) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + cached
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with suppress(OSError, StopIteration):
-        lines = (root / "proc/meminfo").read_text().splitlines()
-        free = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    for limit, used, reclaimable in _CGROUPS:
-        with suppress(OSError, ValueError):  # ValueError: "max", no limit
-            folder = root / "sys/fs/cgroup"
-            room = int((folder / limit).read_text()) - int((folder / used).read_text())
-            statistics = (folder / limit).with_name("memory.stat").read_text().splitlines()
-            room += sum(int(line.split()[1]) for line in statistics if line.startswith(reclaimable))
-            free = min(free, max(room, 0))
-    return free
+    return limits.free_memory(root)
 
 
 class Peak:

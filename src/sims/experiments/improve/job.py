@@ -5,18 +5,19 @@ base -> synthesize -> auxiliary at several budgets -> choose (budget, w) -> judg
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from functools import partial
 
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
-from sims.errors import UserError
 from sims.experiments.adapter_check import LEAST_PICTURES, check_adapter
-from sims.experiments.base_model import TRAIN_BASE, base_of, given_model
+from sims.experiments.base_model import TRAIN_BASE, base_of, given_model, require_shape
+from sims.experiments.cost.described import DataSize, described, of_model, stated
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.fit import fitted
 from sims.experiments.cost.table import Estimate
-from sims.experiments.data import open_judge, read_images, same_data
+from sims.experiments.data import in_classes_of, open_judge, read_images, same_data
 from sims.experiments.improve.improve_result import improve_result
 from sims.experiments.improve.improvement import Context, settings_of
 from sims.experiments.improve.outputs import GRIDS, save_models, write_grids, write_metrics
@@ -25,17 +26,18 @@ from sims.experiments.improve.selection import accept
 from sims.experiments.improve.trusted import read_trusted
 from sims.experiments.latent_space import decoder_of, latent_space, to_latents
 from sims.experiments.options import ImproveOptions
-from sims.experiments.runner import Experiment, carry_out
+from sims.experiments.runner import Experiment, carry_out, rehearsed
 from sims.interop.latents import Autoencoder
 from sims.methods import Expected
 from sims.metrics.extractors import extract
 from sims.model import Model
-from sims.processes import agree, join
+from sims.processes import agree
 from sims.results.adapter import AdapterCheck
 from sims.results.improve import ImproveResult, Round
 from sims.runs.clock import Clock
 from sims.runs.directory import Run
 from sims.scoring.judge import Judge, load_judge
+from sims.scoring.reference import try_references
 
 Pair = tuple[Dataset, Dataset]
 
@@ -49,30 +51,81 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> ImproveResult | 
     """
     if not options.dry_run:
         return carry_out(IMPROVE, options, quiet=quiet)
-    accelerator = join()
-    model = given_model(options.model, options.sampler, accelerator.device, options.vae, options.weights)
-    return estimate(options, model, partial(work_of, options), accelerator.device, accelerator.num_processes)
+    with rehearsed(IMPROVE, options) as run:
+        known = stated(options.data)
+        opened = _opened(run, options, at_hand=known is None)
+        size = opened.size(options) if known is None else of_model(known, opened.model, options)
+        _rehearse_references(run, options, opened)
+        return estimate(options, size, opened.model, partial(work_of, options), run.device, run.num_processes)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What the job begins with: everything that is given, read and checked.
+
+    space     the codec of its latents; None for pixels
+    real      training data in the space of the model, and ``test``, held-out data; None without data
+    pictures  of training and test, where these were encoded as latents
+    trusted   images that are known to be real, where there are some
+    """
+
+    model: Model | None
+    space: Codec | None
+    real: Dataset | None
+    test: Dataset | None
+    pictures: Pair | None
+    trusted: Dataset | None
+    seconds: float
+
+    def size(self, options: ImproveOptions) -> DataSize:
+        """Of the data, as far as a pilot wants to know."""
+        pictures = self.pictures[0] if self.pictures else None
+        return described(options, self.model, self.real, self.test, pictures, self.seconds)
+
+
+def _opened(run: Run, options: ImproveOptions, at_hand: bool = True) -> Opened:
+    """Read and check; UserError, before anything is trained, for whatever does not fit together.
+
+    A rehearsal may do so without the data (not ``at_hand``).
+    """
+    begin = time.perf_counter()
+    _check_parts(options, run.num_processes)
+    model = given_model(options.model, options.sampler, run.device, options.vae, options.weights)
+    at_hand = at_hand and options.data.path != "none"
+    space = latent_space(options, model, at_hand)
+    real, test, pictures = _data(run, options, model, space) if at_hand else (None, None, None)
+    trusted = None
+    if options.trusted is not None and real is not None:
+        trusted = read_trusted(str(options.trusted), pictures[0] if pictures else real, options.data.source)
+    if model is not None and real is not None and model.codec.kind == real.codec.kind == "pixels":
+        model = replace(model, codec=real.codec)  # its samples are rounded to the values that the data can have
+    return Opened(model, space, real, test, pictures, trusted, time.perf_counter() - begin)
+
+
+def _rehearse_references(run: Run, options: ImproveOptions, opened: Opened) -> None:
+    """UserError for a reference or an extractor that the job could not use."""
+    decoder = decoder_of(opened.space, run)
+    if options.reference is not None:
+        load_judge(options.reference, None, None, options.evaluation, run.device, decoder)
+    elif opened.real is not None:
+        shown = (*opened.pictures, options.evaluation) if opened.pictures else None
+        try_references(*(shown or (opened.real, opened.test, options.evaluation, decoder)))
 
 
 def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
-    _check_parts(options, run.num_processes)
-    model = given_model(options.model, options.sampler, run.device, options.vae, options.weights)
-    options = fitted(run, options, model, partial(work_of, options))
-    space = latent_space(options, model)
     clock = Clock(run)
     with clock.stage("read the data"):
-        real, test, pictures = _data(run, options, model, space)
-        trusted = None
-        if options.trusted is not None and real is not None:
-            trusted = read_trusted(str(options.trusted), pictures[0] if pictures else real, options.data.source)
-    if model is not None and real is not None and model.codec.kind == real.codec.kind == "pixels":
-        model = replace(model, codec=real.codec)  # its samples are rounded to the values that the data can have
+        opened = _opened(run, options)
+    model, real, test = opened.model, opened.real, opened.test
+    options = fitted(run, options, partial(opened.size, options), model, partial(work_of, options))
     conditional = options.data.conditional if model is None else model.num_classes > 0
     context = Context(run, options, clock, real if real is None or conditional else real.without_labels())
     if options.is_judged:
         with clock.stage("references"):
-            judge = _judge(run, options, (real, test), pictures, decoder_of(space, run))
-            features = None if trusted is None else extract(judge.extractor, trusted.all()[0].to(run.device))
+            judge = _judge(run, options, (real, test), opened.pictures, decoder_of(opened.space, run))
+            features = None
+            if opened.trusted is not None:
+                features = extract(judge.extractor, opened.trusted.all()[0].to(run.device))
         context = replace(context, judge=judge, trusted=features)
     if model is None:
         with clock.stage(TRAIN_BASE):
@@ -135,27 +188,18 @@ def _check_parts(options: ImproveOptions, num_processes: int) -> None:
 
 def _data(
     run: Run, options: ImproveOptions, model: Model | None, space: Codec | None
-) -> tuple[Dataset | None, Dataset | None, Pair | None]:
+) -> tuple[Dataset, Dataset, Pair | None]:
     """Training and held-out data in the space of the model; and the pictures that were encoded, if any were."""
     data = options.data
-    if data.path == "none":
-        return None, None, None
     train, test = read_images(run, data, options.seed)
+    if model is not None and model.num_classes and (space is not None or model.data_shape == train.data_shape):
+        train, test = (in_classes_of(model, str(options.model), part, data.path) for part in (train, test))
     pictures = None
     if space is not None:
         pictures = (train, test) if train.codec.kind == "pixels" else None
         train, test = (to_latents(run, options, space, part) for part in (train, test))
-    if model is not None and model.data_shape != train.data_shape:
-        raise UserError(
-            f"the model {options.model} makes data of shape {model.data_shape}, {data.path} has {train.data_shape}: "
-            "give the data it was trained on (data.source.size and data.source.grayscale change pictures)"
-        )
-    if model is not None and model.num_classes and model.num_classes != train.num_classes:
-        raise UserError(
-            f"the model {options.model} has {model.num_classes} classes, but {data.path} has {train.num_classes}: "
-            "give the labelled data it was trained on"
-        )
-    same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, data.path)
+    require_shape(model, options.model, train.data_shape, data.path)
+    same_data(run, data.path, train, test)
     return train, test, pictures
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from sims.config import JSON, convert
+from sims.config import JSON, convert, read_as
 from sims.data.dataset import Dataset
 from sims.data.mixture import REAL, accounting, chosen, mixture
 from sims.data.store import Store
@@ -26,7 +26,6 @@ from sims.experiments.loop.repeats import (
     Repeat,
     check_jobs,
     folders_and_seeds,
-    read_as,
     work_off,
     write_grids,
 )
@@ -64,7 +63,7 @@ class LoopRepeat(Repeat[LoopOptions]):
 
     def read(self, arm: Arm, generation: int) -> Generation:
         """A finished generation of an arm."""
-        return read_as(Generation, self.file(arm, generation))
+        return read_as(self.file(arm, generation), Generation)
 
     def results(self) -> dict[str, list[Generation]]:
         """Every generation of every arm, by the arm's name."""
@@ -81,7 +80,7 @@ def run_images(run: Run, options: LoopOptions) -> LoopResult:
     plan = schedule(options.kind, options.counts, options.generations, len(train))
     for folder in sorted(run.path.glob("repeats/*/generations")):
         check_stores(folder, plan)
-    same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, options.data.path)
+    same_data(run, options.data.path, train, test)
     judge = open_judge(run, train, test, options.evaluation)
     selection = _selection(run, options, (train, judge))
     arms = tuple(
@@ -180,7 +179,7 @@ def check_stores(folder: Path, plan: Plan) -> None:
         for generation in sorted({g for counts in rest for g in counts.synthetic} & {*numbers}):
             file = folder / f"{name}-{generation:03d}.json"
             try:
-                Store.read(folder.parent / str(read_as(Generation, file).store))
+                Store.read(folder.parent / str(read_as(file, Generation).store))
             except UserError as error:
                 reason = re.sub(r": run the command.*$", "", str(error))
                 raise UserError(

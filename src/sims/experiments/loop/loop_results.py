@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,7 @@ from sims.experiments.loop.models import Generation, Measured
 from sims.experiments.loop.options import LoopOptions, PollutionOptions, RepeatedOptions
 from sims.experiments.loop.remedies import STANDARD, arm_of, is_guided, looks_of
 from sims.experiments.loop.verdicts import conclusion, verdicts_on
+from sims.files import parse_json
 from sims.metrics.intervals import paired_interval, paired_ratio_interval
 from sims.results.common import Cost, Figure, FigureFacts, Floor, TrustedChoice
 from sims.results.loop import (
@@ -173,7 +173,9 @@ def pollution_result(
 
 def _write_rows(run: Run, entries: Iterable[tuple[dict[str, JSON], Measured]]) -> None:
     """``metrics.jsonl``: a self-describing row for every figure of every arm, generation or level, draw and repeat."""
-    run.write_rows({**about, **json.loads(row)} for about, measured in entries for row in measured.rows)
+    run.write_rows(
+        {**about, **parse_json(row, "a row of figures")} for about, measured in entries for row in measured.rows
+    )
 
 
 def _curves(table: Table) -> Curves:

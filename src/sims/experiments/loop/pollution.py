@@ -16,6 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from sims.config import read_as
 from sims.data.dataset import Dataset
 from sims.data.mixture import REAL, chosen, mixture
 from sims.data.store import Store
@@ -27,7 +28,7 @@ from sims.experiments.loop.loop_results import AtLevel, Choice, Level, pollution
 from sims.experiments.loop.models import Measured, Models
 from sims.experiments.loop.options import PollutionOptions
 from sims.experiments.loop.remedies import arm_of, is_guided
-from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, read_as, work_off, write_grids
+from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, work_off, write_grids
 from sims.files import write_arrays
 from sims.methods import Base
 from sims.processes import agree
@@ -54,7 +55,7 @@ class PollutionRepeat(Repeat[PollutionOptions]):
 
     def results(self) -> list[Level]:
         """What every level left."""
-        return [read_as(Level, file) for _, file in self.files]
+        return [read_as(file, Level) for _, file in self.files]
 
     def work(self, models: Models, train: Dataset) -> None:
         Levels(models, self, train).run()
@@ -65,7 +66,7 @@ def run_pollution(run: Run, options: PollutionOptions) -> PollutionResult:
     check_jobs(options.jobs, run.num_processes)
     train, test = read_images(run, options.data, options.seed)
     _trusted_images(options, train, 0)
-    same_data(run, {"train": train.fingerprint, "test": test.fingerprint}, options.data.path)
+    same_data(run, options.data.path, train, test)
     judge = open_judge(run, train, test, options.evaluation)
     repeats = [PollutionRepeat(options, folder, seed) for folder, seed in folders_and_seeds(options)]
     work_off(repeats, options.jobs, (train, judge))

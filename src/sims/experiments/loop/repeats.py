@@ -15,21 +15,20 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from sims.config import JSON, convert
+from sims.config import JSON
 from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.loop.models import Models
 from sims.experiments.loop.options import RepeatedOptions
 from sims.experiments.runner import configuration
-from sims.files import read_json, write_arrays
+from sims.files import write_arrays
 from sims.processes import agree
 from sims.runs.directory import Run
 from sims.scoring.judge import Judge, load_judge
 from sims.seeds import derive_seed
 
 O = TypeVar("O", bound=RepeatedOptions)  # noqa: E741
-T = TypeVar("T")
 R = TypeVar("R", bound="Runs")
 Opened = tuple[Dataset, Judge]
 UNBOUND = ("repeats", "jobs")  # options that may change when a run is continued
@@ -85,11 +84,6 @@ class Repeat(Generic[O]):
 def folders_and_seeds(options: RepeatedOptions) -> list[tuple[str, int]]:
     """Where the repeats lie below the run, and their seeds."""
     return [(f"repeats/{i:02d}", derive_seed("repeat", options.seed, i)) for i in range(options.repeats)]
-
-
-def read_as(kind: type[T], file: Path) -> T:
-    """What a finished part left."""
-    return convert(read_json(file), kind, str(file), what="entry")  # type: ignore[no-any-return]
 
 
 def write_grids(run: Run, repeat: Repeat[O], train: Dataset) -> None:

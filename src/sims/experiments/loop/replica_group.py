@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sims.config import read_as
 from sims.data.codec import Codec
 from sims.denoiser import Denoiser
 from sims.errors import UserError
 from sims.experiments.loop.affine import AffineReplicas
 from sims.experiments.loop.options import LoopOptions
 from sims.experiments.loop.remedies import EQUAL, STEPS, is_guided
-from sims.experiments.loop.repeats import read_as
 from sims.experiments.loop.schedule import Counts, Plan, passed_on, schedule
 from sims.experiments.loop.toys import TOYS, ReplicaData, ReplicaNoise, Ruler, Toy, sampling_noise
 from sims.files import atomic_path, write_arrays, write_json
@@ -89,7 +89,7 @@ class ReplicaGroup:
             if not file.is_file():
                 self._generation(generation)
             self._forget(generation)
-            entries.append(read_as(PointGeneration, file))
+            entries.append(read_as(file, PointGeneration))
             advance(1)
         return entries
 

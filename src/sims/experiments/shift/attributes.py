@@ -7,7 +7,6 @@ architecture "b" from the other, and each is tested on the half that it has not 
 
 from __future__ import annotations
 
-import csv
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -19,10 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sims.config import nearest, to_dict
+from sims.config import fitted, nearest, to_dict
 from sims.data.dataset import Dataset, at_once, split_indices
 from sims.errors import UserError
-from sims.files import digest, read_json
+from sims.files import digest, parse_csv, read_bytes, read_json
 from sims.metrics.extractors import ClassifierExtractor
 from sims.metrics.proportions import check_confusion, confusion
 from sims.metrics.saved import read_tensors
@@ -180,15 +179,13 @@ def _read_json(path: Path) -> LabelFile:
     if not isinstance(columns, dict) or not columns or not all(isinstance(each, list) for each in columns.values()):
         raise UserError(f'{path} holds no labels: write {{"attributes": {{NAME: [VALUE, ...]}}}}, one per sample')
     texts = {name: ["" if each is None else str(each) for each in column] for name, column in columns.items()}
-    return LabelFile(path, texts, content.get("data"))
+    return LabelFile(path, texts, None if content.get("data") is None else str(content["data"]))
 
 
 def _read_csv(path: Path) -> dict[str, list[str]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            names, *rows = csv.reader(file)
-    except (ValueError, csv.Error) as error:  # empty, or not UTF-8
-        raise UserError(f"{path} is no CSV with a header of attribute names ({error}): check the file") from error
+    if not (found := parse_csv(read_bytes(path), str(path))):
+        raise UserError(f"{path} is no CSV with a header of attribute names: it is empty")
+    names, *rows = found
     # The csv module gives [] for the empty line of an unknown value of a single attribute.
     full = [row or [""] * len(names) for row in rows]
     for number, row in enumerate(full):
@@ -291,24 +288,31 @@ def product(
     return measured(attribute, key, outputs, [(data, labelled[1])], device)
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What the header of a saved classifier says: its attribute, its errors, and the number of its networks."""
+
+    attribute: Attribute
+    confusion: list[list[int]]
+    members: int
+
+
 def save(classifier: Classifier, folder: Path) -> None:
     """Write a classifier that ``trained`` made: a safetensors file for each network, the first one last."""
     assert classifier.trained, "only a classifier that was trained here can be saved"
-    confusion = classifier.confusion.tolist()
-    about = {"attribute": to_dict(classifier.attribute), "confusion": confusion, "members": len(classifier.trained)}
+    about = Saved(classifier.attribute, classifier.confusion.tolist(), len(classifier.trained))
     folder.mkdir(parents=True, exist_ok=True)
     for member, network in reversed(list(enumerate(classifier.trained))):
-        network.save(folder / f"{member}.safetensors", about)
+        network.save(folder / f"{member}.safetensors", {**to_dict(about)})
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> Classifier:
     """Read what ``save`` wrote; UserError where a file is missing or damaged."""
-    about = read_tensors(folder / "0.safetensors")[1]
-    networks = tuple(ClassifierExtractor.load(folder / f"{member}.safetensors") for member in range(about["members"]))
+    about = fitted(read_tensors(folder / "0.safetensors")[1], Saved, str(folder / "0.safetensors"), rest=True)
+    networks = tuple(ClassifierExtractor.load(folder / f"{member}.safetensors") for member in range(about.members))
     for network in networks:
         network.network.to(device)
-    attribute = Attribute(about["attribute"]["name"], tuple(about["attribute"]["values"]))
-    counts = np.array(about["confusion"])
+    attribute, counts = about.attribute, np.array(about.confusion)
     return Classifier(attribute, _key(networks, attribute), counts, _of_networks(networks), networks)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from sims.data.dataset import Dataset
 from sims.data.sources import load as load_data
 from sims.errors import UserError
-from sims.experiments.base_model import given_model
+from sims.experiments.base_model import given_model, require_shape
 from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.shift import attributes, user_classifiers
 from sims.experiments.shift.attributes import Attribute, Classifier, Labelled, joint
@@ -77,11 +76,7 @@ def read_problem(run: Run, options: ShiftOptions) -> Problem:
     base_data = train
     if options.imbalance:
         base_data = cut(train, options.imbalance, derive_seed("imbalance", options.seed))
-    same_data(
-        run,
-        {"train": train.fingerprint, "test": test.fingerprint, "labels": digest(labels.tobytes())[:16]},
-        options.data.path,
-    )
+    same_data(run, options.data.path, train, test, labels=digest(labels.tobytes())[:16])
     conditional = options.data.conditional if model is None else model.num_classes > 0
     if conditional and all(text == "class" or ":" in text for text in options.attributes) and options.labels is None:
         raise UserError(
@@ -102,46 +97,51 @@ def _model(run: Run, options: ShiftOptions, train: Dataset) -> Model | None:
         raise UserError(
             f"{options.model} is a latent model, and classifiers of attributes see pixels: give a model of pixels"
         )
-    if model.data_shape != train.data_shape:
-        raise UserError(
-            f"the model {options.model} makes data of shape {model.data_shape}, {options.data.path} has "
-            f"{train.data_shape}: give the data it was trained on"
-        )
+    require_shape(model, options.model, train.data_shape, options.data.path)
     return replace(model, codec=train.codec)
 
 
 def open_meter(run: Run, options: ShiftOptions, problem: Problem) -> Meter:
     """Feature judge, classifiers and references; UserError for a classifier no better than chance."""
+    given = given_classifiers(run, options, problem)
     judge = open_judge(run, problem.train, problem.test, options.evaluation)
-    steering = _classifier(run, options.classifier, problem, "a", options.members)
-    check_accuracy(steering, options.min_accuracy, "steering")
-    judging = _classifier(run, options.judge, problem, "b", options.members)
-    check_accuracy(judging, options.min_accuracy, "judging")
-    if judging.hash == steering.hash:
-        raise UserError("classifier and judge are the same: what steers must not judge; give another, or none")
+    steering = given.get("steering") or _trained(run, problem, "steering", options)
+    judging = given.get("judging") or _trained(run, problem, "judging", options)
     known = (problem.train_labels, problem.test_labels)
     return Meter(run, judge, steering, judging, problem.target, options.batch_size, *known)
 
 
-def _classifier(run: Run, given: Sequence[str], problem: Problem, architecture: str, members: int) -> Classifier:
-    """A user's classifiers (one for each attribute, taken together), or a small one trained on the labels."""
-    if given:
-        data, parts = _counted_on(run, problem)
-        found = [_users(text, data, part, run) for text, part in zip(given, parts)]
-        return found[0] if len(found) == 1 else attributes.product(found, data, joint(parts), run.device)
-    labelled = joint(problem.parts)
-    role = {"a": "steering", "b": "judging"}[architecture]
+def given_classifiers(run: Run, options: ShiftOptions, problem: Problem) -> dict[str, Classifier]:
+    """The user's classifiers by role, "steering" and "judging" (one for each attribute, taken together)."""
+    roles: dict[str, Classifier] = {}
+    for role, given in (("steering", options.classifier), ("judging", options.judge)):
+        if given:
+            data, parts = _counted_on(run, problem)
+            found = [_users(text, data, part, run) for text, part in zip(given, parts)]
+            made = found[0] if len(found) == 1 else attributes.product(found, data, joint(parts), run.device)
+            check_accuracy(made, options.min_accuracy, role)
+            roles[role] = made
+    if len({classifier.hash for classifier in roles.values()}) < len(roles):
+        raise UserError("classifier and judge are the same: what steers must not judge; give another, or none")
+    return roles
+
+
+def _trained(run: Run, problem: Problem, role: str, options: ShiftOptions) -> Classifier:
+    """A small classifier trained on the labels."""
     folder = run.path / "references" / role
     if run.is_main and not (folder / "0.safetensors").is_file():
         run.log(f"training the {role} classifier of {problem.attribute.name}")
         held_out = None if problem.test_labels is None else (problem.test, problem.test_labels)
         # The two learn from opposite halves.
         classifier = attributes.trained(
-            problem.train, labelled, 0, architecture, run.device, held_out=held_out, members=members
-        )
+            problem.train, joint(problem.parts), 0, "a" if role == "steering" else "b", run.device,
+            held_out=held_out, members=options.members,
+        )  # fmt: skip
         attributes.save(classifier, folder)
     run.barrier()
-    return attributes.load(folder, run.device)
+    classifier = attributes.load(folder, run.device)
+    check_accuracy(classifier, options.min_accuracy, role)
+    return classifier
 
 
 def _counted_on(run: Run, problem: Problem) -> tuple[Dataset, list[Labelled]]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields, replace
 from functools import partial
 from math import ceil
 
 from sims.experiments.base_model import base_work, given_model
+from sims.experiments.cost.described import described, of_model, stated
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.table import Estimate
 from sims.experiments.options import CommonOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
+from sims.experiments.shift.problem import given_classifiers, read_problem
 from sims.experiments.shift.shift_result import SHOWN
 from sims.methods import Expected, Settings
 from sims.methods.distilled import distilled_work
-from sims.processes import join
+from sims.runs.directory import Run
 from sims.runs.work import Leaves, Sampling, Training, Work, training_work
+from sims.scoring.reference import try_references
 
 NOTES = (
     "as many rounds are counted as are allowed; the solver ends as soon as the target is met",
@@ -23,17 +27,24 @@ NOTES = (
 )
 
 
-def estimate_shift(options: ShiftOptions) -> Estimate:
-    """What the job would cost on the device that is at hand; runs parts of it for half a minute, writes nothing.
+def estimate_shift(run: Run, options: ShiftOptions) -> Estimate:
+    """What the job would cost on the device that is at hand; runs parts of it for half a minute.
 
-    UserError where neither the data nor its shape is known.
+    UserError for whatever the job refuses before it trains anything, but for data that are stated and not at hand.
     """
-    accelerator = join()
-    device = accelerator.device
-    model = given_model(options.model, options.sampler, device, weights=options.weights)
     shared = {entry.name: getattr(options, entry.name) for entry in fields(CommonOptions)}
     job = ImproveOptions(**shared, model=options.model, guidance=options.guidance)
-    estimated = estimate(job, model, partial(work_of_shift, options), device, accelerator.num_processes)
+    known, begin = stated(options.data), time.perf_counter()
+    if known is None:
+        problem = read_problem(run, options)
+        given_classifiers(run, options, problem)
+        try_references(problem.train, problem.test, options.evaluation)
+        model = problem.model
+        size = described(job, model, problem.base_data, problem.test, problem.train, time.perf_counter() - begin)
+    else:
+        model = given_model(options.model, options.sampler, run.device, weights=options.weights)
+        size = of_model(known, model, job)
+    estimated = estimate(job, size, model, partial(work_of_shift, options), run.device, run.num_processes)
     return replace(estimated, notes=[*estimated.notes, *NOTES])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from sims.experiments.base_model import TRAIN_BASE, base_of
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.sampler_search import CACHED_NOTE, cached_model, pilot_cost
-from sims.experiments.runner import Experiment, carry_out
+from sims.experiments.runner import Experiment, carry_out, rehearsed
 from sims.experiments.shift import proportion_solver as solver
 from sims.experiments.shift.closed_loop import ClosedLoop, Solved
 from sims.experiments.shift.contenders import (
@@ -44,9 +44,10 @@ def shift(options: ShiftOptions, *, quiet: bool = False) -> ShiftResult | Estima
     Errors: UserError for bad options, data, targets or classifiers, or a run directory of another configuration or in
     use.
     """
-    if options.dry_run:
-        return estimate_shift(options)
-    return carry_out(SHIFT, options, quiet=quiet)
+    if not options.dry_run:
+        return carry_out(SHIFT, options, quiet=quiet)
+    with rehearsed(SHIFT, options) as run:
+        return estimate_shift(run, options)
 
 
 def _work(run: Run, options: ShiftOptions) -> ShiftResult:

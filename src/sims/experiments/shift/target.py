@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from sims.config import nearest
 from sims.data.dataset import ROW, Dataset
 from sims.errors import UserError
 from sims.experiments.shift.attributes import Attribute, LabelFile, Labelled, classes, derived
+from sims.files import read_json, read_toml
 
 Array = np.ndarray
 REST = "*"
@@ -63,11 +62,7 @@ def _number(text: str) -> float | str:
 def _from_file(path: Path) -> Mapping[str, object]:
     if not path.is_file():
         raise UserError(f"no target file {path}: check the path")
-    try:
-        content = path.read_text(encoding="utf-8")
-        values = tomllib.loads(content) if path.suffix == ".toml" else json.loads(content)
-    except ValueError as error:  # broken, or not UTF-8
-        raise UserError(f"target file {path} cannot be read: {error}") from None
+    values = read_toml(path) if path.suffix == ".toml" else read_json(path)
     table: object = values.get("target", values) if isinstance(values, dict) else values
     if not isinstance(table, dict):
         raise UserError(f'target file {path} holds no table of shares: write [target] and lines such as "0" = 0.3')
