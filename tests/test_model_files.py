@@ -317,7 +317,7 @@ def test_commands_say_what_a_file_is(tmp_path: Path, say: tiny.Say) -> None:
         ("improve", "--model", tmp_path / "state.pt", "--run", tmp_path / "run", "--data.path", "digits"),
     ):
         status, _, err = say(*words)
-        assert status == 2 and "file of torch.save with tensors" in err and "Traceback" not in err
+        assert status == 2 and "network of diffusers: give its folder" in err and "Traceback" not in err
 
 
 @pytest.mark.parametrize("text", ["<!doctype html>", "version https://git-lfs.github.com/spec/v1\noid"])
