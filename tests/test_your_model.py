@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import pages
 from sims.cli import main
@@ -95,6 +95,14 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         torch.save({"model": GuidedUNet((1, 8, 8), **TINY_GUIDED).state_dict()}, folder / "ema_0.9999_300000.pt")
         write_snapshot(folder, patch, "edm-cifar10-32x32-uncond-vp.pkl", "EDMPrecond", label_dim=0, **SONG)
         write_snapshot(folder, patch, "edm2-img64-s-1073741-0.075.pkl", "Precond", label_dim=3, **EDM2)
+    (code,) = [text for text in pages.blocks("py", PAGE) if "def make" in text]
+    (folder / "my_model.py").write_text(code)
+    names: dict[str, Any] = {}
+    exec(compile(code, "my_model.py", "exec"), names)
+    save_file(names["FlowViT"]().state_dict(), folder / "mnist-flow-vit.safetensors")
+    for number, (image, label) in enumerate(zip(digits.raw, digits.labels)):
+        (folder / f"mnist/{label}").mkdir(parents=True, exist_ok=True)
+        picture(image).resize((28, 28)).save(folder / f"mnist/{label}/{number}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(rates, "SECONDS", 0.1)

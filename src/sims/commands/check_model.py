@@ -37,15 +37,19 @@ def show(found: AdapterCheck) -> None:
     """The table with its plot, and the sentences."""
     console = Console(highlight=False)
     table = Table(title=f"{found.model} on {found.num_images} pictures of {found.data}", title_justify="left")
-    for name in ("sigma", "error of the network", "best linear denoiser", "nearest pictures"):
-        table.add_column(name, justify="right")
-    table.add_column("network (#) and linear (|), log scale", no_wrap=True)
+    for name in ("sigma", "network", "linear", "nearest"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("# network, | linear", no_wrap=True)
     values = [math.log(value) for level in found.levels for value in (level.network, level.linear) if value > 0]
     for level in found.levels:
-        errors = [f"{value:.3g}" for value in (level.network, level.linear, level.nearest)]
+        errors = [f"{value:.2g}" for value in (level.network, level.linear, level.nearest)]
         table.add_row(f"{level.sigma:.3g}", *errors, _plot(level, min(values), max(values)))
     console.print(table)
-    console.print("errors are mean squared, in units of the variance of the data", style="dim")
+    console.print(
+        "mean squared errors of the network, of the best linear denoiser and of the mean over the nearest pictures, in "
+        "units of the variance of the data; the plot is logarithmic",
+        style="dim",
+    )
     for text in (*found.problems, *found.remarks):
         print(text)
     if len(found.better) > 1:
