@@ -26,8 +26,8 @@ def named_function(name: str, what: str) -> Callable[..., Any]:
     """
     place, colon, attribute = name.rpartition(":")
     if not colon or not place or not attribute:
-        raise UserError(f"{what} {name!r} is not understood: write file.py:function or module:function")
-    module = guarded(lambda: _module(place), f"{what} {name}", place)
+        raise UserError(f"{what} {name!r} is not understood: write module:function or file.py:function")
+    module = guarded(lambda: _module(place), f"{what} {name}: {place} cannot be imported", place)
     found = getattr(module, attribute, None)
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-from rich.console import Console
 from rich.table import Table
 
 from sims.api import at_least
@@ -16,6 +15,8 @@ from sims.interop.opening import open_model
 from sims.processes import join
 from sims.results.adapter import AdapterCheck, LevelError
 from sims.results.summaries import to_json
+from sims.screen import Screen
+from sims.screen import show as say
 
 BAR = 24  # columns of the plot
 
@@ -27,7 +28,7 @@ def check_model(options: CheckCommand) -> int:
     data = load(options.data.path, options=options.data.source, limit=options.data.limit)
     found = check_adapter(model, data, str(options.model), options.images, options.seed)
     if options.json:
-        print(json.dumps(to_json(found), indent=2))
+        say(json.dumps(to_json(found), indent=2))
     else:
         show(found)
     return 1 if found.problems else 0
@@ -35,7 +36,7 @@ def check_model(options: CheckCommand) -> int:
 
 def show(found: AdapterCheck) -> None:
     """The table with its plot, and the sentences."""
-    console = Console(highlight=False)
+    console = Screen(highlight=False)
     table = Table(title=f"{found.model} on {found.num_images} pictures of {found.data}", title_justify="left")
     for name in ("sigma", "network", "linear", "nearest"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -51,11 +52,11 @@ def show(found: AdapterCheck) -> None:
         style="dim",
     )
     for text in (*found.problems, *found.remarks):
-        print(text)
+        say(text)
     if len(found.better) > 1:
         for other in found.better[1:]:
-            print(f"  ({other.words} alone: {other.times:.3g} times better)")
-    print("likely wrong" if found.problems else "nothing that was tried fits better: the network is read rightly")
+            say(f"  ({other.words} alone: {other.times:.3g} times better)")
+    say("likely wrong" if found.problems else "nothing that was tried fits better: the network is read rightly")
 
 
 def _plot(level: LevelError, low: float, high: float) -> str:
