@@ -15,7 +15,7 @@ def export(options: ExportCommand) -> int:
     model = load(options.model)
     if keeps_its_names(model):
         export_state_dict(model, options.out)
-        print(f"{options.out} holds the tensors under their own names: load_state_dict(load_file(...)) takes them")
+        show(f"{options.out} holds the tensors under their own names: load_state_dict(load_file(...)) takes them")
     elif options.like is None and has_their_network(model):
         export_tensors(model, options.out)
         show(f"{options.out} holds the tensors under NVIDIA's names: net.load_state_dict(load_file(...)) takes them")
