@@ -10,7 +10,7 @@ Every input is read by a process of its own, forked from one that has imported t
     executions  a file appeared that only code within the input makes
     programs    a process was started, or a connection tried
     tracebacks  a traceback, a signal, or another exit status
-    time        more than 15 s, without those that the process waited for a busy CPU; or 4 s without any work
+    time        more than 15 s of CPU time (other work on the machine stretches the clock), or 8 s without any
     memory      more address space than the honest input of the same entrance takes and 2 GB, or a message that it would
     raw         control characters, reversed text or HTML of the input reached the terminal or the page
 """
@@ -44,7 +44,7 @@ import hostile_inputs as inputs  # noqa: E402
 from common import save  # noqa: E402
 from hostile_models import model_and_other_trials  # noqa: E402
 
-SECONDS, STILL, ROOM = 15.0, 4.0, 2 << 30
+SECONDS, STILL, ROOM = 15.0, 8.0, 2 << 30
 OUTCOMES = ("read", "refused", "executions", "programs", "tracebacks", "time", "memory", "raw")
 NO_MEMORY = (
     "memory did not suffice",
@@ -207,14 +207,6 @@ def status_of(pid: int) -> dict[str, int]:
             if name.startswith("Vm")}  # fmt: skip
 
 
-def waited(pid: int) -> float:
-    """Seconds that a process was ready to run while others had the CPU."""
-    try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
-    except (OSError, IndexError):
-        return 0.0
-
-
 def cpu(pid: int) -> int:
     """CPU time of a process, in the system's ticks."""
     try:
@@ -224,13 +216,12 @@ def cpu(pid: int) -> int:
 
 
 def ended(running: Running) -> tuple[int | None, float] | None:
-    """The exit status (None: killed for its time, or because it waits for what never comes) and seconds; None: runs."""
-    now = time.monotonic()
-    seconds, used = now - running.begin, cpu(running.pid)
+    """The exit status (None: killed for its time) and seconds of CPU time; None while it runs."""
+    now, used = time.monotonic(), cpu(running.pid)
     if used != running.used:
         running.used, running.moved = used, now
-    idle = now - max(running.moved, running.begin) - waited(running.pid) > STILL
-    late = idle or seconds - waited(running.pid) > SECONDS
+    seconds = running.used / os.sysconf("SC_CLK_TCK")
+    late = seconds > SECONDS or now - max(running.moved, running.begin) > STILL or now - running.begin > 8 * SECONDS
     if late:
         os.killpg(running.pid, signal.SIGKILL)
     pid, status = os.waitpid(running.pid, 0 if late else os.WNOHANG)
@@ -379,12 +370,12 @@ def main() -> int:
             growth[result["entrance"]] = max(growth.get(result["entrance"], 0), result["grown"])
     chosen = [t for t in trials if re.search(options.only, f"{t.entrance} | {t.kind} | {t.name}") and t.kind]
     results = run_all(chosen, options.jobs, work, growth)
-    late = {(r["entrance"], r["name"]) for r in results if "time" in r["outcomes"]}  # on a busy machine: once more
+    late = {(r["entrance"], r["name"]) for r in results if "time" in r["outcomes"]}  # perhaps of others: once more
     again = run_all([t for t in chosen if (t.entrance, t.name) in late], 1, work, growth)
     results = [*honest, *(r for r in results if (r["entrance"], r["name"]) not in late), *again]
     tables = {"entrance": table(results, "entrance"), "kind": table(results, "kind")}
     bad = [result for result in results if is_bad(result)]
-    about = (f"{len(results)} inputs, each read by a process of its own: {SECONDS:.0f} s, and {ROOM >> 30} GiB of address "
+    about = (f"{len(results)} inputs, each read by a process of its own: {SECONDS:.0f} s of CPU time, and {ROOM >> 30} GiB of address "
              "space beyond what the honest input of the same entrance takes.")  # fmt: skip
     text = in_markdown(tables, about + " Command: `python benchmarks/hostile.py`.")
     print(text)
@@ -393,7 +384,7 @@ def main() -> int:
         save(options.out, {"tables": tables, "failures": failures})
         options.out.with_suffix(".md").write_text(text)
     else:
-        options.out.with_suffix(".last.json").write_text(json.dumps(results, indent=1))
+        Path(tempfile.gettempdir(), "hostile-last.json").write_text(json.dumps(results, indent=1))
     return 1 if bad else 0
 
 

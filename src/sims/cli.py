@@ -282,7 +282,7 @@ def _command(name: str, rest: list[str]) -> int:
         sentence = str(error).replace("\n", "\\n")  # of a foreign name: a sentence is one line
         return _say(f"sims: {sentence}", 2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
+        if error.errno not in (*_FULL, *_IN_THE_WAY, errno.EACCES, errno.EROFS):
             raise
         return _say(_refused(error), 2)
     except KeyboardInterrupt:
@@ -296,13 +296,18 @@ def _command(name: str, rest: list[str]) -> int:
         return _failed(error)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY)  # a folder for a file
+
+
 def _refused(error: OSError) -> str:
     """What to say where a file may not be read, or there is no right or no room to write it."""
     name = error.filename or "a file"
     for path in (name, os.path.dirname(name)):
         if error.errno == errno.EACCES and os.path.exists(path) and not os.access(path, os.R_OK):
             return f"sims: {path} cannot be read ({error.strerror}): give the right to read it"
-    remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "give the right to write"
+    remedy = "make room" if error.errno in _FULL else "give the right to write"
+    remedy = "move what is in the way" if error.errno in _IN_THE_WAY else remedy
     return (f"sims: {name} cannot be written ({error.strerror}); nothing is lost: "
             f"{remedy}, and run the same command again")  # fmt: skip
 

@@ -281,7 +281,9 @@ class _Unpickler(pickle._Unpickler):
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
-        self.left = _UNFOLDS * file.seek(0, io.SEEK_END) + _SPARE
+        size = file.seek(0, io.SEEK_END)
+        self.left = _UNFOLDS * size + _SPARE
+        self._file_read = lambda length: file.read(min(length, size))  # a length may be a lie
         file.seek(0)
 
     def find_class(self, module: str, name: str) -> Any:

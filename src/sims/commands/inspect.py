@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from sims.commands.options import InspectCommand
 from sims.config import JSON, read_as, to_dict, to_toml
 from sims.data.codec import Codec
+from sims.data.parquet import column_names
 from sims.data.store import Store, StoreHeader, is_store
 from sims.denoiser import Denoiser, networks_of
 from sims.errors import UserError
@@ -142,7 +141,7 @@ def store_lines(path: Path) -> list[Line]:
     done = [shard for shard in range(header.num_shards) if shard not in set(missing)]
     there = sum(len(header.indices(shard)) for shard in done)
     unfinished = f" ({there:,} there; run the same command again to complete it)"
-    columns = pq.read_schema(store.shard_path(done[0])).names if done else []
+    columns = column_names(store.shard_path(done[0])) if done else []
     return [
         ("store", path),
         ("samples", f"{header.total:,}" + ("" if store.complete else unfinished)),

@@ -117,7 +117,7 @@ def passed_over(found: dict[str, str]) -> list[str]:
 def _list_folder(root: Path) -> Listing:
     def read(name: str) -> bytes:
         try:
-            return read_bytes(root / name, LARGEST if PurePosixPath(name).name.lower() in LISTINGS else MOST_MEMBER)
+            return read_bytes(root / name, LARGEST if name.lower().endswith(LISTINGS) else MOST_MEMBER)
         except UserError as error:
             raise Unreadable(str(error)) from error
 

@@ -22,7 +22,8 @@ from sims.limits import afford, most
 IMAGE_KEYS = ("images", "image", "img", "x", "data", "latents", "arr_0")
 LABEL_KEYS = ("labels", "label", "y", "class", "arr_1")
 _GROUPS = 4  # row groups kept in memory
-_ROWS = 100_000  # of any file; beyond that, a row takes at least a byte
+_ROWS = 2_000_000  # of any file; beyond that, a row takes at least a byte
+_REPEATED = 4 << 30  # bytes that values in many rows of any file may make; in memory they are there once
 
 
 class Table:
@@ -95,8 +96,7 @@ class Cells:
     def read(self, i: int) -> bytes:
         """The bytes of row i; raises Unreadable where there are none."""
         group = int(np.searchsorted(self.starts, i, side="right")) - 1
-        cell = self._group(group)[i - int(self.starts[group])].as_py()
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        data = self._group(group)[i - int(self.starts[group])].as_py()
         if data is None:
             raise Unreadable("no picture in this row")
         return data
@@ -171,14 +171,15 @@ def _rows(path: Path, told: pq.FileMetaData, column: str) -> list[int]:
 
 
 def _unfolded(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray | UserError:
-    """A column as it is, or what is wrong where the values that rows repeat make more than a file honestly holds."""
+    """The bytes of a column, or what is wrong where values that rows repeat make more than a file honestly holds."""
+    if pa.types.is_struct(column.type):
+        column = column.flatten()[column.type.get_field_index("bytes")]
     size = 0
-    for chunk in column.chunks:
-        values = chunk.field("bytes") if pa.types.is_struct(chunk.type) else chunk
+    for values in column.chunks:
         if pa.types.is_dictionary(values.type):
             lengths = pc.binary_length(values.dictionary).fill_null(0)
             size += pc.sum(lengths.take(values.indices.drop_null()).cast(pa.int64())).as_py() or 0
-    if size > most(path.stat().st_size):
+    if size > max(_REPEATED, most(path.stat().st_size)):
         return UserError(f"{path} unfolds to {size / 1e9:.3g} GB, one value in many rows: make it again")
     return column
 
@@ -186,6 +187,11 @@ def _unfolded(column: pa.ChunkedArray, path: Path) -> pa.ChunkedArray | UserErro
 def _folds(kind: pa.DataType) -> bool:
     """Whether values can be read as numbers of a dictionary, each of them once."""
     return bool(_is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a table; UserError where it is none."""
+    return list(_read(path, lambda: pq.read_schema(path)).names)
 
 
 def has_samples(path: Path) -> bool:

@@ -348,8 +348,8 @@ def read_samples(table: pa.Table, out: np.ndarray) -> None:
     if "image" not in table.column_names:
         out[:] = flat_values(table["data"]).reshape(out.shape)
         return
-    for i, cell in enumerate(table["image"]):
-        pixels = decode_image((cell.as_py() or {}).get("bytes") or b"")
+    for i, cell in enumerate(cell for chunk in table["image"].chunks for cell in chunk.field("bytes")):
+        pixels = decode_image(cell.as_py() or b"")
         if pixels.shape != out.shape[1:]:
             raise ValueError(f"sample {i} has shape {pixels.shape}, not {out.shape[1:]}")
         out[i] = pixels

@@ -50,8 +50,8 @@ def read_pictures(run_dir: Path) -> Pictures:
         arrays = read_arrays(path)
     except UserError as error:
         raise UserError(f"{path} cannot be read ({error}): delete it to get the report without images") from error
-    seeds = tuple(int(seed) for seed in arrays.pop("seeds", ()))
-    images = {name: x for name, x in arrays.items() if x.ndim == 4 and len(x) and x.shape[-1] in (1, 3)}
+    seeds = tuple(int(seed) for seed in arrays.pop("seeds", ()) if seed.dtype.kind in "iu")
+    images = {name: x for name, x in arrays.items() if x.ndim == 4 and x.size and x.shape[-1] in (1, 3)}
     points = {name: x for name, x in arrays.items() if x.ndim == 2}
     real, nearest, truth = images.pop("real", None), images.pop("nearest", None), points.pop("truth", None)
     return Pictures(images, points, seeds, real, nearest, truth)
@@ -104,7 +104,10 @@ def nearest_pairs(pictures: Pictures, palette: Palette, label: str, w: float | N
 def split_key(key: str) -> tuple[str, float | None]:
     """ "sims@1.5" → ("sims", 1.5); without an @, no strength."""
     label, _, number = key.rpartition("@")
-    return (label, float(number)) if label else (key, None)
+    try:
+        return (label, float(number)) if label else (key, None)
+    except ValueError:
+        return key, None
 
 
 def _factor(height: int, width: int) -> tuple[int, int]:

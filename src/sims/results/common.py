@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
+
+from sims.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,9 @@ class Cost:
         return Cost(times * self.images, times * self.evaluations, times * self.labelled)
 
 
+MARKERS = tuple(".,ov^<>12348spP*hH+xXDd|_")
+
+
 @dataclass(frozen=True)
 class Look:
     """What a method is called in tables and figures, its colours on light and dark pages, its marker (matplotlib)."""
@@ -85,6 +91,13 @@ class Look:
     light: str
     dark: str
     marker: str
+
+    def __post_init__(self) -> None:
+        for colour in (self.light, self.dark):
+            if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
+                raise UserError(f"colour {colour[:20]!r} is none: write it as #00699e")
+        if self.marker not in MARKERS:
+            raise UserError(f"marker {self.marker[:20]!r} is none of matplotlib's: {', '.join(MARKERS)}")
 
 
 @dataclass(frozen=True)
