@@ -80,13 +80,10 @@ def pictures() -> Dataset:
         ({}, None),
         ({"prediction": "eps"}, "prediction='x0'"),
         ({"schedule": flows.rectified_flow(0)}, "data_at=1"),
-        ({"data_range": (-1, 1)}, "data_range=(0, 1)"),
-        ({"schedule": flows.rectified_flow(1, scale=1000)}, "rectified_flow(data_at=1) fits"),
-        ({"call": lambda net, x, t, y: net(x, t, torch.where(y < 10, (y + 1) % 10, y))}, "other classes"),
     ],
 )
 def test_the_published_model_read_wrongly(pictures: Dataset, changes: dict, words: str | None) -> None:
-    found = check_adapter(mnist(**changes), pictures, "mnist", images=48)
+    found = check_adapter(mnist(**changes), pictures, "mnist", images=32)
     if words is None:
         assert found.problems == ()
     else:

@@ -25,9 +25,11 @@ PAGE = pages.read("docs/parts.md")
 LONGEST = 10  # lines of code in a block
 
 #: Types that say what others give and take, and a package: nothing to call (CacheRule.from_pilot has one).
-NO_EXAMPLE = {"SOLVERS", "CacheRule", "Dataset", "Denoiser", "ImproveOptions", "SamplingStep", "UserError", "metrics"}
+NO_EXAMPLE = {"SOLVERS", "CacheRule", "Dataset", "Denoiser", "ImproveOptions", "SamplingStep", "UserError"}
+NO_EXAMPLE |= {"metrics", "interpolants"}
 PARTS = [*(getattr(sims, name) for name in sims.__all__ if name not in (*NO_EXAMPLE, "__version__")), Guide]
 PARTS += [sims.CacheRule.from_pilot, sims.Model.sample, sims.Model.guided]
+PARTS += [getattr(sims.interpolants, name) for name in ("linear", "of_alphas_cumprod", "rectified_flow", "interpolant")]
 
 
 def test_the_page_runs_from_top_to_bottom(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
