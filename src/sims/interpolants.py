@@ -130,8 +130,8 @@ def of_alphas_cumprod(
 
     >>> import sims
     >>> schedule = sims.interpolants.of_alphas_cumprod([0.9, 0.5, 0.1])
-    >>> schedule.sigma_min, schedule.sigma_max
-    (0.3333333333333333, 3.0)
+    >>> round(schedule.sigma_min, 3), round(schedule.sigma_max, 3)
+    (0.333, 3.0)
     """
     squared = torch.as_tensor(alphas_cumprod, dtype=torch.float64, device="cpu").reshape(-1)
     if len(squared) > MOST_TIMES:
