@@ -6,7 +6,6 @@ import io
 import struct
 import threading
 import zlib
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -127,27 +126,35 @@ def decoded(data: bytes, options: SourceOptions = SourceOptions()) -> Decoded:
     found = format_of(data) or "unknown"
     if found == "npy":
         return Decoded(transform(_array(data), options), found)
-    with ExitStack() as held:
-        try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                held.enter_context(_check_size(image, len(data)))
-                deep = _deep_png(data) if found == "png" else None
-                remark = _beyond(image, deep is not None)
-                if deep is None:
-                    image.load()
-                pixels = deep if deep is not None else _to_array(_plain(ImageOps.exif_transpose(image)))
-        except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
-            reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
-            if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
-                reason = f"{found}, which is not read as a picture"
-            raise Unreadable(reason or type(error).__name__) from error
-        return Decoded(transform(pixels, options), found, remark)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            if _is_large(image, len(data)):
+                with _ONE_LARGE:
+                    return _opened(image, data, found, options)
+            return _opened(image, data, found, options)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever broken data lead them to
+        reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        if isinstance(error, Image.UnidentifiedImageError) and found in ("eps", "pdf", "heic"):
+            reason = f"{found}, which is not read as a picture"
+        raise Unreadable(reason or type(error).__name__) from error
 
 
-def _check_size(image: Image.Image, size: int) -> AbstractContextManager[object]:
-    """Hold the size that a file declares against a limit and against the file's own, before it is paid for.
+def _opened(image: Image.Image, data: bytes, found: str, options: SourceOptions) -> Decoded:
+    pixels = _deep_png(data) if found == "png" else None
+    remark = _beyond(image, pixels is not None)
+    if pixels is None:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)  # which spares a copy
+        pixels = _to_array(_plain(image))
+    return Decoded(transform(pixels, options), found, remark)
 
-    What is returned is held while it is decoded: large pictures are, one at a time.
+
+def _is_large(image: Image.Image, size: int) -> bool:
+    """Whether it is to be decoded alone. Unreadable where a file declares more than a limit, or than its size can hold.
+
+    That is looked at before it is paid for.
     """
     count = image.width * image.height
     unfolded = count * len(image.getbands()) * (4 if image.mode in ("I", "F") else 1)
@@ -156,7 +163,7 @@ def _check_size(image: Image.Image, size: int) -> AbstractContextManager[object]
             f"declares {image.width}x{image.height} pixels in {size:,} bytes: more than a picture of that size holds "
             f"(at most {MOST_PIXELS // 10**6} million)"
         )
-    return _ONE_LARGE if unfolded > _ROOM else nullcontext()
+    return unfolded > _ROOM
 
 
 def _beyond(image: Image.Image, deep: bool) -> str:
