@@ -129,6 +129,8 @@ SECTIONS = [text for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:] if 
 def test_every_command_of_the_page_runs(section: str, desk: Path) -> None:
     found = pages.lines("sh", section)
     assert any(line.startswith("sims improve ") for line in found)
+    for code in pages.blocks("py", section):  # a file of the user's, which the commands run
+        assert (desk / "my_model.py").read_text() == code
     for line in found:
         said = pages.check(line, less(line))
         assert "--dry-run" not in line or "nothing was run or written" in said
