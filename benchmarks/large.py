@@ -2,7 +2,7 @@
 
     python benchmarks/large.py --out benchmarks/results/large.json
 
-Each input is made in a temporary folder and opened by a process of its own, as the jobs open it. What is kept are the
+Each input is made in a temporary folder by one process and opened by another, as the jobs open it. What is kept are the
 seconds that opening took and the most memory that the process held, beside what the input holds once it is open; a
 process that has only imported the package is the floor of both. Nothing is compared with another program: the question
 is whether limits that are there for harmful files stand in the way of large ones.
@@ -140,21 +140,26 @@ def measured(name: str, path: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, default=1.0, help="of all sizes, to try it out")
+    parser.add_argument("--make", nargs=2, metavar=("INPUT", "PATH"), help="make one input")
     parser.add_argument("--measure", nargs=2, metavar=("INPUT", "PATH"), help="open one input, and say what it took")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/large.json"))
     settings = parser.parse_args()
+    if settings.make:
+        INPUTS[settings.make[0]][1](Path(settings.make[1]), settings.scale)
+        return
     if settings.measure:
         print(json.dumps(measured(*settings.measure)))
         return
     found = {}
-    for name, (place, make, _) in INPUTS.items():
+    for name, (place, _, _) in INPUTS.items():
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / place
-            make(path, settings.scale)
+            own = [sys.executable, str(Path(__file__).resolve()), "--scale", str(settings.scale)]
+            # In a process of its own: the memory that it takes would count as that of its children.
+            subprocess.run([*own, "--make", name, str(path)], check=True, cwd=scratch)
             files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path] * bool(place)
             size = sum(file.stat().st_size for file in files)
-            words = [sys.executable, __file__, "--measure", name, str(path)]
-            done = subprocess.run(words, capture_output=True, text=True, cwd=scratch)
+            done = subprocess.run([*own, "--measure", name, str(path)], capture_output=True, text=True, cwd=scratch)
             if done.returncode:
                 raise SystemExit(f"{name}: {done.stderr}")
             found[name] = {"file_mb": round(size / 1e6), **json.loads(done.stdout)}
