@@ -122,6 +122,18 @@ def test_a_module_saved_whole_gives_its_tensors_alone(tmp_path: Path) -> None:
     torch.testing.assert_close(read_state_dict(tmp_path / "net.pt")[0], dict(net.state_dict()))
 
 
+def test_a_module_saved_whole_gives_what_its_lists_and_tables_hold(tmp_path: Path) -> None:
+    """Whatever holds modules; and no buffer that its state dict is without."""
+    net = nn.Module()
+    net.parts = nn.ModuleDict({"list": nn.ModuleList([nn.Linear(2, 3, bias=False), nn.Sequential(nn.BatchNorm1d(3))])})
+    net.numbers = nn.ParameterList([nn.Parameter(torch.rand(2))])
+    net.table = nn.ParameterDict({"one": nn.Parameter(torch.rand(2))})
+    net.register_buffer("kept", torch.rand(3))
+    net.register_buffer("made", torch.rand(3), persistent=False)
+    torch.save(net, tmp_path / "net.pt")
+    torch.testing.assert_close(read(tmp_path / "net.pt").tensors, dict(net.state_dict()))
+
+
 def test_views_types_and_plain_values(tmp_path: Path) -> None:
     whole = torch.arange(24, dtype=torch.float64).reshape(4, 6)
     content = {
@@ -187,8 +199,8 @@ def write_broken(folder: Path) -> dict[str, str]:
         "cut.pt": "damaged", "cut.safetensors": "damaged", "empty.pt": "empty", "lfs.pt": "git lfs pull",
         "page.pt": "web page", "keras.pt": "HDF5", "noise.pt": "no file of tensors",
         "words.ckpt": "no file of tensors",
-        "arrays.npz": "arrays of numpy", "none.pt": "no tensors", "script.pt": "TorchScript",
-        "absent.pt": "cannot be read",
+        "arrays.npz": "an .npz of numpy", "none.pt": "no tensors", "script.pt": "TorchScript",
+        "absent.pt": "no file .*check the path",
     }  # fmt: skip
 
 

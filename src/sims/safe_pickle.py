@@ -410,7 +410,7 @@ _OURS: dict[str, Callable[[Any], None]] = {
     "BYTEARRAY8": _bytearray_of,
     "INST": _inst,
 }
-PLAIN = """PROTO FRAME STOP MARK POP POP_MARK DUP GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL
+_PLAIN = """PROTO FRAME STOP MARK POP POP_MARK DUP GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL
     STACK_GLOBAL NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING
     SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
     TUPLE EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 LIST EMPTY_LIST EMPTY_DICT EMPTY_SET BINPERSID"""  # plain data, no calls
@@ -420,7 +420,7 @@ class _Opcodes(dict[int, Callable[[Any], None]]):
     """What to do for an opcode, by its byte; those of neither table are refused."""
 
     def __init__(self) -> None:
-        codes = {name: getattr(pickle, name)[0] for name in (*PLAIN.split(), *_OURS)}
+        codes = {name: getattr(pickle, name)[0] for name in (*_PLAIN.split(), *_OURS)}
         super().__init__({code: _OURS.get(name) or pickle._Unpickler.dispatch[code] for name, code in codes.items()})
 
     def __missing__(self, code: int) -> Callable[[Any], None]:

@@ -20,7 +20,7 @@ from sims.interop.checkpoints import read_checkpoint
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import open_snapshot, to_model
 from sims.interop.reading import said
-from sims.interop.state_dicts import is_tensor_file
+from sims.interop.recognize import holds_tensors
 from sims.model import Model, load
 from sims.results.summaries import FORMAT, read_result
 from sims.sampling import SamplerOptions, nfe
@@ -33,7 +33,7 @@ NAMES = 20  # classes that are listed one by one
 def inspect(options: InspectCommand) -> int:
     """Print what lies at the path. UserError where it is none of the five."""
     path = options.path
-    if is_tensor_file(path):
+    if holds_tensors(path):
         lines = tensor_lines(path)
     elif path.is_file():
         lines = checkpoint_lines(path)

@@ -147,7 +147,8 @@ def _unknown(path: Path, names: list[str]) -> str:
     for pattern, what in OTHERS:
         if any(re.search(pattern, name) for name in names):
             return f"{path} is {what}"
-    looked = "; ".join(f"{family.name} ({family.marks[0]}, ...)" for family in FAMILIES)
+    lacks = {family.name: next((m for m in family.marks if m not in names), family.marks[0]) for family in FAMILIES}
+    looked = "; ".join(f"{name} (has {mark})" for name, mark in lacks.items())
     return (
         f"{path} holds no network that is known by its tensors ({some(names[:3])}, ...); looked for: {looked}; where "
         "it is a module of yours, say what it is with sims.wrap, or give my_model.py:make with option 'weights'"

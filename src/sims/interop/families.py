@@ -304,6 +304,7 @@ OTHERS: tuple[tuple[str, str], ...] = (
     (r"lora_|\.lora\.", "a LoRA, which changes another network: fuse it with that first"),
     (r"(^|\.)(u_net\.d_blocks|patch_in\.proj|mid_level|timestep_embed)\b", f"a network of k-diffusion, {_WRAP}"),
     (r"(^|\.)all_modules\.\d", f"a network of score_sde, {_WRAP}"),
+    (r"(^|\.)temb\.dense\.", f"DDPM in its authors' form, {_WRAP}"),
     (r"(^|\.)(enc|dec)\.\d+x\d+_", "a network of EDM or EDM2 without its arguments: give its own .pkl"),
     (r"(^|\.)(attn2|joint_blocks|double_blocks|context_embedder)\.", f"a network that text steers, {_WRAP}"),
     (r"(^|\.)down_blocks\.\d+\.resnets\.", "a network of diffusers: give its folder, which has its configuration"),

@@ -11,7 +11,7 @@ from sims.interop.checkpoints import read_checkpoint
 from sims.interop.diffusers import is_diffusers, load_diffusers
 from sims.interop.nvidia import import_model
 from sims.interop.reading import Assumptions
-from sims.interop.state_dicts import is_tensor_file
+from sims.interop.recognize import holds_tensors
 from sims.interop.wrapping import from_code
 from sims.model import Model, load
 
@@ -25,20 +25,22 @@ def open_model(
     of diffusers stands for no class.
     """
     path = path if path.exists() else cached(str(path)) or path
-    if given not in (None, Assumptions()) and not is_tensor_file(path):
+    if given not in (None, Assumptions()) and not holds_tensors(path):
         raise UserError(f"{path} says of itself what it is: leave out prediction, schedule, size, heads and the like")
     if is_code(path):
         return from_code(str(path), weights)
     if weights is not None:
         raise UserError(f"weights go with code that makes a network, such as my_model.py:make; {path} has its own")
-    if is_tensor_file(path):
+    if holds_tensors(path):
         return read_checkpoint(path, given)
     foreign = path.is_dir() and not (path / "model.json").is_file() and is_diffusers(path)
     if null_class and not foreign:
         raise UserError("option 'null_class' is for a UNet2DModel of diffusers: leave it out for other models")
     if foreign:
         return load_diffusers(path, null_class=null_class or None)
-    if path.is_file() or path.suffix == ".pkl":
+    if path.suffix and not path.exists():
+        raise UserError(f"{path} does not exist: check the path")
+    if path.is_file():
         return import_model(path)
     return load(path)
 
@@ -66,5 +68,5 @@ def cached(name: str) -> Path | None:
             f"{name} does not exist, and {hub} has no copy of a model of the hub of this name: nothing is fetched by "
             f"itself, so give a path, or type: hf download {name}"
         )
-    files = [file for file in copies[-1].iterdir() if is_tensor_file(file)]
+    files = [file for file in copies[-1].iterdir() if holds_tensors(file)]
     return files[0] if len(files) == 1 and not is_diffusers(copies[-1]) else copies[-1]

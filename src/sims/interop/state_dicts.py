@@ -7,7 +7,6 @@ chosen: averages before weights.
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 import zipfile
@@ -22,29 +21,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sims.errors import UserError
-from sims.safe_pickle import Opaque, load_around
+from sims.files import parse_json, regular
+from sims.interop.recognize import described, holds_tensors
+from sims.safe_pickle import Opaque, PersistentObject, load_around
 
 AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "average")
 WRAPPERS = ("state_dict", "model", "module", "_orig_mod", "model_state_dict", "net", "network", "params", "weights")
 _AVERAGE = "averages of the weights"
 _OTHERS = re.compile(r"(opt|sched|lr_|scaler|rng|epoch|step|n_averaged|num_updates|initted|callbacks|loops|hyper|args)")
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 NAMED = 10  # tensors that a message names
 _DEEPEST = 64  # dicts within dicts
-_LARGEST = 100_000_000  # bytes of names, in a file of safetensors
-_KINDS = {  # how files of other kinds begin
-    b"version https://git-lfs": "a pointer of Git LFS in place of the file: fetch it with git lfs pull",
-    b"<": "a web page: download the file itself",
-    b"{": "JSON",
-    b"\x89HDF": "HDF5 (Keras): convert it to safetensors",
-    b"GGUF": "GGUF: convert it to safetensors",
-    b"\x93NUMPY": "an array of numpy: convert it to safetensors",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"\x1f\x8b": "compressed: unpack it first",
-    b"PAR1": "parquet",
-    b"%PDF": "a PDF",
-}
 
 
 @dataclass(frozen=True)
@@ -54,11 +40,6 @@ class Content:
     path: Path
     tensors: dict[str, Tensor]
     values: dict[str, object] = field(default_factory=dict)
-
-
-def is_tensor_file(path: Path) -> bool:
-    """Whether a path names a file of tensors, by its ending."""
-    return path.suffix in _SUFFIXES and not path.is_dir()
 
 
 def read_state_dict(path: Path | str, wanted: Collection[str] = ()) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -123,12 +104,13 @@ def some(names: Sequence[str]) -> str:
 def read(path: Path | str) -> Content:
     """All that a file holds, by dotted names; UserError as ``read_state_dict``."""
     path = Path(path)
-    try:
-        with open(path, "rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): check the path and its permissions") from error
-    content = _archive(path) if start[:2] == b"PK" else _other(path, start)
+    regular(path)
+    if not holds_tensors(path):
+        what = described(path) or "it is no file of tensors, or a damaged one"
+        raise UserError(f"{path} cannot be read: {what} (.safetensors, .pt, .pth and .ckpt can be)")
+    with open(path, "rb") as file:
+        start = file.read(2)
+    content = _archive(path) if start == b"PK" else _legacy(path) if start == b"\x80\x02" else _safetensors(path)
     tensors = {name: value for name, value in content if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no tensors: give the file that has the weights")
@@ -141,36 +123,32 @@ def read(path: Path | str) -> Content:
 Named = list[tuple[str, object]]
 
 
-def _other(path: Path, start: bytes) -> Named:
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < _LARGEST:
-        try:
-            with safe_open(path, "pt") as opened:
-                about = _flat({key: _parsed(value) for key, value in (opened.metadata() or {}).items()})
-                return [*about, *((name, opened.get_tensor(name)) for name in opened.keys())]  # noqa: SIM118
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise _damaged(path, error) from error
-    if start[:1] == b"\x80":  # as torch wrote before version 1.6
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged or hostile pickle fails in any way at all
-            raise UserError(
-                f"{path} is a pickle that is no file of tensors, or asks for more than these; none of its code ran: "
-                "write its state_dict as safetensors (a .pkl of EDM or EDM2 must end in .pkl)"
-            ) from error
-        return list(_flat(content))
-    kind = next((what for begin, what in _KINDS.items() if start.lstrip().startswith(begin)), None)
-    if not start:
-        kind = "empty: download or copy it again"
-    raise UserError(
-        f"{path} is {kind or 'no file of tensors, or a damaged one'}: .safetensors, .pt, .pth and .ckpt can be read"
-    )
+def _safetensors(path: Path) -> Named:
+    try:
+        with safe_open(path, "pt") as opened:
+            about = _flat({key: _parsed(value) for key, value in (opened.metadata() or {}).items()})
+            return [*about, *((name, opened.get_tensor(name)) for name in opened.keys())]  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _legacy(path: Path) -> Named:
+    """What ``torch.save`` wrote before version 1.6."""
+    try:
+        with open(path, "rb") as opened:  # torch goes by the endings of paths
+            return list(_flat(torch.load(opened, map_location="cpu", weights_only=True)))
+    except Exception as error:  # a damaged or hostile pickle fails in any way at all
+        raise UserError(
+            f"{path} is an old file of torch.save that is damaged, or asks for more than tensors; none of its code "
+            "ran: write its state_dict as safetensors"
+        ) from error
 
 
 def _parsed(value: str) -> object:
     """A value of safetensors' metadata, which are words: JSON where it is that."""
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        return parse_json(value, "metadata")
+    except UserError:
         return value
 
 
@@ -179,11 +157,6 @@ def _archive(path: Path) -> Named:
     try:
         with zipfile.ZipFile(path) as archive:
             places = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-            if "constants.pkl" in places or any(name.startswith("code/") for name in places):
-                raise UserError(f"{path} is TorchScript, which is code: save the module's state_dict instead")
-            if "data.pkl" not in places:
-                what = "arrays of numpy" if path.suffix == ".npz" else "a zip, but not of torch"
-                raise UserError(f"{path} is {what}: .safetensors, .pt, .pth and .ckpt can be read")
             if (order := places.get("byteorder")) and archive.read(order) != b"little":
                 raise UserError(f"{path} was written on a machine of another byte order: write it as safetensors")
             data = archive.read(places["data.pkl"])
@@ -226,18 +199,27 @@ class _Storages:
 
 def _flat(content: object, name: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
     """Everything within dicts, lists and opaque objects, by dotted names."""
-    if isinstance(content, Opaque):
+    if isinstance(content, Opaque | PersistentObject):
         content = content.state
     inside: Any = ()
     if isinstance(content, Mapping):
-        inside = content.items()
+        inside = _of_module(content) if "_modules" in content else content.items()
     elif isinstance(content, list | tuple):
         inside = enumerate(content)
     elif name:
         yield name, content.detach() if isinstance(content, Tensor) else content
     for key, value in inside if depth < _DEEPEST else ():
-        of_module = key in ("_modules", "_parameters", "_buffers")  # of a module that was saved whole
-        yield from _flat(value, name if of_module else f"{name}.{key}" if name else str(key), depth + 1)
+        yield from _flat(value, f"{name}.{key}" if name else str(key), depth + 1)
+
+
+def _of_module(state: Mapping[Any, Any]) -> Iterator[tuple[str, object]]:
+    """What the state dict of a module has that was saved whole: not its buffers that are made anew, nor its hooks."""
+    anew = state.get("_non_persistent_buffers_set")
+    for part in ("_parameters", "_buffers", "_modules"):
+        held = state.get(part)
+        for key, value in held.items() if isinstance(held, Mapping) else ():
+            if part != "_buffers" or not isinstance(anew, set) or key not in anew:
+                yield key, value
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
