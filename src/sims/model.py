@@ -32,10 +32,12 @@ from sims.sampling import Callback, Labels, SamplerOptions, sample_seeds
 from sims.sampling.noise import checked_shares
 
 FORMAT = 1
-# Networks of other libraries, which lie on a higher floor: module, network, denoiser. Imported only for such a model.
-PLUGINS = {"diffusers": ("sims.interop.diffusers_network", "DiffusersNetwork", "DiffusersDenoiser")}
-
-CODE = "code"  # the network that code of a user makes
+# Networks of other libraries and of users' code, which lie on a higher floor: the module, imported only for such a
+# model, and its function, which takes what make_network takes.
+PLUGINS = {
+    "diffusers": ("sims.interop.diffusers_network", "make_denoiser"),
+    "code": ("sims.interop.wrapping", "named_denoiser"),
+}
 
 
 @dataclass(frozen=True)
@@ -310,20 +312,15 @@ def make_network(
 ) -> Preconditioned:
     """A freshly initialized network with preconditioning, from the two tables of a ``folder``'s ``model.json``."""
     kind, precond = (str(table.pop("type")) for table in (network, preconditioning))
-    if kind == CODE:
-        named = importlib.import_module("sims.interop.wrapping").named_denoiser
-        return named(data_shape, num_classes, network, preconditioning, folder)  # type: ignore[no-any-return]
-    inner: Callable[..., Any]
-    outer: Callable[..., Preconditioned]
     if kind in PLUGINS:
-        module, *names = PLUGINS[kind]
-        inner, outer = (getattr(importlib.import_module(module), name) for name in names)
-    elif kind not in NETWORKS:
+        module, function = PLUGINS[kind]
+        make: Callable[..., Preconditioned] = getattr(importlib.import_module(module), function)
+        return make(data_shape, num_classes, network, preconditioning, folder)
+    if kind not in NETWORKS:
         raise UserError(f"unknown network {kind!r}{nearest(kind, NETWORKS)}")
-    elif precond not in PRECONDITIONINGS:
+    if precond not in PRECONDITIONINGS:
         raise UserError(f"unknown preconditioning {precond!r}{nearest(precond, PRECONDITIONINGS)}")
-    else:
-        inner, outer = NETWORKS[kind], PRECONDITIONINGS[precond]
+    inner, outer = NETWORKS[kind], PRECONDITIONINGS[precond]
     check_arguments(inner, network, "network")
     check_arguments(outer, preconditioning, "preconditioning")
     raw = inner(data_shape, num_classes, **network)

@@ -285,7 +285,7 @@ def _joined(found: list[Arrays]) -> Arrays:
     return replace(first, raw=np.concatenate([np.asarray(arrays.raw) for arrays in found]), labels=labels)
 
 
-MOST_CHANNELS = 4_096
+MOST_CHANNELS = 4_096  # of a picture; more is an array of something else
 
 
 def channels_first(raw: np.ndarray, where: str, keep: bool = False) -> np.ndarray:

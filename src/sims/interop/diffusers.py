@@ -49,8 +49,8 @@ __all__ = [
 ]
 
 HIGHEST = 160.0  # where sampling starts by default if the levels go far beyond: the usual linear schedule ends at 157
-# Settings of a scheduler that only its own sampler obeys; kept in the provenance.
 HABITS = (11, 101, 201, 366, 1001)  # classes of usual data sets and one more, which often stands for "no class"
+# Settings of a scheduler that only its own sampler obeys; kept in the provenance.
 IGNORED = ("clip_sample", "clip_sample_range", "thresholding", "sample_max_value", "variance_type", "timestep_spacing")
 
 

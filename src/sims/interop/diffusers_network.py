@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from sims.config import JSON
+from sims.config import JSON, check_arguments
 from sims.errors import UserError
 from sims.interop.diffusers_weights import make_module
 from sims.interop.parameterizations import read_schedule
-from sims.preconditioning import Coefficients, Preconditioned
+from sims.preconditioning import EDM_LEVELS, Coefficients, Preconditioned
 
 UNET, DIT = ARCHITECTURES = ("UNet2DModel", "DiTTransformer2DModel")
 
 Timesteps = Literal["interpolated", "nearest"]
-EDM_LEVELS = (-1.2, 1.2)  # mean and standard deviation of ln(sigma) in training: Karras et al. 2022, table 1
 
 
 class DiffusersNetwork(nn.Module):
@@ -133,3 +133,17 @@ class DiffusersDenoiser(Preconditioned):
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """The scalings of sigma as it is, also between levels, because the noise is what it is; and the timestep."""
         return *self.schedule.scalings(sigma), self.schedule.timestep(self.round_sigma(sigma))
+
+
+def make_denoiser(
+    data_shape: tuple[int, ...],
+    num_classes: int,
+    network: dict[str, Any],
+    preconditioning: dict[str, Any],
+    folder: Path,
+) -> DiffusersDenoiser:
+    """A freshly drawn network from the two tables of the ``model.json`` in a ``folder``."""
+    check_arguments(DiffusersNetwork, network, "network")
+    check_arguments(DiffusersDenoiser, preconditioning, "preconditioning")
+    raw = DiffusersNetwork(data_shape, num_classes, **network)
+    return DiffusersDenoiser(raw, data_shape, num_classes, **preconditioning)

@@ -41,6 +41,7 @@ __all__ = [
     "nfe",
     "sample",
     "sample_seeds",
+    "shares_to_draw",
 ]
 
 SolverName = Literal["heun", "dpmpp2m"]
@@ -215,7 +216,7 @@ def sample_seeds(
         pad = pad or len(seeds) > batch_size  # another size would be compiled anew
     sigmas = options.sigmas(denoiser)
     x = torch.empty(len(seeds), *denoiser.data_shape)
-    chosen, shares = _checked_labels(denoiser, labels, len(seeds)), options.class_shares or class_shares_of(denoiser)
+    chosen, shares = _checked_labels(denoiser, labels, len(seeds)), shares_to_draw(options, denoiser)
     for start in range(0, len(seeds), batch_size):
         index = torch.arange(start, min(start + batch_size, len(seeds)))
         count = len(index)
@@ -240,6 +241,11 @@ def sample_seeds(
         if progress is not None:
             progress(count)
     return x, chosen
+
+
+def shares_to_draw(options: SamplerOptions, source: object) -> tuple[float, ...]:
+    """The shares by which classes are drawn: those asked for, else those that a model or data say of themselves."""
+    return options.class_shares or class_shares_of(source)
 
 
 def _told(callback: Callback | None, num_steps: int) -> OnStep:

@@ -16,6 +16,7 @@ from sims.metrics.intervals import paired_interval
 from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Data, Floor, Row
 from sims.results.improve import CacheResult, Chosen, ImproveResult, Round, SearchCell, SearchResult, Spent
+from sims.sampling import shares_to_draw
 from sims.scoring.figures import run_figures
 
 
@@ -33,7 +34,7 @@ def improve_result(
     comparisons = _comparisons(outcome.table)
     headline, warnings = _headline({row.label: row for row in rows}, comparisons)
     conditional, floor = model.num_classes > 0, None
-    drawn = drawn_shares(model.num_classes, model.sampler.class_shares or model.class_shares)
+    drawn = drawn_shares(model.num_classes, shares_to_draw(model.sampler, model))
     data = data_facts(real, test, conditional, drawn) if real else Data("none", drawn_shares=drawn)
     if judge is not None:
         samples = options.evaluation.draws * options.evaluation.samples

@@ -31,6 +31,7 @@ from sims.results.loop import (
     TrustedResult,
 )
 from sims.runs.directory import Run
+from sims.sampling import shares_to_draw
 from sims.scoring.figures import run_figures
 from sims.scoring.judge import Judge
 
@@ -127,7 +128,7 @@ def image_loop_result(
 
 def _drawn(options: RepeatedOptions, data: Dataset) -> tuple[float, ...]:
     """The shares by which the first generation's classes are drawn."""
-    return drawn_shares(data.num_classes * options.data.conditional, options.sampler.class_shares or data.class_shares)
+    return drawn_shares(data.num_classes * options.data.conditional, shares_to_draw(options.sampler, data))
 
 
 def pollution_result(

@@ -23,7 +23,7 @@ from sims.metrics.proportions import called_shares
 from sims.model import Model
 from sims.results.common import Cost, Look
 from sims.results.shift import CLASSIFIER, FINE_TUNING, REJECTION, STEERED
-from sims.sampling import SeededNoise, nfe, sample_seeds
+from sims.sampling import SeededNoise, nfe, sample_seeds, shares_to_draw
 from sims.seeds import seed_range
 
 Array = np.ndarray
@@ -102,7 +102,7 @@ def of_gradient(model: Model, meter: Meter, scale: float) -> Contender:
     options = model.sampler
 
     def sample(seeds: range) -> Tensor:
-        shares = options.class_shares or model.class_shares
+        shares = shares_to_draw(options, model)
         classes = SeededNoise(seeds, guide.data_shape, model.num_classes, shares).labels()
         labels = guide.wanted(seeds, classes)
         return sample_seeds(guide, seeds, options, labels, meter.batch_size, device=meter.run.device)[0]
