@@ -41,7 +41,7 @@ class CorrectionGuide(Guide):
     def correction(
         self, x: Tensor, sigma: Tensor, labels: Tensor | None, denoised: Tensor, *others: Evaluate
     ) -> Tensor:
-        """c, like x, where ``denoised`` is the base's estimate and ``others`` evaluate the other children."""
+        """c, like x, where ``denoised`` is the base's estimate and ``others`` evaluate what else it ``calls``."""
         raise NotImplementedError
 
     def estimate(self, x: Tensor, sigma: Tensor, labels: Tensor | None, base: Evaluate, *others: Evaluate) -> Tensor:
@@ -60,7 +60,7 @@ class CorrectionGuide(Guide):
     def evaluations(self, sigmas: Tensor) -> int:
         """Network evaluations per sample: the base's at every level and the others' at every refresh."""
         refreshes = _refreshes(sigmas, self.steps(sigmas))
-        others = 0 if self.w == 0 else sum(getattr(self, name).evaluations(refreshes) for name in self.children[1:])
+        others = 0 if self.w == 0 else sum(getattr(self, name).evaluations(refreshes) for name in self.calls[1:])
         return self.base.evaluations(sigmas) + others
 
     def steps(self, sigmas: Tensor) -> list[Step | None]:

@@ -44,6 +44,8 @@ class Guide(Wrapped):
     kind: ClassVar[str] = ""
     children: ClassVar[tuple[str, ...]] = ("base",)
     """The fields that hold denoisers, the base first."""
+    calls: ClassVar[tuple[str, ...]] = ()
+    """The denoisers that an estimate evaluates, one after the other; the children, where it is not said."""
     guides_outputs: ClassVar[bool] = False
     """Whether it is D_base + w (D_base - D_aux), so that two networks of one parameterization can be guided in a
     sampling loop of another library."""
@@ -57,6 +59,8 @@ class Guide(Wrapped):
 
     def __init_subclass__(cls, kind: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "calls" not in cls.__dict__:
+            cls.calls = cls.children
         if kind is not None:
             cls.kind = kind
             RULES[kind] = cls
@@ -74,7 +78,7 @@ class Guide(Wrapped):
                 raise UserError(f"base and {name} differ in classes: {base.num_classes} and {other.num_classes}")
 
     def estimate(self, x: Tensor, sigma: Tensor, labels: Tensor | None, base: Evaluate, *others: Evaluate) -> Tensor:
-        """The guided estimate, like x; ``base`` and ``others`` evaluate the children, in their order."""
+        """The guided estimate, like x; ``base`` and ``others`` evaluate what it ``calls``."""
         raise NotImplementedError
 
     def unguided(self, base: Evaluate) -> Evaluate:
@@ -95,14 +99,14 @@ class Guide(Wrapped):
         return lambda x, sigma, labels: self.estimate(x, sigma, labels, *evaluators)
 
     def evaluations(self, sigmas: Tensor) -> int:
-        """Network evaluations per sample: every child once at every level."""
-        names = self.children[:1] if self.w == 0 else self.children
+        """Network evaluations per sample: every call at every level."""
+        names = self.calls[:1] if self.w == 0 else self.calls
         return sum(getattr(self, name).evaluations(sigmas) for name in names)
 
     def evaluators(self, *levels: Tensor) -> list[Evaluate]:
-        """The children as they are, or for runs over these levels: the base's, the others' (the last given)."""
+        """What is called as it is, or for runs over these levels: the base's, the others' (the last given)."""
         made = []
-        for index, name in enumerate(self.children):
+        for index, name in enumerate(self.calls):
             child: Denoiser = getattr(self, name)
             evaluate = child.trajectory(levels[min(index, len(levels) - 1)]) if levels else child
             made.append(evaluate if index == 0 or child.num_classes > 0 else _without_labels(evaluate))

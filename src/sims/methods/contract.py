@@ -77,10 +77,11 @@ class Method:
     look              its title, colours and marker in tables and figures, where its label is its name
     needs_real        trains on real data
     needs_snapshots   needs earlier snapshots of the base's own training
+    needs_no_class    needs a base with classes that can also be told none
     networks          network evaluations at each evaluation of its denoiser
     prepared_as       what it prepares: methods that name the same share one artefact; "" prepares nothing
     budget            which of its networks: one that a search chooses, that of the leader's budget, one of the base's
-                      snapshots that a search chooses, or the only one
+                      snapshots that a search chooses, the only one, or none, since it needs no network but the base
     follows_leader    what it is prepared with, or its budget, follows from what the leading method chose
     of_leader         is made from the leader's model, so that its strength and all its costs are its own too
     later_rounds      runs in every round, and not in the first alone
@@ -97,9 +98,10 @@ class Method:
     work: Callable[[Expected], Work] | None = None
     needs_real: bool = False
     needs_snapshots: bool = False
+    needs_no_class: bool = False
     networks: int = 1
     prepared_as: str = ""
-    budget: Literal["searched", "leader", "snapshots", "only"] = "searched"
+    budget: Literal["searched", "leader", "snapshots", "only", "none"] = "searched"
     follows_leader: bool = False
     of_leader: bool = False
     later_rounds: bool = False
@@ -112,15 +114,17 @@ class Method:
 
     @property
     def feeds_loops(self) -> bool:
-        """Whether it can be a remedy in a loop: made from a generation's own model alone, and not that model itself."""
-        return not self.needs_real and not self.follows_leader and self.strengths != Fixed(0.0)
+        """Whether it can be a remedy in a loop: a network made from a generation's own model."""
+        return not (self.needs_real or self.follows_leader or self.budget == "none" or self.strengths == Fixed(0.0))
 
-    def lacks(self, real: bool, snapshots: bool) -> str | None:
-        """What it needs and this job does not have: real data, or snapshots of the base's training."""
+    def lacks(self, real: bool, snapshots: bool, no_class: bool) -> str | None:
+        """What it needs and this job does not have: real data, snapshots of the base's training, a class for none."""
         if self.needs_real and not real:
             return "it needs the real training data"
         if self.needs_snapshots and not snapshots:
             return "it needs earlier snapshots of the base's training, and a given model has none"
+        if self.needs_no_class and not no_class:
+            return "it needs a base with classes that can also be told none"
         return None
 
     def prepare(self, base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact | None:
@@ -138,9 +142,9 @@ class Method:
             raise UserError(
                 f"method {self.name!r} has the one strength {self.strengths.w:g} (or 0, the base), not {w:g}"
             )
-        if aux is None:
+        if aux is None and self.budget != "none":
             raise UserError(f"method {self.name!r} at w = {w:g} needs its prepared network")
-        return self.construction(base, aux, w)
+        return self.construction(base, base if aux is None else aux, w)
 
 
 def check_strength(w: float) -> None:

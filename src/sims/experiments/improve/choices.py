@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 from sims.experiments.improve.improvement import Choice, Context, mark, settings_of
 from sims.experiments.improve.method_search import built, search_method, search_work
 from sims.experiments.improve.search import Searched
 from sims.experiments.options import ImproveOptions
-from sims.methods import LEADER, Base, Continuous, Expected, Method
+from sims.methods import LEADER, Artefact, Base, Continuous, Expected, Method
 from sims.results.common import Cost
 from sims.runs.work import Work
 
@@ -23,6 +24,8 @@ def choose(
     name, strengths = method.name, method.strengths
     with context.stage(_preparing(method), round_) if method.prepared_as else nullcontext():
         artefact = method.prepare(base, context.real, settings, context.run)
+    if artefact is None and method.budget == "none":  # the base is all it needs
+        artefact = Artefact(base.key, {0: Path()})
     if artefact is None:
         return Choice(name, name, base.model), None
     budgets, cost, searched = sorted(artefact.variants), artefact.cost, None
@@ -39,7 +42,7 @@ def choose(
     model = built(context, method, base, artefact, budget, w)
     if method.of_leader and leader is not None:
         w, cost = leader.w, cost + leader.cost
-    return Choice(name, name, model, w, budget, cost), searched
+    return Choice(name, name, model, w, budget or None, cost), searched
 
 
 def default_choice(budgets: list[int]) -> tuple[int, float]:

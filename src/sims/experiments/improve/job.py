@@ -180,7 +180,7 @@ def _check_parts(options: ImproveOptions, num_processes: int) -> None:
     if options.model is None:
         options.base.train.check_parts(num_processes)
     expected = Expected(settings_of(options), options.base.train)
-    for method in methods_of(options):
+    for method in methods_of(options, None):
         training = method.work(expected).training if method.work is not None else None
         if training is not None:
             training.options.check_parts(num_processes)

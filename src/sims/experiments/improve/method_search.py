@@ -25,7 +25,8 @@ from sims.seeds import seed_range
 
 def built(context: Context, method: Method, base: Base, artefact: Artefact, budget: int, w: float) -> Model:
     """The base with a method at strength w; the guidance interval applies to whatever guides."""
-    denoiser = method.build(base.model, artefact.load(budget, context.run.device), w)
+    aux = None if method.budget == "none" else artefact.load(budget, context.run.device)
+    denoiser = method.build(base.model, aux, w)
     if isinstance(denoiser, Guide):
         denoiser = denoiser.limited(context.interval)
     return base.model.with_denoiser(denoiser)
@@ -56,7 +57,7 @@ def search_method(
         *([trusted] if trusted else []),
     ]
     folder = run.path / "search" / f"{name}-{digest(*key)[:12]}"
-    if method.budget == "snapshots":  # a fixed budget is the auxiliary's; the snapshots of the base have others
+    if method.budget in ("snapshots", "none"):  # a fixed budget is the auxiliary's
         settings = replace(settings, budget=None)
     evaluations = 0
 
@@ -117,4 +118,5 @@ def _num_budgets(options: ImproveOptions, method: Method) -> int:
     """How many budgets a search chooses from."""
     if method.budget == "snapshots":
         return len({*options.base.snapshots})
-    return 1 if method.budget == "leader" or options.search.budget is not None else len({*options.auxiliary.budgets})
+    single = method.budget in ("leader", "none") or options.search.budget is not None
+    return 1 if single else len({*options.auxiliary.budgets})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sims.denoiser import Denoiser
 from sims.experiments.base_model import base_work
 from sims.experiments.improve.choices import choose, choosing_work, in_order
 from sims.experiments.improve.improvement import Choice, Context, settings_of
@@ -12,6 +13,7 @@ from sims.experiments.improve.rows import Measured, measure, table_work, with_re
 from sims.experiments.improve.search import Searched
 from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
+from sims.guidance import knows_no_class
 from sims.methods import HEIR, LEADER, METHODS, Base, Expected, Method
 from sims.results.improve import Chosen
 from sims.runs.work import Sampling, Work
@@ -32,27 +34,28 @@ class RoundOutcome:
         return next((line.choice for line in self.table if line.choice.label == label), None)
 
 
-def _named(options: ImproveOptions, round_: int) -> dict[Method, str | None]:
+def _named(options: ImproveOptions, round_: int, base: Denoiser | None) -> dict[Method, str | None]:
     """The methods of a round in the order of the table, and what each needs that this job lacks."""
     named = [METHODS[name] for name in options.methods]
     if round_:  # further rounds have their own, whatever was asked for
         named = [method for method in METHODS.values() if method.later_rounds]
     snapshots = options.model is None and bool(options.base.snapshots) and round_ == 0
-    return {method: method.lacks(options.data.path != "none", snapshots) for method in named}
+    no_class = base is not None and knows_no_class(base)
+    return {method: method.lacks(options.data.path != "none", snapshots, no_class) for method in named}
 
 
-def methods_of(options: ImproveOptions, round_: int = 0) -> list[Method]:
-    """The methods that a round runs: without real data, or snapshots of the base, some are left out."""
-    return [method for method, lacks in _named(options, round_).items() if lacks is None]
+def methods_of(options: ImproveOptions, base: Denoiser | None, round_: int = 0) -> list[Method]:
+    """The methods that a round runs: without what they need of the data or the base, some are left out."""
+    return [method for method, lacks in _named(options, round_, base).items() if lacks is None]
 
 
 def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
     """All methods of one round, chosen and judged."""
     options = context.options
-    for method, lacks in _named(options, round_).items():
+    for method, lacks in _named(options, round_, base.model.denoiser).items():
         if lacks is not None:
             context.run.log(f"{method.name} is left out: {lacks}")
-    methods = methods_of(options, round_)
+    methods = methods_of(options, base.model.denoiser, round_)
     chosen: dict[str, Choice] = {}
     searches: dict[str, Searched] = {}
     for method in in_order(methods):
@@ -75,7 +78,8 @@ def _said(name: str, chosen: Chosen) -> str:
     by = ""
     if chosen.trusted is not None:
         by = f", by {chosen.trusted.size:,} trusted images; by the training data {chosen.trusted.by_data:g}"
-    return f"{name}: budget {chosen.budget:,} images, w = {chosen.w:g} ({chosen.samples:,} samples searched){by}"
+    budget = f"budget {chosen.budget:,} images, " if chosen.budget else ""
+    return f"{name}: {budget}w = {chosen.w:g} ({chosen.samples:,} samples searched){by}"
 
 
 def next_base(outcome: RoundOutcome, options: ImproveOptions, round_: int) -> Base:
@@ -92,10 +96,10 @@ def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
     work = [base_work(options)] if options.model is None else []
     expected = Expected(settings_of(options), options.base.train, sampling.nfe, sampling.guided)
     for round_ in range(options.rounds):
-        methods = methods_of(options, round_)
+        methods = methods_of(options, sampling.denoiser, round_)
         work += choosing_work(options, methods, expected, round_)
         if options.is_judged:
             if LEADER in methods:
                 work.append(variants_work(options, methods, expected, sampling, round_))
             work += table_work(options, methods, expected, round_)
-    return [*work, grids_work(options, methods_of(options), expected)]
+    return [*work, grids_work(options, methods_of(options, sampling.denoiser), expected)]
