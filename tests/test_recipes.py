@@ -26,7 +26,7 @@ from sims.experiments.cost import rates
 from sims.experiments.cost.described import DataSize
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.job import improve
-from sims.experiments.improve.sampler_search import Setting, cheapest_bound, cheapest_expected, fewest
+from sims.experiments.improve.sampler_search import SEARCHED, Setting, cheapest_bound, cheapest_expected, fewest
 from sims.experiments.improve.search import Search, SearchOptions, search_bound
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
@@ -36,7 +36,7 @@ from sims.metrics import weights
 from sims.results.common import Row
 from sims.results.improve import ImproveResult
 from sims.runs.work import Leaves, Sampling, Training, Work, training_work
-from sims.sampling import SOLVERS, SamplerOptions, nfe
+from sims.sampling import SamplerOptions, nfe
 from sims.training.base import new_model
 from sims.training.trainer import TrainOptions
 from test_pretrained import ToyInception
@@ -340,7 +340,7 @@ def test_the_cheapest_sampler_has_a_bound() -> None:
 
         for _ in range(20):
             spent = 0
-            for solver in SOLVERS:
+            for solver in SEARCHED:
                 fewest(retained, solver, 18)
             assert 0 < spent <= bound
     assert bound < 1200

@@ -22,6 +22,7 @@ from sims.model import Model, load
 from sims.networks.options import NetworkOptions
 from sims.processes import join
 from sims.runs.directory import Run
+from sims.runs.learning_rate import with_rate
 from sims.sampling import SamplerOptions
 from sims.seeds import derive_seed
 from sims.training.base import train_base
@@ -110,7 +111,7 @@ def fine_tune(
     *,
     images: int,
     labels: ArrayLike | Sequence[int] | None = None,
-    lr: float = 1e-3,
+    lr: float | None = None,
     batch: int = 256,
     train: TrainOptions | Table | None = None,
     seed: int = 0,
@@ -121,7 +122,8 @@ def fine_tune(
 
     ``samples`` are a data set or the path of one, a tensor in model space as ``model.sample`` gives it, or an array in
     the data's own format as ``model.images`` does; both with ``labels`` (N,) where the model has classes. Returns the
-    averaged weights. ``train`` are further options; ``folder`` keeps the training's state, to continue what was
+    averaged weights. Without ``lr`` a probe finds one where the model was not trained here, or not at the usual rate.
+    ``train`` are further options; ``folder`` keeps the training's state, to continue what was
     interrupted: without one it lies in a temporary folder. Errors: UserError for a model that is no single network,
     samples that do not fit it or are not finite, bad options, or a folder of another training.
 
@@ -145,6 +147,7 @@ def fine_tune(
             folder = stack.enter_context(TemporaryDirectory())
         run = Run(folder, config, quiet=quiet)
         stack.callback(run.close)
+        options = with_rate(model, lambda: data, data.fingerprint, options, seed, run).options
         trainer = Trainer(model, data, options, run.path / "training", images=images, seed=seed)
         with run.progress("fine-tune", images) as advance:
             trained = trainer.run(advance, run.log)

@@ -178,15 +178,30 @@ class EDM2Precond(EDMPrecond):
 class ConsistencyPrecond(EDMPrecond):
     """A consistency function f(x, sigma), which is x at sigma_min: Song et al. 2023, appendix C, equation 9 onwards.
 
-    One evaluation at sigma_max makes a sample. The network is told 250 ln(sigma).
+    One evaluation at sigma_max makes a sample. The network is told ``scale`` ln(sigma): 250 in published models, 0.25
+    where it was distilled from a network of EDM.
     """
 
     kind = "consistency"
+    arguments = ("sigma_data", "sigma_min", "sigma_max", "scale")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        data_shape: tuple[int, ...],
+        num_classes: int = 0,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        scale: float = 250.0,
+    ) -> None:
+        super().__init__(network, data_shape, num_classes, sigma_data, sigma_min, sigma_max)
+        self.scale = scale
 
     def coefficients(self, sigma: Tensor) -> Coefficients:
         data, above = self.sigma_data, sigma - self.sigma_min
         c_in = (sigma**2 + data**2).rsqrt()
-        return data**2 / (above**2 + data**2), above * data * c_in, c_in, 250 * sigma.log()
+        return data**2 / (above**2 + data**2), above * data * c_in, c_in, self.scale * sigma.log()
 
 
 class VPPrecond(Preconditioned):

@@ -39,7 +39,7 @@ def open_model(
     if foreign:
         return load_diffusers(path, null_class=null_class or None)
     if path.suffix and not path.exists():
-        raise UserError(f"{path} does not exist: check the path")
+        raise UserError(f"no file {path}: check the path")
     if path.is_file():
         return import_model(path)
     return load(path)

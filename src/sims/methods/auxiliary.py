@@ -15,6 +15,7 @@ from sims.methods.unguided import BASE
 from sims.model import Model, load, reinitialized
 from sims.results.common import Cost
 from sims.runs.directory import Run
+from sims.runs.learning_rate import with_rate
 from sims.runs.synthesize import synthesize
 from sims.runs.work import Leaves, Training, Work, training_work
 from sims.sampling import nfe
@@ -49,42 +50,46 @@ def prepare_auxiliary(base: Base, real: Dataset | None, settings: Settings, run:
 
 def auxiliary_work(expected: Expected) -> Work:
     """What ``prepare_auxiliary`` counts."""
-    options, count = expected.settings.auxiliary, expected.settings.auxiliary.samples
-    trained = _training_work(options, "auxiliary")
+    count = expected.settings.auxiliary.samples
+    trained = _training_work(expected, "auxiliary")
     kept = Leaves("own samples, before compression", samples=count)
     return replace(trained, evaluations=count * expected.nfe, samples=count, leaves=(kept, *trained.leaves))
 
 
 def prepare_placebo(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
-    """The same training on real data: what guidance away from *any* fine-tune would do."""
+    """The same training on real data, at the same rate: what guidance away from *any* fine-tune would do."""
     assert real is not None
     return _train(base, lambda: real, real.fingerprint, settings, run, "placebo")
 
 
 def placebo_work(expected: Expected) -> Work:
     """What ``prepare_placebo`` counts."""
-    return _training_work(expected.settings.auxiliary, "placebo")
+    return _training_work(expected, "placebo")
 
 
-def _training_work(options: AuxiliarySettings, leaves: str) -> Work:
+def _training_work(expected: Expected, leaves: str) -> Work:
+    options = expected.settings.auxiliary
     training, budgets = Training("auxiliary", options.train), {*options.budgets}
-    return training_work("", training, max(budgets), leaves=leaves, snapshots=len(budgets))
+    images = max(budgets) + expected.probe(options.train)
+    return training_work("", training, images, leaves=leaves, snapshots=len(budgets))
 
 
 def _train(base: Base, data: Callable[[], Dataset], data_key: str, settings: Settings, run: Run, name: str) -> Artefact:
     options = settings.auxiliary
     seed = derive_seed("auxiliary", settings.seed, settings.round)
     budgets = sorted(options.budgets)
-    folder = run.artefact(name, base.key, data_key, options.init, to_dict(options.train), budgets, seed)
+    start, own = _start(base, options, seed), samples_folder(base, settings, run)[0].name
+    rated = with_rate(start, lambda: own_samples(base, settings, run), own, options.train, seed, run)
+    folder = run.artefact(name, base.key, data_key, options.init, to_dict(rated.options), budgets, seed)
     trained = read_trained(folder)
     if trained is None:
         trainer = Trainer(
-            _start(base, options, seed), data(), options.train, folder,
+            start, data(), rated.options, folder,
             images=budgets[-1], seed=seed, snapshots=tuple(budgets), accelerator=run.accelerator,
         )  # fmt: skip
         with run.progress(f"train the {name}", budgets[-1]) as advance:
             trained = trainer.run(advance, run.log)
-    return Artefact(folder.name, trained.snapshots, Cost(budgets[-1]))
+    return Artefact(folder.name, trained.snapshots, Cost(budgets[-1] + rated.images), rated.said)
 
 
 def _start(base: Base, options: AuxiliarySettings, seed: int) -> Model:

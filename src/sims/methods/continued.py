@@ -10,6 +10,7 @@ from sims.methods.guided import replace
 from sims.methods.settings import Expected, Settings
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
+from sims.runs.learning_rate import with_rate
 from sims.runs.work import Training, Work, training_work
 from sims.training.trainer import Trainer
 
@@ -23,15 +24,16 @@ def train_on(base: Base, real: Dataset, images: int, run: Run) -> Artefact:
     """The base trained on for so many images, exactly as if its training had been that much longer."""
     if images < 1:
         raise UserError(f"training on for {images} images: at least 1 is needed")
-    folder = run.artefact("continued", base.key, real.fingerprint, images, to_dict(base.train), base.seed)
+    rated = with_rate(base.model, lambda: real, real.fingerprint, base.train, base.seed, run)
+    folder = run.artefact("continued", base.key, real.fingerprint, images, to_dict(rated.options), base.seed)
     total = base.images + images
     trainer = Trainer(
-        base.model, real, base.train, folder,
+        base.model, real, rated.options, folder,
         images=total, seed=base.seed, earlier=base.training, accelerator=run.accelerator,
     )  # fmt: skip
     with run.progress("train the base on", total) as advance:
         trained = trainer.run(advance, run.log)
-    return Artefact(folder.name, {images: trained.last}, Cost(images))
+    return Artefact(folder.name, {images: trained.last}, Cost(images + rated.images), rated.said)
 
 
 def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:

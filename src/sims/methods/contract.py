@@ -39,11 +39,15 @@ class Base:
 
 @dataclass(frozen=True)
 class Artefact:
-    """What a method prepared: models by budget (images seen), and what they cost: samples, training, a teacher."""
+    """What a method prepared: models by budget (images seen), and what they cost: samples, training, a teacher.
+
+    ``note`` is what else there is to say of them.
+    """
 
     key: str
     variants: dict[int, Path]
     cost: Cost = field(default_factory=Cost)
+    note: str = ""
 
     def load(self, budget: int, device: torch.device | str = "cpu") -> Model:
         """The network trained for ``budget`` images; UserError names the budgets there are."""

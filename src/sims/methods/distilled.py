@@ -17,6 +17,7 @@ from sims.methods.settings import Expected, Settings
 from sims.methods.sims import SIMS
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
+from sims.runs.learning_rate import with_rate
 from sims.runs.synthesize import synthesize
 from sims.runs.work import Leaves, Training, Work, training_work
 from sims.sampling import nfe
@@ -34,30 +35,38 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
     seeds = seed_range("distillation", settings.seed, options.samples, settings.round)
     seed = derive_seed("distilled", settings.seed, settings.round)
     key = [base.key, teacher.hash, to_dict(teacher.sampler), [seeds.start, seeds.stop], settings.batch_size]
-    folder = run.artefact("distilled", *key, to_dict(options.train), options.images, seed)
-    trained = read_trained(folder)
-    if trained is None:
+    guided = run.artefact("guided", *key)
+
+    def data() -> Dataset:
+        assert settings.leader is not None
         with run.progress("guided samples", len(seeds)) as advance:
-            data = synthesize(
-                teacher, run.artefact("guided", *key), seeds, method=SIMS.name, w=settings.leader.w,
+            return synthesize(
+                teacher, guided, seeds, method=SIMS.name, w=settings.leader.w,
                 batch_size=settings.batch_size, accelerator=run.accelerator, advance=advance,
             )  # fmt: skip
+
+    rated = with_rate(base.model, data, guided.name, options.train, seed, run, teacher.denoiser)
+    folder = run.artefact("distilled", *key, to_dict(rated.options), options.images, seed)
+    trained = read_trained(folder)
+    if trained is None:
         trainer = Trainer(
-            base.model, data, options.train, folder,
+            base.model, data(), rated.options, folder,
             images=options.images, seed=seed, teacher=teacher.denoiser, accelerator=run.accelerator,
         )  # fmt: skip
         with run.progress("distill", options.images) as advance:
             trained = trainer.run(advance, run.log)
     # Beyond the student's own pass, every training image costs one of each of the teacher's two networks.
-    evaluations = options.samples * nfe(teacher, teacher.sampler) + 2 * options.images
-    return Artefact(folder.name, {options.images: trained.last}, Cost(options.images, evaluations))
+    images = options.images + rated.images
+    cost = Cost(images, options.samples * nfe(teacher, teacher.sampler) + 2 * images)
+    return Artefact(folder.name, {options.images: trained.last}, cost, rated.said)
 
 
 def distilled_work(expected: Expected) -> Work:
     """What preparing the student counts."""
     options = expected.settings.distilled
     training = Training("distilled", options.train, taught=True)
-    trained = training_work("", training, options.images, leaves="distilled")
+    images = options.images + expected.probe(options.train)
+    trained = training_work("", training, images, leaves="distilled")
     kept = Leaves("guided samples, before compression", samples=options.samples)
     evaluations = options.samples * expected.guided
     return dataclasses.replace(

@@ -9,6 +9,7 @@ from sims.errors import UserError
 from sims.model import Model
 from sims.results.common import Cost
 from sims.training.options import TrainOptions
+from sims.training.probe import STEPS
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ class Expected:
     train        how the base is trained
     nfe, guided  network evaluations of a sample of the base, and of a guided pair of networks
     leader       what the leading method is expected to cost
+    foreign      the base was not trained here at the usual rate: learning rates are found by a probe
     """
 
     settings: Settings
@@ -78,6 +80,11 @@ class Expected:
     nfe: int = 0
     guided: int = 0
     leader: Cost = field(default_factory=Cost)
+    foreign: bool = False
+
+    def probe(self, train: TrainOptions) -> int:
+        """Training images by which a learning rate is found: usually one of the first three."""
+        return 3 * STEPS * train.batch if self.foreign and train.lr is None else 0
 
     def evaluations(self, networks: int) -> int:
         """Of a sample whose denoiser has so many networks, 1 or 2."""

@@ -12,12 +12,16 @@ from sims.training.options import TrainOptions
 
 @dataclass(frozen=True)
 class Sampling:
-    """The base as it is sampled; network evaluations of a sample: ``nfe`` alone, ``guided`` of a pair of networks."""
+    """The base as it is sampled; network evaluations of a sample: ``nfe`` alone, ``guided`` of a pair of networks.
+
+    ``foreign``: it was not trained here, or not at the usual rate.
+    """
 
     denoiser: Denoiser
     options: SamplerOptions
     nfe: int
     guided: int
+    foreign: bool = False
 
     def cost(self, networks: int) -> int:
         """Evaluations of a sample where every evaluation of the denoiser is one of so many networks (1 or 2)."""

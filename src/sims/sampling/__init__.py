@@ -25,7 +25,7 @@ from sims.denoiser import (
     half_precision,
 )
 from sims.errors import UserError
-from sims.sampling import heun, multistep
+from sims.sampling import consistency, euler, heun, multistep
 from sims.sampling.noise import SeededNoise, checked_shares
 from sims.sampling.schedules import edm_sigmas
 from sims.sampling.solver import Churn, OnStep, SamplingStep, Solver
@@ -44,10 +44,16 @@ __all__ = [
     "shares_to_draw",
 ]
 
-SolverName = Literal["heun", "dpmpp2m"]
+SolverName = Literal["heun", "dpmpp2m", "euler", "consistency"]
 Callback = Callable[[SamplingStep], object]
 Labels = Tensor | Sequence[int] | int | None
-SOLVERS: dict[SolverName, Solver] = {"heun": cast(Solver, heun), "dpmpp2m": cast(Solver, multistep)}
+SOLVERS: dict[SolverName, Solver] = {
+    "heun": cast(Solver, heun),
+    "dpmpp2m": cast(Solver, multistep),
+    "euler": cast(Solver, euler),
+    "consistency": cast(Solver, consistency),
+}
+FEW = 4  # evaluations that a sample of a distilled generator takes at most
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class SamplerOptions:
     """
 
     solver: SolverName = "heun"
-    """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic."""
+    """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic; euler likewise, first order (DDIM). consistency: of consistency models, noise added anew after each of few steps."""  # noqa: E501
     steps: int = 18
     """Number of steps from sigma_max to 0."""
     sigma_min: float | None = None
@@ -138,9 +144,9 @@ def sample(
     """Samples (B, *data_shape) float32 from standard normal noise (B, *data_shape): nothing survives the call.
 
     denoiser: a Denoiser, or any callable as ``as_denoiser`` takes it;
-    sigmas (N + 1,) decreasing to 0, levels the denoiser knows; labels (B,) or None; step_noise() gives the churn
-    noise of the next step, needed if churn.s_churn > 0. The state is float64, the denoiser sees float32 and computes
-    with ``precision``. callback(SamplingStep) is told of every step and changes nothing.
+    sigmas (N + 1,) decreasing to 0, levels the denoiser knows; labels (B,) or None; step_noise() gives the noise of
+    the next step, needed if churn.s_churn > 0 and by the solver consistency. The state is float64, the denoiser sees
+    float32 and computes with ``precision``. callback(SamplingStep) is told of every step and changes nothing.
     Samples that diverge come back as they are: the caller counts what is not finite. Errors: UserError for levels that
     do not decrease to 0, an unknown solver, or churn without noise.
 
@@ -158,7 +164,8 @@ def sample(
     method = _solver(solver, churn)
     sigmas = sigmas.to("cpu", torch.float64)
     _check_sigmas(sigmas)
-    if churn.s_churn > 0 and step_noise is None:
+    noisy = churn.s_churn > 0 or method.RENOISES
+    if noisy and step_noise is None:
         raise UserError("churn needs noise for each step: pass step_noise, such as SeededNoise(...).step")
     planned = method.planned(sigmas, churn, denoiser.round_sigma)
     evaluate = denoiser.trajectory(planned)
@@ -176,7 +183,7 @@ def sample(
         return step_noise().to(noise.device, state_dtype)
 
     x = noise.to(state_dtype) * float(sigmas[0])
-    noises, on_step = next_noise if churn.s_churn > 0 else None, _told(callback, len(sigmas) - 1)
+    noises, on_step = next_noise if noisy else None, _told(callback, len(sigmas) - 1)
     x = method.solve(denoise, x, sigmas, churn, denoiser.round_sigma, noises, on_step)
     return x.to(torch.float32)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from sims.sampling.solver import Churn, Denoise, OnStep, RoundSigma
 
 STOCHASTIC = True
+RENOISES = False
 
 
 def planned(sigmas: Tensor, churn: Churn, round_sigma: RoundSigma) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from sims.sampling.solver import Churn, Denoise, OnStep, RoundSigma
 
 STOCHASTIC = False
+RENOISES = False
 
 
 def planned(sigmas: Tensor, churn: Churn, round_sigma: RoundSigma) -> Tensor:

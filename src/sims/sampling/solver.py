@@ -63,9 +63,10 @@ class Churn:
 
 
 class Solver(Protocol):
-    """A module with these two functions and one fact."""
+    """A module with these two functions and two facts."""
 
     STOCHASTIC: bool  # whether it takes churn
+    RENOISES: bool  # whether every step adds noise
 
     def planned(self, sigmas: Tensor, churn: Churn, round_sigma: RoundSigma) -> Tensor:
         """Noise levels of the evaluations that solve() will make, in order: (evaluations,) float64."""

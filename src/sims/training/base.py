@@ -34,6 +34,8 @@ def new_model(
         denoiser = make_network(data.data_shape, data.num_classes, network, precond)
     denoiser.class_shares = data.class_shares
     provenance: dict[str, JSON] = {"data": data.name, "data_fingerprint": data.fingerprint, "seed": seed}
+    if train is not None and train.lr is not None:
+        provenance["lr"] = train.lr
     return Model(denoiser, data.codec, sampler, data.class_names, provenance)
 
 

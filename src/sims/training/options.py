@@ -11,6 +11,8 @@ from sims.training.arithmetic import Precision
 from sims.training.augment import TRANSFORMS, Transform
 from sims.training.ema import power_exponent
 
+LEARNING_RATE = 1e-3  # of small networks that are trained here, from the beginning
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -18,8 +20,8 @@ class TrainOptions:
 
     batch: int = 256
     """Images per step, over all processes."""
-    lr: float = 1e-3
-    """Learning rate (Adam)."""
+    lr: float | None = None
+    """Learning rate (Adam): 1e-3 unless stated; of a network that was trained elsewhere, or at another rate, what a probe finds."""  # noqa: E501
     beta2: float = 0.999
     """Decay of Adam's second moment (EDM: 0.999, EDM2: 0.99)."""
     warmup: int = 25_600
@@ -72,7 +74,7 @@ class TrainOptions:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be at least 1")
         for name in ("lr", "clip", "p_std", "ema_halflife"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+            if getattr(self, name) is not None and not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UserError(f"{name} is {getattr(self, name)}: it must be a positive number")
         if not 0 <= self.beta2 < 1:
             raise UserError(f"beta2 is {self.beta2}: it is a decay, choose one from 0 up to, but not including, 1")
@@ -115,4 +117,9 @@ class TrainOptions:
         fall = 0.5 * (1 + math.cos(math.pi * min(seen / total, 1.0))) if self.decay == "cosine" else 1.0
         if self.decay_batches is not None:  # EDM2: Karras et al. 2024
             fall = 1 / math.sqrt(max(seen / (self.decay_batches * self.batch), 1.0))
-        return self.lr * rise * fall
+        return self.learning_rate * rise * fall
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that was given, else the usual one."""
+        return LEARNING_RATE if self.lr is None else self.lr

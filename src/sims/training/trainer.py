@@ -152,6 +152,22 @@ class Trainer:
         assert finished is not None
         return finished
 
+    def averaged(self, advance: Callable[[int], None] | None = None) -> nn.Module:
+        """The averaged network after all steps, with nothing read or written: for trainings that only try something."""
+        self.build()
+        cuda = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=cuda):
+                while self.step < self.steps:
+                    self.update()
+                    self.step += 1
+                    if advance is not None:
+                        advance(self.options.batch)
+        finally:
+            self.feed.close()
+        self.accelerator.free_memory()
+        return self.ema.average
+
     def build(self) -> None:
         """Network, averages and optimizer as the run begins with them; reads and writes no file."""
         device = self.accelerator.device
@@ -161,7 +177,7 @@ class Trainer:
         self.ema = PowerEMA(self.network, self.options.ema_rel, copied) if power else EMA(self.network, copied)
         self.parameters = list(self.network.parameters())
         betas = (0.9, self.options.beta2)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.lr, betas=betas, fused=True)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, betas=betas, fused=True)
         self.step, self.nonfinite, self.partial = 0, 0, (0.0, 0)
         self.losses: list[tuple[int, float]] = []
         self.wrapped = self.network if self.split else self.accelerator.prepare(self.network)
@@ -303,7 +319,8 @@ class Trainer:
             self.accelerator.wait_for_everyone()  # an error in one process would end the one that saves
             raise UserError(
                 f"training stopped: {in_a_row} steps in a row had a non-finite gradient by {seen:,} "
-                f"images; the last good state is kept in {self.folder}: lower the learning rate ({self.options.lr:g})"
+                f"images; the last good state is kept in {self.folder}: lower the learning rate "
+                f"({self.options.learning_rate:g})"
             )
 
     def _snapshots(self) -> None:

@@ -22,6 +22,7 @@ from sims.runs.work import Sampling, Training, Work
 from sims.sampling import nfe
 from sims.scoring.extractor_fitting import FIT_VALUES
 from sims.training.base import new_model
+from sims.training.probe import is_foreign
 
 STARTED = time.process_time()  # seconds that the imports took, mostly
 HELD_OUT = 16_384  # held-out images whose nearest neighbours are sought at once
@@ -86,7 +87,8 @@ def run_pilot(
     model = model.to(device)
     denoiser = cast(torch.nn.Module, model.denoiser)
     guided = Extrapolate(model.denoiser, model.denoiser, 1.0, (options.guidance.sigma_low, options.guidance.sigma_high))
-    sampling = Sampling(model.denoiser, model.sampler, nfe(model, model.sampler), nfe(guided, model.sampler))
+    own, pair = nfe(model, model.sampler), nfe(guided, model.sampler)
+    sampling = Sampling(model.denoiser, model.sampler, own, pair, is_foreign(model))
     work = plan(sampling)
     rates = measure_rates(model, example, trainings_of(work), options.batch_size, processes, device)
     parameters = list(denoiser.parameters())

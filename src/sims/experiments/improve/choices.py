@@ -42,7 +42,7 @@ def choose(
     model = built(context, method, base, artefact, budget, w)
     if method.of_leader and leader is not None:
         w, cost = leader.w, cost + leader.cost
-    return Choice(name, name, model, w, budget or None, cost), searched
+    return Choice(name, name, model, w, budget or None, cost, artefact.note), searched
 
 
 def default_choice(budgets: list[int]) -> tuple[int, float]:

@@ -94,7 +94,8 @@ def next_base(outcome: RoundOutcome, options: ImproveOptions, round_: int) -> Ba
 def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
     """The stages of a job after its references, in order."""
     work = [base_work(options)] if options.model is None else []
-    expected = Expected(settings_of(options), options.base.train, sampling.nfe, sampling.guided)
+    costs, foreign = (sampling.nfe, sampling.guided), sampling.foreign
+    expected = Expected(settings_of(options), options.base.train, *costs, foreign=foreign)
     for round_ in range(options.rounds):
         methods = methods_of(options, sampling.denoiser, round_)
         work += choosing_work(options, methods, expected, round_)

@@ -15,6 +15,7 @@ from sims.methods import BASE, CACHED, FAST, LEADER, Expected, Method
 from sims.results.common import Figure, Row
 from sims.runs.measure import draw_and_measure, parts_of, sampled, seconds
 from sims.runs.work import Leaves, Work
+from sims.sampling import FEW
 from sims.scoring.judge import Draw
 from sims.seeds import seed_range
 
@@ -91,7 +92,7 @@ def table_work(options: ImproveOptions, methods: Sequence[Method], expected: Exp
     draws, count = options.evaluation.draws, options.evaluation.draws * options.evaluation.samples
     rows: list[tuple[str, int, int | None]]
     rows = [(method.name, expected.evaluations(method.networks), None) for method in methods]
-    if LEADER in methods and options.guidance.cache_cost:
+    if LEADER in methods and options.guidance.cache_cost and expected.nfe > FEW:
         cached = [(label, cached_nfe(options, expected.nfe), expected.guided) for label in (CACHED, FAST)]
         rows += cached[: 1 if round_ else 2]
     return [

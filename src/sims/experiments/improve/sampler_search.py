@@ -14,7 +14,7 @@ from sims.files import digest
 from sims.guidance import CacheRule, CorrectionGuide
 from sims.model import Model
 from sims.runs.directory import Run
-from sims.sampling import SOLVERS, SamplerOptions, SolverName, nfe
+from sims.sampling import SamplerOptions, SolverName, nfe
 from sims.seeds import seed_range
 
 
@@ -26,6 +26,7 @@ class Setting(NamedTuple):
     refreshes: int
 
 
+SEARCHED: tuple[SolverName, ...] = ("heun", "dpmpp2m")
 CACHED_NOTE = "correction reused between levels"
 KEPT = 0.96  # of the gain, on the selection seeds: a little above the 95 % that is to remain on fresh ones
 
@@ -91,7 +92,7 @@ def cached_model(run: Run, model: Model, guidance: GuidanceOptions, seed: int, r
 def cheapest_bound(denoiser: Denoiser, sampler: SamplerOptions) -> int:
     """Evaluations per sample that the search for the cheapest sampler makes at most, over all solvers."""
     most = 2 * sampler.steps + 4  # no solver takes more steps for the same evaluations
-    return sum(max(_spent(denoiser, sampler, solver, enough)[0] for enough in range(1, most)) for solver in SOLVERS)
+    return sum(max(_spent(denoiser, sampler, solver, enough)[0] for enough in range(1, most)) for solver in SEARCHED)
 
 
 def _spent(
@@ -118,6 +119,6 @@ def cheapest_expected(denoiser: Denoiser, sampler: SamplerOptions) -> tuple[int,
     spent = [
         _spent(denoiser, sampler, solver, round(steps * sampler.steps), corrections)
         for steps, corrections in cases
-        for solver in SOLVERS
+        for solver in SEARCHED
     ]
     return tuple(round(sum(values) / len(cases)) for values in zip(*spent))  # type: ignore[return-value]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from sims.experiments.improve.improvement import Choice, Context, mark
 from sims.experiments.improve.sampler_search import (
     CACHED_NOTE,
+    SEARCHED,
     Setting,
     cached_model,
     cheapest_bound,
@@ -25,7 +26,7 @@ from sims.methods import BASE, CACHED, FAST, HEIR, Base, Expected, Method
 from sims.results.common import Cost
 from sims.results.improve import TriedSampler
 from sims.runs.work import Sampling, Work
-from sims.sampling import SOLVERS, nfe
+from sims.sampling import FEW, nfe
 
 SOLVER_NAMES = {"heun": "Heun", "dpmpp2m": "DPM-Solver++(2M)"}
 CHOOSE = "choose the sampler"
@@ -47,12 +48,15 @@ def find_variants(
     context: Context, base: Base, choices: Sequence[Choice], leader: Choice, full_fd: float, round_: int
 ) -> Variants:
     """The cached variant and, in the first round, the cheapest sampler; what the round is accepted by."""
-    options = context.options
+    options, few = context.options, nfe(base.model, base.model.sampler) <= FEW  # a correction is then used but once
     before = select(context, Choice(BASE.name, BASE.name, base.model), round_)
     after = select(context, next((choice for choice in choices if choice.method == HEIR.name), leader), round_)
-    fast, tried = _cheapest(context, leader, before.fd, full_fd) if round_ == 0 else (None, ())
+    fast, tried = (None, ()) if few or round_ else _cheapest(context, leader, before.fd, full_fd)
     improved, found = leader.label, []
-    if (model := cached_model(context.run, leader.model, options.guidance, options.seed, round_)) is not None:
+    if (
+        not few
+        and (model := cached_model(context.run, leader.model, options.guidance, options.seed, round_)) is not None
+    ):
         spent = Cost(evaluations=pilot_cost(leader.model, options.guidance))
         cached = replace(leader, label=CACHED, model=model, cost=leader.cost + spent, note=CACHED_NOTE)
         found.append(cached)
@@ -89,7 +93,7 @@ def _cheapest(
         tried.append(TriedSampler(**setting._asdict(), nfe=choice.nfe, retained=kept))
         return kept
 
-    settings = [fewest(retained, solver, sampler.steps) for solver in SOLVERS]
+    settings = [fewest(retained, solver, sampler.steps) for solver in SEARCHED]
     candidates = [fast(setting) for setting in settings if setting is not None]
     if not candidates:
         return None, ()
@@ -106,7 +110,7 @@ def variants_work(
     selection, settings = max(options.search.rungs), 2
     after = sampling.nfe if HEIR in methods else sampling.guided
     cost = most = selection * (sampling.nfe + after)
-    if options.guidance.cache_cost:
+    if options.guidance.cache_cost and sampling.nfe > FEW:
         first = round_ == 0
         usual, tried = cheapest_expected(sampling.denoiser, sampling.options) if first else (0, 0)
         cost += options.guidance.pilot * sampling.guided + selection * (cached_nfe(options, sampling.nfe) + usual)

@@ -60,7 +60,9 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
     pools = ceil(auxiliary.max_candidates / auxiliary.candidates)
     most = auxiliary.max_candidates if pools > 1 else None
     work.append(_sampled("own samples", auxiliary.candidates, own, most, images=pools * auxiliary.candidates))
-    work.append(training_work("train the auxiliary", trained, auxiliary.images, leaves="auxiliaries"))
+    expected = Expected(Settings(distilled=distilled), options.base.train, own, guided, foreign=sampling.foreign)
+    images = auxiliary.images + expected.probe(auxiliary.train)
+    work.append(training_work("train the auxiliary", trained, images, leaves="auxiliaries"))
     work.append(_sampled("measure it", settings.strengths * size, guided, features=(settings.strengths + 1) * size))
     if further:
         stage = "further rounds: train on"
@@ -69,7 +71,6 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
     if options.guidance.cache_cost:
         work.append(_sampled("choose what to cache", options.guidance.pilot, guided))
     if distilled.samples:
-        expected = Expected(Settings(distilled=distilled), options.base.train, own, guided)
         work.append(replace(distilled_work(expected), stage="distil"))
     if "classifier" in baselines.methods:
         drawn = len(baselines.scales) * size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from sims.methods import BASE, Base
 from sims.model import Model, load
 from sims.results.common import Cost
 from sims.runs.directory import Run
+from sims.runs.learning_rate import with_rate
 from sims.runs.synthesize import synthesize
 from sims.sampling import nfe
 from sims.seeds import derive_seed, seed_range
+from sims.training.options import TrainOptions
 from sims.training.trainer import Trainer, read_trained
 
 Array = np.ndarray
@@ -65,6 +68,14 @@ class Candidates:
     def cost(self) -> Cost:
         count = len(self.values)
         return Cost(0, count * nfe(self.base.model, self.base.model.sampler), count)
+
+    @cached_property
+    def train(self) -> TrainOptions:
+        """How networks are fine-tuned: at the rate asked for, or one that is found on the first candidates."""
+        base, options = self.base, self.options
+        first = self.pools[0][0]
+        seed = derive_seed("auxiliary", options.seed)
+        return with_rate(base.model, lambda: first, first.fingerprint, options.auxiliary.train, seed, self.run).options
 
     def _more(self) -> None:
         """One more pool, of seeds of its own."""
@@ -122,9 +133,9 @@ class Candidates:
         seed = derive_seed("auxiliary", self.options.seed)  # one for all: networks then differ by their data alone
         data, positions = self.chosen(proportions)
         chosen = digest(np.ascontiguousarray(positions).tobytes())
-        train, images = settings.train, settings.images
+        train, images = self.train, settings.images
         if start is not None:
-            train, images = replace(train, lr=train.lr * settings.refine_lr), settings.refine
+            train, images = replace(train, lr=train.learning_rate * settings.refine_lr), settings.refine
         folder = run.artefact(
             purpose, base.key, [len(self.pools), settings.candidates], self.steering.hash, chosen,
             to_dict(train), images, seed, start and start.hash,
