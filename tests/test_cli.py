@@ -121,7 +121,7 @@ def test_no_value_means_none_and_dashes_are_underscores() -> None:
         (["improve", "--recipe"], ["--recipe needs a value"]),
         (["improve", "--recipe", "digit"], ["no recipe 'digit'", "digits"]),
         (["sample", "m", "--recipe", "digits"], ["sample takes no recipe"]),
-        (["sample", "m", "--solver", "euler"], ["euler"]),
+        (["sample", "m", "--solver", "ddim"], ["ddim"]),
         (["sample"], ["PATH"]),
         (["synthesize", "m", "--count", "1.5"], ["1.5"]),
         (["data", "chekc", "digits"], ["chekc"]),

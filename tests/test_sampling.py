@@ -105,7 +105,7 @@ def test_edm_sigmas_are_the_papers() -> None:
         {"sigma_min": 2.0, "sigma_max": 1.0},
         {"sigma_max": math.inf},
         {"rho": 0.0},
-        {"solver": "euler"},
+        {"solver": "ddim"},
         {"s_churn": -1.0},
         {"s_churn": math.nan},
         {"s_churn": 1.0, "solver": "dpmpp2m"},
@@ -141,6 +141,9 @@ def test_bad_calls_are_user_errors() -> None:
         SamplerOptions(steps=7, solver="dpmpp2m"),
         SamplerOptions(steps=1),
         SamplerOptions(steps=60, solver="dpmpp2m"),
+        SamplerOptions(steps=7, solver="euler"),
+        SamplerOptions(steps=7, solver="consistency"),
+        SamplerOptions(steps=1, solver="consistency"),
     ],
 )
 def test_the_plan_is_what_the_solver_does(kind: type[Counted], options: SamplerOptions) -> None:
@@ -201,9 +204,11 @@ def test_noise_and_labels_are_the_reference_samplers(name: str) -> None:
         assert torch.equal(noise.labels(), expected if expected.ndim == 1 else expected.argmax(dim=1))
 
 
-@pytest.mark.parametrize("s_churn", [0.0, 4.0])
-def test_samples_do_not_depend_on_their_batch(s_churn: float) -> None:
-    network, options = Network(), SamplerOptions(steps=6, s_churn=s_churn)
+@pytest.mark.parametrize(
+    "options", [SamplerOptions(steps=6), SamplerOptions(steps=6, s_churn=4), SamplerOptions("consistency", 3)]
+)
+def test_samples_do_not_depend_on_their_batch(options: SamplerOptions) -> None:
+    network = Network()
     x, labels = sample_seeds(network, range(11), options)
     assert labels is not None and x.dtype == torch.float32 and x.shape == (11, 16)
     for batch_size, pad in ((1, False), (4, False), (4, True)):
@@ -264,6 +269,47 @@ def test_second_order_convergence(solver: str) -> None:
     order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert 1.75 < order < 2.6, (order, errors)
     assert errors[-1] < 1e-3
+
+
+def test_euler_is_first_order_and_ddim() -> None:
+    """Against accurate integration; a step is DDIM's, which keeps the noise that the estimate implies."""
+    g, noise = mixture(), SeededNoise(range(16), (2,)).initial()
+    truth = integrate(g, noise, 20.0, 0.01)
+    steps = [48, 96, 192]
+    found = [sample(g, noise, edm_sigmas(n, 0.01, 20.0), solver="euler") for n in steps]
+    errors = [float((x.double() - truth).square().mean().sqrt()) for x in found]
+    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert 0.8 < order < 1.2, (order, errors)
+    one = sample(g, noise, torch.tensor([20.0, 3.0, 0.0]), solver="euler")
+    clean = g(20 * noise, torch.full((16,), 20.0))
+    implied = (20 * noise - clean) / 20
+    torch.testing.assert_close(one, g(clean + 3 * implied, torch.full((16,), 3.0)))
+
+
+def test_consistency_sampling_of_an_exact_consistency_function() -> None:
+    """Of N(m, v): f carries every level to the data along the flow, so that any number of steps gives N(m, v)."""
+    m, v, n = 0.7, 0.25, 4000
+
+    def function(x: Tensor, sigma: Tensor) -> Tensor:
+        return m + (x - m) * (v / (v + sigma[:, None] ** 2)) ** 0.5
+
+    exact = as_denoiser(function, (2,), sigma_min=0.002, sigma_max=80.0)
+    for steps, low in ((1, None), (2, 0.8), (4, 0.8)):
+        options = SamplerOptions("consistency", steps, sigma_min=low)
+        x = sample_seeds(exact, range(n), options, batch_size=n)[0].double()
+        assert nfe(exact, options) == steps
+        assert float((x.mean() - m).abs()) < 0.03 and abs(float(x.var()) - v) < 0.015
+    noise = SeededNoise(range(6), (2,))
+    x = noise.initial().double() * 80
+    for level, following in ((80.0, 0.8), (0.8, 0.0)):
+        x = function(x.float(), torch.full((6,), level)).double()
+        x = x + following * noise.step() if following else x
+    options = SamplerOptions("consistency", 2, sigma_min=0.8)
+    torch.testing.assert_close(sample_seeds(exact, range(6), options)[0], x.float())
+    with pytest.raises(UserError, match="step_noise"):
+        sample(exact, torch.zeros(2, 2), edm_sigmas(2, 0.8, 80.0), solver="consistency")
+    with pytest.raises(UserError, match="s_churn must be 0"):
+        SamplerOptions("consistency", 2, s_churn=1.0)
 
 
 def test_one_gaussian_is_sampled_in_closed_form() -> None:

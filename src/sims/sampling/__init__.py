@@ -166,7 +166,8 @@ def sample(
     _check_sigmas(sigmas)
     noisy = churn.s_churn > 0 or method.RENOISES
     if noisy and step_noise is None:
-        raise UserError("churn needs noise for each step: pass step_noise, such as SeededNoise(...).step")
+        what = "churn" if churn.s_churn > 0 else f"solver {solver}"
+        raise UserError(f"{what} needs noise for each step: pass step_noise, such as SeededNoise(...).step")
     planned = method.planned(sigmas, churn, denoiser.round_sigma)
     evaluate = denoiser.trajectory(planned)
     half = half_precision(precision, noise.device)
@@ -275,7 +276,7 @@ def _solver(name: str, churn: Churn) -> Solver:
     if name not in SOLVERS:
         raise UserError(f"unknown solver {name!r}; choose one of {', '.join(SOLVERS)}")
     if churn.s_churn > 0 and not SOLVERS[name].STOCHASTIC:
-        raise UserError(f"solver {name} is deterministic: s_churn must be 0, or choose heun")
+        raise UserError(f"solver {name} takes no churn: s_churn must be 0, or choose heun")
     return SOLVERS[name]
 
 
