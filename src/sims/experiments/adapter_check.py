@@ -17,7 +17,7 @@ from sims.denoiser import Denoiser, device_of
 from sims.errors import UserError
 from sims.experiments.readings import Reading, reading_of
 from sims.model import Model
-from sims.preconditioning import InterpolantPrecond
+from sims.preconditioning import ConsistencyPrecond, InterpolantPrecond
 from sims.results.adapter import AdapterCheck, Alternative, LevelError
 
 LEVELS = 12
@@ -95,7 +95,7 @@ def check_adapter(
     if others and isinstance(single, InterpolantPrecond):
         better, best = _better(sight, single, errors)
     problems = [f"{better[0].words} fits {better[0].times:.3g} times better"] if better else []
-    bad = worse_than_linear(levels)
+    bad = "" if isinstance(single, ConsistencyPrecond) else worse_than_linear(levels)
     swapped = _swapped(sight, best, model.class_names) if others else {}
     if swapped:
         told = ", ".join(f"{ours!r} is the data's {theirs!r}" for ours, theirs in list(swapped.items())[:5])
@@ -104,7 +104,7 @@ def check_adapter(
         problems.append(bad)
     return AdapterCheck(
         model=name, data=data.name, num_images=len(sight.x), levels=levels, better=better, swapped=swapped or None,
-        problems=tuple(problems), remarks=tuple(_remarks(sight, best, levels)),
+        problems=tuple(problems), remarks=tuple(_remarks(sight, single)),
     )  # fmt: skip
 
 
@@ -282,7 +282,10 @@ def _swapped(sight: Sight, denoiser: Denoiser, names: Sequence[str]) -> dict[str
     return {named[label]: named[k] for k, label in best_of.items() if label != k}
 
 
-def _remarks(sight: Sight, denoiser: Denoiser, levels: Sequence[LevelError]) -> list[str]:
+def _remarks(sight: Sight, denoiser: Denoiser) -> list[str]:
+    said = []
     if denoiser.num_classes and sight.labels is None:
-        return ["the data have no labels, so classes were left out; what they mean is not checked"]
-    return []
+        said.append("the data have no labels, so classes were left out; what they mean is not checked")
+    if isinstance(denoiser, ConsistencyPrecond):
+        said.append("a consistency function gives samples, not means: at high noise its error is above a denoiser's")
+    return said

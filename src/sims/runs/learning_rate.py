@@ -9,9 +9,11 @@ from sims.config import convert, to_dict
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.model import Model
+from sims.preconditioning import EDM_LEVELS
 from sims.runs.directory import Run
+from sims.sampling import FEW, nfe
 from sims.training.options import TrainOptions
-from sims.training.probe import Probe, is_probed, most_images, probe_rate
+from sims.training.probe import Probe, is_foreign, is_probed, most_images, probe_rate
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,12 @@ def with_rate(
 ) -> Rated:
     """Options to train a model further with: a network that was not trained here gets no rate that was not tried on it.
 
+    A generator of a few evaluations is trained along its schedule, since it is evaluated nowhere but at a few levels.
     ``data_key`` stands for the data, and for the teacher where there is one.
     """
+    levels = (options.p_mean, options.p_std)
+    if is_foreign(start) and levels == EDM_LEVELS and nfe(start, start.sampler) <= FEW:
+        options = replace(options, levels="schedule")
     if not is_probed(start, options):
         return Rated(options)
     file = run.artefact("rate", start.hash, data_key, to_dict(options), seed) / "probe.json"

@@ -1,4 +1,4 @@
-"""The denoising loss, for data and for distillation."""
+"""The denoising loss, for data and for distillation, and the noise levels it is taken at."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sims.denoiser import Denoiser, expand
+from sims.model import Model
+from sims.training.options import TrainOptions
 
 
 def denoising_loss(
@@ -43,3 +45,17 @@ def denoising_loss(
     denoised, u = network(noisy, sigma, labels, log_variance=True, **more)
     error, u = (denoised.float() - target) ** 2, expand(u.float(), target)
     return (expand(weight, error) / u.exp() * error + u).mean()
+
+
+def training_levels(start: Model, options: TrainOptions, normal: Tensor) -> Tensor:
+    """Noise levels (B,) to train at, of standard normal numbers (B,): the denoiser's own, or even along the schedule.
+
+    The schedule is that of Karras et al. 2022, equation 5, of the model's sampler, down to the denoiser's lowest level.
+    """
+    denoiser: Any = start.denoiser
+    if options.levels == "lognormal":
+        return denoiser.training_sigma(normal, options.p_mean, options.p_std)  # type: ignore[no-any-return]
+    inverse = 1 / start.sampler.rho
+    high = (start.sampler.sigma_max or denoiser.sigma_max) ** inverse
+    low = denoiser.sigma_min**inverse
+    return (low + torch.special.ndtr(normal) * (high - low)) ** start.sampler.rho

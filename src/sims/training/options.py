@@ -46,6 +46,8 @@ class TrainOptions:
     """Mean of ln(sigma) in training; with both at their defaults, a model of diffusers keeps to its own timesteps."""
     p_std: float = 1.2
     """Standard deviation of ln(sigma) in training."""
+    levels: Literal["lognormal", "schedule"] = "lognormal"
+    """Noise levels of training: lognormal (p_mean, p_std), or even along the schedule that samples are drawn at; a generator of few steps is fine-tuned so while p_mean and p_std are left alone."""  # noqa: E501
     xflip: bool = False
     """Train on the mirror image of every image too."""
     augment: float = 0.0

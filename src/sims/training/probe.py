@@ -17,7 +17,7 @@ from sims.denoiser import Denoiser, device_of
 from sims.model import Model
 from sims.processes import agree
 from sims.seeds import derive_seed
-from sims.training.loss import denoising_loss
+from sims.training.loss import denoising_loss, training_levels
 from sims.training.options import TrainOptions
 from sims.training.trainer import Trainer
 from sims.training.training_noise import TrainingNoise
@@ -122,14 +122,13 @@ def _losses(
     teacher: Denoiser | None,
 ) -> np.ndarray:
     """The training loss on held-out samples, a few at a time: (n,), huge where it is not finite."""
-    own: Any = start.denoiser
     found = []
     for first in range(0, len(held), _FEW):
         some = held[first : first + _FEW]
         clean, labels = data.batch(some)
         clean, drawn, normal = (t.to(device_of(network)) for t in (clean, *noise.draw(first, len(some))))
         labels = None if labels is None else labels.to(clean.device)
-        sigma = own.training_sigma(normal, options.p_mean, options.p_std)
+        sigma = training_levels(start, options, normal)
         with torch.no_grad():
             found.append(float(denoising_loss(network.eval(), clean, labels, drawn, sigma, teacher)))
     return np.nan_to_num(np.array(found), nan=_HUGE, posinf=_HUGE, neginf=_HUGE)

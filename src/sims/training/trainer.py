@@ -26,7 +26,7 @@ from sims.training.augment import Augment, Mirrored, check_augmentation
 from sims.training.checkpoint import Progress, load_state, save_state
 from sims.training.ema import EMA, PowerEMA, ema_decay
 from sims.training.feed import Feed, Position
-from sims.training.loss import denoising_loss
+from sims.training.loss import denoising_loss, training_levels
 from sims.training.options import TrainOptions
 from sims.training.posthoc import begin, store
 from sims.training.sharding import force_weights, put_together, split, whole
@@ -300,8 +300,7 @@ class Trainer:
         clean, noise, normal = (t.to(device, non_blocking=True) for t in (clean, noise, normal))
         labels = None if labels is None else labels.to(device, non_blocking=True)
         clean, augment = self.augment(clean, first) if self.augment is not None else (clean, None)
-        own: Any = self.start.denoiser
-        sigma = own.training_sigma(normal, self.options.p_mean, self.options.p_std)
+        sigma = training_levels(self.start, self.options, normal)
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
             return denoising_loss(self.wrapped, clean, labels, noise, sigma, self.teacher, augment)
 
