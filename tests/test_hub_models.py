@@ -315,6 +315,10 @@ def test_no_hub_no_room_and_no_library(
     with monkeypatch.context() as patch:
         patch.setattr(hub, "hf_hub_download", full)
         fails("no space is left in")
+    with monkeypatch.context() as patch:
+        (tmp_path / "a file").touch()
+        patch.setenv("HF_HOME", str(tmp_path / "a file"))
+        fails("set HF_HUB_CACHE to another folder")
     assert not server.fetched()
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     fails("pip install 'sims-diffusion[diffusers]'")

@@ -29,6 +29,7 @@ _READ = re.compile(r"(?:(?:unet|transformer)(?:_ema|_aux)?|aux|vae|vqvae|schedul
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OURS = "model.json"  # of a model directory of this package: the last to come, so that it stands for the rest
 _SAFE = ".safetensors"
+_CHUNK = 1 << 20  # bytes
 _TIMEOUT = 30.0  # seconds without an answer
 
 
@@ -171,14 +172,14 @@ def _fetch(name: str) -> Path:
 def _get(library: Any, name: str, folder: Path, entry: Any) -> None:
     """One file, and whether it is what the hub lists; UserError, and the file is removed, where it is not."""
     if not (folder / entry.rfilename).is_file():
-        say(f"fetching {entry.rfilename} of {name} ({(entry.size or 0) / 1e6:,.1f} MB)")
+        size = entry.size or 0
+        say(f"fetching {entry.rfilename} of {name} ({f'{size / 1e6:,.0f} MB' if size >= 1e6 else f'{size:,} bytes'})")
     file = Path(library.hf_hub_download(name, entry.rfilename, revision=folder.name, cache_dir=_cache()))
     if entry.lfs is not None:
         kind, wanted, found = "SHA-256", entry.lfs.sha256, digest_file(file)
     else:
         kind, wanted, found = "git's SHA-1", entry.blob_id, _blob_id(file)
-    size = file.stat().st_size
-    _require(file, f"{size:,} bytes with {found}", f"{entry.size or 0:,} bytes with {wanted}", kind)
+    _require(file, f"{file.stat().st_size:,} bytes with {found}", f"{entry.size or 0:,} bytes with {wanted}", kind)
 
 
 def _require(file: Path, found: str, wanted: str, kind: str) -> None:
@@ -200,9 +201,12 @@ def _remove(file: Path) -> None:
 
 
 def _blob_id(file: Path) -> str:
-    """The name that git has for a small file's content."""
-    content = file.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    """The name that git has for a file's content."""
+    sha = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
+    with open(file, "rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            sha.update(chunk)
+    return sha.hexdigest()
 
 
 def _require_space(name: str, size: int) -> None:
@@ -223,7 +227,7 @@ def _library() -> Any:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise UserError(
-            f"to fetch models of the hub needs the package huggingface_hub ({error}): pip install "
+            f"fetching models of the hub needs the package huggingface_hub ({error}): pip install "
             "'sims-diffusion[diffusers]'"
         ) from error
 
@@ -274,6 +278,8 @@ def _reason(chain: list[BaseException]) -> str:
         return "HF_HUB_OFFLINE forbids it; unset that, or give a path"
     if any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in chain):
         return f"no space is left in {_cache()}; free some, and run the same command again"
+    if (refused := next((one for one in chain if isinstance(one, OSError) and one.filename), None)) is not None:
+        return f"{refused.filename} cannot be written ({refused.strerror}); set HF_HUB_CACHE to another folder"
     if (answer := _ANSWERS.get(status or 0)) is not None:
         return answer
     what = next((text for one in reversed(chain) if (text := str(one).strip())), type(chain[0]).__name__)
