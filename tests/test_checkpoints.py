@@ -361,7 +361,7 @@ def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_model_of_the_hub_is_found_in_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    with pytest.raises(UserError, match="hf download someone/toy"):
+    with pytest.raises(UserError, match="give a path, or option 'download' to fetch it"):
         open_model(Path("someone/toy"))
     folder = tmp_path / "hub" / "models--someone--toy" / "snapshots" / "0123"
     folder.mkdir(parents=True)

@@ -124,7 +124,13 @@ def test_inception_refuses_what_it_cannot_see(toy: Path, tmp_path: Path) -> None
 
 def test_missing_weights_say_what_to_put_where(published: weights.WeightFile) -> None:
     message = error_of(get_extractor, "inception")
-    for part in ("inception.pt", str(weights.cache_folder()), published.url, published.sha256, "option 'download'"):
+    for part in (
+        "inception.pt",
+        str(weights.cache_folder()),
+        published.url,
+        published.sha256,
+        "option 'evaluation.download'",
+    ):
         assert part in message
     assert not weights.cache_folder().exists()
     message = error_of(weights.locate, "dinov2")

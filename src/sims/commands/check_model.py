@@ -24,7 +24,7 @@ BAR = 24  # columns of the plot
 def check_model(options: CheckCommand) -> int:
     """Print the errors and what they tell; 1 where the adapter is likely wrong."""
     at_least(2, images=options.images)
-    model = open_model(options.model, options.weights).to(join().device)
+    model = open_model(options.model, options.weights, download=options.download).to(join().device)
     data = load(options.data.path, options=options.data.source, limit=options.data.limit)
     found = check_adapter(model, data, str(options.model), options.images, options.seed)
     if options.json:

@@ -16,7 +16,7 @@ from sims.screen import show
 def import_checkpoint(options: ImportCommand) -> int:
     """Write the model directory; UserError for a bad checkpoint, or where something else is in the way."""
     out, given = options.out, Assumptions(**{f.name: getattr(options, f.name) for f in fields(Assumptions)})
-    model = open_model(options.file, options.weights, given, null_class=options.null_class)
+    model = open_model(options.file, options.weights, given, options.null_class, options.download)
     for line in said(model):
         show(in_flags(line, ImportCommand))
     if (out / "model.json").is_file():

@@ -18,6 +18,7 @@ from sims.files import read_json
 from sims.guidance import Guide, innermost
 from sims.interop.checkpoints import read_checkpoint
 from sims.interop.diffusers import is_diffusers, load_diffusers
+from sims.interop.hub_models import local_copy
 from sims.interop.nvidia import open_snapshot, to_model
 from sims.interop.reading import said
 from sims.interop.recognize import holds_tensors
@@ -32,7 +33,7 @@ NAMES = 20  # classes that are listed one by one
 
 def inspect(options: InspectCommand) -> int:
     """Print what lies at the path. UserError where it is none of the five."""
-    path = options.path
+    path = local_copy(options.path, options.download)
     if holds_tensors(path):
         lines = tensor_lines(path)
     elif path.is_file():

@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from sims.experiments.options import BaseOptions, DataOptions
+from sims.interop.hub_models import HubOptions
 from sims.interop.reading import Assumptions
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions, SolverName
@@ -111,17 +112,17 @@ class EvaluateCommand(ScoreOptions):
 
 
 @dataclass(frozen=True)
-class InspectCommand:
+class InspectCommand(HubOptions):
     """Say what a model directory, a store, a run directory, a .pkl checkpoint or a folder of diffusers holds."""
 
     path: Positional[Path]
-    """Directory or .pkl file to look at."""
+    """Directory or .pkl file to look at, or a model's name on the Hugging Face hub (owner/name)."""
     code: str | None = None
     """my_model.py:make, where the model's network is made by code of yours (it is run)."""
 
 
 @dataclass(frozen=True)
-class CheckCommand:
+class CheckCommand(HubOptions):
     """Is a network read rightly? Its errors on real pictures, by noise level, and whether another reading fits better.
 
     Compared with the best linear denoiser of the data, with other predictions, directions and units of time, schedules
@@ -144,11 +145,11 @@ class CheckCommand:
 
 
 @dataclass(frozen=True)
-class ImportCommand(Assumptions):
+class ImportCommand(Assumptions, HubOptions):
     """Turn a checkpoint of another project, or a network of yours, into a model directory."""
 
     file: Positional[Path]
-    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text) or its name in the hub's cache, tensors of a DiT, a SiT, guided-diffusion and others (.pt, .pth, .ckpt, .safetensors), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
+    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text) or its name on the Hugging Face hub (owner/name), tensors of a DiT, a SiT, guided-diffusion and others (.pt, .pth, .ckpt, .safetensors), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
     out: Positional[Path]
     """Model directory to write."""
     weights: Path | None = None

@@ -11,6 +11,7 @@ from sims.config import nearest
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
+from sims.interop.hub_models import HubOptions
 from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOptions, default_methods
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
@@ -131,11 +132,11 @@ class CommonOptions:
 
 
 @in_order(
-    "run dry_run data model weights code vae reference trusted methods rounds keep_going seed batch_size fit_memory "
-    "network base sampler auxiliary search guidance distilled evaluation"
+    "run dry_run data model weights code download vae reference trusted methods rounds keep_going seed batch_size "
+    "fit_memory network base sampler auxiliary search guidance distilled evaluation"
 )
 @dataclass(frozen=True)
-class ImproveOptions(CommonOptions):
+class ImproveOptions(HubOptions, CommonOptions):
     """Make a diffusion model better with nothing but its own samples, and measure by how much.
 
     With no arguments: trains a small model on the bundled digits, improves it, and reports. Run the same command
@@ -146,7 +147,7 @@ class ImproveOptions(CommonOptions):
     dry_run: bool = False
     """Only say what the job would cost (images, evaluations, disk, memory, time); nothing is run or written."""
     model: Path | None = None
-    """A trained model to improve: a model directory, a folder of diffusers, a .pkl of EDM or EDM2, or my_model.py:make, a file and a function of yours (its code is run). Otherwise a base is trained first."""  # noqa: E501
+    """A trained model to improve: a model directory, a folder of diffusers, its name on the Hugging Face hub (owner/name), a .pkl of EDM or EDM2, or my_model.py:make, a file and a function of yours (its code is run). Otherwise a base is trained first."""  # noqa: E501
     weights: Path | None = None
     """Weights for the network that my_model.py:make makes (safetensors, .pt, .pth, .ckpt; nothing in it is run)."""
     code: str | None = None

@@ -48,7 +48,9 @@ class Experiment(Generic[O, R]):
 
 def configuration(experiment: str, options: object, unbound: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
     """What a run directory is bound to: the command that made it, and its options."""
-    bound = {key: value for key, value in to_dict(options).items() if key not in ("run", "dry_run", *unbound)}
+    bound = {
+        key: value for key, value in to_dict(options).items() if key not in ("run", "dry_run", "download", *unbound)
+    }
     return {"command": experiment, **bound, **more}
 
 

@@ -172,8 +172,8 @@ class _Facts:
     num_embeds_ada_norm: int | None = None
 
 
-def _network(folder: Path, null_class: bool) -> tuple[DiffusersNetwork, str]:
-    """The network of a folder, and the prefix that the names of its weights had."""
+def network_config(folder: Path) -> tuple[str, dict[str, JSON]]:
+    """The architecture and the configuration of a network's folder; UserError for one that cannot be read."""
     config = read_as(folder / "config.json", dict[str, JSON])
     architecture = config.get("_class_name")
     if architecture == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
@@ -188,6 +188,12 @@ def _network(folder: Path, null_class: bool) -> tuple[DiffusersNetwork, str]:
             f"{folder} has class_embed_type {config['class_embed_type']!r}: only a table of classes (num_class_embeds) "
             "can be read, choose another model"
         )
+    return str(architecture), config
+
+
+def _network(folder: Path, null_class: bool) -> tuple[DiffusersNetwork, str]:
+    """The network of a folder, and the prefix that the names of its weights had."""
+    architecture, _ = network_config(folder)
     model: Any
     model, prefix = pretrained(architecture, folder)
     settings = {key: _plain(value) for key, value in dict(model.config).items() if not key.startswith("_")}

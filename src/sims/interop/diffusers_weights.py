@@ -105,24 +105,34 @@ def pretrained(architecture: str, folder: Path) -> tuple[nn.Module, str]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files of one whole set of weights: the plain one, else the first variant; UserError where there is none."""
-    sets: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.glob("[!.]*.safetensors")):
-        if path.is_file():
-            sets[_SHARD.sub("", path.name.removesuffix(".safetensors"))].append(path)
+    """The files of one whole set of weights in a folder; UserError where there is none."""
+    there = [path.name for path in folder.glob("[!.]*.safetensors") if path.is_file()]
+    if not there:
+        raise UserError(_without_weights(folder))
+    return [folder / name for name in one_set(str(folder), there)]
+
+
+def one_set(where: str, files: Iterable[str]) -> list[str]:
+    """Of names of files, those of one whole set of weights: the plain one, else the first variant.
+
+    UserError, which says where, if there is none.
+    """
+    sets: dict[str, list[str]] = defaultdict(list)
+    for file in sorted(files):
+        sets[_SHARD.sub("", file.removesuffix(".safetensors"))].append(file)
     names = [name for name in sorted(sets) if name == WEIGHTS or name.startswith(f"{WEIGHTS}.")] or sorted(sets)
     if not names:
-        raise UserError(_without_weights(folder))
+        raise UserError(f"{where} has no weights: it needs {WEIGHTS}.safetensors, so choose another model")
     if len(names) > 1 and not names[0].startswith(WEIGHTS):
-        raise UserError(f"{folder} has weights of several names ({', '.join(names)}): leave the network's there alone")
-    files = sets[names[0]]
-    if whole := [path for path in files if not _SHARD.search(path.name)]:
+        raise UserError(f"{where} has weights of several names ({', '.join(names)}): leave the network's there alone")
+    found = sets[names[0]]
+    if whole := [file for file in found if not _SHARD.search(file)]:
         return whole
-    parts = [_SHARD.search(path.name) for path in files]
+    parts = [_SHARD.search(file) for file in found]
     there, total = {part[1] for part in parts if part}, max(part[2] for part in parts if part)
-    if len(there) != len(files) or len(there) != int(total):
-        raise UserError(f"{folder} has {len(files)} of the {int(total)} files of its weights: copy it whole")
-    return files
+    if len(there) != len(found) or len(there) != int(total):
+        raise UserError(f"{where} has {len(found)} of the {int(total)} files of its weights: copy it whole")
+    return found
 
 
 def _without_weights(folder: Path) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 
 from sims.errors import UserError
 from sims.interop.checkpoints import read_checkpoint
 from sims.interop.diffusers import is_diffusers, load_diffusers
+from sims.interop.hub_models import local_copy
 from sims.interop.nvidia import import_model
 from sims.interop.reading import Assumptions
 from sims.interop.recognize import holds_tensors
@@ -17,14 +16,19 @@ from sims.model import Model, load
 
 
 def open_model(
-    path: Path, weights: Path | None = None, given: Assumptions | None = None, null_class: bool = False
+    path: Path,
+    weights: Path | None = None,
+    given: Assumptions | None = None,
+    null_class: bool = False,
+    download: bool = False,
 ) -> Model:
     """The model at a path, or of ``my_model.py:make``, whose code is run, with ``weights``; UserError for all else.
 
     ``given`` is what is known of a checkpoint of tensors beyond these; with ``null_class`` the last class of a folder
-    of diffusers stands for no class.
+    of diffusers stands for no class. A name of the Hugging Face hub is looked for in its cache, and fetched only with
+    ``download``.
     """
-    path = path if path.exists() else cached(str(path)) or path
+    path = local_copy(path, download)
     if given not in (None, Assumptions()) and not holds_tensors(path):
         raise UserError(f"{path} says of itself what it is: leave out prediction, schedule, size, heads and the like")
     if is_code(path):
@@ -48,25 +52,3 @@ def open_model(
 def is_code(path: Path) -> bool:
     """Whether ``file.py:function`` is meant, rather than a path."""
     return ".py:" in str(path) and not path.exists()
-
-
-def cached(name: str) -> Path | None:
-    """The newest copy of a model of the Hugging Face hub, ``owner/name``, that is on this machine: nothing is fetched.
-
-    A folder of diffusers, or the only file of tensors in it. UserError where the name is of the hub's form, and no copy
-    is here.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name) or Path(name).parent.exists():
-        return None
-    home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
-    copies = sorted(
-        (hub / f"models--{name.replace('/', '--')}" / "snapshots").glob("*"), key=lambda one: one.stat().st_mtime
-    )
-    if not copies:
-        raise UserError(
-            f"{name} does not exist, and {hub} has no copy of a model of the hub of this name: nothing is fetched by "
-            f"itself, so give a path, or type: hf download {name}"
-        )
-    files = [file for file in copies[-1].iterdir() if holds_tensors(file)]
-    return files[0] if len(files) == 1 and not is_diffusers(copies[-1]) else copies[-1]

@@ -92,7 +92,9 @@ def locate(name: str, download: bool = False) -> Path:
         what = " and ".join(f"{path.name} ({_size(file.size)})" for path, file in missing.items())
         where = " and ".join(f"{file.url} (SHA-256 {file.sha256})" for file in missing.values())
         folder = next(iter(missing)).parent
-        raise UserError(f"{name} needs {what} in {folder}: run again with option 'download', or put there {where}")
+        raise UserError(
+            f"{name} needs {what} in {folder}: run again with option 'evaluation.download', or put there {where}"
+        )
     for path, file in files.items():
         if path in missing:
             _download(file, path)

@@ -90,7 +90,7 @@ def _opened(run: Run, options: ImproveOptions, at_hand: bool = True) -> Opened:
     """
     begin = time.perf_counter()
     _check_parts(options, run.num_processes)
-    model = given_model(options.model, options.sampler, run.device, options.vae, options.weights)
+    model = given_model(options.model, options.sampler, run.device, options.vae, options.weights, options.download)
     at_hand = at_hand and options.data.path != "none"
     space = latent_space(options, model, at_hand)
     real, test, pictures = _data(run, options, model, space) if at_hand else (None, None, None)

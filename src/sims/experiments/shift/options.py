@@ -9,6 +9,7 @@ from pathlib import Path
 from sims.config import nearest
 from sims.errors import UserError
 from sims.experiments.options import BaseOptions, CommonOptions, GuidanceOptions, in_order
+from sims.interop.hub_models import HubOptions
 from sims.methods import DistilledOptions
 from sims.scoring.options import EvaluationOptions
 from sims.training.trainer import TrainOptions
@@ -120,11 +121,11 @@ class BaselineOptions:
 
 
 @in_order(
-    "run dry_run target attributes labels classifier judge members min_accuracy imbalance data model seed batch_size "
-    "network base sampler auxiliary solver guidance distilled baselines evaluation"
+    "run dry_run target attributes labels classifier judge members min_accuracy imbalance data model weights code "
+    "download seed batch_size network base sampler auxiliary solver guidance distilled baselines evaluation"
 )
 @dataclass(frozen=True)
-class ShiftOptions(CommonOptions):
+class ShiftOptions(HubOptions, CommonOptions):
     """Move the proportions that a model generates to a target, without new real data or retraining the base.
 
     With --imbalance 0=0.02 and nothing else: trains a small unconditional model on the bundled digits, of which zeros
@@ -151,7 +152,7 @@ class ShiftOptions(CommonOptions):
     imbalance: str = ""
     """Plant an imbalance: cut these classes of the base's training data to a share of it, such as 0=0.02. References keep all."""  # noqa: E501
     model: Path | None = None
-    """A trained model to steer: a model directory, a folder of diffusers, a .pkl of EDM or EDM2, or my_model.py:make, a file and a function of yours (its code is run). Otherwise a base is trained first."""  # noqa: E501
+    """A trained model to steer: a model directory, a folder of diffusers, its name on the Hugging Face hub (owner/name), a .pkl of EDM or EDM2, or my_model.py:make, a file and a function of yours (its code is run). Otherwise a base is trained first."""  # noqa: E501
     weights: Path | None = None
     """Weights for the network that my_model.py:make makes (safetensors, .pt, .pth, .ckpt; nothing in it is run)."""
     code: str | None = None

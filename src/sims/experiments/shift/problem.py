@@ -90,7 +90,7 @@ def read_problem(run: Run, options: ShiftOptions) -> Problem:
 
 def _model(run: Run, options: ShiftOptions, train: Dataset) -> Model | None:
     """The given model, its samples rounded to the values that the data can have."""
-    model = given_model(options.model, options.sampler, run.device, weights=options.weights)
+    model = given_model(options.model, options.sampler, run.device, weights=options.weights, download=options.download)
     if model is None:
         return None
     if model.codec.kind == "latents":

@@ -42,7 +42,9 @@ def estimate_shift(run: Run, options: ShiftOptions) -> Estimate:
         model = problem.model
         size = described(job, model, problem.base_data, problem.test, problem.train, time.perf_counter() - begin)
     else:
-        model = given_model(options.model, options.sampler, run.device, weights=options.weights)
+        model = given_model(
+            options.model, options.sampler, run.device, weights=options.weights, download=options.download
+        )
         size = of_model(known, model, job)
     estimated = estimate(job, size, model, partial(work_of_shift, options), run.device, run.num_processes)
     return replace(estimated, notes=[*estimated.notes, *NOTES])
