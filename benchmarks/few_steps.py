@@ -34,6 +34,7 @@ LEVELS, BATCH, RATE, WARMUP = 18, 256, 4e-4, 200
 TARGET, AVERAGE = 0.95, 0.999  # decays of the target network and of the average that is kept
 HUBER = 0.03
 SECOND = 0.8  # the noise level of the second evaluation
+BUDGETS = (8_000, 16_000, 32_000, 64_000)  # images of the auxiliary: much less than of a base of many steps
 
 
 def distil(teacher: Model, images: int, seed: int = 0) -> Model:
@@ -102,7 +103,7 @@ def main() -> None:
         sampler = {"solver": "consistency", "steps": evaluations, "sigma_min": SECOND if evaluations > 1 else None}
         table = {
             "run": str(given.folder / f"evaluations-{evaluations}"), "model": str(made), "sampler": sampler,
-            "data": {"path": "digits"}, "methods": ["base", "sims", "neon", "self-trained", "distilled"],
+            "auxiliary": {"budgets": BUDGETS}, "data": {"path": "digits"}, "methods": ["base", "sims", "neon", "self-trained", "distilled"],
         }  # fmt: skip
         result = improved(options_of(ImproveOptions, table, ""))
         runs[str(evaluations)] = {"rows": [flat(row) for row in result.rows], "headline": result.headline}

@@ -279,11 +279,12 @@ def test_parquet_keeps_few_row_groups_in_memory(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(IndexError):
         found.names[60]
     data = load(tmp_path)
-    assert np.array_equal(data.raw, PIXELS) and read == [*range(6), *range(6)]  # each once
+    assert np.array_equal(data.raw, PIXELS) and {*read} == {*range(6)}
+    assert len(read) <= 18  # each of the 12 once, but for what a thread that fell behind needs again
     cells: Any = found.read.__self__  # type: ignore[attr-defined]
     for i in range(0, 60, 5):
         found.read(i)
-    assert len(cells._kept) <= 4
+    assert len(cells._kept) <= 8
 
 
 # -- the hub -----------------------------------------------------------------------------------------------------------

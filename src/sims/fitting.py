@@ -86,16 +86,17 @@ def _train(
     if data.path == "none":
         raise UserError("data.path is none: training needs data, such as digits or a folder of images")
     real, _ = read_data(data, seed)  # the held-out part stays unseen, so that the model can be judged by it
-    with run.progress("train", base.images) as advance:
+    images = base.length(real.data_shape, real.codec.latents is not None)
+    with run.progress("train", images) as advance:
         trained = train_base(
             real if data.conditional else real.without_labels(),
             network,
             sampler,
             base.train,
             run.path / "training",
-            images=base.images,
+            images=images,
             seed=derive_seed("base", seed),
-            snapshots=tuple(max(1, round(base.images * share)) for share in base.snapshots),
+            snapshots=tuple(max(1, round(images * share)) for share in base.snapshots),
             accelerator=run.accelerator,
             advance=advance,
             log=run.log,

@@ -21,7 +21,7 @@ from sims.limits import afford, most
 
 IMAGE_KEYS = ("images", "image", "img", "x", "data", "latents", "arr_0")
 LABEL_KEYS = ("labels", "label", "y", "class", "arr_1")
-_GROUPS = 4  # row groups kept in memory
+_GROUPS = 8  # row groups kept in memory
 _ROWS = 2_000_000  # of any file; beyond that, a row takes at least a byte
 _REPEATED = 4 << 30  # bytes that values in many rows of any file may make; in memory they are there once
 
@@ -74,10 +74,15 @@ class Table:
         return raw, shape or None
 
     def _whole(self, path: Path, column: str) -> pa.ChunkedArray:
-        folded = [column] if _folds(_read(path, lambda: pq.read_schema(path)).field(column).type) else None
-        return _read(path, lambda: pq.read_table(path, columns=[column], partitioning=None, read_dictionary=folded))[
-            column
-        ]
+        def read() -> pa.ChunkedArray:
+            with pq.ParquetFile(path) as found:
+                folded = _folds(found.schema_arrow.field(column).type)
+                if not folded:
+                    return found.read(columns=[column])[column]
+            with pq.ParquetFile(path, read_dictionary=[column]) as found:
+                return found.read(columns=[column])[column]
+
+        return _read(path, read)
 
 
 class Cells:

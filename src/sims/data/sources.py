@@ -33,6 +33,7 @@ BUILT_IN = ("digits", "toy:gaussian", "toy:grid25", "toy:moons")
 _KINDS = ("folder", "zip", "parquet", "npz", "store")
 _DIGITS_TEST = 360  # of 1797: a fifth
 _NONE = SourceOptions()
+_AT_ONCE = 8  # pictures that one task decodes
 
 
 def load(source: str | Path, *, options: SourceOptions = _NONE, limit: int | None = None) -> Dataset:
@@ -204,8 +205,10 @@ def _decode(
         chosen = [int(index[row]) for row in rows]
         if threads == 1 or len(chosen) == 1:
             return np.stack([one(i) for i in chosen])
+        # A task costs as much as a thumbnail, and threads that are far apart would need many row groups at once.
+        parts = [chosen[first : first + _AT_ONCE] for first in range(0, len(chosen), _AT_ONCE)]
         with ThreadPoolExecutor(threads) as pool:
-            return np.stack(list(pool.map(one, chosen)))
+            return np.stack([x for part in pool.map(lambda part: [one(i) for i in part], parts) for x in part])
 
     def name() -> str:
         key = digest(content(found.files, folder), index.astype("<i8").tobytes(), list(shape), dtype.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,7 +74,9 @@ def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model
             )
         return Base(given, given.hash, seed=seed, train=train)
     assert real is not None
-    images, folder = options.base.images, run.path / "base"
+    latent, folder = real.codec.latents is not None, run.path / "base"
+    images = options.base.length(real.data_shape, latent)
+    run.log(f"network: {options.network.settled(real.data_shape, latent).said()}; trained on {images:,} images")
     with run.progress("train the base", images) as advance:
         trained = train_base(
             real, options.network, options.sampler, train, folder, images=images, seed=seed,
@@ -88,7 +91,9 @@ def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model
 TRAIN_BASE = "train the base"
 
 
-def base_work(options: CommonOptions) -> Work:
+def base_work(options: CommonOptions, data_shape: Sequence[int], latent: bool = False) -> Work:
     """What training the base counts."""
     training, snapshots = Training("base", options.base.train), len({*options.base.snapshots}) + 1
-    return training_work(TRAIN_BASE, training, options.base.images, leaves="base", snapshots=snapshots)
+    return training_work(
+        TRAIN_BASE, training, options.base.length(data_shape, latent), leaves="base", snapshots=snapshots
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ from sims.experiments.improve.search import SearchOptions
 from sims.interop.hub_models import HubOptions
 from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOptions, default_methods
 from sims.networks.options import NetworkOptions
+from sims.networks.usual import usual
 from sims.sampling import SamplerOptions
 from sims.scoring.options import EvaluationOptions
 from sims.training.trainer import TrainOptions
@@ -52,17 +53,21 @@ class DataOptions:
 class BaseOptions:
     """Training of the base model, where none is given."""
 
-    images: int = 1_280_000
-    """Training length in images; fixed beforehand, never chosen by the result."""
+    images: int | None = None
+    """Training length in images, fixed beforehand, never chosen by the result; by the data and the machine if not given."""  # noqa: E501
     snapshots: tuple[float, ...] = (0.125, 0.25)
     """Earlier snapshots kept for autoguidance, as shares of the length."""
     train: TrainOptions = field(default_factory=TrainOptions)
 
     def __post_init__(self) -> None:
-        if self.images < 1:
+        if self.images is not None and self.images < 1:
             raise UserError(f"base.images is {self.images}: at least 1 is needed")
         if any(not 0 < share < 1 for share in self.snapshots):
             raise UserError(f"base.snapshots is {list(self.snapshots)}: shares of the length lie between 0 and 1")
+
+    def length(self, data_shape: Sequence[int], latent: bool = False) -> int:
+        """Images that a training sees: as many as were asked for, else what is usual for such data on this machine."""
+        return self.images or usual(data_shape, latent).images
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from sims.config import JSON
 from sims.errors import UserError
+from sims.networks.usual import usual
 
 NCSNPP: dict[str, JSON] = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2}
 UNETS: dict[str, tuple[str, dict[str, JSON]]] = {
@@ -22,19 +24,19 @@ _HEAD = 64  # channels of an attention head of a transformer
 class NetworkOptions:
     """The network and its preconditioning."""
 
-    type: Literal["mlp", "ddpmpp", "ncsnpp", "adm", "edm2", "dit"] = "mlp"
-    """Architecture: mlp (tiny images and points), the U-Nets DDPM++, NCSN++, ADM and EDM2, or the transformer dit."""
-    width: int = 256
+    type: Literal["auto", "mlp", "ddpmpp", "ncsnpp", "adm", "edm2", "dit"] = "auto"
+    """Architecture: mlp (points and pictures up to 12 pixels), the U-Nets DDPM++, NCSN++, ADM and EDM2, the transformer dit; auto: by the data and the machine, as are the sizes that are not given."""  # noqa: E501
+    width: int | None = None
     """Width of the residual stream; channels at full resolution of a U-Net."""
     patch: int = 2
     """Height and width of the patches that are one token each (dit)."""
-    blocks: int = 3
+    blocks: int | None = None
     """Number of residual blocks; of a U-Net, per resolution."""
     embedding: int = 64
     """Width of the embedding of noise level and class (mlp)."""
-    channel_mult: tuple[int, ...] = (1, 2)
+    channel_mult: tuple[int, ...] | None = None
     """Channels at each resolution of a U-Net, from full to lowest, in units of width."""
-    attention: tuple[int, ...] = (8,)
+    attention: tuple[int, ...] | None = None
     """Resolutions (pixels a side) at which a U-Net attends."""
     dropout: float = 0.0
     """Dropout probability in training."""
@@ -46,13 +48,29 @@ class NetworkOptions:
     """Highest noise level."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.blocks, self.embedding, self.patch) < 1 or not 0 <= self.dropout < 1:
+        given = [size for size in (self.width, self.blocks) if size is not None]
+        if min(*given, self.embedding, self.patch) < 1 or not 0 <= self.dropout < 1:
             raise UserError(
                 "network: width, blocks, embedding and patch must be at least 1, dropout at least 0 and below 1"
             )
 
+    def settled(self, data_shape: Sequence[int], latent: bool = False) -> NetworkOptions:
+        """These options with all that was left open, by the table of ``sims.networks.usual``."""
+        row = usual(data_shape, latent, kind=self.type)
+        sizes = ("type", "width", "blocks", "channel_mult", "attention")
+        return replace(self, **{name: getattr(row, name) for name in sizes if getattr(self, name) in (None, "auto")})
+
+    def said(self) -> str:
+        """In words, of options that are settled."""
+        sizes = f"{self.type}, width {self.width}, {self.blocks} blocks"
+        if self.type not in UNETS:
+            return sizes
+        mult, at = (",".join(map(str, values or ())) for values in (self.channel_mult, self.attention))
+        return f"{sizes} at each of {mult} times that width, attention at {at} pixels"
+
     def tables(self, sigma_data: float, augment_dim: int = 0) -> tuple[dict[str, JSON], dict[str, JSON]]:
-        """The tables of network and preconditioning that ``make_network`` takes."""
+        """The tables of network and preconditioning that ``make_network`` takes, of options that are settled."""
+        assert self.width is not None and self.blocks is not None
         if augment_dim and self.type in ("mlp", "edm2", "dit"):
             raise UserError(f"the network {self.type} cannot be told of augmentations: set base.train.augment to 0")
         kind = "edm2" if self.type == "edm2" else "edm"
@@ -67,5 +85,5 @@ class NetworkOptions:
             return {"type": "dit", **sizes, "dropout": self.dropout}, precond
         network, more = UNETS[self.type]
         table: dict[str, JSON] = {"type": network, **more, "model_channels": self.width, "num_blocks": self.blocks}
-        table |= {"channel_mult": list(self.channel_mult), "attn_resolutions": list(self.attention)}
+        table |= {"channel_mult": list(self.channel_mult or ()), "attn_resolutions": list(self.attention or ())}
         return {**table, "dropout": self.dropout, **({"augment_dim": augment_dim} if augment_dim else {})}, precond

@@ -28,7 +28,8 @@ def new_model(
     if not options.sigma_data:
         data.require_varied()
     sigma_data = options.sigma_data or max(round(data.std(), 4), 1e-4)
-    network, precond = options.tables(sigma_data, width)
+    settled = options.settled(data.data_shape, data.codec.latents is not None)
+    network, precond = settled.tables(sigma_data, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = make_network(data.data_shape, data.num_classes, network, precond)

@@ -60,7 +60,7 @@ def estimate(
     work += [*pilot.work, Work("report", seconds=REPORT)]
     return Estimate(
         data=data,
-        network=options.network.type if model is None else pilot.network,
+        network=pilot.network,
         parameters=pilot.parameters,
         sampler=f"{pilot.sampling.options.solver}, {pilot.sampling.options.steps} steps",
         nfe=pilot.sampling.nfe,
@@ -82,6 +82,7 @@ def run_pilot(
 ) -> Pilot:
     """Train and sample for a short while, as the job would."""
     example = data.stand_in()
+    given = model is not None
     if model is None:
         model = new_model(example, options.network, options.sampler, options.seed, options.base.train)
     model = model.to(device)
@@ -92,7 +93,8 @@ def run_pilot(
     work = plan(sampling)
     rates = measure_rates(model, example, trainings_of(work), options.batch_size, processes, device)
     parameters = list(denoiser.parameters())
-    network = type(getattr(denoiser, "network", denoiser)).__name__
+    settled = options.network.settled(model.data_shape, model.codec.latents is not None)
+    network = type(getattr(denoiser, "network", denoiser)).__name__ if given else settled.said()
     weights = sum(p.numel() * p.element_size() for p in parameters)
     return Pilot(sampling, work, rates, network, sum(p.numel() for p in parameters), weights)
 

@@ -93,7 +93,7 @@ def next_base(outcome: RoundOutcome, options: ImproveOptions, round_: int) -> Ba
 
 def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
     """The stages of a job after its references, in order."""
-    work = [base_work(options)] if options.model is None else []
+    work = [base_work(options, sampling.denoiser.data_shape, options.vae is not None)] if options.model is None else []
     costs, foreign = (sampling.nfe, sampling.guided), sampling.foreign
     expected = Expected(settings_of(options), options.base.train, *costs, foreign=foreign)
     for round_ in range(options.rounds):

@@ -85,7 +85,7 @@ class Models:
         """The model of one generation: trained on this data from scratch, or from the weights of ``start``."""
         options, run = self.options, self.run
         seed = derive_seed("generation", self.seed, generation)
-        images, train = options.base.images, options.base.train
+        images, train = options.base.length(data.data_shape), options.base.train
         folder = run.artefact(
             "base", data.fingerprint, to_dict(options.network), to_dict(options.base), start and start.hash, seed
         )

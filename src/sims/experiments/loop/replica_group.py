@@ -98,7 +98,7 @@ class ReplicaGroup:
         options = self.options
         if options.affine:
             return Cost()
-        spent = Cost(options.base.images)
+        spent = Cost(options.base.length(()))
         if arm.method == EQUAL:
             return spent + Cost(self._extra())
         if not is_guided(arm.method):
@@ -148,7 +148,7 @@ class ReplicaGroup:
 
     def _bases(self, generation: int) -> dict[str, Model]:
         """The trained model of every arm."""
-        images = self.options.base.images
+        images = self.options.base.length(())
         models = self._trained(generation, "base", self.plain, images)
         return models | self._trained(generation, "equal", self.equal, images + self._extra())
 
@@ -253,7 +253,8 @@ class ReplicaGroup:
 
     def _new(self, generation: int, arms: int, purpose: str = "weights") -> Model:
         """Newly drawn weights, a replica's the same in every arm."""
-        network = self.options.network
+        network = self.options.network.settled((2,))
+        assert network.width is not None and network.blocks is not None
         sizes = {"width": network.width, "blocks": network.blocks, "embedding": network.embedding}
         singles = []
         with torch.random.fork_rng(devices=[]):

@@ -58,7 +58,7 @@ def work_of_shift(options: ShiftOptions, sampling: Sampling) -> list[Work]:
     judged, further = options.evaluation.draws * options.evaluation.samples, settings.rounds - 1
     work = []
     if options.model is None:
-        work.append(base_work(options))
+        work.append(base_work(options, sampling.denoiser.data_shape))
     pools = ceil(auxiliary.max_candidates / auxiliary.candidates)
     most = auxiliary.max_candidates if pools > 1 else None
     work.append(_sampled("own samples", auxiliary.candidates, own, most, images=pools * auxiliary.candidates))

@@ -1,0 +1,108 @@
+"""The network that follows from the data and the machine: one table, every row of which makes a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tiny
+from sims.cli import main
+from sims.data.dataset import Dataset
+from sims.experiments.options import BaseOptions
+from sims.model import load, make_network
+from sims.networks.options import NetworkOptions
+from sims.networks.usual import LATENTS, MLP, PIXELS, TINY, Machine, usual
+from sims.sampling import SamplerOptions
+from sims.training.base import new_model
+
+MACHINES: tuple[Machine, ...] = ("cpu", "small GPU", "large GPU")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("side", [16, 28, 32, 64, 128, 256])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_row_makes_a_network(machine: Machine, side: int, channels: int) -> None:
+    row = usual((channels, side, side), machine=machine)
+    sizes = {name: getattr(row, name) for name in ("type", "width", "blocks", "channel_mult", "attention")}
+    network, precond = NetworkOptions(**sizes).tables(0.5)
+    with torch.device("meta"):
+        denoiser = make_network((channels, side, side), 10, network, precond)
+    attending = [name for name, _ in denoiser.named_modules() if name.endswith(("qkv", "attn_qkv"))]
+    assert row in PIXELS and row.source and row.images >= 200_000
+    assert attending, "no level of it attends"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_latents_have_networks_of_their_own(machine: Machine) -> None:
+    row = usual((4, 32, 32), latent=True, machine=machine)
+    assert row in LATENTS
+    network, precond = NetworkOptions(type=row.type, width=row.width, blocks=row.blocks,  # type: ignore[arg-type]
+                                      channel_mult=row.channel_mult, attention=row.attention).tables(0.5)  # fmt: skip
+    with torch.device("meta"):
+        make_network((4, 32, 32), 0, network, precond)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_no_default_makes_an_mlp_of_pictures(machine: Machine) -> None:
+    for side in (TINY + 1, 14, 16, 20, 28, 33, 100, 1024, 9000):
+        assert usual((3, side, 8), machine=machine).type != "mlp" != usual((1, 8, side), machine=machine).type
+    for shape in ((2,), (1, 8, 8), (3, TINY, TINY), (1, 4, TINY)):
+        assert usual(shape, machine=machine) == MLP
+
+
+def test_what_is_given_stays() -> None:
+    settled = NetworkOptions(width=64, attention=(4,)).settled((3, 32, 32))
+    assert (settled.width, settled.attention) == (64, (4,)) and settled.type == usual((3, 32, 32)).type != "mlp"
+    assert settled.settled((3, 32, 32)) == settled and f"width {settled.width}" in settled.said()
+    mlp = NetworkOptions(type="mlp").settled((3, 32, 32))  # whoever asks for one gets one
+    assert (mlp.type, mlp.width, mlp.blocks) == ("mlp", 256, 3)
+    assert NetworkOptions(type="edm2", blocks=1).settled((3, 64, 64)).channel_mult == usual((3, 64, 64)).channel_mult
+    assert NetworkOptions(type="dit").settled((1, 8, 8)).type == "dit"
+    assert BaseOptions(images=7).length((3, 64, 64)) == 7
+    assert BaseOptions().length((1, 8, 8)) == 1_280_000 != BaseOptions().length((3, 64, 64))
+
+
+def test_the_digits_have_what_they_had(plain: Dataset) -> None:
+    made = new_model(plain, NetworkOptions(), SamplerOptions(), 0)
+    asked = NetworkOptions(type="mlp", width=256, blocks=3, embedding=64)
+    assert made.hash == new_model(plain, asked, SamplerOptions(), 0).hash
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 pictures of 64 × 64: coloured ellipses."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64]
+    for number in range(300):
+        middle, axes = rng.uniform(16, 48, 2), rng.uniform(6, 20, 2)
+        inside = ((y - middle[0]) / axes[0]) ** 2 + ((x - middle[1]) / axes[1]) ** 2 < 1
+        picture = np.where(inside[..., None], rng.integers(100, 255, 3), rng.integers(0, 90, 3)).astype(np.uint8)
+        Image.fromarray(picture).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def test_photographs_are_planned_with_a_unet(photos: Path, tmp_path: Path, say: tiny.Say) -> None:
+    words = ["--run", tmp_path / "run", "--data.path", photos, "--dry-run"]
+    status, out, err = say("improve", *words)
+    assert status == 0, err
+    row = usual((3, 64, 64))
+    assert f"network   {row.type}, width {row.width}" in out and "mlp" not in out
+    assert f"{row.images:,}" in out and "total" in out and not (tmp_path / "run").exists()
+
+
+def test_photographs_run_end_to_end(photos: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    sizes = "--network.width 8 --network.channel-mult 1,1 --network.blocks 1 --network.attention 0 --data.limit 60"
+    short = "--base.images 64 --base.train.batch 16 --auxiliary.samples 16 --auxiliary.budgets 32,64 --batch-size 16"
+    judged = "--auxiliary.train.batch 16 --search.rungs 8,16 --evaluation.samples 16 --evaluation.draws 2"
+    more = "--evaluation.manifold-samples 10 --methods base,sims,neon --sampler.steps 2 --guidance.pilot 4"
+    words = f"{sizes} {short} {judged} {more}".split()
+    assert main(["improve", "--run", str(run), "--data.path", str(photos), *tiny.PCA, *words]) == 0
+    log = (run / "log").read_text()
+    assert "network: ddpmpp, width 8" in log and "trained on 64 images" in log
+    model = load(run / "neon")
+    assert model.data_shape == (3, 64, 64) and model.images(range(2)).shape == (2, 3, 64, 64)
