@@ -35,7 +35,7 @@ class NetworkOptions:
     channel_mult: tuple[int, ...] = (1, 2)
     """Channels at each resolution of a U-Net, from full to lowest, in units of width."""
     attention: tuple[int, ...] = (8,)
-    """Resolutions (pixels a side) at which a U-Net attends."""
+    """Resolutions (pixels a side; of the longer side, padded) at which a U-Net attends."""
     dropout: float = 0.0
     """Dropout probability in training."""
     sigma_data: float | None = None
