@@ -70,7 +70,7 @@ def load_data(
     >>> len(data), data.data_shape, data.num_classes
     (20, (3, 8, 8), 2)
     """
-    options = sources.SourceOptions(grayscale, size if size is None or isinstance(size, int) else tuple(size))
+    options = sources.SourceOptions(grayscale, size)
     if isinstance(source, str | Path):
         if labels is not None or data_range is not None or class_names:
             raise UserError(f"{source} has its own labels and range: labels, data_range and class_names go with arrays")

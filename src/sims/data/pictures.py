@@ -89,6 +89,8 @@ class SourceOptions:
             )
         if self.sides is None:
             return
+        if isinstance(self.size, list):  # as Python may give it
+            object.__setattr__(self, "size", tuple(self.size))
         if len(self.sides) != 2 or min(self.sides) < 1:
             written = ",".join(map(str, self.size)) if isinstance(self.size, tuple) else str(self.size)
             wrong = "is below 1" if len(self.sides) == 2 else "is neither one number nor two"
