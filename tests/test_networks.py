@@ -98,11 +98,11 @@ def test_parameters_as_published(kind: Any, shape: tuple, classes: int, options:
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 3))
 @settings(max_examples=30, deadline=None)
 def test_the_plan_closes(widths: list[int], num_blocks: int) -> None:
-    encoder, decoder = plan(64, 3, 5, widths, num_blocks)
+    encoder, decoder = plan((64, 64), 3, 5, widths, num_blocks)
     skips = [place.cout for place in encoder]
     channels, level = encoder[-1].cout, encoder[-1].level
     for before, after in pairwise(encoder):
-        assert after.cin == before.cout and after.resolution == 64 >> after.level
+        assert after.cin == before.cout and after.sides == (64 >> after.level,) * 2
     for place in decoder:
         assert place.cin == channels + (skips.pop() if place.role == "block" else 0)
         assert place.level == level - (place.role == "up")
@@ -110,7 +110,10 @@ def test_the_plan_closes(widths: list[int], num_blocks: int) -> None:
     assert not skips and channels == widths[0] and level == 0
     assert len({place.name for place in encoder}) == len(encoder)
     assert len({place.name for place in decoder}) == len(decoder)
-    assert Place("block", 16, 1, 2, 1, 1).name == "16x16_block2" and Place("up", 16, 1, 0, 1, 1).name == "16x16_up"
+    assert (
+        Place("block", (16, 16), 1, 2, 1, 1).name == "16x16_block2"
+        and Place("up", (16, 16), 1, 0, 1, 1).name == "16x16_up"
+    )
 
 
 def test_layers_of_the_second_path() -> None:
@@ -192,9 +195,9 @@ def test_a_model_directory_brings_it_back(name: str, tmp_path: Path, plain: Data
 @pytest.mark.parametrize(
     "table, shape, said",
     [
-        (SONG, (2, 9, 9), "cannot be halved 1 times"),
-        (SONG, (2, 8, 4), "square images"),
-        (EDM2, (2,), "square images"),
+        (SONG, (2, 1, 9), "images of 1x9 pixels .* too small to be halved 1 times: give sides of at least 2"),
+        ({**SONG, "channel_mult": [1, 1, 1, 1]}, (2, 2, 2), "too small to be halved 3 times"),
+        (EDM2, (2,), "it takes images"),
         ({**SONG, "channel_mult": []}, (2, 8, 8), "must be at least 1"),
         ({**EDM2, "num_blocks": 0}, (2, 8, 8), "must be at least 1"),
         ({**SONG, "encoder_type": "none"}, (2, 8, 8), "encoder_type': 'none' is not one of"),

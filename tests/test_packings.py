@@ -180,7 +180,7 @@ ZIPS = {
     "zip of metadata.csv": ("metadata.csv", "/", "data"),
 }
 PACKINGS = (*PART_FOLDERS, *FILES, *ZIPS, "idx", "idx.gz", "hub cache")
-OPTIONS = (SourceOptions(), SourceOptions(grayscale=True), SourceOptions(size=4))
+OPTIONS = (SourceOptions(), SourceOptions(grayscale=True), SourceOptions(size=4), SourceOptions(size=(3, 5)))
 
 
 def same(ours: Dataset, theirs: Dataset) -> None:

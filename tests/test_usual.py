@@ -15,7 +15,7 @@ from sims.data.dataset import Dataset
 from sims.experiments.options import BaseOptions
 from sims.model import load, make_network
 from sims.networks.options import NetworkOptions
-from sims.networks.usual import LATENTS, MLP, PIXELS, TINY, Machine, usual
+from sims.networks.usual import LATENTS, MLP, PIXELS, TINY, Machine, attended, usual
 from sims.sampling import SamplerOptions
 from sims.training.base import new_model
 
@@ -23,16 +23,17 @@ MACHINES: tuple[Machine, ...] = ("cpu", "small GPU", "large GPU")
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("side", [16, 28, 32, 64, 128, 256])
+@pytest.mark.parametrize("side", [14, 16, 28, 30, 32, 50, 64, 100, 128, 256])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_row_makes_a_network(machine: Machine, side: int, channels: int) -> None:
     row = usual((channels, side, side), machine=machine)
-    sizes = {name: getattr(row, name) for name in ("type", "width", "blocks", "channel_mult", "attention")}
+    sizes = {name: getattr(row, name) for name in ("type", "width", "blocks", "channel_mult")}
+    sizes["attention"] = attended((channels, side, side), row.channel_mult, row.attention)
     network, precond = NetworkOptions(**sizes).tables(0.5)
     with torch.device("meta"):
         denoiser = make_network((channels, side, side), 10, network, precond)
     attending = [name for name, _ in denoiser.named_modules() if name.endswith(("qkv", "attn_qkv"))]
-    assert row in PIXELS and row.source and row.images >= 200_000
+    assert row in PIXELS and row.source and row.images >= 200_000 and max(sizes["attention"]) <= max(row.attention)
     assert attending, "no level of it attends"
 
 

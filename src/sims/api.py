@@ -55,14 +55,15 @@ def load_data(
     data_range: tuple[float, float] | None = None,
     class_names: Sequence[str] = (),
     grayscale: bool = False,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     limit: int | None = None,
 ) -> Dataset:
     """A data set: a folder of images, zip, parquet, npz, store, a built-in name such as digits, or an array or tensor.
 
     Arrays are images (N, C, H, W), (N, H, W, C) or (N, H, W), or points (N, 2), with ``labels`` (N,), -1 = none, if
-    there are any; ``data_range`` are the values of black and white, which only uint8 need not be told (0, 255). Errors:
-    UserError, one sentence naming the file, for anything missing, broken or inconsistent.
+    there are any; ``data_range`` are the values of black and white, which only uint8 need not be told (0, 255).
+    ``size`` makes them smaller: pixels a side, or (height, width). Errors: UserError, one sentence naming the file, for
+    anything missing, broken or inconsistent.
 
     >>> import numpy, sims
     >>> data = sims.load_data(numpy.random.rand(20, 8, 8, 3), labels=[0, 1] * 10, data_range=(0, 1))

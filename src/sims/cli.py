@@ -44,7 +44,7 @@ from sims.commands.sample import sample_images, synthesize_store
 from sims.commands.train import train
 from sims.config import load_recipe, nearest, override
 from sims.data.check import check
-from sims.data.pictures import SourceOptions
+from sims.data.pictures import SourceOptions, parse_size
 from sims.errors import UserError
 from sims.experiments.cost.memory import is_out_of_memory
 from sims.experiments.cost.table import Estimate
@@ -140,7 +140,7 @@ COMMANDS = {
 
 
 def _registry() -> ConstructorRegistry:
-    """Lists are written with commas: --methods base,sims."""
+    """Lists are written with commas: --methods base,sims; so are the height and width of a size."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -155,6 +155,18 @@ def _registry() -> ConstructorRegistry:
             instance_from_str=lambda args: tuple(kind(part.strip()) for part in args[0].split(",") if part.strip()),
             is_instance=lambda value: isinstance(value, tuple),
             str_from_instance=lambda value: [",".join(map(str, value))],
+        )
+
+    @registry.primitive_rule
+    def sizes(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type != int | tuple[int, int] | None:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="SIDE|HEIGHT,WIDTH",
+            instance_from_str=lambda args: parse_size(args[0]),
+            is_instance=lambda value: value is None or isinstance(value, int | tuple),
+            str_from_instance=lambda value: [",".join(map(str, value)) if isinstance(value, tuple) else str(value)],
         )
 
     @registry.primitive_rule

@@ -16,7 +16,7 @@ from sims.config import JSON, to_dict
 from sims.data.dataset import classes_of
 from sims.data.listing import passed_over
 from sims.data.mapped import rehearsed
-from sims.data.pictures import SourceOptions, Unreadable, decoded, transform
+from sims.data.pictures import SourceOptions, Unreadable, crop_note, cropped, decoded, transform
 from sims.data.readers import Arrays, Pictures, open_source
 from sims.data.sources import BUILT_IN, coded, divided_stores, load, load_pair, resolve
 from sims.data.store import is_store
@@ -108,6 +108,8 @@ def check(path: str | Path, options: SourceOptions = _NONE) -> Report:
         else:
             _arrays(report, found, seen)
             report.remarks += _range_notes(found, options)
+            if found.raw.ndim == 4 and cropped(found.raw.shape[2:], options):
+                report.remarks += crop_note(len(found.raw), len(found.raw), options)
         _labels(report, found.labels, found.class_names, report.count - before)
         if part != "all":
             report.parts[part] = report.count - before
@@ -157,6 +159,7 @@ def _built(report: Report, path: str | Path, options: SourceOptions) -> None:
 
 def _pictures(report: Report, found: Pictures, options: SourceOptions, seen: dict[bytes, str]) -> None:
     beyond: Counter[str] = Counter()
+    crops = 0
     for i, name in enumerate(found.names):
         report.count += 1
         try:
@@ -167,9 +170,11 @@ def _pictures(report: Report, found: Pictures, options: SourceOptions, seen: dic
         except (Unreadable, OSError, UserError) as error:
             report.unreadable.append((name, str(error)))
             continue
+        crops += cropped(picture.pixels.shape[1:], options)
         report.channels[len(changed)] += 1
         report.dtypes[str(changed.dtype)] += 1
     report.remarks += [f"{number} files hold {what}" for what, number in sorted(beyond.items()) if what]
+    report.remarks += crop_note(crops, len(found.names), options)
 
 
 def _arrays(report: Report, found: Arrays, seen: dict[bytes, str]) -> None:

@@ -6,6 +6,7 @@ import io
 import struct
 import threading
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -43,8 +44,8 @@ class SourceOptions:
 
     grayscale: bool = False
     """One channel (ITU-R 601 luma) instead of three or four."""
-    size: int | None = None
-    """Average the middle square of each picture down (box filter) to this many pixels a side."""
+    size: int | tuple[int, int] | None = None
+    """Average the middle square of each picture down (box filter) to this many pixels a side; HEIGHT,WIDTH makes the largest middle part of that shape this size."""  # noqa: E501
 
     cache: Path | None = None
     """Folder for what is decoded, encoded or downloaded once (runs/cache if not given); sets above 1 GiB are read from there."""  # noqa: E501
@@ -65,6 +66,18 @@ class SourceOptions:
         return self.cache or Path("runs/cache")
 
     @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width that pictures are brought to; None where they keep theirs."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def in_words(self) -> str:
+        """What ``size`` does to pictures; "" where nothing."""
+        if isinstance(self.size, tuple):
+            return f"the middle averaged down to {self.size[0]}x{self.size[1]} pixels (height, width)"
+        return f"averaged down to {self.size} pixels a side" if self.size else ""
+
+    @property
     def unchanged(self) -> bool:
         """Whether pictures stay as they are."""
         return not self.grayscale and self.size is None
@@ -74,8 +87,32 @@ class SourceOptions:
             raise UserError(
                 f"value_range is {list(self.value_range)}: give the values of black and white, such as 0,255"
             )
-        if self.size is not None and self.size < 1:
-            raise UserError(f"size {self.size} is below 1: give the number of pixels on a side, such as 32")
+        if self.sides is None:
+            return
+        if isinstance(self.size, list):  # as Python may give it
+            object.__setattr__(self, "size", tuple(self.size))
+        if len(self.sides) != 2 or min(self.sides) < 1:
+            written = ",".join(map(str, self.size)) if isinstance(self.size, tuple) else str(self.size)
+            wrong = "is below 1" if len(self.sides) == 2 else "is neither one number nor two"
+            raise UserError(
+                f"size {written} {wrong}: give the number of pixels on a side, such as 32, or height and width, such "
+                "as 48,64"
+            )
+        if self.sides[0] == self.sides[1]:
+            object.__setattr__(self, "size", self.sides[0])  # one way to say it, in hashes too
+
+
+def parse_size(text: str) -> int | tuple[int, int] | None:
+    """``option 'source.size'`` as a text: 32, or 48,64 (height, width), or none; UserError for anything else."""
+    numbers = [part.strip() for part in text.split(",")]
+    if text.strip().lower() == "none":
+        return None
+    if len(numbers) > 2 or not all(number.isascii() and number.isdecimal() and len(number) < 10 for number in numbers):
+        raise UserError(
+            f"option 'source.size' is {text[:40]!r}: give the number of pixels on a side, such as 32, or height and "
+            "width with a comma between, such as 48,64"
+        )
+    return int(numbers[0]) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
 
 
 class Unreadable(Exception):
@@ -105,11 +142,15 @@ def kind_of(head: bytes) -> str | None:
 
 
 class Decoded(NamedTuple):
-    """A picture (C, H, W), what its file is, and what its file holds beyond it, in words ("" = nothing)."""
+    """A picture (C, H, W), what its file is, and what its file holds beyond it, in words ("" = nothing).
+
+    ``cropped``: whether the options left its borders out.
+    """
 
     pixels: np.ndarray
     format: str
     remark: str = ""
+    cropped: bool = False
 
 
 def decode_image(data: bytes, options: SourceOptions = SourceOptions()) -> np.ndarray:
@@ -125,7 +166,8 @@ def decoded(data: bytes, options: SourceOptions = SourceOptions()) -> Decoded:
     """``decode_image``, with what there is to say of the file."""
     found = format_of(data) or "unknown"
     if found == "npy":
-        return Decoded(transform(_array(data), options), found)
+        array = _array(data)
+        return Decoded(transform(array, options), found, cropped=cropped(array.shape[1:], options))
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if _is_large(image, len(data)):
@@ -148,7 +190,7 @@ def _opened(image: Image.Image, data: bytes, found: str, options: SourceOptions)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # which spares a copy
         pixels = _to_array(_plain(image))
-    return Decoded(transform(pixels, options), found, remark)
+    return Decoded(transform(pixels, options), found, remark, cropped(pixels.shape[1:], options))
 
 
 def _is_large(image: Image.Image, size: int) -> bool:
@@ -275,9 +317,31 @@ def transform(pixels: np.ndarray, options: SourceOptions) -> np.ndarray:
     """Apply `options` to one picture (C, H, W) of any dtype; raises UserError where it is smaller than `size`."""
     if options.grayscale and len(pixels) in (3, 4):
         pixels = _grayscale(pixels)
-    if options.size is not None:
-        pixels = _resize(pixels, options.size)
+    if options.sides is not None:
+        pixels = _resize(pixels, options.sides)
     return pixels
+
+
+def cropped(sides: Sequence[int], options: SourceOptions) -> bool:
+    """Whether ``options`` leave the borders of a picture of this height and width out."""
+    return options.sides is not None and _middle(sides, options.sides) != tuple(sides)
+
+
+def crop_note(count: int, of: int, options: SourceOptions) -> tuple[str, ...]:
+    """What is said of ``count`` pictures that were cropped, of so many; nothing where none was."""
+    if not count or options.sides is None:
+        return ()
+    height, width = options.sides
+    part = "middle square" if height == width else f"middle part of the shape {height}:{width} (height:width)"
+    return (f"{count} of {of} pictures are cropped to their largest {part} before they are averaged down",)
+
+
+def _middle(sides: Sequence[int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """The largest height and width within these sides that have the shape of those wanted, as nearly as pixels can."""
+    (height, width), (h, w) = sides, wanted
+    if height * w <= width * h:
+        return height, (2 * height * w + h) // (2 * h)
+    return (2 * width * h + w) // (2 * w), width
 
 
 def _grayscale(pixels: np.ndarray) -> np.ndarray:
@@ -288,22 +352,27 @@ def _grayscale(pixels: np.ndarray) -> np.ndarray:
     return _cast(grey, pixels.dtype)
 
 
-def _resize(pixels: np.ndarray, size: int) -> np.ndarray:
+def _resize(pixels: np.ndarray, wanted: tuple[int, int]) -> np.ndarray:
+    """The largest middle part of this shape, averaged down to this height and width."""
     height, width = pixels.shape[1:]
-    side = min(height, width)
-    if side < size:
+    if height < wanted[0] or width < wanted[1]:
+        square, least = wanted[0] == wanted[1], min(height, width)
+        asked = str(wanted[0]) if square else f"{wanted[0]},{wanted[1]}"
+        remedy = f"{least} or less" if square else f"at most {height},{width} (height,width)"
         raise UserError(
-            f"size {size} is larger than a picture of {width}x{height}: choose a size of {side} or less,"
+            f"size {asked} is larger than a picture of {width}x{height}: choose a size of {remedy},"
             " or remove the small pictures (`sims data check` lists the sizes)"
         )
-    top, left = (height - side) // 2, (width - side) // 2
-    pixels = pixels[:, top : top + side, left : left + side]
-    if side == size:
+    rows, columns = _middle((height, width), wanted)
+    top, left = (height - rows) // 2, (width - columns) // 2
+    pixels = pixels[:, top : top + rows, left : left + columns]
+    if (rows, columns) == wanted:
         return pixels
+    size = wanted[1], wanted[0]  # as Pillow has it
     if pixels.dtype == np.uint8 and len(pixels) in _PNG_MODES:
-        return _to_array(_to_image(pixels).resize((size, size), Image.Resampling.BOX))
+        return _to_array(_to_image(pixels).resize(size, Image.Resampling.BOX))
     planes = [Image.fromarray(plane.astype(np.float32)) for plane in pixels]
-    boxed = np.stack([np.asarray(plane.resize((size, size), Image.Resampling.BOX)) for plane in planes])
+    boxed = np.stack([np.asarray(plane.resize(size, Image.Resampling.BOX)) for plane in planes])
     return _cast(boxed, pixels.dtype)
 
 

@@ -19,7 +19,7 @@ from sims.data.codec import EDM2_LATENTS, Codec
 from sims.data.dataset import ROW, Dataset, at_once, check_labels, classes_of
 from sims.data.division import PARTS
 from sims.data.mapped import Rows, content
-from sims.data.pictures import Decoded, SourceOptions, Unreadable, decoded, transform
+from sims.data.pictures import Decoded, SourceOptions, Unreadable, crop_note, cropped, decoded, transform
 from sims.data.readers import Arrays, Pictures, Source, mismatch, open_source
 from sims.data.store import Store, is_store
 from sims.errors import UserError
@@ -196,6 +196,8 @@ def _decode(
         pixels = picture.pixels
         if picture.remark:
             remarks[picture.remark] += 1
+        if picture.cropped:
+            crops.append(i)
         if pixels.shape != first.shape or pixels.dtype != first.dtype:
             one, other = (int(index[0]), first.shape, first.dtype), (i, pixels.shape, pixels.dtype)
             raise UserError(mismatch(found, one, other))
@@ -214,17 +216,25 @@ def _decode(
         key = digest(content(found.files, folder), index.astype("<i8").tobytes(), list(shape), dtype.name)
         return f"decoded-{digest(options.grayscale, options.size, moments, key)[:24]}"
 
+    crops: list[int] = []  # of the pictures whose borders are left out
     codec = Codec("latents", -1.5, 1.5, "float32", EDM2_LATENTS) if moments else None
     whole, folder = (len(index), *shape), options.folder / "decoded"
     threads = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if not mapped.fits_memory(math.prod(whole) * dtype.itemsize):
         what = f"decoding {len(index):,} samples of {found.name}"
-        return mapped.mapped(folder, name, whole, dtype, block, block=1024, what=what), codec
-    raw = np.empty(whole, dtype)
-    for start in range(0, len(index), 1024):
-        rows = range(start, min(start + 1024, len(index)))
-        raw[rows.start : rows.stop] = block(rows)
+        raw: np.ndarray | Rows = mapped.mapped(folder, name, whole, dtype, block, block=1024, what=what)
+    else:
+        raw = np.empty(whole, dtype)
+        for start in range(0, len(index), 1024):
+            rows = range(start, min(start + 1024, len(index)))
+            raw[rows.start : rows.stop] = block(rows)
+    _say_crops(found.name, len(crops), len(index), options)
     return raw, codec
+
+
+def _say_crops(name: str, count: int, of: int, options: SourceOptions) -> None:
+    for note in crop_note(count, of, options):
+        say(f"{name}: {note}")
 
 
 def _standardized(moments: np.ndarray) -> np.ndarray:
@@ -316,7 +326,9 @@ def transformed(data: Dataset, options: SourceOptions) -> Dataset:
         return data
     if len(data.data_shape) != 3 or data.codec.kind != "pixels":
         raise UserError(f"{data.name} holds no pictures (shape {data.data_shape}): leave out grayscale and size")
-    return replace(data, raw=np.stack([transform(pixels, options) for pixels in data.raw]))
+    raw = np.stack([transform(pixels, options) for pixels in data.raw])
+    _say_crops(data.name, len(data) * cropped(data.data_shape[1:], options), len(data), options)
+    return replace(data, raw=raw)
 
 
 def _drawn(count: int, limit: int | None) -> np.ndarray:

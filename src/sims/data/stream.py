@@ -107,7 +107,7 @@ def of_dataset(data: Dataset, options: SourceOptions = AS_THEY_ARE) -> Stream:
 
 def _in_words(options: SourceOptions, codec: Codec) -> str:
     """What was done to pictures on load, and how floating-point values of an unusual range, found in them, are read."""
-    words = [f"averaged down to {options.size} pixels a side"] if options.size else []
+    words = [options.in_words] if options.in_words else []
     words += ["made grey"] if options.grayscale else []
     if codec.kind == "pixels" and not codec.integer and (codec.low, codec.high) not in ((0.0, 1.0), (-1.0, 1.0)):
         words.append(f"values from {codec.low:.4g} (black) to {codec.high:.4g} (white)")

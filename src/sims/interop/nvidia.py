@@ -185,7 +185,8 @@ def has_their_network(model: Model) -> bool:
 def export_tensors(model: Model, file: Path | str) -> Path:
     """Write a network's tensors under NVIDIA's names (.safetensors): what ``load_state_dict`` of their class takes.
 
-    Raises UserError for a guided model, another network than EDM's and EDM2's, another suffix, or a file that is there.
+    Raises UserError for a guided model, another network than EDM's and EDM2's, pictures that are not square, another
+    suffix, or a file that is there.
     """
     file, denoiser = Path(file), model.denoiser
     if isinstance(denoiser, Guide):
@@ -200,12 +201,25 @@ def export_tensors(model: Model, file: Path | str) -> Path:
         wrong = "exists" if file.exists() else "is no .safetensors file"
         raise UserError(f"{file} {wrong}: give a new file that ends in .safetensors, for the network's tensors")
     assert isinstance(denoiser, Preconditioned)
+    _require_square(denoiser)
     cls = next(entry for entry in _CLASSES.values() if entry.preconditioning == denoiser.kind)
     theirs = {ours: name for name, ours in cls.prefixes.items()}
     tensors = {_renamed(name, theirs): t.detach().cpu().contiguous() for name, t in denoiser.state_dict().items()}
     with atomic_path(file) as temporary:
         save_file(tensors, temporary)
     return file
+
+
+def _require_square(denoiser: Preconditioned) -> None:
+    """UserError for pictures that no ``img_resolution`` describes: other than square, or padded within the network."""
+    _, height, width = denoiser.data_shape
+    network: Any = denoiser.network
+    if height != width or height % network.multiple:
+        raise UserError(
+            f"this model makes pictures of {height}x{width} pixels (height, width), and the classes of EDM and EDM2 "
+            f"know squares alone, here with sides that are multiples of {network.multiple}: use the model directory "
+            "itself, whose model.safetensors has the tensors"
+        )
 
 
 def _class(name: str) -> _Class:

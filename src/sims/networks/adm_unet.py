@@ -20,14 +20,16 @@ from sims.networks.layers import (
     keyword_arguments,
     plan,
 )
+from sims.networks.sizes import any_size
 
 _HEAD = 64  # channels of an attention head; blocks of fewer have no attention
 
 
 class DhariwalUNet(nn.Module):
-    """Raw network F(x, c_noise, labels, augment) on square images: x (B, C, H, H) -> (B, out_channels, H, H).
+    """Raw network F(x, c_noise, labels, augment) on images: x (B, C, H, W) -> (B, out_channels, H, W).
 
     c_noise (B,) or (1,); labels (B,) int64, -1 = no class; augment (B, augment_dim), what was done to the images.
+    ``attn_resolutions`` are longer sides in pixels, of images padded to multiples of 2^(levels - 1) (``any_size``).
     Raises UserError for options or images that do not fit.
     """
 
@@ -48,7 +50,7 @@ class DhariwalUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(DhariwalUNet, locals())
-        channels, resolution = image_size(data_shape, channel_mult, num_blocks)
+        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks)
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding = model_channels * channel_mult_emb
         self.map_noise = PositionalEmbedding(model_channels)
@@ -58,7 +60,7 @@ class DhariwalUNet(nn.Module):
         self.map_label = nn.Linear(num_classes, embedding, bias=False) if num_classes else None
 
         widths = [model_channels * multiple for multiple in channel_mult]
-        self.encoder, self.decoder = plan(resolution, channels, widths[0], widths, num_blocks)
+        self.encoder, self.decoder = plan(sides, channels, widths[0], widths, num_blocks)
         style = BlockStyle(embedding, dropout, (1, 1), 1e-5, 1.0, True, False)
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         for blocks, places in ((self.enc, self.encoder), (self.dec, self.decoder)):
@@ -68,7 +70,7 @@ class DhariwalUNet(nn.Module):
                     continue
                 direction: Literal["up", "down"] | None = place.role if place.role in ("up", "down") else None  # type: ignore[assignment]
                 attention = (place.role == "in" and place.index == 0) or (
-                    place.role == "block" and place.resolution in attn_resolutions
+                    place.role == "block" and place.is_at(attn_resolutions)
                 )
                 heads = place.cout // _HEAD if attention else 0
                 blocks[place.name] = UNetBlock(place.cin, place.cout, style, direction, heads)
@@ -86,6 +88,7 @@ class DhariwalUNet(nn.Module):
         if self.map_label is not None:
             nn.init.normal_(self.map_label.weight)
 
+    @any_size
     def forward(
         self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:

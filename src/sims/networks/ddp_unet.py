@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from sims.errors import UserError
 from sims.networks.layers import PositionalEmbedding, image_size, keyword_arguments
+from sims.networks.sizes import any_size
 
 
 class DDPUNet(nn.Module):
-    """Raw network F(x, c_noise, labels) on square images: x (B, C, H, H) -> (B, out_channels, H, H).
+    """Raw network F(x, c_noise, labels) on images: x (B, C, H, W) -> (B, out_channels, H, W).
 
     c_noise (B,) or (1,); there are no classes. ``full_attention``: whether a resolution attends in full, else linearly.
     ``memory``: keys and values that attention has beside those of pixels. ``groups`` of group normalization; 0 = RMS
@@ -42,7 +43,7 @@ class DDPUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(DDPUNet, locals())
-        channels, _ = image_size(data_shape, widths, 1)
+        channels, _, self.multiple = image_size(data_shape, widths, 1)
         if num_classes:
             raise UserError(f"this U-Net knows no classes, and {num_classes} are asked for: choose another network")
         told = 4 * model_channels
@@ -76,6 +77,7 @@ class DDPUNet(nn.Module):
         self.final_res_block = block(2 * first, first)
         self.final_conv = nn.Conv2d(first, out_channels or channels, 1)
 
+    @any_size
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         angles = self.angles(c_noise)  # (B, model_channels / 2)
         told = self.time_mlp(torch.cat([angles.sin(), angles.cos()], dim=1))  # (B, T)

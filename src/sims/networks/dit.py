@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sims.errors import UserError
 from sims.networks.layers import PositionalEmbedding, keyword_arguments
+from sims.networks.sizes import any_size, rounded_up
 
 _FREQUENCIES = 256  # numbers that a time is told by
 
@@ -19,8 +20,9 @@ class DiT(nn.Module):
     """Raw network F(x, c_noise, labels): x (B, C, H, W) -> (B, out_channels, H, W).
 
     c_noise (B,) or (1,); labels (B,) int64, -1 = no class. With ``null_class`` the table of classes has a last row for
-    that, which classes are replaced by in training with probability ``label_dropout``. Parameters have the published
-    names. Raises UserError for sizes that do not fit, and for labels of -1 without that row.
+    that, which classes are replaced by in training with probability ``label_dropout``. Sides that are no multiples of
+    the patches' are padded (``any_size``). Parameters have the published names. Raises UserError for sizes that do not
+    fit, and for labels of -1 without that row.
     """
 
     pos_embed: Tensor  # (1, T, hidden_size)
@@ -43,8 +45,8 @@ class DiT(nn.Module):
         super().__init__()
         self.config = keyword_arguments(DiT, locals())
         _check(data_shape, patch_size, hidden_size, num_heads)
-        channels, height, width = data_shape
-        self.out_channels, self.patch_size = out_channels or channels, patch_size
+        channels, height, width = data_shape[0], *rounded_up(data_shape[1:], patch_size)
+        self.out_channels, self.patch_size, self.multiple = out_channels or channels, patch_size, patch_size
         self.num_classes, self.null_class, self.label_dropout = num_classes, null_class, label_dropout
         self.x_embedder = nn.ModuleDict({"proj": nn.Conv2d(channels, hidden_size, patch_size, stride=patch_size)})
         self.register_buffer("pos_embed", _positions(height // patch_size, width // patch_size, hidden_size)[None])
@@ -74,6 +76,7 @@ class DiT(nn.Module):
             if "adaLN_modulation.1" in name or name == "final_layer.linear":
                 nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
 
+    @any_size
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         grid = x.shape[2] // self.patch_size, x.shape[3] // self.patch_size
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed  # (B, T, D)
@@ -124,10 +127,10 @@ class _Block(nn.Module):
 
 
 def _check(data_shape: Sequence[int], patch_size: int, hidden_size: int, num_heads: int) -> None:
-    if len(data_shape) != 3 or data_shape[1] % patch_size or data_shape[2] % patch_size:
+    if len(data_shape) != 3 or patch_size < 1 or min(data_shape[1:]) < patch_size:
         raise UserError(
             f"data of shape {tuple(data_shape)} cannot be cut into patches of {patch_size} pixels a side: give images "
-            "(C, H, W) whose sides are multiples of that, or another patch size"
+            "(C, H, W) with sides of at least that, or another option 'network.patch'"
         )
     if hidden_size % num_heads or hidden_size % 4:
         raise UserError(f"a width of {hidden_size} with {num_heads} heads: give a multiple of 4 and of the heads")

@@ -26,6 +26,7 @@ from sims.networks.layers import (
     resample,
     resample_box,
 )
+from sims.networks.sizes import any_size
 
 _EPS = 1e-4
 
@@ -175,9 +176,10 @@ class MPBlock(nn.Module):
 
 
 class EDM2UNet(nn.Module):
-    """Raw network F(x, c_noise, labels) on square images or latents: x (B, C, H, H) -> the same shape.
+    """Raw network F(x, c_noise, labels) on images or latents: x (B, C, H, W) -> the same shape.
 
-    c_noise (B,) or (1,); labels (B,) int64, -1 = no class. Raises UserError for options or images that do not fit.
+    c_noise (B,) or (1,); labels (B,) int64, -1 = no class. ``attn_resolutions`` are longer sides in pixels, of images
+    padded to multiples of 2^(levels - 1) (``any_size``). Raises UserError for options or images that do not fit.
     """
 
     def __init__(
@@ -202,7 +204,7 @@ class EDM2UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(EDM2UNet, locals())
-        channels, resolution = image_size(data_shape, channel_mult, num_blocks)
+        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks)
         if channels_per_head < 1:
             raise UserError(f"channels_per_head is {channels_per_head}: it must be at least 1")
         taps = check_filter(resample_filter)
@@ -216,12 +218,12 @@ class EDM2UNet(nn.Module):
         self.emb_label = MPConv(num_classes, embedding, 0) if num_classes else None
 
         # One more input channel, all ones, stands in for biases.
-        self.encoder, self.decoder = plan(resolution, channels + 1, widths[0], widths, num_blocks)
+        self.encoder, self.decoder = plan(sides, channels + 1, widths[0], widths, num_blocks)
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         for blocks, places in ((self.enc, self.encoder), (self.dec, self.decoder)):
             for place in places:
                 attention = (place.role == "in" and place.index == 0) or (
-                    place.role == "block" and place.resolution in attn_resolutions
+                    place.role == "block" and place.is_at(attn_resolutions)
                 )
                 blocks[place.name] = (
                     MPConv(place.cin, place.cout, 3)
@@ -231,6 +233,7 @@ class EDM2UNet(nn.Module):
         self.out_conv = MPConv(widths[0], channels, 3)
         self.out_gain = nn.Parameter(torch.zeros([]))
 
+    @any_size
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         embedding = self._embed(c_noise, labels)  # (B, E)
         h, skips = torch.cat([x, torch.ones_like(x[:, :1])], dim=1), []  # (B, C + 1, H, W)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sims.errors import UserError
 from sims.networks.layers import Place, PositionalEmbedding, attend, image_size, keyword_arguments, plan
+from sims.networks.sizes import any_size
 
 Resampling = Literal["block", "conv", "plain"]
 Order = Literal["legacy", "new"]
@@ -22,7 +23,7 @@ _GROUPS = 32
 
 
 class GuidedUNet(nn.Module):
-    """Raw network F(x, c_noise, labels) on square images: x (B, C, H, H) -> (B, out_channels, H, H).
+    """Raw network F(x, c_noise, labels) on images: x (B, C, H, W) -> (B, out_channels, H, W).
 
     c_noise (B,) or (1,); labels (B,) int64, -1 = no class: ``null_class`` is a last row for that in the table of
     classes; without it, nothing is added. ``attention`` are the halvings (0 = none) at which it attends, with
@@ -53,7 +54,7 @@ class GuidedUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(GuidedUNet, locals())
-        channels, side = image_size(data_shape, widths, num_blocks)
+        channels, sides, self.multiple = image_size(data_shape, widths, num_blocks)
         self.num_classes, self.null_class, self.label_dropout = num_classes, null_class, label_dropout
         told = 4 * model_channels
         self.angles = PositionalEmbedding(model_channels)
@@ -72,7 +73,7 @@ class GuidedUNet(nn.Module):
                 return [residual]
             return [residual, _Attention(place.cout, _heads(place.cout, num_heads, head_channels), order, pointwise)]
 
-        encoder, decoder = plan(side, channels, widths[0], widths, num_blocks)
+        encoder, decoder = plan(sides, channels, widths[0], widths, num_blocks)
         first = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.input_blocks = nn.ModuleList([nn.ModuleList([first])])
         self.input_blocks.extend(nn.ModuleList(block(place)) for place in encoder[1:])
@@ -87,6 +88,7 @@ class GuidedUNet(nn.Module):
         self.out = nn.Sequential(_norm(widths[0]), nn.SiLU(), final)
         _to_zero(final)
 
+    @any_size
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         told = F.silu(self._embed(c_noise, labels))  # (B, E) or (1, E)
         h, skips = x, []

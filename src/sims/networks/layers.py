@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from sims.config import JSON
 from sims.errors import UserError
+from sims.networks.sizes import rounded_up
 
 Direction = Literal["up", "down"]
 MOST_BLOCKS, MOST_TAPS = 1000, 64
@@ -35,33 +36,48 @@ def keyword_arguments(network: type[nn.Module], given: Mapping[str, object]) -> 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block stands in a U-Net: its level (0 = full resolution), its channels, and what it is there for."""
+    """Where a block stands in a U-Net: its level (0 = full resolution), its channels, and what it is there for.
+
+    ``sides`` are height and width there, of the picture as it is padded.
+    """
 
     role: Literal["conv", "down", "block", "in", "up"]
-    resolution: int
+    sides: tuple[int, int]
     level: int
     index: int
     cin: int
     cout: int
 
     @property
+    def size(self) -> str:
+        """Height and width as names have them, such as 16x16."""
+        return f"{self.sides[0]}x{self.sides[1]}"
+
+    @property
     def name(self) -> str:
         """The block's name in checkpoints, such as 16x16_block0."""
         numbered = self.role in ("block", "in")
-        return f"{self.resolution}x{self.resolution}_{self.role}{self.index if numbered else ''}"
+        return f"{self.size}_{self.role}{self.index if numbered else ''}"
+
+    def is_at(self, resolutions: Sequence[int]) -> bool:
+        """Whether it stands at one of these resolutions, by which a U-Net is told where to attend.
+
+        A resolution is the longer side in pixels: no more pixels attend to each other than in a square of that side.
+        """
+        return max(self.sides) in resolutions
 
 
 def plan(
-    resolution: int, inputs: int, first: int, widths: Sequence[int], num_blocks: int
+    sides: tuple[int, int], inputs: int, first: int, widths: Sequence[int], num_blocks: int
 ) -> tuple[list[Place], list[Place]]:
-    """The blocks of encoder and decoder, in order.
+    """The blocks of encoder and decoder, in order, for pictures of this height and width.
 
     ``inputs`` channels enter, the first convolution makes ``first`` of them, level i has ``widths[i]``. The decoder has
     one block more a level than the encoder, because each of its blocks takes one of the encoder's outputs.
     """
-    encoder = [Place("conv", resolution, 0, 0, inputs, first)]
+    encoder = [Place("conv", sides, 0, 0, inputs, first)]
     for level, width in enumerate(widths):
-        size = resolution >> level
+        size = sides[0] >> level, sides[1] >> level
         if level > 0:
             encoder.append(Place("down", size, level, 0, encoder[-1].cout, encoder[-1].cout))
         for index in range(num_blocks):
@@ -70,7 +86,7 @@ def plan(
     decoder: list[Place] = []
     channels = encoder[-1].cout
     for level, width in reversed(list(enumerate(widths))):
-        size = resolution >> level
+        size = sides[0] >> level, sides[1] >> level
         if level == len(widths) - 1:
             decoder += [Place("in", size, level, index, channels, channels) for index in range(2)]
         else:
@@ -87,22 +103,28 @@ def check_depth(blocks: int) -> None:
         raise UserError(f"a network of {blocks:,} blocks: at most {MOST_BLOCKS:,} are possible")
 
 
-def image_size(data_shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int) -> tuple[int, int]:
-    """Channels and side of square images; UserError where they cannot be halved once for each level but the first."""
-    if len(data_shape) != 3 or data_shape[1] != data_shape[2]:
-        raise UserError(f"data of shape {tuple(data_shape)} do not fit a U-Net: it takes square images (C, H, H)")
+def image_size(
+    data_shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int
+) -> tuple[int, tuple[int, int], int]:
+    """Channels of images, their sides as a U-Net pads them (``any_size``), and the number these are multiples of.
+
+    UserError for what is no image, and for sides that are less than one pixel when halved for each level but the first.
+    """
+    if len(data_shape) != 3:
+        raise UserError(f"data of shape {tuple(data_shape)} do not fit a U-Net: it takes images (C, H, W)")
     if not channel_mult or min(channel_mult) < 1 or num_blocks < 1:
         raise UserError(
             f"channel_mult {list(channel_mult)} with num_blocks {num_blocks} make no U-Net: each must be at least 1"
         )
     check_depth(num_blocks * len(channel_mult))
-    factor = 2 ** (len(channel_mult) - 1)
-    if data_shape[1] % factor:
+    channels, height, width = data_shape
+    multiple = 2 ** (len(channel_mult) - 1)
+    if min(height, width) < multiple:
         raise UserError(
-            f"images of {data_shape[1]} pixels a side cannot be halved {len(channel_mult) - 1} times: "
-            f"give a multiple of {factor}, or a shorter channel_mult"
+            f"images of {height}x{width} pixels (height, width) are too small to be halved {len(channel_mult) - 1} "
+            f"times: give sides of at least {multiple}, or fewer levels (a shorter option 'network.channel_mult')"
         )
-    return data_shape[0], data_shape[1]
+    return channels, rounded_up((height, width), multiple), multiple
 
 
 # -- what is embedded --------------------------------------------------------------------------------------------------

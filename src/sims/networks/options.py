@@ -8,7 +8,7 @@ from typing import Literal
 
 from sims.config import JSON
 from sims.errors import UserError
-from sims.networks.usual import usual
+from sims.networks.usual import attended, usual
 
 NCSNPP: dict[str, JSON] = {"embedding_type": "fourier", "encoder_type": "residual", "channel_mult_noise": 2}
 UNETS: dict[str, tuple[str, dict[str, JSON]]] = {
@@ -37,7 +37,7 @@ class NetworkOptions:
     channel_mult: tuple[int, ...] | None = None
     """Channels at each resolution of a U-Net, from full to lowest, in units of width."""
     attention: tuple[int, ...] | None = None
-    """Resolutions (pixels a side) at which a U-Net attends."""
+    """Resolutions (pixels a side; of the longer side, padded) at which a U-Net attends."""
     dropout: float = 0.0
     """Dropout probability in training."""
     sigma_data: float | None = None
@@ -57,8 +57,11 @@ class NetworkOptions:
     def settled(self, data_shape: Sequence[int], latent: bool = False) -> NetworkOptions:
         """These options with all that was left open, by the table of ``sims.networks.usual``."""
         row = usual(data_shape, latent, kind=self.type)
-        sizes = ("type", "width", "blocks", "channel_mult", "attention")
-        return replace(self, **{name: getattr(row, name) for name in sizes if getattr(self, name) in (None, "auto")})
+        sizes = ("type", "width", "blocks", "channel_mult")
+        made = replace(self, **{name: getattr(row, name) for name in sizes if getattr(self, name) in (None, "auto")})
+        if self.attention is None:
+            made = replace(made, attention=attended(data_shape, made.channel_mult or (), row.attention))
+        return made
 
     def said(self) -> str:
         """In words, of options that are settled."""

@@ -26,16 +26,18 @@ from sims.networks.layers import (
     keyword_arguments,
     plan,
 )
+from sims.networks.sizes import any_size
 
 _EPS = 1e-6
 
 
 class SongUNet(nn.Module):
-    """Raw network F(x, c_noise, labels, augment) on square images: x (B, C, H, H) -> (B, out_channels, H, H).
+    """Raw network F(x, c_noise, labels, augment) on images: x (B, C, H, W) -> (B, out_channels, H, W).
 
     c_noise (B,) or (1,); labels (B,) int64, -1 = no class; augment (B, augment_dim), what was done to the images.
     DDPM++ is the default; NCSN++ has fourier embedding, residual encoder, channel_mult_noise 2, resample_filter
-    [1, 3, 3, 1]. Raises UserError for options or images that do not fit.
+    [1, 3, 3, 1]. ``attn_resolutions`` are longer sides in pixels, of images padded to multiples of 2^(levels - 1)
+    (``any_size``). Raises UserError for options or images that do not fit.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class SongUNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(SongUNet, locals())
-        channels, resolution = image_size(data_shape, channel_mult, num_blocks)
+        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks)
         taps = check_filter(resample_filter)
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_type, self.decoder_type, self.last_block = encoder_type, decoder_type, num_blocks
@@ -74,7 +76,7 @@ class SongUNet(nn.Module):
         self.map_layer1 = nn.Linear(embedding, embedding)
 
         widths = [model_channels * multiple for multiple in channel_mult]
-        self.encoder, self.decoder = plan(resolution, channels, model_channels, widths, num_blocks)
+        self.encoder, self.decoder = plan(sides, channels, model_channels, widths, num_blocks)
         style = BlockStyle(embedding, dropout, taps, _EPS, math.sqrt(0.5), False, True)
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         self._build_encoder(channels, style, attn_resolutions)
@@ -87,7 +89,7 @@ class SongUNet(nn.Module):
             if place.role == "conv":
                 self.enc[place.name] = nn.Conv2d(place.cin, place.cout, 3, padding=1)
             elif place.role == "block":
-                heads = int(place.resolution in attn_resolutions)
+                heads = int(place.is_at(attn_resolutions))
                 self.enc[place.name] = UNetBlock(place.cin, place.cout, style, heads=heads)
             else:
                 self.enc[place.name] = UNetBlock(place.cin, place.cout, style, "down")
@@ -104,7 +106,7 @@ class SongUNet(nn.Module):
         deepest = self.decoder[0].level
         for place in self.decoder:
             last = place.role == "block" and place.index == self.last_block
-            attention = (place.role == "in" and place.index == 0) or (last and place.resolution in attn_resolutions)
+            attention = (place.role == "in" and place.index == 0) or (last and place.is_at(attn_resolutions))
             direction: Literal["up"] | None = "up" if place.role == "up" else None
             self.dec[place.name] = UNetBlock(place.cin, place.cout, style, direction, int(attention))
             if last and (self.decoder_type == "skip" or place.level == 0):
@@ -125,6 +127,7 @@ class SongUNet(nn.Module):
                 if layer.bias is not None:
                     layer.bias.zero_()
 
+    @any_size
     def forward(
         self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
@@ -169,4 +172,4 @@ class SongUNet(nn.Module):
 
 def _aux(place: Place, what: str) -> str:
     """The name of a layer of the second path, beside a block, such as 16x16_aux_conv."""
-    return f"{place.resolution}x{place.resolution}_aux_{what}"
+    return f"{place.size}_aux_{what}"

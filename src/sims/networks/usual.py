@@ -23,7 +23,10 @@ OWN = "measured on the digits"
 
 @dataclass(frozen=True)
 class Usual:
-    """A network by its options, for data up to so many pixels a side, and the images that its training sees."""
+    """A network by its options, for data up to so many pixels a side, and the images that its training sees.
+
+    ``attention``: for each of these sizes, the largest resolution up to it attends.
+    """
 
     side: int
     machine: Machine
@@ -38,16 +41,16 @@ class Usual:
 
 MLP = Usual(TINY, "cpu", "mlp", 256, 3, (), (), 1_280_000, OWN)
 PIXELS = (
-    Usual(16, "cpu", "ddpmpp", 32, 1, (1, 2), (8, 7), 1_000_000, EDM),
-    Usual(32, "cpu", "ddpmpp", 32, 1, (1, 2, 2), (8, 7), 1_000_000, EDM),
+    Usual(16, "cpu", "ddpmpp", 32, 1, (1, 2), (8,), 1_000_000, EDM),
+    Usual(32, "cpu", "ddpmpp", 32, 1, (1, 2, 2), (8,), 1_000_000, EDM),
     Usual(64, "cpu", "ddpmpp", 32, 1, (1, 2, 2, 2), (8,), 500_000, EDM),
     Usual(128, "cpu", "ddpmpp", 32, 1, (1, 1, 2, 2, 2), (8,), 300_000, EDM),
     Usual(1 << 20, "cpu", "ddpmpp", 32, 1, (1, 1, 1, 2, 2, 2), (8,), 200_000, EDM),
-    Usual(16, "small GPU", "ddpmpp", 64, 2, (1, 2), (8, 7), 20_000_000, EDM),
-    Usual(32, "small GPU", "ddpmpp", 64, 3, (2, 2, 2), (16, 14), 20_000_000, EDM),
+    Usual(16, "small GPU", "ddpmpp", 64, 2, (1, 2), (8,), 20_000_000, EDM),
+    Usual(32, "small GPU", "ddpmpp", 64, 3, (2, 2, 2), (16,), 20_000_000, EDM),
     Usual(64, "small GPU", "ddpmpp", 64, 3, (1, 2, 2, 2), (16,), 20_000_000, EDM),
     Usual(1 << 20, "small GPU", "adm", 64, 2, (1, 1, 2, 3, 4), (16, 8), 10_000_000, ADM),
-    Usual(32, "large GPU", "ddpmpp", 128, 4, (2, 2, 2), (16, 14), 50_000_000, EDM),
+    Usual(32, "large GPU", "ddpmpp", 128, 4, (2, 2, 2), (16,), 50_000_000, EDM),
     Usual(64, "large GPU", "ddpmpp", 128, 4, (1, 2, 2, 2), (16,), 50_000_000, EDM),
     Usual(1 << 20, "large GPU", "adm", 192, 3, (1, 1, 2, 3, 4), (32, 16, 8), 50_000_000, ADM),
 )
@@ -73,6 +76,18 @@ def usual(data_shape: Sequence[int], latent: bool = False, machine: Machine | No
     rows = LATENTS if latent and kind == "auto" else PIXELS
     row = next(row for row in rows if row.machine == there and side <= row.side)
     return row if kind == "auto" else replace(row, type=kind)
+
+
+def attended(data_shape: Sequence[int], channel_mult: Sequence[int], up_to: Sequence[int]) -> tuple[int, ...]:
+    """The resolutions of a U-Net for pictures (C, H, W), by the longer side as it is padded, that attend.
+
+    >>> attended((3, 48, 64), (1, 2, 2, 2), (16,)), attended((1, 28, 28), (1, 2, 2), (8,))
+    ((16,), (7,))
+    """
+    factor = 2 ** max(0, len(channel_mult) - 1)
+    longest = -(-max(data_shape[1:], default=0) // factor) * factor
+    sides = [longest >> level for level in range(len(channel_mult))]
+    return tuple(dict.fromkeys(max((s for s in sides if s <= most), default=sides[-1]) for most in up_to if sides))
 
 
 @cache
