@@ -107,3 +107,11 @@ def test_photographs_run_end_to_end(photos: Path, tmp_path: Path) -> None:
     assert "network: ddpmpp, width 8" in log and "trained on 64 images" in log
     model = load(run / "neon")
     assert model.data_shape == (3, 64, 64) and model.images(range(2)).shape == (2, 3, 64, 64)
+
+
+def test_a_plan_of_more_than_a_day_says_what_takes_less(photos: Path, tmp_path: Path, say: tiny.Say) -> None:
+    words = ["--run", tmp_path / "run", "--data.path", photos, "--dry-run", "--base.images", "2000000000"]
+    status, out, _ = say("improve", *words)
+    assert status == 0 and "days of it for 'train the base': fewer" in out and "--data.source.size" in out
+    status, out, _ = say("improve", *words[:-2], "--network.width", "8", "--base.images", "6400", *tiny.PCA)
+    assert status == 0 and "more than a day" not in out

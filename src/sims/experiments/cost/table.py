@@ -68,7 +68,24 @@ class Estimate:
         memory = [f"  {name:<50}{size(count):>14}{self._fits(count)}" for name, count in self.memory.items()]
         disk = ["", f"{'disk':<52}{'at most':>14}", *disk, f"{'total':<52}{size(sum(self.disk.values())):>14}"]
         memory = ["", f"{'memory of one process':<52}{'peak':>14}", *memory, ""]
-        return "\n".join([*head, *stages, *disk, *memory, *(f"note: {note}" for note in self.notes)])
+        return "\n".join(
+            [*head, *stages, *disk, *memory, *(f"note: {note}" for note in [*self.notes, *self._too_long()])]
+        )
+
+    def _too_long(self) -> list[str]:
+        """What would take less where this device takes more than a day."""
+        if self.total <= DAY:
+            return []
+        dearest = max(self.work, key=self.seconds)
+        less = (
+            "fewer 'base.images', or pictures of half the side (option 'data.source.size') in about a quarter of it, "
+        )
+        if not any(work.training is not None and work.training.name == "base" for work in self.work):
+            less = "smaller 'evaluation.samples' and 'search.limit', "
+        return [
+            f"more than a day on this device, {duration(self.seconds(dearest))} of it for {dearest.stage!r}: {less}"
+            "or a GPU take less"
+        ]
 
     def _row(self, stage: str, work: list[Work]) -> str:
         images, evaluations = sum(part.images for part in work), sum(part.evaluations for part in work)
@@ -91,9 +108,12 @@ class Estimate:
         return "" if needed < self.free else "  more than is free: use option 'fit_memory'"
 
 
+DAY = 86400.0  # seconds
+
+
 def duration(seconds: float) -> str:
     """A time in the unit that suits it."""
-    for unit, scale in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+    for unit, scale in (("days", DAY), ("h", 3600.0), ("min", 60.0)):
         if seconds >= 1.5 * scale:
             return f"{seconds / scale:,.1f} {unit}"
     return f"{seconds:.1f} s"
