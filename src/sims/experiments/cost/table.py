@@ -78,10 +78,10 @@ class Estimate:
             return []
         dearest = max(self.work, key=self.seconds)
         less = (
-            "fewer 'base.images', or pictures of half the side (option 'data.source.size') in about a quarter of it, "
+            "a smaller option 'base.images', pictures of half the side (option 'data.source.size'; about a quarter), "
         )
         if not any(work.training is not None and work.training.name == "base" for work in self.work):
-            less = "smaller 'evaluation.samples' and 'search.limit', "
+            less = "a smaller option 'evaluation.samples' or 'search.limit', "
         return [
             f"more than a day on this device, {duration(self.seconds(dearest))} of it for {dearest.stage!r}: {less}"
             "or a GPU take less"
