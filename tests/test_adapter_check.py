@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ import tiny
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.adapter_check import check_adapter, linear_denoiser, posterior_mean
+from sims.experiments.readings import Reading
 from sims.interop.wrapping import load_weights
 from sims.model import Model
+from sims.preconditioning import InterpolantPrecond
 
 SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "models" / "mnist-flow-vit.safetensors"
@@ -124,6 +127,67 @@ def test_a_network_trained_here(trained: tuple[Model, Dataset], changes: dict, w
     assert (found.problems == ()) if words is None else (words in found.problems[0]), found
     if changes == {}:
         assert check_adapter(model, data, "digits").problems == ()  # not wrapped: its errors alone
+
+
+def test_labels_and_a_reading_wrong_together(trained: tuple[Model, Dataset]) -> None:
+    """Each hides the other: with wrong labels no reading beats the linear denoiser."""
+    model, data = trained
+    wrong = wrapped(model, call=lambda net, x, t, y: -net(x, t, torch.where(y >= 0, 9 - y, y)))
+    found = check_adapter(wrong, data, "digits")
+    assert "sign of the output turned" in found.problems[0], found
+    assert found.swapped == {str(k): str(9 - k) for k in range(10)}
+
+
+def test_a_call_that_fails_at_other_times(trained: tuple[Model, Dataset]) -> None:
+    """Whatever a call raises at times that only other readings tell, those are not the right ones."""
+    model, data = trained
+
+    def call(net: nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if (t.abs() > 2).any():
+            raise KeyError("no such time")
+        return net(x, t, y)
+
+    assert check_adapter(wrapped(model, call=call), data, "digits").problems == ()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        flows.linear(50, end=0.5, first=1), flows.cosine(scale=1e-3), flows.of_betas([0.01, 0.1, 0.4], first=1),
+        flows.rectified_flow(1), flows.vp_sde(), flows.edm(), flows.Interpolant(lambda t: t, lambda t: 1 - t, 0.9, 0.1),
+    ],
+)  # fmt: skip
+def test_what_is_said_is_what_was_tried(given: flows.Interpolant) -> None:
+    """Options that are written as the words say give the same numbers, also where two respects changed."""
+    first = Reading(given, "eps", (-1.0, 1.0))
+    network = InterpolantPrecond(nn.Identity(), (1, 2, 2), 0, given, "eps", (-1.0, 1.0))
+    for i, one in enumerate(first.others()):
+        for reading in (one, *[other for j, other in enumerate(one.others()) if (i + j) % 5 == 0]):
+            if not reading.makes_sense:
+                continue
+            options, sign = {"schedule": given, "prediction": "eps"}, 1.0
+            known = dict(given.settings or {}).get("alphas_cumprod")
+            for word in reading.words:
+                name, _, value = word.partition("=")
+                if value:
+                    options[name] = eval(value.replace("(...", "(known"), {"sims": sims, "known": known})
+                elif "sign" in word:
+                    sign = -1.0
+                else:
+                    options["schedule"] = retold(options["schedule"], word)
+            wanted, made = InterpolantPrecond(nn.Identity(), (1, 2, 2), **options), reading.denoiser(network)
+            sigma = wanted.round_sigma(torch.tensor([0.3, 1.0, 3.0]))
+            numbers = torch.stack(wanted.coefficients(sigma)) * torch.tensor([1, sign, 1, 1])[:, None]
+            torch.testing.assert_close(torch.stack(made.coefficients(sigma)), numbers, msg=" and ".join(reading.words))
+
+
+def retold(given: flows.Interpolant, words: str) -> flows.Interpolant:
+    """What the words on the time told say."""
+    if "other direction" in words:
+        ends = given.clean + given.noisy
+        return replace(given, told=lambda t: given.tell(ends - t), settings=None)
+    factor = float(words.split()[3])
+    return replace(given, told=lambda t: factor * given.tell(t), settings=None)
 
 
 def test_the_linear_denoiser_is_the_wiener_filter() -> None:
