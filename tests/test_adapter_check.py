@@ -15,7 +15,7 @@ import sims
 import tiny
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.experiments.adapter_check import check_adapter, linear_denoiser, posterior_mean
+from sims.experiments.adapter_check import check_adapter, linear_denoiser, look, posterior_mean
 from sims.experiments.readings import Reading
 from sims.interop.wrapping import load_weights
 from sims.model import Model
@@ -136,6 +136,23 @@ def test_labels_and_a_reading_wrong_together(trained: tuple[Model, Dataset]) -> 
     found = check_adapter(wrong, data, "digits")
     assert "sign of the output turned" in found.problems[0], found
     assert found.swapped == {str(k): str(9 - k) for k in range(10)}
+
+
+def test_labels_that_some_pictures_lack(trained: tuple[Model, Dataset]) -> None:
+    model, data = trained
+    some = replace(data, labels=np.where(np.arange(len(data)) % 3, data.labels, -1))
+    wrong = wrapped(model, call=lambda net, x, t, y: net(x, t, torch.where(y >= 0, 9 - y, y)))
+    assert check_adapter(wrong, some, "digits").swapped == {str(k): str(9 - k) for k in range(10)}
+
+
+def test_an_adapter_that_no_alternative_would_be(trained: tuple[Model, Dataset]) -> None:
+    """EDM's prediction with a flow's times is not tried, but where it was given its errors are what they are."""
+    model, data = trained
+    sight = look(wrapped(model), data, 128, 0)
+    wrong = wrapped(model, schedule=flows.rectified_flow())
+    errors = [sight.of(made)[sight.start :].mean(1) for made in (wrong, wrapped(model))]
+    found = check_adapter(wrong, data, "digits").better[0]
+    assert found.times == pytest.approx(float(np.exp(np.log(errors[0] / errors[1]).mean())), rel=0.2)
 
 
 def test_a_call_that_fails_at_other_times(trained: tuple[Model, Dataset]) -> None:

@@ -105,13 +105,13 @@ def check_adapter(
     sight, single = look(model, data, images, seed), model.denoiser
     levels = _levels(sight, sight.of(model))
     better: tuple[Alternative, ...] = ()
-    best: Denoiser = model
+    likely: Sequence[Denoiser] = (model,)
     swapped: dict[int, int] = {}
     seen = sight
     for _ in range(LOOKS if others else 0):
         if isinstance(single, InterpolantPrecond):
-            better, best = _better(seen, single)
-        before, swapped = swapped, _swapped(sight, best)
+            better, likely = _better(seen, single)
+        before, swapped = swapped, next(filter(None, (_swapped(sight, one) for one in likely)), {})
         if swapped == before:
             break
         seen = sight.labelled(swapped)  # wrong labels hide what else is wrong, and the other way
@@ -126,7 +126,7 @@ def check_adapter(
         problems.append(bad)
     return AdapterCheck(
         model=name, data=data.name, num_images=len(sight.x), levels=levels, better=better, swapped=classes or None,
-        problems=tuple(problems), remarks=tuple(_remarks(sight, best, levels)),
+        problems=tuple(problems), remarks=tuple(_remarks(sight, model)),
     )  # fmt: skip
 
 
@@ -236,8 +236,11 @@ class _Search:
         self.known: dict[tuple[object, ...], Array] = {}
 
     def errors(self, reading: Reading, sight: Sight) -> Array:
-        """By noise level and picture of this sight, or of a part of it; absurd ones where there is no such network."""
-        if not reading.makes_sense:
+        """By noise level and picture of this sight, or of a part of it; absurd ones where there is no such network.
+
+        The adapter as it is, which has no words, is looked at whatever it says.
+        """
+        if reading.words and not reading.makes_sense:
             return np.full((len(sight.sigmas), len(sight.x)), ABSURD)
         made = reading.denoiser(self.given, self.network)
         numbers = torch.stack(made.coefficients(made.round_sigma(sight.sigmas)))
@@ -250,8 +253,8 @@ class _Search:
         return _score(self.errors(reading, sight), sight.start)
 
 
-def _better(sight: Sight, given: InterpolantPrecond) -> tuple[tuple[Alternative, ...], InterpolantPrecond]:
-    """Readings with smaller errors, the best first, and the denoiser of the one with the smallest.
+def _better(sight: Sight, given: InterpolantPrecond) -> tuple[tuple[Alternative, ...], tuple[InterpolantPrecond, ...]]:
+    """Readings with smaller errors, the best first; and its denoiser, or several that may be right with other labels.
 
     Predictions and schedules are tried together on a few pictures; from the best ones, and from the adapter as it is,
     one respect after another changes while that helps. What is worse than the best linear denoiser is no alternative.
@@ -267,8 +270,10 @@ def _better(sight: Sight, given: InterpolantPrecond) -> tuple[tuple[Alternative,
         if reading.words and gain and not worse_than_linear(_levels(sight, seen)):
             alternative = Alternative(words=" and ".join(reading.words), times=math.exp(gain))
             kept.setdefault(round(gain, 6), (alternative, reading))
-    best = next((reading for _, reading in kept.values()), first if _sound(sight, errors) else found[0][0])
-    return tuple(alternative for alternative, _ in kept.values()), best.denoiser(given)
+    likely = [reading for _, reading in kept.values()][:1] or [first]
+    if not kept and not _sound(sight, errors):
+        likely += [reading for reading, _ in found if reading.words]
+    return tuple(alternative for alternative, _ in kept.values()), tuple(one.denoiser(given) for one in likely)
 
 
 def _sound(sight: Sight, errors: Array) -> bool:
@@ -304,8 +309,11 @@ def _swapped(sight: Sight, denoiser: Denoiser) -> dict[int, int]:
     Nothing is said where the network is no better than a linear denoiser even then: its labels are the least of it.
     """
     count, labels = denoiser.num_classes, sight.labels
-    if count < 2 or labels is None or count > MANY_CLASSES:
+    if count < 2 or labels is None or count > MANY_CLASSES or int((labels >= 0).sum()) < FEW:
         return {}
+    known = labels >= 0
+    sight = replace(sight, x=sight.x[known], noise=sight.noise[known], labels=labels[known])
+    labels = labels[known]
     middle = [level for level in sight.sigmas.tolist() if 0.5 <= level <= 10] or sight.sigmas.tolist()
     part = replace(sight, sigmas=torch.tensor(middle, device=sight.sigmas.device))
     told = [part.of(denoiser, torch.full_like(labels, label)) for label in range(count)]
@@ -322,7 +330,7 @@ def _swapped(sight: Sight, denoiser: Denoiser) -> dict[int, int]:
     return {k: label for k, label in best_of.items() if label != k}
 
 
-def _remarks(sight: Sight, denoiser: Denoiser, levels: Sequence[LevelError]) -> list[str]:
-    if denoiser.num_classes and sight.labels is None:
+def _remarks(sight: Sight, model: Model) -> list[str]:
+    if model.num_classes and sight.labels is None:
         return ["the data have no labels, so classes were left out; what they mean is not checked"]
     return []
