@@ -15,8 +15,9 @@ import sims
 import tiny
 from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.experiments import readings
 from sims.experiments.adapter_check import check_adapter, linear_denoiser, look, posterior_mean
-from sims.experiments.readings import Reading
+from sims.experiments.readings import Reading, Remembering
 from sims.interop.wrapping import load_weights
 from sims.model import Model
 from sims.preconditioning import InterpolantPrecond
@@ -205,6 +206,25 @@ def retold(given: flows.Interpolant, words: str) -> flows.Interpolant:
         return replace(given, told=lambda t: given.tell(ends - t), settings=None)
     factor = float(words.split()[3])
     return replace(given, told=lambda t: factor * given.tell(t), settings=None)
+
+
+def test_a_network_that_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked the same again it is not evaluated again, while there is room."""
+    asked, x = [], torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+            asked.append(time)
+            return x * time
+
+    network = Remembering(Net())
+    for time in (1.0, 2.0, 1.0, 2.0):
+        assert torch.equal(network(x, torch.tensor([time])), time * x)
+    assert len(asked) == 2
+    monkeypatch.setattr(readings, "REMEMBERED", 1)
+    for time in (3.0, 1.0, 1.0):
+        assert torch.equal(network(x, torch.tensor([time])), time * x)
+    assert len(asked) == 4
 
 
 def test_the_linear_denoiser_is_the_wiener_filter() -> None:
