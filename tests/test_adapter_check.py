@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +119,8 @@ def wrapped(trained: Model, **changes: object) -> Model:
         ({"schedule": flows.edm(told="sigma")}, "interpolants.edm() fits"),
         ({"data_range": (0, 1)}, "data_range=(-1, 1)"),
         ({"call": lambda net, x, t, y: -net(x, t, y)}, "sign of the output turned"),
+        ({"call": lambda net, x, t, y: -net(x, t, y), "data_range": (0, 1)}, "data_range=(-1, 1) and the sign"),
+        ({"schedule": flows.rectified_flow(0, scale=1000), "prediction": "velocity"}, "prediction='edm'"),
         ({"call": lambda net, x, t, y: net(x, t, torch.where(y >= 0, 9 - y, y))}, "other classes"),
         ({"call": lambda net, x, t, y: net(x, t, y).flip(2)}, "likely wrong"),
     ],
@@ -197,6 +200,19 @@ def test_what_is_said_is_what_was_tried(given: flows.Interpolant) -> None:
             sigma = wanted.round_sigma(torch.tensor([0.3, 1.0, 3.0]))
             numbers = torch.stack(wanted.coefficients(sigma)) * torch.tensor([1, sign, 1, 1])[:, None]
             torch.testing.assert_close(torch.stack(made.coefficients(sigma)), numbers, msg=" and ".join(reading.words))
+
+
+def test_a_wrong_direction_in_another_unit_of_time() -> None:
+    """One alone does not help; both are tried together, with every prediction, range and sign."""
+    first = Reading(flows.rectified_flow(1), "x0", (0.0, 1.0))
+    right = flows.rectified_flow(0, scale=1000).settings
+    tried = {
+        (reading.prediction, reading.data_range, reading.sign)
+        for reading in first.combined()
+        if reading.schedule.settings == right
+    }
+    predictions = ("x0", "eps", "v", "velocity", "score")
+    assert tried == {*itertools.product(predictions, readings.RANGES, (1.0, -1.0))}
 
 
 def retold(given: flows.Interpolant, words: str) -> flows.Interpolant:

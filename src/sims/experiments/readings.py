@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from sims.interpolants import Interpolant
 from sims.preconditioning import PREDICTIONS, InterpolantPrecond
 
 RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
+SIGN = "the sign of the output turned (in call)"
 REMEMBERED = 1 << 26  # bytes of a network's outputs
 NAME = "sims.interpolants"
 TIMES = {"first": 0, "between": False, "scale": 1.0}  # what schedules of whole times have unless told otherwise
@@ -46,7 +48,7 @@ class Reading:
         for prediction in PREDICTIONS:
             if prediction != self.prediction:
                 yield self.changed(f"prediction={prediction!r}", prediction=prediction)
-        yield self.changed("the sign of the output turned (in call)", sign=-self.sign)
+        yield self.changed(SIGN, sign=-self.sign)
         for span in RANGES:
             if span != self.data_range:
                 yield self.changed(f"data_range=({span[0]:g}, {span[1]:g})", data_range=span)
@@ -55,19 +57,24 @@ class Reading:
                 yield self.changed(words, schedule=schedule)
 
     def combined(self) -> Iterator[Reading]:
-        """Readings that differ in kind of schedule, prediction and range at once."""
+        """Readings that differ in kind of schedule, unit of time, range, prediction and sign at once."""
         kind = _kind(self.schedule)
-        others = [
-            self.changed(words, schedule=made) for words, made in _schedules(self.schedule) if _kind(made) != kind
-        ]
-        for reading in (self, *others):
-            for span in RANGES:
-                for prediction in PREDICTIONS:  # innermost: a network gives all of them the same
+        others = [made for made in _schedules(self.schedule) if _kind(made[1]) != kind]
+        others += [unit for _, made in [("", self.schedule), *others] for unit in _units(made)]
+        schedules = [self.changed(words, schedule=made) for words, made in others]
+        spans = dict.fromkeys((self.data_range, *RANGES))
+        predictions = dict.fromkeys((self.prediction, *PREDICTIONS))
+        uses = [*itertools.product(predictions, (self.sign, -self.sign))]  # of what the network gives once
+        for reading in (self, *schedules):
+            for span in spans:
+                for prediction, sign in uses:
                     made = reading
                     if span != self.data_range:
                         made = made.changed(f"data_range=({span[0]:g}, {span[1]:g})", data_range=span)
                     if prediction != self.prediction:
                         made = made.changed(f"prediction={prediction!r}", prediction=prediction)
+                    if sign != self.sign:
+                        made = made.changed(SIGN, sign=sign)
                     if made.makes_sense:
                         yield made
 
@@ -171,6 +178,15 @@ def _schedules(given: Interpolant) -> Iterator[tuple[str, Interpolant]]:
         for factor in (1000.0, 1e-3):
             words = f"the time told {factor:g} times as large (in call)"
             yield words, _retold(given, lambda t, factor=factor: factor * given.tell(t))  # type: ignore[misc]
+
+
+def _units(given: Interpolant) -> Iterator[tuple[str, Interpolant]]:
+    """The same times told up to about 1 or 1000, where they are told up to the other."""
+    for words, made in _schedules(given):
+        scale = (made.settings or {}).get("scale", 1.0)
+        usual = (1.0, 1000.0) if made.count is None else (1.0, 1 / made.count)
+        if _kind(made) == _kind(given) and scale != (given.settings or {}).get("scale", 1.0) and scale in usual:
+            yield words, made
 
 
 def _retold(given: Interpolant, told: Callable[[Tensor], Tensor]) -> Interpolant:
