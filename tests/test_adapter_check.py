@@ -119,7 +119,10 @@ def wrapped(trained: Model, **changes: object) -> Model:
         ({"schedule": flows.edm(told="sigma")}, "interpolants.edm() fits"),
         ({"data_range": (0, 1)}, "data_range=(-1, 1)"),
         ({"call": lambda net, x, t, y: -net(x, t, y)}, "sign of the output turned"),
-        ({"call": lambda net, x, t, y: -net(x, t, y), "data_range": (0, 1)}, "data_range=(-1, 1) and the sign"),
+        (
+            {"call": lambda net, x, t, y: -net(x, t, y), "data_range": (0, 1)},
+            "the sign of the output turned (in call) and data_range=(-1, 1)",
+        ),
         ({"schedule": flows.rectified_flow(0, scale=1000), "prediction": "velocity"}, "prediction='edm'"),
         ({"call": lambda net, x, t, y: net(x, t, torch.where(y >= 0, 9 - y, y))}, "other classes"),
         ({"call": lambda net, x, t, y: net(x, t, y).flip(2)}, "likely wrong"),
