@@ -205,6 +205,20 @@ def test_what_is_said_is_what_was_tried(given: flows.Interpolant) -> None:
             torch.testing.assert_close(torch.stack(made.coefficients(sigma)), numbers, msg=" and ".join(reading.words))
 
 
+def test_of_readings_that_are_as_good_the_nearest_is_named() -> None:
+    """A continuous schedule that is nearly that of linear betas is not named beside the prediction."""
+    data, schedule = sims.load_data("digits"), flows.linear()
+    wiener = linear_denoiser(data.batch(range(len(data)))[0])
+
+    class Noise(nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            sigma, state = schedule.sigma(t[:1]), x / schedule.alpha(t[:1])
+            return ((state - wiener(state, sigma)) / sigma).float()
+
+    model = sims.wrap(Noise(), data_shape=(1, 8, 8), prediction="v", schedule=schedule)
+    assert check_adapter(model, data, "digits").better[0].words == "prediction='eps'"
+
+
 def test_a_wrong_direction_in_another_unit_of_time() -> None:
     """One alone does not help; both are tried together, with every prediction, range and sign."""
     first = Reading(flows.rectified_flow(1), "x0", (0.0, 1.0))

@@ -263,7 +263,15 @@ def _better(sight: Sight, given: InterpolantPrecond) -> tuple[tuple[Alternative,
     errors = search.errors(first, sight)
     starts = sorted(first.combined(), key=lambda one: search.score(one, search.glance))[:STARTS]
     found = [_descended(search, start) for start in (first, *starts)]
-    found.sort(key=lambda pair: (round(_score(pair[1], sight.start), 6), len(pair[0].words)))
+    scores = {reading: _score(seen, sight.start) for reading, seen in found}
+    found.sort(
+        key=lambda pair: (
+            scores[pair[0]] > min(scores.values()) + LEAST,  # of those that are as good, what changes least
+            len(pair[0].words),
+            pair[0].schedule.count != given.schedule.count,
+            scores[pair[0]],
+        )
+    )
     kept: dict[float, tuple[Alternative, Reading]] = {}
     for reading, seen in found:
         gain = _gain(errors, seen, 0 if {*reading.words} <= first.time_words() else sight.start)
