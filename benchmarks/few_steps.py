@@ -103,7 +103,8 @@ def main() -> None:
         sampler = {"solver": "consistency", "steps": evaluations, "sigma_min": SECOND if evaluations > 1 else None}
         table = {
             "run": str(given.folder / f"evaluations-{evaluations}"), "model": str(made), "sampler": sampler,
-            "auxiliary": {"budgets": BUDGETS}, "data": {"path": "digits"}, "methods": ["base", "sims", "neon", "self-trained", "distilled"],
+            "auxiliary": {"budgets": BUDGETS}, "data": {"path": "digits"},
+            "methods": ["base", "sims", "neon", "self-trained", "distilled"],
         }  # fmt: skip
         result = improved(options_of(ImproveOptions, table, ""))
         runs[str(evaluations)] = {"rows": [flat(row) for row in result.rows], "headline": result.headline}

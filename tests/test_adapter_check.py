@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,12 @@ import sims
 import tiny
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.experiments.adapter_check import check_adapter, linear_denoiser, posterior_mean
+from sims.experiments import readings
+from sims.experiments.adapter_check import check_adapter, linear_denoiser, look, posterior_mean
+from sims.experiments.readings import Reading, Remembering
 from sims.interop.wrapping import load_weights
 from sims.model import Model
+from sims.preconditioning import InterpolantPrecond
 
 SHARED = Path(__file__).parents[2] / "shared"
 WEIGHTS = SHARED / "models" / "mnist-flow-vit.safetensors"
@@ -114,6 +119,11 @@ def wrapped(trained: Model, **changes: object) -> Model:
         ({"schedule": flows.edm(told="sigma")}, "interpolants.edm() fits"),
         ({"data_range": (0, 1)}, "data_range=(-1, 1)"),
         ({"call": lambda net, x, t, y: -net(x, t, y)}, "sign of the output turned"),
+        (
+            {"call": lambda net, x, t, y: -net(x, t, y), "data_range": (0, 1)},
+            "the sign of the output turned (in call) and data_range=(-1, 1)",
+        ),
+        ({"schedule": flows.rectified_flow(0, scale=1000), "prediction": "velocity"}, "prediction='edm'"),
         ({"call": lambda net, x, t, y: net(x, t, torch.where(y >= 0, 9 - y, y))}, "other classes"),
         ({"call": lambda net, x, t, y: net(x, t, y).flip(2)}, "likely wrong"),
     ],
@@ -124,6 +134,130 @@ def test_a_network_trained_here(trained: tuple[Model, Dataset], changes: dict, w
     assert (found.problems == ()) if words is None else (words in found.problems[0]), found
     if changes == {}:
         assert check_adapter(model, data, "digits").problems == ()  # not wrapped: its errors alone
+
+
+def test_labels_and_a_reading_wrong_together(trained: tuple[Model, Dataset]) -> None:
+    """Each hides the other: with wrong labels no reading beats the linear denoiser."""
+    model, data = trained
+    wrong = wrapped(model, call=lambda net, x, t, y: -net(x, t, torch.where(y >= 0, 9 - y, y)))
+    found = check_adapter(wrong, data, "digits")
+    assert "sign of the output turned" in found.problems[0], found
+    assert found.swapped == {str(k): str(9 - k) for k in range(10)}
+
+
+def test_labels_that_some_pictures_lack(trained: tuple[Model, Dataset]) -> None:
+    model, data = trained
+    some = replace(data, labels=np.where(np.arange(len(data)) % 3, data.labels, -1))
+    wrong = wrapped(model, call=lambda net, x, t, y: net(x, t, torch.where(y >= 0, 9 - y, y)))
+    assert check_adapter(wrong, some, "digits").swapped == {str(k): str(9 - k) for k in range(10)}
+
+
+def test_an_adapter_that_no_alternative_would_be(trained: tuple[Model, Dataset]) -> None:
+    """EDM's prediction with a flow's times is not tried, but where it was given its errors are what they are."""
+    model, data = trained
+    sight = look(wrapped(model), data, 128, 0)
+    wrong = wrapped(model, schedule=flows.rectified_flow())
+    errors = [sight.of(made)[sight.start :].mean(1) for made in (wrong, wrapped(model))]
+    found = check_adapter(wrong, data, "digits").better[0]
+    assert found.times == pytest.approx(float(np.exp(np.log(errors[0] / errors[1]).mean())), rel=0.2)
+
+
+def test_a_call_that_fails_at_other_times(trained: tuple[Model, Dataset]) -> None:
+    """Whatever a call raises at times that only other readings tell, those are not the right ones."""
+    model, data = trained
+
+    def call(net: nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if (t.abs() > 2).any():
+            raise KeyError("no such time")
+        return net(x, t, y)
+
+    assert check_adapter(wrapped(model, call=call), data, "digits").problems == ()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        flows.linear(50, end=0.5, first=1), flows.cosine(scale=1e-3), flows.of_betas([0.01, 0.1, 0.4], first=1),
+        flows.rectified_flow(1), flows.vp_sde(), flows.edm(), flows.Interpolant(lambda t: t, lambda t: 1 - t, 0.9, 0.1),
+    ],
+)  # fmt: skip
+def test_what_is_said_is_what_was_tried(given: flows.Interpolant) -> None:
+    """Options that are written as the words say give the same numbers, also where two respects changed."""
+    first = Reading(given, "eps", (-1.0, 1.0))
+    network = InterpolantPrecond(nn.Identity(), (1, 2, 2), 0, given, "eps", (-1.0, 1.0))
+    for i, one in enumerate(first.others()):
+        for reading in (one, *[other for j, other in enumerate(one.others()) if (i + j) % 5 == 0]):
+            if not reading.makes_sense:
+                continue
+            options, sign = {"schedule": given, "prediction": "eps"}, 1.0
+            known = dict(given.settings or {}).get("alphas_cumprod")
+            for word in reading.words:
+                name, _, value = word.partition("=")
+                if value:
+                    options[name] = eval(value.replace("(...", "(known"), {"sims": sims, "known": known})
+                elif "sign" in word:
+                    sign = -1.0
+                else:
+                    options["schedule"] = retold(options["schedule"], word)
+            wanted, made = InterpolantPrecond(nn.Identity(), (1, 2, 2), **options), reading.denoiser(network)
+            sigma = wanted.round_sigma(torch.tensor([0.3, 1.0, 3.0]))
+            numbers = torch.stack(wanted.coefficients(sigma)) * torch.tensor([1, sign, 1, 1])[:, None]
+            torch.testing.assert_close(torch.stack(made.coefficients(sigma)), numbers, msg=" and ".join(reading.words))
+
+
+def test_of_readings_that_are_as_good_the_nearest_is_named() -> None:
+    """A continuous schedule that is nearly that of linear betas is not named beside the prediction."""
+    data, schedule = sims.load_data("digits"), flows.linear()
+    wiener = linear_denoiser(data.batch(range(len(data)))[0])
+
+    class Noise(nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            sigma, state = schedule.sigma(t[:1]), x / schedule.alpha(t[:1])
+            return ((state - wiener(state, sigma)) / sigma).float()
+
+    model = sims.wrap(Noise(), data_shape=(1, 8, 8), prediction="v", schedule=schedule)
+    assert check_adapter(model, data, "digits").better[0].words == "prediction='eps'"
+
+
+def test_a_wrong_direction_in_another_unit_of_time() -> None:
+    """One alone does not help; both are tried together, with every prediction, range and sign."""
+    first = Reading(flows.rectified_flow(1), "x0", (0.0, 1.0))
+    right = flows.rectified_flow(0, scale=1000).settings
+    tried = {
+        (reading.prediction, reading.data_range, reading.sign)
+        for reading in first.combined()
+        if reading.schedule.settings == right
+    }
+    predictions = ("x0", "eps", "v", "velocity", "score")
+    assert tried == {*itertools.product(predictions, readings.RANGES, (1.0, -1.0))}
+
+
+def retold(given: flows.Interpolant, words: str) -> flows.Interpolant:
+    """What the words on the time told say."""
+    if "other direction" in words:
+        ends = given.clean + given.noisy
+        return replace(given, told=lambda t: given.tell(ends - t), settings=None)
+    factor = float(words.split()[3])
+    return replace(given, told=lambda t: factor * given.tell(t), settings=None)
+
+
+def test_a_network_that_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked the same again it is not evaluated again, while there is room."""
+    asked, x = [], torch.randn(2, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor, time: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+            asked.append(time)
+            return x * time
+
+    network = Remembering(Net())
+    for time in (1.0, 2.0, 1.0, 2.0):
+        assert torch.equal(network(x, torch.tensor([time])), time * x)
+    assert len(asked) == 2
+    monkeypatch.setattr(readings, "REMEMBERED", 1)
+    for time in (3.0, 1.0, 1.0):
+        assert torch.equal(network(x, torch.tensor([time])), time * x)
+    assert len(asked) == 4
 
 
 def test_the_linear_denoiser_is_the_wiener_filter() -> None:

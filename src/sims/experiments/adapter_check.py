@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser, device_of
 from sims.errors import UserError
-from sims.experiments.readings import Reading, reading_of
+from sims.experiments.readings import Reading, Remembering, reading_of
 from sims.model import Model
 from sims.preconditioning import ConsistencyPrecond, InterpolantPrecond
 from sims.results.adapter import AdapterCheck, Alternative, LevelError
@@ -29,6 +29,7 @@ ERRORS = 4.0  # and its standard errors
 STEPS = 3  # respects that change one after another
 FEW = 16  # pictures that every other reading is tried on; the best ones see all
 GLANCE = 6  # pictures, at half of the levels, that readings are tried on which differ in several respects at once
+LOOKS = 3  # times that readings are looked for: once more where labels were found to be wrong
 STARTS = 2  # of these, how many are looked at closer
 ABSURD = 1e6
 LEAST_PICTURES = 2 * FEW
@@ -55,6 +56,18 @@ class Sight:
     def variance(self) -> float:
         return float(self.others.var()) or 1.0
 
+    @cached_property
+    def simple(self) -> tuple[Array, Array]:
+        """Errors of the best linear denoiser and of the posterior mean over the others, by noise level."""
+        both = linear_denoiser(self.others), posterior_mean(self.others)
+        return self.errors(both[0]).mean(1), self.errors(both[1]).mean(1)
+
+    def labelled(self, classes: Mapping[int, int]) -> Sight:
+        """The same with other labels for some classes."""
+        assert self.labels is not None
+        labels = [classes.get(k, k) for k in self.labels.tolist()]
+        return replace(self, labels=torch.tensor(labels, device=self.labels.device))
+
     def part(self, count: int, every: int = 1) -> Sight:
         """The first pictures alone, at every so many levels."""
         labels = None if self.labels is None else self.labels[:count]
@@ -75,7 +88,9 @@ class Sight:
         told = told if denoiser.num_classes else None
         try:
             return self.errors(lambda x, sigma: denoiser(x, denoiser.round_sigma(sigma.expand(len(x))), told))
-        except (RuntimeError, IndexError, ValueError):  # such as a time beyond a table of the network's
+        except UserError:
+            raise
+        except Exception:  # of a network told a time beyond its table, or of what a call makes of that
             return np.full((len(self.sigmas), len(self.x)), ABSURD)
 
 
@@ -88,23 +103,30 @@ def check_adapter(
     or too few.
     """
     sight, single = look(model, data, images, seed), model.denoiser
-    errors = sight.of(model)
-    levels = _levels(sight, errors)
+    levels = _levels(sight, sight.of(model))
     better: tuple[Alternative, ...] = ()
-    best: Denoiser = model
-    if others and isinstance(single, InterpolantPrecond):
-        better, best = _better(sight, single, errors)
+    likely: Sequence[Denoiser] = (model,)
+    swapped: dict[int, int] = {}
+    seen = sight
+    for _ in range(LOOKS if others else 0):
+        if isinstance(single, InterpolantPrecond):
+            better, likely = _better(seen, single)
+        before, swapped = swapped, next(filter(None, (_swapped(sight, one) for one in likely)), {})
+        if swapped == before:
+            break
+        seen = sight.labelled(swapped)  # wrong labels hide what else is wrong, and the other way
     problems = [f"{better[0].words} fits {better[0].times:.3g} times better"] if better else []
     bad = "" if isinstance(single, ConsistencyPrecond) else worse_than_linear(levels)
-    swapped = _swapped(sight, best, model.class_names) if others else {}
-    if swapped:
-        told = ", ".join(f"{ours!r} is the data's {theirs!r}" for ours, theirs in list(swapped.items())[:5])
+    names = model.class_names or tuple(map(str, range(model.num_classes)))
+    classes = {names[label]: names[k] for k, label in swapped.items()}
+    if classes:
+        told = ", ".join(f"{ours!r} is the data's {theirs!r}" for ours, theirs in list(classes.items())[:5])
         problems.append(f"its labels mean other classes than the data's: {told}; give the classes in its order")
     if bad and not problems:
         problems.append(bad)
     return AdapterCheck(
-        model=name, data=data.name, num_images=len(sight.x), levels=levels, better=better, swapped=swapped or None,
-        problems=tuple(problems), remarks=tuple(_remarks(sight, single)),
+        model=name, data=data.name, num_images=len(sight.x), levels=levels, better=better, swapped=classes or None,
+        problems=tuple(problems), remarks=tuple(_remarks(sight, model)),
     )  # fmt: skip
 
 
@@ -187,8 +209,7 @@ def posterior_mean(others: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def _levels(sight: Sight, errors: Array) -> tuple[LevelError, ...]:
-    linear = sight.errors(linear_denoiser(sight.others)).mean(1)
-    nearest = sight.errors(posterior_mean(sight.others)).mean(1)
+    linear, nearest = sight.simple
     rows = zip(sight.sigmas.tolist(), errors.mean(1).tolist(), linear.tolist(), nearest.tolist())
     return tuple(LevelError(sigma=s, network=e, linear=w, nearest=n) for s, e, w, n in rows)
 
@@ -206,43 +227,82 @@ def _gain(now: Array, other: Array, start: int) -> float:
     return gain if gain > max(LEAST, ERRORS * float(difference.std(ddof=1)) / math.sqrt(len(difference))) else 0.0
 
 
-def _better(
-    sight: Sight, given: InterpolantPrecond, errors: Array
-) -> tuple[tuple[Alternative, ...], InterpolantPrecond]:
-    """Readings with smaller errors, the best first, and its denoiser.
+class _Search:
+    """Errors of readings of one adapter's network; readings that are the same numbers are evaluated once."""
+
+    def __init__(self, sight: Sight, given: InterpolantPrecond) -> None:
+        self.sight, self.given, self.network = sight, given, Remembering(given.network)
+        self.few, self.glance = sight.part(FEW), sight.part(GLANCE, every=2)
+        self.known: dict[tuple[object, ...], Array] = {}
+
+    def errors(self, reading: Reading, sight: Sight) -> Array:
+        """By noise level and picture of this sight, or of a part of it; absurd ones where there is no such network.
+
+        The adapter as it is, which has no words, is looked at whatever it says.
+        """
+        if reading.words and not reading.makes_sense:
+            return np.full((len(sight.sigmas), len(sight.x)), ABSURD)
+        made = reading.denoiser(self.given, self.network)
+        numbers = torch.stack(made.coefficients(made.round_sigma(sight.sigmas)))
+        key = (id(sight), made.data_range, numbers.cpu().numpy().tobytes())
+        if key not in self.known:
+            self.known[key] = sight.of(made)
+        return self.known[key]
+
+    def score(self, reading: Reading, sight: Sight) -> float:
+        return _score(self.errors(reading, sight), sight.start)
+
+
+def _better(sight: Sight, given: InterpolantPrecond) -> tuple[tuple[Alternative, ...], tuple[InterpolantPrecond, ...]]:
+    """Readings with smaller errors, the best first; and its denoiser, or several that may be right with other labels.
 
     Predictions and schedules are tried together on a few pictures; from the best ones, and from the adapter as it is,
-    one respect after another changes while that helps.
+    one respect after another changes while that helps. What is worse than the best linear denoiser is no alternative.
     """
-    first, glance = reading_of(given), sight.part(GLANCE, every=2)
-    starts = sorted(first.combined(), key=lambda one: _score(_tried(glance, one, given), glance.start))[:STARTS]
-    found = [_descended(sight, given, start) for start in (first, *starts)]
-    found.sort(key=lambda pair: (round(_score(pair[1], sight.start), 6), len(pair[0].words)))
-    kept: dict[float, Alternative] = {}
-    best: InterpolantPrecond | None = None
+    first, search = reading_of(given), _Search(sight, given)
+    errors = search.errors(first, sight)
+    starts = sorted(first.combined(), key=lambda one: search.score(one, search.glance))[:STARTS]
+    found = [_descended(search, start) for start in (first, *starts)]
+    scores = {reading: _score(seen, sight.start) for reading, seen in found}
+    found.sort(
+        key=lambda pair: (
+            scores[pair[0]] > min(scores.values()) + LEAST,  # of those that are as good, what changes least
+            len(pair[0].words),
+            pair[0].schedule.count != given.schedule.count,
+            scores[pair[0]],
+        )
+    )
+    kept: dict[float, tuple[Alternative, Reading]] = {}
     for reading, seen in found:
         gain = _gain(errors, seen, 0 if {*reading.words} <= first.time_words() else sight.start)
-        words = " and ".join(reading.words)
         if reading.words and gain and not worse_than_linear(_levels(sight, seen)):
-            best = best or reading.denoiser(given)
-            kept.setdefault(round(gain, 6), Alternative(words=words, times=math.exp(gain)))
-    return tuple(kept.values()), best or given
+            alternative = Alternative(words=" and ".join(reading.words), times=math.exp(gain))
+            kept.setdefault(round(gain, 6), (alternative, reading))
+    likely = [reading for _, reading in kept.values()][:1] or [first]
+    if not kept and not _sound(sight, errors):
+        likely += [reading for reading, _ in found if reading.words]
+    return tuple(alternative for alternative, _ in kept.values()), tuple(one.denoiser(given) for one in likely)
 
 
-def _descended(sight: Sight, given: InterpolantPrecond, reading: Reading) -> tuple[Reading, Array]:
+def _sound(sight: Sight, errors: Array) -> bool:
+    return not worse_than_linear(_levels(sight, errors))
+
+
+def _descended(search: _Search, reading: Reading) -> tuple[Reading, Array]:
     """A reading that no single change improves, and its errors.
 
     Another unit or origin of time shows at the lowest noise, so there all levels count. Anything else is judged where
     there is something to denoise: at the lowest levels a reading that returns its input is hard to beat.
     """
-    now, few = _tried(sight, reading, given), sight.part(FEW)
+    sight, now = search.sight, search.errors(reading, search.sight)
     for _ in range(STEPS):
-        tried = sorted(reading.others(), key=lambda other: _score(_tried(few, other, given), few.start))[:3]
-        tried += [other for other in reading.others() if other.words[-1] in reading.time_words()]
+        times = reading.time_words()
+        tried = sorted(reading.others(), key=lambda other: search.score(other, search.few))[:3]
+        tried += [other for other in reading.others() if times.intersection(other.words[-1:])]
         gains = []
         for other in tried:
-            seen = _tried(sight, other, given)
-            start = 0 if other.words[-1] in reading.time_words() else sight.start
+            seen = search.errors(other, sight)
+            start = 0 if times.intersection(other.words[-1:]) else sight.start
             gains.append((_gain(now, seen, start), other, seen))
         gain, other, seen = max(gains, key=lambda entry: entry[0])
         if not gain:
@@ -251,20 +311,17 @@ def _descended(sight: Sight, given: InterpolantPrecond, reading: Reading) -> tup
     return reading, now
 
 
-def _tried(sight: Sight, reading: Reading, given: InterpolantPrecond) -> Array:
-    if not reading.makes_sense:
-        return np.full((len(sight.sigmas), len(sight.x)), ABSURD)
-    return sight.of(reading.denoiser(given))
-
-
-def _swapped(sight: Sight, denoiser: Denoiser, names: Sequence[str]) -> dict[str, str]:
-    """Classes of the model whose label denoises pictures of another class of the data better than its own.
+def _swapped(sight: Sight, denoiser: Denoiser) -> dict[int, int]:
+    """Classes of the data and the labels of the model that denoise their pictures better, where these are others.
 
     Nothing is said where the network is no better than a linear denoiser even then: its labels are the least of it.
     """
     count, labels = denoiser.num_classes, sight.labels
-    if count < 2 or labels is None or count > MANY_CLASSES:
+    if count < 2 or labels is None or count > MANY_CLASSES or int((labels >= 0).sum()) < FEW:
         return {}
+    known = labels >= 0
+    sight = replace(sight, x=sight.x[known], noise=sight.noise[known], labels=labels[known])
+    labels = labels[known]
     middle = [level for level in sight.sigmas.tolist() if 0.5 <= level <= 10] or sight.sigmas.tolist()
     part = replace(sight, sigmas=torch.tensor(middle, device=sight.sigmas.device))
     told = [part.of(denoiser, torch.full_like(labels, label)) for label in range(count)]
@@ -276,16 +333,15 @@ def _swapped(sight: Sight, denoiser: Denoiser, names: Sequence[str]) -> dict[str
     gains = by_image[own, np.arange(len(own))] - by_image[better, np.arange(len(own))]
     if gains.mean() < max(LEAST, ERRORS * gains.std(ddof=1) / math.sqrt(len(gains))):
         return {}
-    if worse_than_linear(_levels(sight, sight.of(denoiser, torch.from_numpy(better).to(labels)))):
+    if not _sound(sight, sight.of(denoiser, torch.from_numpy(better).to(labels))):
         return {}
-    named = names or tuple(map(str, range(count)))
-    return {named[label]: named[k] for k, label in best_of.items() if label != k}
+    return {k: label for k, label in best_of.items() if label != k}
 
 
-def _remarks(sight: Sight, denoiser: Denoiser) -> list[str]:
+def _remarks(sight: Sight, model: Model) -> list[str]:
     said = []
-    if denoiser.num_classes and sight.labels is None:
+    if model.num_classes and sight.labels is None:
         said.append("the data have no labels, so classes were left out; what they mean is not checked")
-    if isinstance(denoiser, ConsistencyPrecond):
+    if isinstance(model.denoiser, ConsistencyPrecond):
         said.append("a consistency function gives samples, not means: at high noise its error is above a denoiser's")
     return said

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sims import interpolants
 from sims.errors import UserError
@@ -15,6 +17,8 @@ from sims.interpolants import Interpolant
 from sims.preconditioning import PREDICTIONS, InterpolantPrecond
 
 RANGES = ((-1.0, 1.0), (0.0, 1.0), (0.0, 255.0))
+SIGN = "the sign of the output turned (in call)"
+REMEMBERED = 1 << 26  # bytes of a network's outputs
 NAME = "sims.interpolants"
 TIMES = {"first": 0, "between": False, "scale": 1.0}  # what schedules of whole times have unless told otherwise
 
@@ -29,11 +33,12 @@ class Reading:
     sign: float = 1.0
     words: tuple[str, ...] = ()
 
-    def denoiser(self, given: InterpolantPrecond) -> InterpolantPrecond:
-        """The network of an adapter, read this way; UserError where that makes no sense."""
+    def denoiser(self, given: InterpolantPrecond, network: nn.Module | None = None) -> InterpolantPrecond:
+        """The network of an adapter, or another in its place, read this way; UserError where that makes no sense."""
+        read = network or given.network
         made = _Signed(
-            given.network, given.data_shape, given.num_classes, self.schedule, self.prediction, self.data_range,  # type: ignore[arg-type]
-            given.sigma_data, 
+            read, given.data_shape, given.num_classes, self.schedule, self.prediction, self.data_range,  # type: ignore[arg-type]
+            given.sigma_data,
         )  # fmt: skip
         made.sign = self.sign
         return made.eval().requires_grad_(False)
@@ -43,27 +48,33 @@ class Reading:
         for prediction in PREDICTIONS:
             if prediction != self.prediction:
                 yield self.changed(f"prediction={prediction!r}", prediction=prediction)
-        yield self.changed("the sign of the output turned (in call)", sign=-self.sign)
+        yield self.changed(SIGN, sign=-self.sign)
         for span in RANGES:
             if span != self.data_range:
                 yield self.changed(f"data_range=({span[0]:g}, {span[1]:g})", data_range=span)
         for words, schedule in _schedules(self.schedule):
-            yield self.changed(words, schedule=schedule)
+            if words not in self.words:  # 1000 times as large twice is not that once
+                yield self.changed(words, schedule=schedule)
 
     def combined(self) -> Iterator[Reading]:
-        """Readings that differ in kind of schedule, prediction and range at once."""
+        """Readings that differ in kind of schedule, unit of time, range, prediction and sign at once."""
         kind = _kind(self.schedule)
-        others = [
-            self.changed(words, schedule=made) for words, made in _schedules(self.schedule) if _kind(made) != kind
-        ]
-        for reading in (self, *others):
-            for prediction in PREDICTIONS:
-                for span in RANGES:
+        others = [made for made in _schedules(self.schedule) if _kind(made[1]) != kind]
+        others += [unit for _, made in [("", self.schedule), *others] for unit in _units(made)]
+        schedules = [self.changed(words, schedule=made) for words, made in others]
+        spans = dict.fromkeys((self.data_range, *RANGES))
+        predictions = dict.fromkeys((self.prediction, *PREDICTIONS))
+        uses = [*itertools.product(predictions, (self.sign, -self.sign))]  # of what the network gives once
+        for reading in (self, *schedules):
+            for span in spans:
+                for prediction, sign in uses:
                     made = reading
-                    if prediction != self.prediction:
-                        made = made.changed(f"prediction={prediction!r}", prediction=prediction)
                     if span != self.data_range:
                         made = made.changed(f"data_range=({span[0]:g}, {span[1]:g})", data_range=span)
+                    if prediction != self.prediction:
+                        made = made.changed(f"prediction={prediction!r}", prediction=prediction)
+                    if sign != self.sign:
+                        made = made.changed(SIGN, sign=sign)
                     if made.makes_sense:
                         yield made
 
@@ -82,10 +93,19 @@ class Reading:
         return self.prediction != "velocity" or self.schedule.count is None
 
     def changed(self, words: str, **changes: object) -> Reading:
-        """The same but for one respect; what a respect was changed to before is forgotten."""
+        """The same but for one respect; what a respect was changed to before is forgotten.
+
+        Another schedule tells times of its own, and forgets how the times of the last one were told. What is turned
+        twice is as it was.
+        """
         respect = words.partition("=")[0]
-        kept = tuple(text for text in self.words if text.partition("=")[0] != respect)
-        return replace(self, words=(*kept, words), **changes)  # type: ignore[arg-type]
+        kept = tuple(
+            text
+            for text in self.words
+            if text.partition("=")[0] != respect and not (respect == "schedule" and text.startswith("the time"))
+        )
+        back = "=" not in words and words in self.words
+        return replace(self, words=kept if back else (*kept, words), **changes)  # type: ignore[arg-type]
 
 
 class _Signed(InterpolantPrecond):
@@ -96,6 +116,25 @@ class _Signed(InterpolantPrecond):
     def _scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         c_skip, c_out, c_in, time = super()._scalings(sigma)
         return c_skip, self.sign * c_out, c_in, time
+
+
+class Remembering(nn.Module):
+    """A network that does not compute again what it was asked for lately: other predictions are other uses of it."""
+
+    keeps_layout = True
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.lately = network, OrderedDict[tuple[int, ...], Tensor]()
+
+    def forward(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        key = tuple(hash(asked.cpu().numpy().tobytes()) for asked in (x, time, labels) if asked is not None)
+        if key not in self.lately:
+            self.lately[key] = self.network(x, time, labels)
+        self.lately.move_to_end(key)
+        while len(self.lately) > 1 and sum(output.nbytes for output in self.lately.values()) > REMEMBERED:
+            self.lately.popitem(last=False)
+        return self.lately[key]
 
 
 def _kind(schedule: Interpolant) -> tuple[object, ...] | None:
@@ -128,22 +167,30 @@ def _schedules(given: Interpolant) -> Iterator[tuple[str, Interpolant]]:
             for key, value in changed.items()
             if key != "name" and value != TIMES.get(key, usual[key].default if key in usual else None)
         )
-        yield f"schedule={NAME}.{name}({arguments})" if name != "of_alphas_cumprod" else _told(changed, settings), made
+        if name == "of_alphas_cumprod":
+            arguments = ", ".join(f"{key}={changed.get(key, TIMES[key])!r}" for key in ("first", "scale"))
+            arguments = f"..., {arguments}"
+        yield f"schedule={NAME}.{name}({arguments})", made
     if not settings or settings["name"] not in ("rectified_flow", "trigonometric"):
         ends = given.clean + given.noisy
-        yield "schedule=the same, told in the other direction of time", _retold(given, lambda t: ends - t)
+        yield "the time told in the other direction (in call)", _retold(given, lambda t: given.tell(ends - t))
     if not settings:
         for factor in (1000.0, 1e-3):
-            yield f"schedule=the same, told {factor:g} times the time", _retold(given, lambda t, f=factor: f * t)  # type: ignore[misc]
+            words = f"the time told {factor:g} times as large (in call)"
+            yield words, _retold(given, lambda t, factor=factor: factor * given.tell(t))  # type: ignore[misc]
 
 
-def _told(changed: dict[str, Any], settings: dict[str, Any]) -> str:
-    told = ", ".join(f"{key}={value!r}" for key, value in changed.items() if settings.get(key) != value)
-    return f"schedule={NAME}.of_alphas_cumprod(..., {told})"
+def _units(given: Interpolant) -> Iterator[tuple[str, Interpolant]]:
+    """The same times told up to about 1 or 1000, where they are told up to the other."""
+    for words, made in _schedules(given):
+        scale = (made.settings or {}).get("scale", 1.0)
+        usual = (1.0, 1000.0) if made.count is None else (1.0, 1 / made.count)
+        if _kind(made) == _kind(given) and scale != (given.settings or {}).get("scale", 1.0) and scale in usual:
+            yield words, made
 
 
-def _retold(given: Interpolant, change: object) -> Interpolant:
-    return replace(given, told=lambda t: given.tell(change(t)), settings=None)  # type: ignore[operator]
+def _retold(given: Interpolant, told: Callable[[Tensor], Tensor]) -> Interpolant:
+    return replace(given, told=told, settings=None)
 
 
 def _others(given: Interpolant, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:

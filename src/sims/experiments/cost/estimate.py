@@ -74,6 +74,7 @@ def estimate(
         free=free_memory(device),
         processes=processes,
         notes=notes + _notes(options, data, pilot.rates, processes),
+        given=model is not None,
     )
 
 

@@ -17,6 +17,7 @@ class Estimate:
     disk, memory  bytes, by kind of what is left and by stage (of one process); ``free`` bytes there are
     nfe           network evaluations of a sample, ``guided_nfe`` of one of a guided pair
     device        its name; ``processes`` are at work, each on one of its own
+    given         the model was given, and is not trained
     """
 
     data: DataSize
@@ -34,6 +35,7 @@ class Estimate:
     free: int
     processes: int
     notes: list[str]
+    given: bool = False
 
     def seconds(self, work: Work) -> float:
         """Time of a stage on this device."""
@@ -80,7 +82,7 @@ class Estimate:
         less = (
             "a smaller option 'base.images', pictures of half the side (option 'data.source.size'; about a quarter), "
         )
-        if not any(work.training is not None and work.training.name == "base" for work in self.work):
+        if self.given:
             less = "a smaller option 'evaluation.samples' or 'search.limit', "
         return [
             f"more than a day on this device, {duration(self.seconds(dearest))} of it for {dearest.stage!r}: {less}"
