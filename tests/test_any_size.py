@@ -28,6 +28,7 @@ from sims.data.sources import load
 from sims.data.store import Store
 from sims.data.stream import of_dataset
 from sims.errors import UserError
+from sims.experiments.cost import rates
 from sims.experiments.improve.outputs import GRIDS
 from sims.interop.nvidia import export_tensors
 from sims.metrics.extractors import PCAExtractor
@@ -287,8 +288,9 @@ def test_squares_of_a_multiple_are_exported_as_before(kind: str, tmp_path: Path)
         export_tensors(tiny.model(odd, type=kind, width=16, channel_mult=(1, 1)), tmp_path / "y.safetensors")
 
 
-def test_improve_pictures_of_another_shape(tmp_path: Path, say: tiny.Say) -> None:
+def test_improve_pictures_of_another_shape(tmp_path: Path, say: tiny.Say, monkeypatch: pytest.MonkeyPatch) -> None:
     """The main job on a folder of 30 x 20 pixels, with a U-Net that halves them twice."""
+    monkeypatch.setattr(rates, "SECONDS", 0.3)
     data = folder(tmp_path / "data", coloured(120, 30, 20))
     job = ["improve", "--run", str(tmp_path / "run"), "--data.path", str(data), *tiny.PCA, *JOB]
     status, out, err = say(*job, "--dry-run")

@@ -332,7 +332,7 @@ BAD: dict[str, tuple[Callable[[], Any], Assumptions, str]] = {
         lambda: {**dit(), "blocks.0.attn.q_norm.weight": torch.ones(2)}, Assumptions(heads=4), "has no blocks.0.attn"),
     "other heads": (dit, Assumptions(heads=5), "5 heads"),
     "other classes": (dit, Assumptions(heads=4, num_classes=3), "give 10 or 11"),
-    "other size": (unet, Assumptions(size=15), "15 pixels"),
+    "other size": (unet, Assumptions(size=1), "too small to be halved 1 times"),
     "no such schedule": (unet, Assumptions(schedule="cosin"), "did you mean 'cosine'"),
     "no such prediction": (unet, Assumptions(prediction="noise"), "unknown prediction 'noise'"),
     "no whole times": (unet, Assumptions(prediction="velocity", schedule="cosine"), "continuous time"),

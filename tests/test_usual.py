@@ -12,6 +12,7 @@ from PIL import Image
 import tiny
 from sims.cli import main
 from sims.data.dataset import Dataset
+from sims.experiments.cost import rates
 from sims.experiments.options import BaseOptions
 from sims.model import load, make_network
 from sims.networks.options import NetworkOptions
@@ -73,6 +74,11 @@ def test_the_digits_have_what_they_had(plain: Dataset) -> None:
     assert made.hash == new_model(plain, asked, SamplerOptions(), 0).hash
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "SECONDS", 0.3)
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """300 pictures of 64 × 64: coloured ellipses."""
@@ -100,12 +106,12 @@ def test_photographs_run_end_to_end(photos: Path, tmp_path: Path) -> None:
     sizes = "--network.width 8 --network.channel-mult 1,1 --network.blocks 1 --network.attention 0 --data.limit 60"
     short = "--base.images 64 --base.train.batch 16 --auxiliary.samples 16 --auxiliary.budgets 32,64 --batch-size 16"
     judged = "--auxiliary.train.batch 16 --search.rungs 8,16 --evaluation.samples 16 --evaluation.draws 2"
-    more = "--evaluation.manifold-samples 10 --methods base,sims,neon --sampler.steps 2 --guidance.pilot 4"
+    more = "--evaluation.manifold-samples 10 --methods base,sims --guidance.cache-cost 0 --sampler.steps 1"
     words = f"{sizes} {short} {judged} {more}".split()
     assert main(["improve", "--run", str(run), "--data.path", str(photos), *tiny.PCA, *words]) == 0
     log = (run / "log").read_text()
     assert "network: ddpmpp, width 8" in log and "trained on 64 images" in log
-    model = load(run / "neon")
+    model = load(run / "improved")
     assert model.data_shape == (3, 64, 64) and model.images(range(2)).shape == (2, 3, 64, 64)
 
 

@@ -17,7 +17,6 @@ from sims.report import closing_table, write_report
 from sims.results.common import Result
 from sims.results.summaries import read_result, write_result
 from sims.runs.directory import Rehearsal, Run
-from sims.training.arithmetic import has_bf16, said
 
 
 class Options(Protocol):
@@ -68,8 +67,6 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
         if result is not None:
             run.log(f"{run.path} is finished; delete it, or choose another run directory, to start anew")
         else:
-            if has_bf16(run.device):
-                run.log(f"arithmetic of training where it is auto: {said(run.device)}")
             result = experiment.work(run, options)
             if run.is_main:
                 write_result(run.path, result)
