@@ -55,4 +55,5 @@ def with_rate(
 
     found: Probe = convert(run.once(file, probed, together=True), Probe, str(file), "entry")
     run.log(found.said())
-    return Rated(replace(options, lr=found.rate), found.said(), found.images)
+    note = f"learning rate {found.rate:g}, found by a probe"
+    return Rated(replace(options, lr=found.rate), note, found.images)
