@@ -24,8 +24,7 @@ from sims.runs.directory import Run
 from sims.runs.work import Training, Work, training_work
 from sims.sampling import SamplerOptions
 from sims.seeds import derive_seed
-from sims.training.arithmetic import has_bf16
-from sims.training.arithmetic import said as arithmetic
+from sims.training import arithmetic
 from sims.training.base import train_base
 
 
@@ -65,8 +64,8 @@ def require_shape(model: Model | None, given: Path | None, shape: tuple[int, ...
 def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model | None) -> Base:
     """The given model, which draws classes in the shares that it knows, else in those of the data; or one trained."""
     seed, train = derive_seed("base", options.seed), options.base.train
-    if has_bf16(run.device):
-        run.log(f"arithmetic of training, where it is auto: {arithmetic(run.device)}")
+    if arithmetic.has_bf16(run.device):
+        run.log(f"arithmetic of training, where it is auto: {arithmetic.said(run.device)}")
     if given is not None:
         for line in said(given):
             run.log(line)

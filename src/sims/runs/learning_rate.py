@@ -51,9 +51,9 @@ def with_rate(
             found = probe_rate(
                 start, data(), options, seed, teacher=teacher, accelerator=run.accelerator, advance=advance
             )
+        run.log(found.said())
         return to_dict(found)
 
     found: Probe = convert(run.once(file, probed, together=True), Probe, str(file), "entry")
-    run.log(found.said())
     note = f"learning rate {found.rate:g}, found by a probe"
     return Rated(replace(options, lr=found.rate), note, found.images)

@@ -10,15 +10,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sims.sampling.solver import Churn, Denoise, OnStep, RoundSigma
+from sims.sampling.solver import Churn, Denoise, OnStep, RoundSigma, starts
 
 STOCHASTIC = False
 RENOISES = False
-
-
-def planned(sigmas: Tensor, churn: Churn, round_sigma: RoundSigma) -> Tensor:
-    """Noise levels (N,) of the evaluations, in order: the start of every step."""
-    return sigmas[:-1]
+planned = starts
 
 
 def solve(

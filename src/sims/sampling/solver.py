@@ -62,6 +62,11 @@ class Churn:
         return torch.where(churned, torch.maximum(raised, starts), starts)
 
 
+def starts(sigmas: Tensor, churn: Churn, round_sigma: RoundSigma) -> Tensor:
+    """The plan (N,) of a solver that evaluates once a step, at its start."""
+    return sigmas[:-1]
+
+
 class Solver(Protocol):
     """A module with these two functions and two facts."""
 
