@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 import tiny
 from sims import api, fitting
@@ -62,15 +63,21 @@ TABLES: dict[str, dict[str, Any]] = {
         "head_channels": [4] * 3, "full_attention": [False, False, True],
     },
     "dit": {"type": "dit", "hidden_size": 16, "depth": 2, "num_heads": 2, "patch_size": 4},
+    "ddpmpp, patches": {"type": "song_unet", "model_channels": 8, "patch_size": 2, **LEVELS, "channel_mult": [1, 1]},
+    "adm, patches": {"type": "adm_unet", "model_channels": 64, "patch_size": 2, **LEVELS, "channel_mult": [1, 1]},
+    "edm2, patches": {
+        "type": "edm2_unet", "model_channels": 8, "channels_per_head": 8, "patch_size": 2, **LEVELS,
+        "channel_mult": [1, 1],
+    },
     "mlp": {"type": "mlp", "width": 16, "blocks": 1, "embedding": 8},
 }  # fmt: skip
-UNETS = [name for name in TABLES if name not in ("dit", "mlp")]
+UNETS = [name for name in TABLES if name not in ("dit", "mlp") and "patches" not in name]
 
 
 def made(name: str, sides: tuple[int, int], **more: Any) -> Preconditioned:
     """A network with noise on all weights, so that layers that begin at zero count too."""
     torch.manual_seed(0)
-    denoiser = make_network((3, *sides), 0, {**TABLES[name], **more}, {"type": "edm2" if name == "edm2" else "edm"})
+    denoiser = make_network((3, *sides), 0, {**TABLES[name], **more}, {"type": "edm2" if name[:4] == "edm2" else "edm"})
     with torch.no_grad():
         for weight in denoiser.parameters():
             weight.add_(torch.randn(weight.shape), alpha=0.1)
@@ -118,6 +125,24 @@ def test_sides_that_fit_are_passed_on_bit_for_bit(name: str) -> None:
         columns = [*range(11), 9]
         by_hand = cut[:, :, rows][:, :, :, columns]
         torch.testing.assert_close(other(cut, c_noise), plain(other, by_hand, c_noise)[:, :, 1:14, :11], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if "patches" in name])
+def test_patches_are_pixels_of_more_channels(name: str) -> None:
+    """A U-Net with patches is the one without, of the picture whose patches of 2 x 2 pixels lie in channels."""
+    network: Any = made(name, (16, 12)).network
+    table = {key: value for key, value in TABLES[name].items() if key not in ("type", "patch_size")}
+    plain = type(network)((12, 8, 6), **table)
+    plain.load_state_dict(network.state_dict())
+    x, c_noise = noisy(2, (16, 12))
+    with torch.no_grad():
+        by_hand = pixel_shuffle(plain.eval()(pixel_unshuffle(x, 2), c_noise), 2)
+        torch.testing.assert_close(network(x, c_noise), by_hand, rtol=1e-4, atol=1e-5)
+    assert network.config["patch_size"] == network.space_to_depth == 2
+    with pytest.raises(UserError, match=r"3x16 pixels.*cut into patches of 2 pixels.*at least 4"):
+        type(network)((1, 3, 16), **{**table, "patch_size": 2})
+    with pytest.raises(UserError, match="patch_size 0"):
+        type(network)((1, 16, 16), **{**table, "patch_size": 0})
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 2, 4, 8]))
@@ -242,7 +267,7 @@ JOB = shlex.split(
 @pytest.mark.parametrize("kind", ["ddpmpp", "dit"])
 def test_train_sample_export(kind: str, sides: tuple[int, int], tmp_path: Path, say: tiny.Say) -> None:
     data = folder(tmp_path / "data", coloured(40, sides[0] + 2, sides[1] + 3))
-    network = {**NETWORK, "type": kind}
+    network = {**NETWORK, "type": kind, "patch": 8 if kind == "dit" else 1}
     how: dict[str, Any] = {"images": 32, "train": {"batch": 8}}
     table = {"path": str(data), "source": {"size": list(sides)}}
     model = fitting.train(tmp_path / "run", table, network=network, base=how, sampler={"steps": 3}, quiet=True)
@@ -286,6 +311,8 @@ def test_squares_of_a_multiple_are_exported_as_before(kind: str, tmp_path: Path)
     with pytest.raises(UserError, match=r"13x13 pixels.*multiples of 2"):
         odd = load(folder(tmp_path / "odd", coloured(8, 13, 13)))
         export_tensors(tiny.model(odd, type=kind, width=16, channel_mult=(1, 1)), tmp_path / "y.safetensors")
+    with pytest.raises(UserError, match="patches of 2 pixels"):
+        export_tensors(tiny.model(data, type=kind, width=16, channel_mult=(1, 1), patch=2), tmp_path / "y.safetensors")
 
 
 def test_improve_pictures_of_another_shape(tmp_path: Path, say: tiny.Say, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,6 +310,7 @@ def test_ddim_of_diffusers_is_euler_of_ours(tmp_path: Path, originals: dict[str,
     ("name", "solver", "options"),
     [
         ("DPMSolverMultistepScheduler", "dpmpp2m", {"timestep_spacing": "linspace", "use_karras_sigmas": True}),
+        ("UniPCMultistepScheduler", "unipc", {"timestep_spacing": "linspace", "use_karras_sigmas": True}),
         ("HeunDiscreteScheduler", "heun", {"beta_end": 0.02, "timestep_spacing": "linspace"}),
     ],
 )
@@ -321,7 +322,7 @@ def test_solvers_of_diffusers_are_those_of_ours(name: str, solver: Any, options:
     sigmas = scheduler.sigmas.double()
     if solver == "heun":
         sigmas = torch.cat([sigmas[:1], sigmas[1:-1:2], sigmas[-1:]])  # there, every level but the first is twice
-    start = NOISE * float((1 + sigmas[0] ** 2).sqrt() if solver == "dpmpp2m" else scheduler.init_noise_sigma)
+    start = NOISE * float((1 + sigmas[0] ** 2).sqrt() if solver != "heun" else scheduler.init_noise_sigma)
     close(sample(denoiser, start / float(sigmas[0]), sigmas, solver=solver), theirs, 1e-3)
 
 

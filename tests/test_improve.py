@@ -98,8 +98,9 @@ def test_sims_is_compared_with_all_others(result: ImproveResult) -> None:
         assert ("better" in entry.verdict) == (entry.difference.high < 0)
         assert ("worse" in entry.verdict) == (entry.difference.low > 0)
     others = {row.label for row in result.rows} - {"sims"}
-    assert {(entry.b, entry.figure) for entry in result.comparisons} == {
-        (label, figure) for label in others for figure in ("fd", "fd_held_out")
+    pairs = {("sims", label) for label in others} | {("sims (fast)", "base"), ("sims (fast)", "base (fast)")}
+    assert {(entry.a, entry.b, entry.figure) for entry in result.comparisons} == {
+        (*pair, figure) for pair in pairs for figure in ("fd", "fd_held_out")
     }
 
 

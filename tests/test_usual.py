@@ -63,7 +63,11 @@ def test_what_is_given_stays() -> None:
     mlp = NetworkOptions(type="mlp").settled((3, 32, 32))  # whoever asks for one gets one
     assert (mlp.type, mlp.width, mlp.blocks) == ("mlp", 256, 3)
     assert NetworkOptions(type="edm2", blocks=1).settled((3, 64, 64)).channel_mult == usual((3, 64, 64)).channel_mult
-    assert NetworkOptions(type="dit").settled((1, 8, 8)).type == "dit"
+    dit = NetworkOptions(type="dit").settled((1, 8, 8))
+    assert (dit.type, dit.patch) == ("dit", 2) and "patches of 2" in dit.said()
+    unet = NetworkOptions(patch=4, channel_mult=(1, 2)).settled((3, 32, 32))
+    assert unet.patch == 4 and unet.attention == (8,) and unet.tables(0.5)[0]["patch_size"] == 4
+    assert NetworkOptions(channel_mult=(1, 2)).settled((3, 32, 32)).patch == 1
     assert BaseOptions(images=7).length((3, 64, 64)) == 7
     assert BaseOptions().length((1, 8, 8)) == 1_280_000 != BaseOptions().length((3, 64, 64))
 

@@ -26,6 +26,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from sims.allocator import keep_memory
 from sims.errors import UserError
 
 T = TypeVar("T")
@@ -57,6 +58,7 @@ def join() -> Accelerator:
     Errors: UserError if the others do not come, or there are more processes on this machine than GPUs.
     """
     global _watch, _joined
+    keep_memory()
     if started() > 1 and _watch is None and not PartialState._shared_state:
         _joined += 1
         _meet()

@@ -211,9 +211,14 @@ def export_tensors(model: Model, file: Path | str) -> Path:
 
 
 def _require_square(denoiser: Preconditioned) -> None:
-    """UserError for pictures that no ``img_resolution`` describes: other than square, or padded within the network."""
+    """UserError for pictures that no ``img_resolution`` describes: not square, padded or cut within the network."""
     _, height, width = denoiser.data_shape
     network: Any = denoiser.network
+    if network.space_to_depth > 1:
+        raise UserError(
+            f"this network sees patches of {network.space_to_depth} pixels a side as one pixel, and the classes of EDM "
+            "and EDM2 know none: use the model directory itself, whose model.safetensors has the tensors"
+        )
     if height != width or height % network.multiple:
         raise UserError(
             f"this model makes pictures of {height}x{width} pixels (height, width), and the classes of EDM and EDM2 "

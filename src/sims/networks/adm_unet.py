@@ -29,7 +29,8 @@ class DhariwalUNet(nn.Module):
     """Raw network F(x, c_noise, labels, augment) on images: x (B, C, H, W) -> (B, out_channels, H, W).
 
     c_noise (B,) or (1,); labels (B,) int64, -1 = no class; augment (B, augment_dim), what was done to the images.
-    ``attn_resolutions`` are longer sides in pixels, of images padded to multiples of 2^(levels - 1) (``any_size``).
+    ``attn_resolutions`` are longer sides in pixels, of images padded and cut into patches of ``patch_size``
+    (``any_size``).
     Raises UserError for options or images that do not fit.
     """
 
@@ -47,10 +48,12 @@ class DhariwalUNet(nn.Module):
         attn_resolutions: Sequence[int] = (32, 16, 8),
         dropout: float = 0.10,
         label_dropout: float = 0.0,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(DhariwalUNet, locals())
-        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks)
+        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks, patch_size)
+        self.space_to_depth = patch_size
         self.num_classes, self.label_dropout = num_classes, label_dropout
         embedding = model_channels * channel_mult_emb
         self.map_noise = PositionalEmbedding(model_channels)
@@ -75,7 +78,7 @@ class DhariwalUNet(nn.Module):
                 heads = place.cout // _HEAD if attention else 0
                 blocks[place.name] = UNetBlock(place.cin, place.cout, style, direction, heads)
         self.out_norm = group_norm(widths[0])
-        self.out_conv = nn.Conv2d(widths[0], out_channels or channels, 3, padding=1)
+        self.out_conv = nn.Conv2d(widths[0], (out_channels or data_shape[0]) * patch_size**2, 3, padding=1)
         self._initialize()
 
     @torch.no_grad()

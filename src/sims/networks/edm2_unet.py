@@ -179,7 +179,7 @@ class EDM2UNet(nn.Module):
     """Raw network F(x, c_noise, labels) on images or latents: x (B, C, H, W) -> the same shape.
 
     c_noise (B,) or (1,); labels (B,) int64, -1 = no class. ``attn_resolutions`` are longer sides in pixels, of images
-    padded to multiples of 2^(levels - 1) (``any_size``). Raises UserError for options or images that do not fit.
+    padded and cut into patches of ``patch_size`` (``any_size``). UserError for options or images that do not fit.
     """
 
     def __init__(
@@ -201,10 +201,12 @@ class EDM2UNet(nn.Module):
         res_balance: float = 0.3,
         attn_balance: float = 0.3,
         clip_act: float | None = 256.0,
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(EDM2UNet, locals())
-        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks)
+        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks, patch_size)
+        self.space_to_depth = patch_size
         if channels_per_head < 1:
             raise UserError(f"channels_per_head is {channels_per_head}: it must be at least 1")
         taps = check_filter(resample_filter)

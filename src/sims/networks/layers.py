@@ -104,27 +104,32 @@ def check_depth(blocks: int) -> None:
 
 
 def image_size(
-    data_shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int
+    data_shape: Sequence[int], channel_mult: Sequence[int], num_blocks: int, patch: int = 1
 ) -> tuple[int, tuple[int, int], int]:
-    """Channels of images, their sides as a U-Net pads them (``any_size``), and the number these are multiples of.
+    """Channels and sides of images as a U-Net sees them, padded and cut; what the padded sides are multiples of.
 
-    UserError for what is no image, and for sides that are less than one pixel when halved for each level but the first.
+    Both are what ``any_size`` makes of them. UserError for what is no image, and for sides that are less than one pixel
+    when cut into patches and halved for each level but the first.
     """
     if len(data_shape) != 3:
         raise UserError(f"data of shape {tuple(data_shape)} do not fit a U-Net: it takes images (C, H, W)")
-    if not channel_mult or min(channel_mult) < 1 or num_blocks < 1:
+    if not channel_mult or min(*channel_mult, num_blocks, patch) < 1:
         raise UserError(
-            f"channel_mult {list(channel_mult)} with num_blocks {num_blocks} make no U-Net: each must be at least 1"
+            f"channel_mult {list(channel_mult)} with num_blocks {num_blocks} and patch_size {patch} make no U-Net: "
+            "each must be at least 1"
         )
     check_depth(num_blocks * len(channel_mult))
     channels, height, width = data_shape
-    multiple = 2 ** (len(channel_mult) - 1)
+    multiple = patch * 2 ** (len(channel_mult) - 1)
     if min(height, width) < multiple:
+        cut = f"cut into patches of {patch} pixels a side and " if patch > 1 else ""
         raise UserError(
-            f"images of {height}x{width} pixels (height, width) are too small to be halved {len(channel_mult) - 1} "
-            f"times: give sides of at least {multiple}, or fewer levels (a shorter option 'network.channel_mult')"
+            f"images of {height}x{width} pixels (height, width) are too small to be {cut}halved "
+            f"{len(channel_mult) - 1} times: give sides of at least {multiple}, or fewer levels (a shorter option "
+            "'network.channel_mult')"
         )
-    return channels, rounded_up((height, width), multiple), multiple
+    sides = rounded_up((height, width), multiple)
+    return channels * patch**2, (sides[0] // patch, sides[1] // patch), multiple
 
 
 # -- what is embedded --------------------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ class NetworkOptions:
     """Architecture: mlp (points and pictures up to 12 pixels), the U-Nets DDPM++, NCSN++, ADM and EDM2, the transformer dit; auto: by the data and the machine, as are the sizes that are not given."""  # noqa: E501
     width: int | None = None
     """Width of the residual stream; channels at full resolution of a U-Net."""
-    patch: int = 2
-    """Height and width of the patches that are one token each (dit)."""
+    patch: int | None = None
+    """Height and width of the patches that are one token each (dit; 2), or one pixel of a U-Net (1, or as is usual)."""
     blocks: int | None = None
     """Number of residual blocks; of a U-Net, per resolution."""
     embedding: int = 64
@@ -37,7 +37,7 @@ class NetworkOptions:
     channel_mult: tuple[int, ...] | None = None
     """Channels at each resolution of a U-Net, from full to lowest, in units of width."""
     attention: tuple[int, ...] | None = None
-    """Resolutions (pixels a side; of the longer side, padded) at which a U-Net attends."""
+    """Resolutions (pixels a side; of the longer side, padded; each patch a pixel) at which a U-Net attends."""
     dropout: float = 0.0
     """Dropout probability in training."""
     sigma_data: float | None = None
@@ -48,8 +48,8 @@ class NetworkOptions:
     """Highest noise level."""
 
     def __post_init__(self) -> None:
-        given = [size for size in (self.width, self.blocks) if size is not None]
-        if min(*given, self.embedding, self.patch) < 1 or not 0 <= self.dropout < 1:
+        given = [size for size in (self.width, self.blocks, self.patch) if size is not None]
+        if min([*given, self.embedding]) < 1 or not 0 <= self.dropout < 1:
             raise UserError(
                 "network: width, blocks, embedding and patch must be at least 1, dropout at least 0 and below 1"
             )
@@ -59,14 +59,20 @@ class NetworkOptions:
         row = usual(data_shape, latent, kind=self.type)
         sizes = ("type", "width", "blocks", "channel_mult")
         made = replace(self, **{name: getattr(row, name) for name in sizes if getattr(self, name) in (None, "auto")})
+        if self.patch is None:  # levels that were given are those of a network without patches
+            made = replace(made, patch=row.patch if self.channel_mult is None or made.type == "dit" else 1)
         if self.attention is None:
-            made = replace(made, attention=attended(data_shape, made.channel_mult or (), row.attention))
+            seen = (data_shape[0], *(-(-side // (made.patch or 1)) for side in data_shape[1:]))
+            made = replace(made, attention=attended(seen, made.channel_mult or (), row.attention))
         return made
 
     def said(self) -> str:
         """In words, of options that are settled."""
         sizes = f"{self.type}, width {self.width}, {self.blocks} blocks"
-        if self.type not in UNETS:
+        if self.type == "mlp":
+            return sizes
+        sizes = f"{sizes}, patches of {self.patch}" if (self.patch or 1) > 1 else sizes
+        if self.type == "dit":
             return sizes
         mult, at = (",".join(map(str, values or ())) for values in (self.channel_mult, self.attention))
         return f"{sizes} at each of {mult} times that width, attention at {at} pixels"
@@ -84,9 +90,10 @@ class NetworkOptions:
             return {"type": "mlp", **sizes, "dropout": self.dropout}, precond
         if self.type == "dit":
             heads = next(n for n in range(max(1, self.width // _HEAD), 0, -1) if self.width % n == 0)
-            sizes = {"hidden_size": self.width, "depth": self.blocks, "num_heads": heads, "patch_size": self.patch}
+            sizes = {"hidden_size": self.width, "depth": self.blocks, "num_heads": heads, "patch_size": self.patch or 2}
             return {"type": "dit", **sizes, "dropout": self.dropout}, precond
         network, more = UNETS[self.type]
         table: dict[str, JSON] = {"type": network, **more, "model_channels": self.width, "num_blocks": self.blocks}
+        table |= {} if (self.patch or 1) == 1 else {"patch_size": self.patch}
         table |= {"channel_mult": list(self.channel_mult or ()), "attn_resolutions": list(self.attention or ())}
         return {**table, "dropout": self.dropout, **({"augment_dim": augment_dim} if augment_dim else {})}, precond

@@ -23,6 +23,9 @@ def any_size(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     to the bottom and to the right), and the result is cut to their size again. A mirrored border has the mean and the
     noise level of the picture, which zeros would not: norms over all pixels, and layers that count on unit variance,
     see what they know. A picture of fitting sides is passed on as it is.
+
+    A network with a ``space_to_depth`` p above 1 is given, and gives, each patch of p x p pixels as one pixel of p^2
+    times as many channels: (B, p^2 C, H / p, W / p). That is a rotation, so noise stays what it is.
     """
 
     @functools.wraps(forward)
@@ -30,9 +33,15 @@ def any_size(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
         height, width = x.shape[2:]
         down, right = -height % network.multiple, -width % network.multiple
         if not down and not right:
-            return forward(network, x, *more, **named)
+            return cut(network, x, *more, **named)
         top, left = down // 2, right // 2
         x = F.pad(x, (left, right - left, top, down - top), mode="reflect")
-        return forward(network, x, *more, **named)[:, :, top : top + height, left : left + width]
+        return cut(network, x, *more, **named)[:, :, top : top + height, left : left + width]
+
+    def cut(network: Any, x: Tensor, *more: Any, **named: Any) -> Tensor:
+        patch = getattr(network, "space_to_depth", 1)
+        if patch == 1:
+            return forward(network, x, *more, **named)
+        return F.pixel_shuffle(forward(network, F.pixel_unshuffle(x, patch), *more, **named), patch)
 
     return padded

@@ -36,8 +36,8 @@ class SongUNet(nn.Module):
 
     c_noise (B,) or (1,); labels (B,) int64, -1 = no class; augment (B, augment_dim), what was done to the images.
     DDPM++ is the default; NCSN++ has fourier embedding, residual encoder, channel_mult_noise 2, resample_filter
-    [1, 3, 3, 1]. ``attn_resolutions`` are longer sides in pixels, of images padded to multiples of 2^(levels - 1)
-    (``any_size``). Raises UserError for options or images that do not fit.
+    [1, 3, 3, 1]. ``attn_resolutions`` are longer sides in pixels, of images padded and cut into patches of
+    ``patch_size`` (``any_size``). Raises UserError for options or images that do not fit.
     """
 
     def __init__(
@@ -59,10 +59,12 @@ class SongUNet(nn.Module):
         encoder_type: Literal["standard", "skip", "residual"] = "standard",
         decoder_type: Literal["standard", "skip"] = "standard",
         resample_filter: Sequence[float] = (1, 1),
+        patch_size: int = 1,
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(SongUNet, locals())
-        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks)
+        channels, sides, self.multiple = image_size(data_shape, channel_mult, num_blocks, patch_size)
+        self.space_to_depth = patch_size
         taps = check_filter(resample_filter)
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_type, self.decoder_type, self.last_block = encoder_type, decoder_type, num_blocks
@@ -80,7 +82,7 @@ class SongUNet(nn.Module):
         style = BlockStyle(embedding, dropout, taps, _EPS, math.sqrt(0.5), False, True)
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         self._build_encoder(channels, style, attn_resolutions)
-        self._build_decoder(out_channels or channels, style, attn_resolutions)
+        self._build_decoder((out_channels or data_shape[0]) * patch_size**2, style, attn_resolutions)
         self._initialize()
 
     def _build_encoder(self, image: int, style: BlockStyle, attn_resolutions: Sequence[int]) -> None:

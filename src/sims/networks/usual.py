@@ -37,6 +37,7 @@ class Usual:
     attention: tuple[int, ...]
     images: int
     source: str
+    patch: int = 1
 
 
 MLP = Usual(TINY, "cpu", "mlp", 256, 3, (), (), 1_280_000, OWN)
@@ -55,8 +56,8 @@ PIXELS = (
     Usual(1 << 20, "large GPU", "adm", 192, 3, (1, 1, 2, 3, 4), (32, 16, 8), 50_000_000, ADM),
 )
 LATENTS = (
-    Usual(1 << 20, "cpu", "dit", 192, 6, (), (), 500_000, DITS),
-    Usual(1 << 20, "small GPU", "dit", 384, 12, (), (), 20_000_000, DITS),
+    Usual(1 << 20, "cpu", "dit", 192, 6, (), (), 500_000, DITS, 2),
+    Usual(1 << 20, "small GPU", "dit", 384, 12, (), (), 20_000_000, DITS, 2),
     Usual(1 << 20, "large GPU", "edm2", 128, 3, (1, 2, 3, 4), (16, 8), 50_000_000, EDM2),
 )
 

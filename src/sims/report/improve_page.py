@@ -226,13 +226,18 @@ def _cache(c: Improve, cache: CacheResult) -> list[Block]:
         tiles.append(Fact("Gain kept", say.percent(share, 0), f"of the improvement in {title(c.result, name)}"))
     cheapest = f"Cheapest: {cache.cheapest} ({say.short_count(cache.cheapest_nfe)} {unit})." if cache.cheapest else ""
     columns = [
+        Column("of", [c.palette.name(item.method) for item in tried], False),
         Column("solver", [item.solver for item in tried], False),
         Column("steps", [say.count(item.steps) for item in tried]),
+        Column("w", [say.strength(item.w) if item.w else "" for item in tried]),
         Column("corrections", [say.count(item.refreshes) for item in tried]),
         Column("NFE", [say.short_count(item.nfe) for item in tried]),
         Column("gain kept", [say.percent(item.retained) for item in tried]),
     ]
-    caption = "Tried on the selection seeds, of which some scatter is left in the last column."
+    caption = (
+        "Tried on the selection seeds, of which some scatter is left in the last column. Of the base: the share that "
+    )
+    caption += "is left if what it loses is taken off the gain."
     return present(
         facts(*tiles),
         figures.cache_strip(c, cache),

@@ -59,11 +59,13 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class TriedSampler:
-    """A cheaper sampler that was tried on the selection seeds, and the share of the gain it kept."""
+    """A cheaper sampler that was tried on the selection seeds, of a method, and the share of the gain it kept."""
 
+    method: str
     solver: str
     steps: int
     refreshes: int
+    w: float
     nfe: float
     retained: float
 

@@ -15,6 +15,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor
 
+from sims.allocator import keep_memory
 from sims.denoiser import (
     Denoiser,
     Precision,
@@ -25,7 +26,7 @@ from sims.denoiser import (
     half_precision,
 )
 from sims.errors import UserError
-from sims.sampling import consistency, euler, heun, multistep
+from sims.sampling import consistency, euler, heun, multistep, unipc
 from sims.sampling.noise import SeededNoise, checked_shares
 from sims.sampling.schedules import edm_sigmas
 from sims.sampling.solver import Churn, OnStep, SamplingStep, Solver
@@ -44,12 +45,13 @@ __all__ = [
     "shares_to_draw",
 ]
 
-SolverName = Literal["heun", "dpmpp2m", "euler", "consistency"]
+SolverName = Literal["heun", "dpmpp2m", "unipc", "euler", "consistency"]
 Callback = Callable[[SamplingStep], object]
 Labels = Tensor | Sequence[int] | int | None
 SOLVERS: dict[SolverName, Solver] = {
     "heun": cast(Solver, heun),
     "dpmpp2m": cast(Solver, multistep),
+    "unipc": cast(Solver, unipc),
     "euler": cast(Solver, euler),
     "consistency": cast(Solver, consistency),
 }
@@ -67,7 +69,7 @@ class SamplerOptions:
     """
 
     solver: SolverName = "heun"
-    """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic; euler likewise, first order (DDIM). consistency: of consistency models, noise added anew after each of few steps."""  # noqa: E501
+    """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic; unipc likewise, third order; euler likewise, first order (DDIM). consistency: of consistency models, noise added anew after each of few steps."""  # noqa: E501
     steps: int = 18
     """Number of steps from sigma_max to 0."""
     sigma_min: float | None = None
@@ -161,6 +163,7 @@ def sample(
     """
     if not isinstance(denoiser, Denoiser):
         denoiser = as_denoiser(denoiser, tuple(noise.shape[1:]))
+    keep_memory()
     method = _solver(solver, churn)
     sigmas = sigmas.to("cpu", torch.float64)
     _check_sigmas(sigmas)

@@ -5,8 +5,9 @@ One evaluation a step: each step extrapolates the denoised estimate from those o
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -30,17 +31,23 @@ def solve(
 
     The first step has no history, and the last, to 0, is best taken at first order: x = denoised.
     """
-    previous: tuple[float, Tensor] | None = None  # the step before: its length h and its denoised estimate
-    for i, (t, t_next) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist())):
+    levels, previous = sigmas.tolist(), list[Tensor]()  # the estimate of the step before
+    for i, (t, t_next) in enumerate(itertools.pairwise(levels)):
         denoised = denoise(x, t)
         on_step(i, t, x, denoised)
         if t_next == 0:
             return denoised
-        h = math.log(t / t_next)  # lambda_i - lambda_{i-1}
-        extrapolated = denoised
-        if previous is not None:
-            r = previous[0] / h
-            extrapolated = denoised + (denoised - previous[1]) / (2 * r)
-        x = (t_next / t) * x - math.expm1(-h) * extrapolated
-        previous = h, denoised
+        x = step(x, levels[max(0, i - 1) : i + 2], [*previous, denoised])
+        previous = [denoised]
     return x
+
+
+def step(x: Tensor, levels: Sequence[float], estimates: Sequence[Tensor]) -> Tensor:
+    """From levels[-2] to levels[-1], by the estimates at the levels before the last; a first step has but one."""
+    t, t_next = levels[-2:]
+    h = math.log(t / t_next)  # lambda_i - lambda_{i-1}
+    extrapolated = denoised = estimates[-1]
+    if len(estimates) > 1:
+        r = math.log(levels[-3] / t) / h
+        extrapolated = denoised + (denoised - estimates[-2]) / (2 * r)
+    return (t_next / t) * x - math.expm1(-h) * extrapolated

@@ -11,7 +11,7 @@ from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, VARIANTS, looks_of
+from sims.methods import BASE, BASE_FAST, CACHED, FAST, HEIR, LEADER, looks_of
 from sims.metrics.intervals import paired_interval
 from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Data, Floor, Row
@@ -67,19 +67,19 @@ def improve_result(
 
 
 def _comparisons(table: Sequence[Measured]) -> list[Comparison]:
-    """The leading method against every other, paired by seed."""
+    """The leading method against every other, and where it is sampled at less cost against the base; paired by seed."""
     draws = {line.choice.label: [draw.scores for draw in line.draws] for line in table}
-    ours = draws.pop(LEADER.name, [])
-    if len(ours) < 2:
-        return []
-    found, leader = [], LEADER.name
-    for label, theirs in draws.items():
-        for name in (name for name in REFERENCES if name in ours[0]):
+    pairs = [(LEADER.name, label) for label in draws if label != LEADER.name]
+    pairs += [(FAST, BASE.name), (FAST, BASE_FAST)]
+    found = []
+    for a, b in pairs:
+        ours, theirs = draws.get(a, []), draws.get(b, [])
+        for name in (name for name in REFERENCES if min(len(ours), len(theirs)) > 1 and name in ours[0]):
             difference = paired_interval([scores[name] for scores in ours], [scores[name] for scores in theirs])
-            text = f"{leader} and {label} are not distinguishable"
+            text = f"{a} and {b} are not distinguishable"
             if difference.excludes():
-                text = f"{leader} is {'better' if difference.high < 0 else 'worse'} than {label}"
-            found.append(Comparison(a=leader, b=label, figure=name, difference=difference, verdict=text))
+                text = f"{a} is {'better' if difference.high < 0 else 'worse'} than {b}"
+            found.append(Comparison(a=a, b=b, figure=name, difference=difference, verdict=text))
     return found
 
 
@@ -95,14 +95,14 @@ def _headline(rows: dict[str, Row], comparisons: Sequence[Comparison]) -> tuple[
         if before is None or after is None:
             continue
         change = 100 * (after / before - 1)
-        entry = next((c for c in comparisons if c.b == BASE.name and c.figure == figure), None)
+        entry = next((c for c in comparisons if (c.a, c.b, c.figure) == (leader, BASE.name, figure)), None)
         sure = entry is None or entry.difference.excludes()
         doubt = ", one draw: no interval" if entry is None else "" if sure else ", within the noise"
         parts.append(f"FD to {name} data {before:.2f} -> {after:.2f} ({change:+.0f} %{doubt})")
         if change > 0 and sure:
             warnings.append(f"FD to {name} data became worse with {leader}: {before:.2f} -> {after:.2f}.")
     for entry in comparisons:
-        if entry.figure == "fd" and entry.difference.low > 0 and entry.b not in VARIANTS:
+        if entry.a == leader and entry.figure == "fd" and entry.difference.low > 0 and entry.b not in (CACHED, FAST):
             warnings.append(f"{entry.b} reached a lower FD to the training data than {leader}.")
     bad = "".join(f"; {row.diverged:,} samples of {row.label} diverged" for row in (base, ours) if row.diverged)
     return f"{leader} against {BASE.name}: {'; '.join(parts)}{bad}.", warnings

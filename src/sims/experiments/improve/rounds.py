@@ -14,7 +14,7 @@ from sims.experiments.improve.search import Searched
 from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
 from sims.guidance import knows_no_class
-from sims.methods import HEIR, LEADER, METHODS, Base, Expected, Method
+from sims.methods import BASE, HEIR, LEADER, METHODS, Base, Expected, Method
 from sims.results.improve import Chosen
 from sims.runs.work import Sampling, Work
 from sims.seeds import derive_seed
@@ -70,6 +70,8 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
             variants = find_variants(context, base, choices, leader, searches[LEADER.name].fd, round_)
         place = choices.index(leader) + 1
         choices[place:place] = variants.choices
+        if variants.of_base is not None and BASE.name in chosen:
+            choices.insert(choices.index(chosen[BASE.name]) + 1, variants.of_base)
     table = with_retained([measure(context, choice, round_) for choice in choices])
     return RoundOutcome(base, table, searches, variants)
 

@@ -19,36 +19,70 @@ from sims.seeds import seed_range
 
 
 class Setting(NamedTuple):
-    """A sampler setting with cached guidance."""
+    """A sampler setting with cached guidance, ``stronger`` times as strong as was chosen; no refreshes: of the base."""
 
     solver: SolverName
     steps: int
-    refreshes: int
+    refreshes: int = 0
+    stronger: float = 1.0
 
 
-SEARCHED: tuple[SolverName, ...] = ("heun", "dpmpp2m")
+SEARCHED: tuple[SolverName, ...] = ("dpmpp2m", "unipc")  # Heun reaches their accuracy with twice the evaluations
 CACHED_NOTE = "correction reused between levels"
-KEPT = 0.96  # of the gain, on the selection seeds: a little above the 95 % that is to remain on fresh ones
+KEPT = 0.98  # of the gain, on the selection seeds: a little above the 97 % that is to remain on fresh ones
+LEAST = 6  # steps
+STRONGER = (0.8, 1.25)  # fewer evaluations can want another strength
+FURTHER = 3  # times that a setting is made cheaper with another strength
 
 
-def fewest(retained: Callable[[Setting], float], solver: SolverName, steps: int) -> Setting | None:
-    """The fewest steps, then corrections, that keep enough of the gain; None if none does. NaN = too dear to try."""
+def fewest(retained: Callable[[Setting], float], solver: SolverName, steps: int, guided: bool = True) -> Setting | None:
+    """The fewest steps, then corrections, that keep enough of the gain, then both with other strengths.
+
+    None if none keeps it. NaN = too dear to try. The base has steps alone.
+    """
+
+    def first(steps: int) -> Setting:
+        return Setting(solver, steps, steps if guided else 0)
+
     start = steps
-    while not (kept := retained(Setting(solver, steps, steps))) >= KEPT:
+    while not (kept := retained(first(steps))) >= KEPT:
         if math.isnan(kept):
             return None
         steps += 4
-    while 6 < steps <= start and retained(Setting(solver, steps - 2, steps - 2)) >= KEPT:
+    while LEAST < steps <= start and retained(first(steps - 2)) >= KEPT:
         steps -= 2
-    refreshes = steps
-    while refreshes > 1 and retained(Setting(solver, steps, fewer := int(0.7 * refreshes))) >= KEPT:
-        refreshes = fewer
-    return Setting(solver, steps, refreshes)
+    setting = first(steps)
+    while guided and (fewer := _fewer(setting)) and retained(fewer) >= KEPT:
+        setting = fewer
+    for _ in range(FURTHER if guided else 0):
+        cheaper = (other for other in _otherwise(setting) if retained(other) >= KEPT)
+        if (found := next(cheaper, None)) is None:
+            break
+        setting = found
+    return setting
 
 
-def with_setting(model: Model, rule: CacheRule, setting: Setting) -> Model:
-    """The guided model with another sampler and few corrections."""
+def _fewer(setting: Setting) -> Setting | None:
+    """The same with fewer corrections."""
+    return setting._replace(refreshes=int(0.7 * setting.refreshes)) if setting.refreshes > 1 else None
+
+
+def _otherwise(setting: Setting) -> list[Setting]:
+    """Cheaper settings at other strengths: fewer corrections, or fewer steps."""
+    steps = max(LEAST, setting.steps - 2)
+    shorter = setting._replace(steps=steps, refreshes=min(setting.refreshes, steps))
+    cheaper = [_fewer(setting), None if steps == setting.steps else shorter]
+    return [one._replace(stronger=setting.stronger * by) for one in cheaper if one is not None for by in STRONGER]
+
+
+def with_setting(model: Model, rule: CacheRule | None, setting: Setting) -> Model:
+    """The model with another sampler; if it is guided, with few corrections."""
     sampler = replace(model.sampler, solver=setting.solver, steps=setting.steps, s_churn=0.0)
+    if rule is None:
+        return replace(model, sampler=sampler)
+    guided = model.denoiser
+    assert isinstance(guided, CorrectionGuide)
+    model = model.with_denoiser(guided.with_strength(setting.stronger * guided.w))
     return replace(with_cache(model, rule.with_refreshes(setting.refreshes)), sampler=sampler)
 
 
@@ -90,13 +124,25 @@ def cached_model(run: Run, model: Model, guidance: GuidanceOptions, seed: int, r
 
 
 def cheapest_bound(denoiser: Denoiser, sampler: SamplerOptions) -> int:
-    """Evaluations per sample that the search for the cheapest sampler makes at most, over all solvers."""
+    """Evaluations per sample that the search for the cheapest samplers makes at most, over all solvers."""
     most = 2 * sampler.steps + 4  # no solver takes more steps for the same evaluations
-    return sum(max(_spent(denoiser, sampler, solver, enough)[0] for enough in range(1, most)) for solver in SEARCHED)
+    otherwise = FURTHER * 2 * len(STRONGER) * 2 * nfe(denoiser, sampler)
+    return sum(
+        max(_spent(denoiser, sampler, solver, enough, guided=guided)[0] for enough in range(1, most))
+        + guided * otherwise
+        for solver in SEARCHED
+        for guided in (True, False)
+    )
 
 
 def _spent(
-    denoiser: Denoiser, sampler: SamplerOptions, solver: SolverName, enough: int, corrections: float = 0.0
+    denoiser: Denoiser,
+    sampler: SamplerOptions,
+    solver: SolverName,
+    enough: int,
+    corrections: float = 0.0,
+    *,
+    guided: bool = True,
 ) -> tuple[int, int]:
     """Evaluations and settings of one solver, if so many steps keep the gain, with that share of corrections."""
     dearest, spent, tried = nfe(denoiser, sampler), 0, 0
@@ -107,18 +153,19 @@ def _spent(
         if own > dearest:
             return math.nan
         spent, tried = spent + own + setting.refreshes, tried + 1
-        return float(setting.steps >= enough and setting.refreshes >= corrections * setting.steps)
+        return float(setting.steps >= enough and setting.refreshes >= corrections * setting.steps * guided)
 
-    fewest(retained, solver, sampler.steps)
+    fewest(retained, solver, sampler.steps, guided)
     return spent, tried
 
 
 def cheapest_expected(denoiser: Denoiser, sampler: SamplerOptions) -> tuple[int, int]:
-    """Evaluations per sample, and settings, of the search for the cheapest sampler, where usual settings suffice."""
+    """Evaluations per sample, and settings, of the search for the cheapest samplers, where usual settings suffice."""
     cases = [(0.7, 0.35), (0.8, 0.6), (0.9, 0.8)]  # shares of the steps, and of these the corrections
     spent = [
-        _spent(denoiser, sampler, solver, round(steps * sampler.steps), corrections)
+        _spent(denoiser, sampler, solver, round(steps * sampler.steps), corrections, guided=guided)
         for steps, corrections in cases
         for solver in SEARCHED
+        for guided in (True, False)
     ]
     return tuple(round(sum(values) / len(cases)) for values in zip(*spent))  # type: ignore[return-value]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sims.experiments.improve.improvement import Choice, Context, mark
 from sims.experiments.improve.sampler_search import (
     CACHED_NOTE,
+    KEPT,
     SEARCHED,
     Setting,
     cached_model,
@@ -22,24 +23,28 @@ from sims.experiments.improve.sampler_search import (
 from sims.experiments.improve.selection import Selection, noise_of, select
 from sims.experiments.options import ImproveOptions
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, CACHED, FAST, HEIR, Base, Expected, Method
+from sims.methods import BASE, BASE_FAST, CACHED, FAST, HEIR, LEADER, Base, Expected, Method
 from sims.results.common import Cost
 from sims.results.improve import TriedSampler
 from sims.runs.work import Sampling, Work
 from sims.sampling import FEW, nfe
 
-SOLVER_NAMES = {"heun": "Heun", "dpmpp2m": "DPM-Solver++(2M)"}
+SOLVER_NAMES = {"dpmpp2m": "DPM-Solver++(2M)", "unipc": "UniPC"}
 CHOOSE = "choose the sampler"
 
 
 @dataclass(frozen=True)
 class Variants:
-    """What was found on the selection seeds: the base, the round's result, the variants, the label of the improved."""
+    """What was found on the selection seeds: the base, the round's result, the variants, the label of the improved.
+
+    ``of_base`` is the base with the cheapest sampler that is no worse, against which the leader's is to be held.
+    """
 
     before: Selection
     after: Selection
     noise: float
     improved: str
+    of_base: Choice | None = None
     choices: tuple[Choice, ...] = ()
     tried: tuple[TriedSampler, ...] = ()
 
@@ -47,60 +52,91 @@ class Variants:
 def find_variants(
     context: Context, base: Base, choices: Sequence[Choice], leader: Choice, full_fd: float, round_: int
 ) -> Variants:
-    """The cached variant and, in the first round, the cheapest sampler; what the round is accepted by."""
+    """The cached variant and, in the first round, the cheapest samplers; what the round is accepted by."""
     options, few = context.options, nfe(base.model, base.model.sampler) <= FEW  # a correction is then used but once
-    before = select(context, Choice(BASE.name, BASE.name, base.model), round_)
-    after = select(context, next((choice for choice in choices if choice.method == HEIR.name), leader), round_)
-    fast, tried = (None, ()) if few or round_ else _cheapest(context, leader, before.fd, full_fd)
-    improved, found = leader.label, []
-    if (
-        not few
-        and (model := cached_model(context.run, leader.model, options.guidance, options.seed, round_)) is not None
-    ):
+    plain = Choice(BASE.name, BASE.name, base.model)
+    before = select(context, plain, round_)
+    heir = next((choice for choice in choices if choice.method == HEIR.name), None)
+    after = select(context, heir or leader, round_)
+    known = {leader.label: (leader, full_fd)} | ({} if heir is None else {heir.label: (heir, after.fd)})
+    found: list[Choice] = []
+    tried: tuple[TriedSampler, ...] = ()
+    of_base: Choice | None = None
+    cached = None if few else cached_model(context.run, leader.model, options.guidance, options.seed, round_)
+    if cached is not None:
         spent = Cost(evaluations=pilot_cost(leader.model, options.guidance))
-        cached = replace(leader, label=CACHED, model=model, cost=leader.cost + spent, note=CACHED_NOTE)
-        found.append(cached)
-        if before.fd - select(context, cached, round_).fd >= 0.95 * (before.fd - full_fd):
-            improved = cached.label
-    if fast is not None:
-        found.append(fast)
-    return Variants(before, after, noise_of(context, before, after), improved, tuple(found), tried)
+        found.append(replace(leader, label=CACHED, model=cached, cost=leader.cost + spent, note=CACHED_NOTE))
+    if not few and not round_ and full_fd < before.fd and options.guidance.cache_cost:
+        fast, of_base, tried = _cheapest(context, plain, leader, before.fd, full_fd)
+        found += [] if fast is None else [fast]
+    known |= {choice.label: (choice, select(context, choice, round_).fd) for choice in found}
+    improved = to_save(known, plain.nfe, before.fd, options.max_cost)
+    return Variants(before, after, noise_of(context, before, after), improved, of_base, tuple(found), tried)
+
+
+def to_save(known: Mapping[str, tuple[Choice, float]], nfe: int, base_fd: float, max_cost: float | None) -> str:
+    """The label of what is saved as improved, of choices with their FD on the selection seeds.
+
+    The cheapest way to sample the leader that keeps its gain; with ``max_cost``, in units of the base's evaluations
+    ``nfe``, the best that costs no more (the cheapest where none does).
+    """
+    full_fd = known[LEADER.name][1]
+    if max_cost is not None:
+        least = min(choice.nfe for choice, _ in known.values())
+        able = [label for label, (choice, _) in known.items() if choice.nfe <= max(least, max_cost * nfe)]
+        return min(able, key=lambda label: known[label][1])
+    kept = [
+        label
+        for label, (choice, fd) in known.items()
+        if choice.method == LEADER.name and base_fd - fd >= KEPT * (base_fd - full_fd)
+    ]
+    return min(kept or [LEADER.name], key=lambda label: known[label][0].nfe)
 
 
 def _cheapest(
-    context: Context, leader: Choice, base_fd: float, full_fd: float
-) -> tuple[Choice | None, tuple[TriedSampler, ...]]:
-    """The cheapest sampler setting that keeps 95 % of the gain, sought on the selection seeds with every solver.
+    context: Context, base: Choice, leader: Choice, base_fd: float, full_fd: float
+) -> tuple[Choice | None, Choice | None, tuple[TriedSampler, ...]]:
+    """The cheapest sampler that keeps the gain, and the base's that loses no more of it; sought with every solver.
 
-    First the number of steps with full guidance, then fewer corrections. None where there is no gain to keep.
+    On the selection seeds: first the number of steps, with full guidance, then fewer corrections, then either with
+    another strength.
     """
     options, guided, sampler = context.options, leader.model.denoiser, leader.model.sampler
-    if full_fd >= base_fd or not options.guidance.cache_cost or not isinstance(guided, CorrectionGuide):
-        return None, ()
+    if not isinstance(guided, CorrectionGuide):
+        return None, None, ()
     rule = pilot(context.run, leader.model, options.guidance, options.seed)
-    dearest = nfe(guided.base, sampler)
     tried: list[TriedSampler] = []
 
     def fast(setting: Setting) -> Choice:
-        note = f"{SOLVER_NAMES[setting.solver]}, {setting.steps} steps, {setting.refreshes} corrections"
-        return replace(leader, label=FAST, model=with_setting(leader.model, rule, setting), note=note)
+        note = f"{SOLVER_NAMES[setting.solver]}, {setting.steps} steps"
+        if not setting.refreshes:
+            return replace(base, label=BASE_FAST, model=with_setting(base.model, None, setting), note=note)
+        w, note = setting.stronger * leader.w, f"{note}, {setting.refreshes} corrections"
+        return replace(leader, label=FAST, model=with_setting(leader.model, rule, setting), w=w, note=note)
 
     def retained(setting: Setting) -> float:
         choice = fast(setting)
-        if nfe(guided.base, choice.model.sampler) > dearest:
+        if nfe(base.model, choice.model.sampler) > base.nfe:
             return math.nan
-        kept = (base_fd - select(context, choice, 0).fd) / (base_fd - full_fd)
-        tried.append(TriedSampler(**setting._asdict(), nfe=choice.nfe, retained=kept))
+        of_base = choice.method == base.method
+        kept = (base_fd - select(context, choice, 0).fd) / (
+            base_fd - full_fd
+        ) + of_base  # all that the base has to lose
+        entry = TriedSampler(
+            method=choice.method, solver=setting.solver, steps=setting.steps, refreshes=setting.refreshes, w=choice.w,
+            nfe=choice.nfe, retained=kept,
+        )  # fmt: skip
+        tried.append(entry)
         return kept
 
-    settings = [fewest(retained, solver, sampler.steps) for solver in SEARCHED]
-    candidates = [fast(setting) for setting in settings if setting is not None]
-    if not candidates:
-        return None, ()
-    found = min(candidates, key=lambda choice: choice.nfe)
-    evaluations = dearest + sum(round(entry.nfe) for entry in tried)  # of the base and of every setting
-    spent = pilot_cost(leader.model, options.guidance) + max(options.search.rungs) * evaluations
-    return replace(found, cost=leader.cost + Cost(evaluations=spent)), tuple(tried)
+    def cheapest(guided: bool) -> Choice | None:
+        settings = [fewest(retained, solver, sampler.steps, guided) for solver in SEARCHED]
+        found = min((fast(s) for s in settings if s is not None), key=lambda choice: choice.nfe, default=None)
+        evaluations = base.nfe + sum(round(one.nfe) for one in tried if (one.method == leader.method) == guided)
+        spent = max(options.search.rungs) * evaluations + guided * pilot_cost(leader.model, options.guidance)
+        return None if found is None else replace(found, cost=found.cost + Cost(evaluations=spent))
+
+    return cheapest(True), cheapest(False), tuple(tried)
 
 
 def variants_work(
