@@ -18,8 +18,9 @@ ROOT = Path(sims.__file__).parent
 # Lowest first. Units of one floor do not see each other; within a unit imports are free.
 # A new module or package belongs on a floor: name it here.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "screen"),
+    ("errors", "screen", "allocator"),
     ("limits",),
+    ("threads",),
     ("files", "denoiser", "processes", "seeds"),
     ("config", "arrays", "safe_pickle"),
     ("results", "user_code"),

@@ -10,6 +10,7 @@ Names are imported when they are first used: ``import sims`` itself is quick and
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from sims.model import Model, load
     from sims.sampling import SOLVERS, SamplerOptions, SamplingStep, edm_sigmas, nfe, sample, sample_seeds
     from sims.training.posthoc import reconstruct
+
+if "OMP_WAIT_POLICY" not in os.environ:  # before torch begins: threads that wait for others give the processor away,
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # or two jobs on one machine take each other's for nothing
 
 __all__ = [
     "SOLVERS",

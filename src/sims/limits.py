@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,20 @@ def free_memory(root: Path = Path("/")) -> int:
             room += sum(int(line.split()[1]) for line in statistics if line.startswith(reclaimable))
             free = min(free, max(room, 0))
     return free
+
+
+def cpus(root: Path = Path("/")) -> int:
+    """Processors that this process may use at once: of the machine, of its affinity, of its container's share."""
+    number = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    folder = root / "sys/fs/cgroup"
+    shares = []
+    with suppress(OSError, ValueError):  # version 2; ValueError: "max", no limit
+        quota, period = (folder / "cpu.max").read_text().split()
+        shares.append(int(quota) / int(period))
+    with suppress(OSError, ValueError):  # version 1; -1: no limit
+        quota, period = ((folder / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        shares.append(int(quota) / int(period))
+    return max(1, min([number, *(math.ceil(share) for share in shares if share > 0)]))
 
 
 def most(packed: int) -> int:

@@ -28,6 +28,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from sims.allocator import keep_memory
 from sims.errors import UserError
+from sims.threads import limit
 
 T = TypeVar("T")
 
@@ -59,6 +60,7 @@ def join() -> Accelerator:
     """
     global _watch, _joined
     keep_memory()
+    limit()
     if started() > 1 and _watch is None and not PartialState._shared_state:
         _joined += 1
         _meet()

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import torch
+
+from sims import threads
 from sims.config import to_dict
 from sims.data import mapped
 from sims.errors import UserError
@@ -67,6 +70,7 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
         if result is not None:
             run.log(f"{run.path} is finished; delete it, or choose another run directory, to start anew")
         else:
+            _settle_threads(run)
             result = experiment.work(run, options)
             if run.is_main:
                 write_result(run.path, result)
@@ -87,6 +91,16 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
         ) from None
     finally:
         run.close()
+
+
+def _settle_threads(run: Run) -> None:
+    """As many as are fastest when a run begins; it keeps their number, on which the last bits of its figures depend."""
+    if run.num_processes > 1 or threads.is_chosen():
+        return
+    threads.limit(run.once(run.path / "threads.json", threads.fastest))
+    run.log(
+        f"{torch.get_num_threads()} threads, the fastest here when the run began (OMP_NUM_THREADS decides otherwise)"
+    )
 
 
 @contextmanager
