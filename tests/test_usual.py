@@ -12,8 +12,10 @@ from PIL import Image
 import tiny
 from sims.cli import main
 from sims.data.dataset import Dataset
+from sims.errors import UserError
 from sims.experiments.cost import rates
-from sims.experiments.options import BaseOptions
+from sims.experiments.options import BaseOptions, ImproveOptions
+from sims.methods import AuxiliarySettings, DistilledOptions
 from sims.model import load, make_network
 from sims.networks.options import NetworkOptions
 from sims.networks.usual import LATENTS, MLP, PIXELS, TINY, Machine, attended, usual
@@ -70,6 +72,21 @@ def test_what_is_given_stays() -> None:
     assert NetworkOptions(channel_mult=(1, 2)).settled((3, 32, 32)).patch == 1
     assert BaseOptions(images=7).length((3, 64, 64)) == 7
     assert BaseOptions().length((1, 8, 8)) == 1_280_000 != BaseOptions().length((3, 64, 64))
+
+
+def test_budgets_follow_from_the_length_of_the_bases_training() -> None:
+    digits = ImproveOptions().settled((1, 8, 8))
+    assert digits.auxiliary.budgets == (64_000, 128_000, 256_000, 512_000) and digits.distilled.images == 128_000
+    short = ImproveOptions(base=BaseOptions(images=1_000)).settled((3, 64, 64))
+    assert short.auxiliary.budgets == (50, 100, 200, 400) and short.distilled.images == 100
+    tiny_ = ImproveOptions(base=BaseOptions(images=3)).settled((1, 8, 8))
+    assert tiny_.auxiliary.budgets == (1,) and tiny_.distilled.images == 1
+    foreign = ImproveOptions(model=Path("model")).settled((3, 256, 256))
+    assert foreign.auxiliary.budgets == digits.auxiliary.budgets and foreign.distilled.images == 128_000
+    own = ImproveOptions(auxiliary=AuxiliarySettings(budgets=(7,)), distilled=DistilledOptions(images=9))
+    assert own.settled((3, 64, 64)) == own
+    with pytest.raises(UserError, match=r"auxiliary.budgets is \[0\]"):
+        AuxiliarySettings(budgets=(0,))
 
 
 def test_the_digits_have_what_they_had(plain: Dataset) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
 from sims.interop.hub_models import HubOptions
-from sims.methods import HEIR, LEADER, METHODS, AuxiliarySettings, DistilledOptions, default_methods
+from sims.methods import HEIR, LEADER, LENGTH, METHODS, AuxiliarySettings, DistilledOptions, default_methods
 from sims.networks.options import NetworkOptions
 from sims.networks.usual import usual
 from sims.sampling import SamplerOptions
@@ -179,6 +179,12 @@ class ImproveOptions(HubOptions, CommonOptions):
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
     distilled: DistilledOptions = field(default_factory=DistilledOptions)
 
+    def settled(self, data_shape: Sequence[int], latent: bool = False) -> ImproveOptions:
+        """With what follows from the length of the base's training, where it was left open."""
+        images = LENGTH if self.model is not None else self.base.length(data_shape, latent)
+        auxiliary, distilled = self.auxiliary.settled(images), self.distilled.settled(images)
+        return replace(self, auxiliary=auxiliary, distilled=distilled)
+
     @property
     def is_judged(self) -> bool:
         """Whether there is anything to judge by."""
@@ -196,7 +202,7 @@ class ImproveOptions(HubOptions, CommonOptions):
                 raise UserError(f"method {name!r} follows from {LEADER.name!r}: name both, or neither")
         if self.rounds > 1 and HEIR.name not in self.methods:
             raise UserError(f"more than one round needs the method {HEIR.name!r}: its model is the next round's base")
-        if self.search.budget is not None and self.search.budget not in self.auxiliary.budgets:
+        if self.auxiliary.budgets and self.search.budget not in (None, *self.auxiliary.budgets):
             known = ", ".join(map(str, sorted(self.auxiliary.budgets)))
             raise UserError(f"search.budget {self.search.budget} is none of the auxiliary's budgets: {known}")
         if self.auxiliary.init == "snapshot" and (self.model or self.rounds > 1 or not self.base.snapshots):

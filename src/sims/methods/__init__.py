@@ -12,7 +12,7 @@ from sims.methods.distilled import DISTILLED
 from sims.methods.neon import NEON
 from sims.methods.placebo import PLACEBO
 from sims.methods.self_trained import SELF_TRAINED
-from sims.methods.settings import AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
+from sims.methods.settings import LENGTH, AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
 from sims.methods.sims import SIMS
 from sims.methods.unguided import BASE
 from sims.results.common import Look

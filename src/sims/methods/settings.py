@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sims.errors import UserError
@@ -11,6 +11,9 @@ from sims.results.common import Cost
 from sims.training.options import TrainOptions
 from sims.training.probe import STEPS
 
+SHARES, DISTILLED_SHARE = (0.05, 0.1, 0.2, 0.4), 0.1  # of the base's training
+LENGTH = 1_280_000  # images, taken for the training of a model that was given
+
 
 @dataclass(frozen=True)
 class AuxiliarySettings:
@@ -18,18 +21,23 @@ class AuxiliarySettings:
 
     samples: int = 10_000
     """Own samples the auxiliary is trained on (n_s in the paper)."""
-    budgets: tuple[int, ...] = (64_000, 128_000, 256_000, 512_000)
-    """Training budgets to choose from, in images seen (B in the paper)."""
+    budgets: tuple[int, ...] = ()
+    """Training budgets to choose from, in images seen (B in the paper); if not given, 5, 10, 20 and 40 % of the base's training, or 64,000 to 512,000 for a model that was given."""  # noqa: E501
     init: Literal["base", "scratch", "snapshot"] = "base"
     """How it starts: a copy of the base, random weights, or the earliest snapshot of the base's training."""
     train: TrainOptions = field(default_factory=lambda: TrainOptions(ema_rampup=0.5))
     """Its training. The weights are averaged over half of it: guidance multiplies what noise an auxiliary has."""
 
     def __post_init__(self) -> None:
-        if not self.budgets or min(self.budgets) < 1:
-            raise UserError(f"auxiliary.budgets is {list(self.budgets)}: give at least one positive number of images")
+        if min(self.budgets, default=1) < 1:
+            raise UserError(f"auxiliary.budgets is {list(self.budgets)}: give positive numbers of images")
         if self.samples < 2:
             raise UserError(f"auxiliary.samples is {self.samples}: at least 2 are needed")
+
+    def settled(self, images: int) -> AuxiliarySettings:
+        """With the budgets that follow from ``images``, the length of the base's training, where none are given."""
+        found = sorted({max(1, round(images * share)) for share in SHARES})
+        return self if self.budgets else replace(self, budgets=tuple(found))
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,13 @@ class DistilledOptions:
 
     samples: int = 10_000
     """Guided samples to learn from."""
-    images: int = 128_000
-    """Training images seen."""
+    images: int = 0
+    """Training images seen; 0: a tenth of the base's training, or 128,000 for a model that was given."""
     train: TrainOptions = field(default_factory=TrainOptions)
+
+    def settled(self, images: int) -> DistilledOptions:
+        """With the length that follows from ``images``, that of the base's training, where none is given."""
+        return self if self.images else replace(self, images=max(1, round(images * DISTILLED_SHARE)))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from sims.networks.layers import (
     keyword_arguments,
     plan,
 )
+from sims.networks.layout import arranged
 from sims.networks.sizes import any_size
 
 _HEAD = 64  # channels of an attention head; blocks of fewer have no attention
@@ -99,7 +100,7 @@ class DhariwalUNet(nn.Module):
         h, skips = x, []
         for place in self.encoder:
             block = self.enc[place.name]
-            h = block(h) if place.role == "conv" else block(h, embedding)  # (B, cout, H / 2^level, W / 2^level)
+            h = arranged(block(h)) if place.role == "conv" else block(h, embedding)  # (B, cout, H / 2^level, ...)
             skips.append(h)
         for place in self.decoder:
             if place.role == "block":

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from sims.errors import UserError
 from sims.networks.layers import Place, PositionalEmbedding, attend, image_size, keyword_arguments, plan
+from sims.networks.layout import arranged
 from sims.networks.sizes import any_size
 
 Resampling = Literal["block", "conv", "plain"]
@@ -93,7 +94,7 @@ class GuidedUNet(nn.Module):
         told = F.silu(self._embed(c_noise, labels))  # (B, E) or (1, E)
         h, skips = x, []
         for layers in self.input_blocks:
-            h = _through(layers, h, told)  # type: ignore[arg-type]
+            h = arranged(_through(layers, h, told))  # type: ignore[arg-type]
             skips.append(h)
         h = _through(self.middle_block, h, told)
         for layers in self.output_blocks:

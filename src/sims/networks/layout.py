@@ -1,11 +1,11 @@
-"""How the weights of convolutions lie in memory."""
+"""How weights of convolutions, and what they make of pictures, lie in memory."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -21,3 +21,14 @@ def laid_out(network: Network) -> Network:
     if getattr(network, "keeps_layout", False) or any(isinstance(module, nn.GroupNorm) for module in network.modules()):
         return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def arranged(h: Tensor) -> Tensor:
+    """Activations (B, C, H, W) of a network with group normalization, laid out for the layers that follow.
+
+    In fp32 on a CPU, where nothing is learned, its kernels and those of convolutions are fastest with channels inside
+    (``benchmarks/cpu.py``: DDPM++ samples 1.1x to 1.3x as fast); with gradients, and in bf16, they are not.
+    """
+    if h.device.type != "cpu" or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        return h
+    return h.contiguous(memory_format=torch.channels_last)

@@ -26,6 +26,7 @@ from sims.networks.layers import (
     keyword_arguments,
     plan,
 )
+from sims.networks.layout import arranged
 from sims.networks.sizes import any_size
 
 _EPS = 1e-6
@@ -137,7 +138,7 @@ class SongUNet(nn.Module):
         image, h, skips = x, x, []
         for place in self.encoder:
             block = self.enc[place.name]
-            h = block(h) if place.role == "conv" else block(h, embedding)  # (B, cout, H / 2^level, W / 2^level)
+            h = arranged(block(h)) if place.role == "conv" else block(h, embedding)  # (B, cout, H / 2^level, ...)
             if place.role == "down" and self.encoder_type == "skip":
                 image = self.enc[_aux(place, "down")](image)  # (B, C, H / 2^level, W / 2^level)
                 h = h + self.enc[_aux(place, "skip")](image)

@@ -55,6 +55,7 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> ImproveResult | 
         known = stated(options.data)
         opened = _opened(run, options, at_hand=known is None)
         size = opened.size(options) if known is None else of_model(known, opened.model, options)
+        options = options.settled(size.shape, opened.is_latent)
         _rehearse_references(run, options, opened)
         return estimate(options, size, opened.model, partial(work_of, options), run.device, run.num_processes)
 
@@ -76,6 +77,16 @@ class Opened:
     pictures: Pair | None
     trusted: Dataset | None
     seconds: float
+
+    @property
+    def is_latent(self) -> bool:
+        return self.space is not None or (self.real is not None and self.real.codec.latents is not None)
+
+    @property
+    def data_shape(self) -> tuple[int, ...]:
+        known = self.real or self.model
+        assert known is not None
+        return known.data_shape
 
     def size(self, options: ImproveOptions) -> DataSize:
         """Of the data, as far as a pilot wants to know."""
@@ -117,6 +128,10 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
     with clock.stage("read the data"):
         opened = _opened(run, options)
     model, real, test = opened.model, opened.real, opened.test
+    given, options = options, options.settled(opened.data_shape, opened.is_latent)
+    if not given.auxiliary.budgets:
+        budgets = ", ".join(f"{budget:,}" for budget in options.auxiliary.budgets)
+        run.log(f"auxiliary: budgets of {budgets} images, by the length of the base's training")
     options = fitted(run, options, partial(opened.size, options), model, partial(work_of, options))
     conditional = options.data.conditional if model is None else model.num_classes > 0
     context = Context(run, options, clock, real if real is None or conditional else real.without_labels())
@@ -179,7 +194,7 @@ def _check_parts(options: ImproveOptions, num_processes: int) -> None:
     """UserError where a batch cannot be split over the processes: now, not after hours."""
     if options.model is None:
         options.base.train.check_parts(num_processes)
-    expected = Expected(settings_of(options), options.base.train)
+    expected = Expected(settings_of(options.settled(())), options.base.train)
     for method in methods_of(options, None):
         training = method.work(expected).training if method.work is not None else None
         if training is not None:

@@ -161,7 +161,7 @@ class ShiftOptions(HubOptions, CommonOptions):
     auxiliary: SteeringOptions = field(default_factory=SteeringOptions)
     solver: SolverOptions = field(default_factory=SolverOptions)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
-    distilled: DistilledOptions = field(default_factory=DistilledOptions)
+    distilled: DistilledOptions = field(default_factory=lambda: DistilledOptions(images=128_000))
     """The steered model in one network; distilled.samples = 0 leaves it out."""
     baselines: BaselineOptions = field(default_factory=BaselineOptions)
     evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(draws=2, samples=5_000))
@@ -169,6 +169,8 @@ class ShiftOptions(HubOptions, CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("members")
+        if self.distilled.images < 1:
+            raise UserError(f"distilled.images is {self.distilled.images}: at least 1 is needed")
         if self.distilled.samples == 1:
             raise UserError("distilled.samples is 1: a network is distilled from at least 2, or from none (0)")
         if self.data.path == "none":
