@@ -1,4 +1,4 @@
-"""What sims chooses on a CPU (precision, threads, layout, kept memory) against every alternative, in one run.
+"""What sims chooses on a CPU (precision, threads, layout, products, kept memory) against every alternative, in one run.
 
     python benchmarks/cpu.py --out benchmarks/results/cpu.json
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from sims import threads
 from sims.allocator import keep_memory
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset
-from sims.networks.layout import laid_out
+from sims.networks import linear, song_unet
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions, sample_seeds
 from sims.training.arithmetic import autocast_dtype, has_bf16
@@ -53,60 +54,78 @@ def model_of(name: str) -> tuple[Any, Dataset, int]:
     return new_model(data, network, SamplerOptions(), 0), data, batch
 
 
-def works(name: str, task: str, precision: str, layout: str) -> Work:
+@dataclass(frozen=True, order=True)
+class Way:
+    """How to compute: precision, threads, where channels lie, and what multiplies matrices of fp32."""
+
+    precision: str
+    threads: int
+    layout: str
+    products: str
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {self.threads} threads, channels {self.layout}, {self.products}"
+
+
+def works(name: str, task: str, way: Way) -> Work:
     """One batch of a task: a training step, or two evaluations of a sampler."""
     model, data, batch = model_of(name)
-    if layout == "channels last":
+    if way.layout == "last":
         model.denoiser.to(memory_format=torch.channels_last)
     if task == "training":
-        options = TrainOptions(batch=batch, precision=precision)  # type: ignore[arg-type]
+        options = TrainOptions(batch=batch, precision=way.precision)  # type: ignore[arg-type]
         trainer = Trainer(model, data, options, Path(), images=10**9, seed=0)
         trainer.build()
         return trainer.update
-    sampler = SamplerOptions(solver="euler", steps=2, precision=precision)  # type: ignore[arg-type]
+    sampler = SamplerOptions(solver="euler", steps=2, precision=way.precision)  # type: ignore[arg-type]
     model.denoiser.eval().requires_grad_(False)
-    return lambda: sample_seeds(model.denoiser, range(batch), sampler, batch_size=batch)
+
+    def sample() -> None:
+        ours = song_unet.arranged, linear.onednn_speed
+        if way.layout == "first":
+            song_unet.arranged = lambda h: h
+        if way.products == "MKL":
+            linear.onednn_speed = lambda: 0.0
+        try:
+            sample_seeds(model.denoiser, range(batch), sampler, batch_size=batch)
+        finally:
+            song_unet.arranged, linear.onednn_speed = ours
+
+    return sample
 
 
-def chosen(name: str) -> tuple[str, int, str]:
-    """What sims takes: precision of training, threads, layout."""
-    model, _, _ = model_of(name)
-    weights = [w for w in laid_out(model.denoiser).parameters() if w.ndim == 4 and min(w.shape[1:]) > 1]  # type: ignore[attr-defined]
-    last = bool(weights) and all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
-    precision = "fp32" if autocast_dtype("auto", CPU) is None else "bf16"
-    return precision, threads.fastest(), "channels last" if last else "channels first"
+def chosen(task: str) -> Way:
+    """What sims takes; of samples the user chooses the precision."""
+    half = task == "training" and autocast_dtype("auto", CPU) is not None
+    return Way("bf16" if half else "fp32", threads.fastest(), "as sims has them", "as sims has them")
 
 
 def alternatives(name: str, task: str, rounds: int) -> list[dict[str, Any]]:
-    """Images per second of every alternative; one thing differs from what is chosen."""
-    precision, number, layout = chosen(name)
-    if task == "sampling":
-        precision = "fp32"  # of samples it is chosen by the user
-    ways = {(precision, number, layout)}
+    """Images per second of every alternative; in each one thing differs from what is chosen."""
+    own, most = chosen(task), torch.get_num_threads()
+    ways = {own} | {replace(own, threads=count) for count in {most, max(1, most // 2)}}
     if task == "training" and has_bf16(CPU):
-        ways |= {(other, number, layout) for other in ("fp32", "bf16")}
-    ways |= {(precision, count, layout) for count in {torch.get_num_threads(), max(1, torch.get_num_threads() // 2)}}
-    if len(CASES[name][0]) == 3 and not name.startswith("mlp"):
-        ways |= {(precision, number, other) for other in ("channels first", "channels last")}
-    rivals = {way: works(name, task, way[0], way[2]) for way in sorted(ways)}
-    before, taken = torch.get_num_threads(), {way: list[float]() for way in rivals}
+        ways |= {replace(own, precision=other) for other in ("fp32", "bf16")}
+    if name.startswith("mlp"):
+        ways |= {replace(own, products="MKL")} if task == "sampling" else set()
+    else:
+        ways |= {replace(own, layout=other) for other in ("first", "last")}
+    rivals = {way: works(name, task, way) for way in sorted(ways)}
+    taken = {way: list[float]() for way in rivals}
     for turn in range(rounds + 1):
         for way, work in rivals.items():
-            torch.set_num_threads(way[1])
+            torch.set_num_threads(way.threads)
             begin = time.perf_counter()
             work()
             taken[way] += [time.perf_counter() - begin] if turn else []
-    torch.set_num_threads(before)
-    batch = CASES[name][1]
-    speeds = {way: batch / statistics.median(seconds) for way, seconds in taken.items()}
-    best = max(speeds.values())
-    rows = []
+    torch.set_num_threads(most)
+    speeds = {way: CASES[name][1] / statistics.median(seconds) for way, seconds in taken.items()}
+    best, rows = max(speeds.values()), []
     for way, speed in speeds.items():
-        row = {"network": name, "task": task, "precision": way[0], "threads": way[1], "layout": way[2]}
-        row |= {"chosen": way == (precision, number, layout), "images_per_second": speed, "of_the_best": speed / best}
-        rows.append(row)
-        print(f"{name}, {task}, {', '.join(map(str, way))}: {speed:.1f} images/s, {speed / best:.2f} of the best"
-              f"{', chosen' if row['chosen'] else ''}", flush=True)  # fmt: skip
+        row = {"network": name, "task": task, **asdict(way), "chosen": way == own}
+        rows.append(row | {"images_per_second": speed, "of_the_best": speed / best})
+        print(f"{name}, {task}, {way}: {speed:.1f} images/s, {speed / best:.2f} of the best"
+              f"{', chosen' if way == own else ''}", flush=True)  # fmt: skip
     return rows
 
 
@@ -116,7 +135,7 @@ def alone(name: str, memory: str, rounds: int) -> dict[str, float]:
         os.environ["MALLOC_TRIM_THRESHOLD_"] = "131072"
     kept, found = keep_memory(), {}
     for task in ("training", "sampling"):
-        work, seconds = works(name, task, "auto" if task == "training" else "fp32", ""), []
+        work, seconds = works(name, task, chosen(task)), list[float]()
         for _ in range(rounds + 1):
             begin = time.perf_counter()
             work()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sims import measured
 from sims.training import arithmetic
 from sims.training.arithmetic import WORTH, autocast_dtype, bf16_speed, has_bf16, said
 
@@ -36,15 +37,15 @@ def test_the_faster_one_is_taken_and_said(
 
 
 def test_it_is_measured_once_for_a_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[int] = []
+    calls: list[int] = []
     monkeypatch.setattr(arithmetic, "has_bf16", lambda device: True)
-    monkeypatch.setattr(arithmetic, "_measured", lambda: measured.append(1) or 2.0)
+    monkeypatch.setattr(arithmetic, "_measured", lambda: calls.append(1) or 2.0)
     for _ in range(2):
         assert bf16_speed(CPU) == 2.0
         bf16_speed.cache_clear()  # as another process
-    assert len(measured) == 1
-    monkeypatch.setattr(arithmetic, "_processor", lambda: "another one")
-    assert bf16_speed(CPU) == 2.0 and len(measured) == 2
+    assert len(calls) == 1
+    monkeypatch.setattr(measured, "processor", lambda: "another one")
+    assert bf16_speed(CPU) == 2.0 and len(calls) == 2
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '{"a": "fast"}'])

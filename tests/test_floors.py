@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("threads",),
     ("files", "denoiser", "processes", "seeds"),
     ("config", "arrays", "safe_pickle"),
-    ("results", "user_code"),
+    ("results", "user_code", "measured"),
     ("networks", "interpolants", "sampling", "gaussians", "data", "metrics"),
     ("preconditioning", "guidance"),
     ("model",),

@@ -16,8 +16,8 @@ def keep_memory() -> bool:
     """Ask glibc to keep what large tensors leave; whether it does.
 
     By itself it returns every block of 32 MiB and more to the system, which then hands out, and clears, the same pages
-    again, one fault each: the activations of a U-Net at 64x64 pixels cost more than the arithmetic that fills them
-    (``benchmarks/cpu.py``: training twice as fast without). The process in turn holds on to its peak. Nothing is
+    again, one fault each (``benchmarks/cpu.py``: a U-Net at 64x64 pixels trains 1.3 times as fast without). The process
+    in turn holds on to its peak. Nothing is
     changed where other C libraries are in use, or where the environment settles it (MALLOC_TRIM_THRESHOLD_,
     MALLOC_MMAP_THRESHOLD_, GLIBC_TUNABLES).
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from sims.config import nearest
 from sims.errors import UserError
 from sims.files import atomic_path, digest_file
+from sims.measured import cache_folder
 from sims.screen import Screen
 
 _CHUNK = 1 << 20  # bytes
@@ -69,13 +69,6 @@ WEIGHTS: dict[str, tuple[WeightFile, ...]] = {
         ),
     ),
 }
-
-
-def cache_folder() -> Path:
-    """The folder of the environment variable SIMS_CACHE, else `sims` in XDG_CACHE_HOME, else ~/.cache/sims."""
-    if own := os.environ.get("SIMS_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sims"
 
 
 def locate(name: str, download: bool = False) -> Path:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sims.errors import UserError
 from sims.networks.layers import PositionalEmbedding, keyword_arguments
+from sims.networks.linear import Linear
 from sims.networks.sizes import any_size, rounded_up
 
 _FREQUENCIES = 256  # numbers that a time is told by
@@ -58,7 +59,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(_Block(hidden_size, num_heads, mlp_ratio, dropout) for _ in range(depth))
         self.final_layer = nn.ModuleDict(
             {
-                "linear": nn.Linear(hidden_size, patch_size**2 * self.out_channels),
+                "linear": Linear(hidden_size, patch_size**2 * self.out_channels),
                 "adaLN_modulation": _modulation(hidden_size, 2),
             }
         )
@@ -109,9 +110,9 @@ class _Block(nn.Module):
     def __init__(self, width: int, heads: int, ratio: float, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
+        self.attn = nn.ModuleDict({"qkv": Linear(width, 3 * width), "proj": Linear(width, width)})
         inner = int(width * ratio)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, inner), "fc2": nn.Linear(inner, width)})
+        self.mlp = nn.ModuleDict({"fc1": Linear(width, inner), "fc2": Linear(inner, width)})
         self.adaLN_modulation = _modulation(width, 6)
 
     def forward(self, h: Tensor, told: Tensor) -> Tensor:
@@ -137,12 +138,12 @@ def _check(data_shape: Sequence[int], patch_size: int, hidden_size: int, num_hea
 
 
 def _perceptron(inputs: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
+    return nn.Sequential(Linear(inputs, width), nn.SiLU(), Linear(width, width))
 
 
 def _modulation(width: int, parts: int) -> nn.Sequential:
     """The layer that makes ``parts`` vectors of what the network is told; its nonlinearity is applied once for all."""
-    return nn.Sequential(nn.SiLU(), nn.Linear(width, parts * width))
+    return nn.Sequential(nn.SiLU(), Linear(width, parts * width))
 
 
 def _parts(modulation: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sims.networks.layers import check_depth
+from sims.networks.linear import Linear
 
 
 class Fourier(nn.Module):
@@ -31,9 +32,9 @@ class Block(nn.Module):
     def __init__(self, width: int, embedding: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulate = nn.Linear(embedding, 2 * width)
-        self.expand = nn.Linear(width, 2 * width)
-        self.contract = nn.Linear(2 * width, width)
+        self.modulate = Linear(embedding, 2 * width)
+        self.expand = Linear(width, 2 * width)
+        self.contract = Linear(2 * width, width)
         self.dropout = dropout
         nn.init.zeros_(self.modulate.weight)
         nn.init.zeros_(self.modulate.bias)
@@ -66,12 +67,12 @@ class MLP(nn.Module):
         self.config = {"width": width, "blocks": blocks, "embedding": embedding, "dropout": dropout}
         size = math.prod(data_shape)
         self.fourier = Fourier(embedding)
-        self.embed = nn.Linear(embedding, embedding)
+        self.embed = Linear(embedding, embedding)
         self.classes = nn.Embedding(num_classes, embedding) if num_classes else None
-        self.read = nn.Linear(size, width)
+        self.read = Linear(size, width)
         self.blocks = nn.ModuleList(Block(width, embedding, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
-        self.write = nn.Linear(width, size)
+        self.write = Linear(width, size)
         nn.init.zeros_(self.write.weight)
         nn.init.zeros_(self.write.bias)
 

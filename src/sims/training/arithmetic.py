@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import math
-import platform
-import re
 import time
-from contextlib import suppress
 from functools import cache
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
 import torch
 from torch import nn
 
-from sims.config import read_as
 from sims.denoiser import half_precision
-from sims.errors import UserError
-from sims.files import write_json
-from sims.metrics.weights import cache_folder
+from sims.measured import kept
 from sims.processes import agree
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -62,30 +55,7 @@ def bf16_speed(device: torch.device) -> float:
         return 0.0
     if device.type != "cpu":
         return 2.0
-    file = cache_folder() / "arithmetic.json"
-    key = f"{_processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    known = _known(file)
-    if key not in known:
-        known[key] = round(_measured(), 2)
-        with suppress(OSError):  # then it is measured again
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, known)
-    return agree(known[key])
-
-
-def _known(file: Path) -> dict[str, float]:
-    try:
-        return read_as(file, dict[str, float])
-    except UserError:
-        return {}
-
-
-def _processor() -> str:
-    with suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if found:
-            return f"{found[1].strip()} ({torch.backends.cpu.get_cpu_capability()})"
-    return f"{platform.machine()} {platform.processor()}".strip()
+    return agree(kept("", _measured))
 
 
 def _measured() -> float:
