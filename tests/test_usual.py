@@ -20,6 +20,7 @@ from sims.model import load, make_network
 from sims.networks.options import NetworkOptions
 from sims.networks.usual import LATENTS, MLP, PIXELS, TINY, Machine, attended, usual
 from sims.sampling import SamplerOptions
+from sims.training import base
 from sims.training.base import new_model
 
 MACHINES: tuple[Machine, ...] = ("cpu", "small GPU", "large GPU")
@@ -93,6 +94,21 @@ def test_the_digits_have_what_they_had(plain: Dataset) -> None:
     made = new_model(plain, NetworkOptions(), SamplerOptions(), 0)
     asked = NetworkOptions(type="mlp", width=256, blocks=3, embedding=64)
     assert made.hash == new_model(plain, asked, SamplerOptions(), 0).hash
+
+
+def test_a_network_that_memory_cannot_hold_is_refused_before_it_is_made(
+    plain: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        UserError, match=r"million parameters takes .* GB to (train|hold), and .* GB of memory are free"
+    ):
+        new_model(plain, NetworkOptions(type="mlp", width=400_000), SamplerOptions(), 0)
+    count = sum(weight.numel() for weight in tiny.model(plain).denoiser.parameters())  # type: ignore[attr-defined]
+    monkeypatch.setattr(base, "free_memory", lambda: 4 * count - 1)
+    with pytest.raises(UserError, match=r"give a smaller option 'network\.width'"):
+        new_model(plain, tiny.NETWORK, SamplerOptions(), 0)
+    monkeypatch.setattr(base, "free_memory", lambda: base.TRAINED * count)
+    assert new_model(plain, tiny.NETWORK, SamplerOptions(), 0).data_shape == plain.data_shape
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,15 @@ from accelerate import Accelerator
 
 from sims.config import JSON
 from sims.data.dataset import Dataset
+from sims.errors import UserError
+from sims.limits import free_memory
 from sims.model import Model, make_network
 from sims.networks.options import NetworkOptions
 from sims.sampling import SamplerOptions
 from sims.training.augment import augment_dim
 from sims.training.trainer import Trained, Trainer, TrainOptions
+
+TRAINED = 20  # bytes of a parameter in training: itself, its gradient, its average, and Adam's two moments
 
 
 def new_model(
@@ -30,6 +34,7 @@ def new_model(
     sigma_data = options.sigma_data or max(round(data.std(), 4), 1e-4)
     settled = options.settled(data.data_shape, data.codec.latents is not None)
     network, precond = settled.tables(sigma_data, width)
+    _require_memory(data, network, precond)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = make_network(data.data_shape, data.num_classes, network, precond)
@@ -38,6 +43,19 @@ def new_model(
     if train is not None and train.lr is not None:
         provenance["lr"] = train.lr
     return Model(denoiser, data.codec, sampler, data.class_names, provenance)
+
+
+def _require_memory(data: Dataset, network: dict[str, JSON], precond: dict[str, JSON]) -> None:
+    """UserError for a network that this machine cannot hold, before it is made; on a CPU, not train either."""
+    with torch.device("meta"):
+        made = make_network(data.data_shape, data.num_classes, dict(network), dict(precond))
+    count, free = sum(weight.numel() for weight in made.parameters()), free_memory()
+    there, what = (4, "hold") if torch.cuda.is_available() else (TRAINED, "train")
+    if there * count > free:
+        raise UserError(
+            f"a network of {count / 1e6:,.1f} million parameters takes {there * count / 1e9:,.1f} GB to {what}, and "
+            f"{free / 1e9:,.1f} GB of memory are free: give a smaller option 'network.width' or 'network.blocks'"
+        )
 
 
 def train_base(
