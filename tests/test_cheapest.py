@@ -2,45 +2,63 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from sims.errors import UserError
-from sims.experiments.improve.sampler_search import KEPT, LEAST, Setting, fewest
+from sims.experiments.improve.sampler_search import KEPT, OF_BASE, STEPS, Setting, best_of_base, evaluations, fewest
 from sims.experiments.improve.variants import to_save
 from sims.experiments.options import ImproveOptions
+from sims.gaussians import GaussianMixture
+from sims.sampling import SamplerOptions, nfe
 
 
-def search(kept: Any, guided: bool = True) -> tuple[Setting | None, list[Setting]]:
+def search(kept: Callable[[Setting], float], solver: Any = "unipc") -> tuple[Setting | None, list[Setting]]:
     tried: list[Setting] = []
 
     def retained(setting: Setting) -> float:
         tried.append(setting)
         return float(kept(setting))
 
-    return fewest(retained, "unipc", 12, guided), tried
+    return fewest(retained, solver), tried
 
 
-def test_steps_fall_then_corrections_then_both_with_another_strength() -> None:
+def test_steps_rise_corrections_fall_then_less_with_another_strength() -> None:
     """Of two other strengths, the weaker one keeps the gain with fewer corrections still."""
     found, tried = search(lambda s: s.steps >= 10 and s.refreshes >= {1.0: 4, 0.8: 2}.get(s.stronger, 9))
     assert found == Setting("unipc", 10, 2, 0.8)
-    assert tried[:3] == [Setting("unipc", steps, steps) for steps in (12, 10, 8)] and len(tried) == len({*tried})
-    assert all(setting.stronger == 1 for setting in tried if setting.refreshes > 4)
+    assert tried[:3] == [Setting("unipc", steps, steps) for steps in (6, 8, 10)] and len(tried) == len({*tried})
+    assert [setting.refreshes for setting in tried[3:6]] == [7, 4, 2] and all(s.stronger == 1 for s in tried[:6])
 
 
-def test_more_steps_are_tried_where_the_own_do_not_suffice() -> None:
-    found, _ = search(lambda s: s.steps >= 20)
-    assert found is not None and found.steps == 20
-    assert search(lambda s: float("nan") if s.steps > 16 else 0.0)[0] is None
+def test_few_steps_may_do_better_than_more() -> None:
+    assert search(lambda s: s.steps == 8 and s.refreshes > 5)[0] == Setting("unipc", 8, 8)
+    assert search(lambda s: math.nan if s.steps > 16 else 0.0)[0] is None
+    assert search(lambda s: 0.0)[0] is None
 
 
-def test_the_base_has_steps_alone() -> None:
-    found, tried = search(lambda s: s.steps >= 9, guided=False)
-    assert found == Setting("unipc", 10) and all(s.refreshes == 0 and s.stronger == 1 for s in tried)
-    assert search(lambda s: True, guided=False)[0] == Setting("unipc", LEAST)
+def test_the_base_has_the_sampler_that_suits_it_best() -> None:
+    """The cheapest of those that are no worse than the best; none where its own is better."""
+    shares = {("heun", 6): 1.2, ("unipc", 10): 1.215, ("dpmpp2m", 8): 1.0}
+    found = best_of_base(lambda s: shares.get((s.solver, s.steps), 0.5))
+    assert found == Setting("unipc", 10)  # 10 evaluations: Heun makes 11
+    assert best_of_base(lambda s: 0.97) is None
+    assert best_of_base(lambda s: math.nan if s.steps > STEPS[0] else 0.99) == Setting("unipc", STEPS[0])
+    everything = {s for solver in OF_BASE for s in (Setting(solver, n) for n in STEPS)}
+    seen: set[Setting] = set()
+    best_of_base(lambda s: seen.add(s) or 0.0)
+    assert seen == everything and all(s.refreshes == 0 and s.stronger == 1 for s in seen)
+
+
+@pytest.mark.parametrize("solver", OF_BASE)
+def test_evaluations_are_those_of_the_solver(solver: Any) -> None:
+    exact = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
+    assert all(evaluations(Setting(solver, n)) == nfe(exact, SamplerOptions(solver, n)) for n in STEPS)
 
 
 def known(**fds: tuple[int, float]) -> dict[str, tuple[Any, float]]:

@@ -11,7 +11,7 @@ from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, BASE_FAST, CACHED, FAST, HEIR, LEADER, looks_of
+from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, LEADER, looks_of
 from sims.metrics.intervals import paired_interval
 from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Data, Floor, Row
@@ -70,7 +70,7 @@ def _comparisons(table: Sequence[Measured]) -> list[Comparison]:
     """The leading method against every other, and where it is sampled at less cost against the base; paired by seed."""
     draws = {line.choice.label: [draw.scores for draw in line.draws] for line in table}
     pairs = [(LEADER.name, label) for label in draws if label != LEADER.name]
-    pairs += [(FAST, BASE.name), (FAST, BASE_FAST)]
+    pairs += [(FAST, BASE.name), (FAST, BASE_TUNED)]
     found = []
     for a, b in pairs:
         ours, theirs = draws.get(a, []), draws.get(b, [])

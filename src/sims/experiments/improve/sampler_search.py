@@ -8,13 +8,12 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sims.config import to_dict
-from sims.denoiser import Denoiser
 from sims.experiments.options import GuidanceOptions
 from sims.files import digest
 from sims.guidance import CacheRule, CorrectionGuide
 from sims.model import Model
 from sims.runs.directory import Run
-from sims.sampling import SamplerOptions, SolverName, nfe
+from sims.sampling import SolverName, nfe
 from sims.seeds import seed_range
 
 
@@ -27,39 +26,31 @@ class Setting(NamedTuple):
     stronger: float = 1.0
 
 
-SEARCHED: tuple[SolverName, ...] = ("dpmpp2m", "unipc")  # Heun reaches their accuracy with twice the evaluations
+SEARCHED: tuple[SolverName, ...] = ("unipc", "heun")
+OF_BASE: tuple[SolverName, ...] = (*SEARCHED, "dpmpp2m")
+STEPS = (6, 8, 10, 13, 17, 22, 28)
 CACHED_NOTE = "correction reused between levels"
 KEPT = 0.98  # of the gain, on the selection seeds: a little above the 97 % that is to remain on fresh ones
-LEAST = 6  # steps
-STRONGER = (0.8, 1.25)  # fewer evaluations can want another strength
-FURTHER = 3  # times that a setting is made cheaper with another strength
+STRONGER = (0.8, 1.25)  # fewer evaluations can want another strength; more than that fits the selection seeds alone
 
 
-def fewest(retained: Callable[[Setting], float], solver: SolverName, steps: int, guided: bool = True) -> Setting | None:
-    """The fewest steps, then corrections, that keep enough of the gain, then both with other strengths.
+def fewest(retained: Callable[[Setting], float], solver: SolverName) -> Setting | None:
+    """The fewest steps, then corrections, that keep enough of the gain, then one of these less with another strength.
 
-    None if none keeps it. NaN = too dear to try. The base has steps alone.
+    None if none keeps it. NaN = too dear. More steps are not always better: an inexact solver can do a model good.
     """
-
-    def first(steps: int) -> Setting:
-        return Setting(solver, steps, steps if guided else 0)
-
-    start = steps
-    while not (kept := retained(first(steps))) >= KEPT:
+    for steps in STEPS:
+        kept = retained(Setting(solver, steps, steps))
         if math.isnan(kept):
             return None
-        steps += 4
-    while LEAST < steps <= start and retained(first(steps - 2)) >= KEPT:
-        steps -= 2
-    setting = first(steps)
-    while guided and (fewer := _fewer(setting)) and retained(fewer) >= KEPT:
-        setting = fewer
-    for _ in range(FURTHER if guided else 0):
-        cheaper = (other for other in _otherwise(setting) if retained(other) >= KEPT)
-        if (found := next(cheaper, None)) is None:
+        if kept >= KEPT:
             break
-        setting = found
-    return setting
+    else:
+        return None
+    setting = Setting(solver, steps, steps)
+    while (fewer := _fewer(setting)) and retained(fewer) >= KEPT:
+        setting = fewer
+    return next((other for other in _otherwise(setting) if retained(other) >= KEPT), setting)
 
 
 def _fewer(setting: Setting) -> Setting | None:
@@ -69,10 +60,25 @@ def _fewer(setting: Setting) -> Setting | None:
 
 def _otherwise(setting: Setting) -> list[Setting]:
     """Cheaper settings at other strengths: fewer corrections, or fewer steps."""
-    steps = max(LEAST, setting.steps - 2)
-    shorter = setting._replace(steps=steps, refreshes=min(setting.refreshes, steps))
-    cheaper = [_fewer(setting), None if steps == setting.steps else shorter]
-    return [one._replace(stronger=setting.stronger * by) for one in cheaper if one is not None for by in STRONGER]
+    less = [steps for steps in STEPS if steps < setting.steps]
+    shorter = setting._replace(steps=less[-1], refreshes=min(setting.refreshes, less[-1])) if less else None
+    return [one._replace(stronger=by) for one in (_fewer(setting), shorter) if one is not None for by in STRONGER]
+
+
+def best_of_base(retained: Callable[[Setting], float]) -> Setting | None:
+    """The cheapest of the samplers that suit the base best: what the guided model is to be held against.
+
+    Of all solvers and steps that cost no more than its own; None if its own is better than these. ``retained`` is then
+    1 where nothing changes. NaN = too dear.
+    """
+    kept = {setting: retained(setting) for solver in OF_BASE for setting in (Setting(solver, n) for n in STEPS)}
+    best = max((share for share in kept.values() if not math.isnan(share)), default=0.0)
+    return next((s for s in sorted(kept, key=lambda s: evaluations(s)) if kept[s] >= max(KEPT, best + KEPT - 1)), None)
+
+
+def evaluations(setting: Setting) -> int:
+    """Of the base, along one trajectory."""
+    return 2 * setting.steps - 1 if setting.solver == "heun" else setting.steps
 
 
 def with_setting(model: Model, rule: CacheRule | None, setting: Setting) -> Model:
@@ -123,49 +129,30 @@ def cached_model(run: Run, model: Model, guidance: GuidanceOptions, seed: int, r
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-def cheapest_bound(denoiser: Denoiser, sampler: SamplerOptions) -> int:
-    """Evaluations per sample that the search for the cheapest samplers makes at most, over all solvers."""
-    most = 2 * sampler.steps + 4  # no solver takes more steps for the same evaluations
-    otherwise = FURTHER * 2 * len(STRONGER) * 2 * nfe(denoiser, sampler)
-    return sum(
-        max(_spent(denoiser, sampler, solver, enough, guided=guided)[0] for enough in range(1, most))
-        + guided * otherwise
-        for solver in SEARCHED
-        for guided in (True, False)
-    )
+def cheapest_bound(nfe: int) -> int:
+    """Evaluations per sample that the search for the cheapest samplers makes at most, for a base of so many."""
+    return max(_spent(nfe, enough, share)[0] for enough in (*STEPS, nfe) for share in (0.0, 1.0))
 
 
-def _spent(
-    denoiser: Denoiser,
-    sampler: SamplerOptions,
-    solver: SolverName,
-    enough: int,
-    corrections: float = 0.0,
-    *,
-    guided: bool = True,
-) -> tuple[int, int]:
-    """Evaluations and settings of one solver, if so many steps keep the gain, with that share of corrections."""
-    dearest, spent, tried = nfe(denoiser, sampler), 0, 0
+def cheapest_expected(nfe: int) -> tuple[int, int]:
+    """Evaluations per sample, and settings, of the search for the cheapest samplers, where usual settings suffice."""
+    cases = [_spent(nfe, enough, share) for enough, share in ((10, 0.2), (13, 0.4), (17, 0.6))]
+    return tuple(round(sum(values) / len(cases)) for values in zip(*cases))  # type: ignore[return-value]
+
+
+def _spent(nfe: int, enough: int, corrections: float) -> tuple[int, int]:
+    """Evaluations and settings of the whole search, if so many steps keep the gain, with that share of corrections."""
+    spent = tried = 0
 
     def retained(setting: Setting) -> float:
         nonlocal spent, tried
-        own = nfe(denoiser, replace(sampler, solver=solver, steps=setting.steps, s_churn=0.0))
-        if own > dearest:
+        if evaluations(setting) > nfe:
             return math.nan
-        spent, tried = spent + own + setting.refreshes, tried + 1
-        return float(setting.steps >= enough and setting.refreshes >= corrections * setting.steps * guided)
+        spent, tried = spent + evaluations(setting) + setting.refreshes, tried + 1
+        kept = setting.steps >= enough and setting.refreshes >= corrections * setting.steps and setting.stronger == 1
+        return float(kept)
 
-    fewest(retained, solver, sampler.steps, guided)
+    for solver in SEARCHED:
+        fewest(retained, solver)
+    best_of_base(retained)
     return spent, tried
-
-
-def cheapest_expected(denoiser: Denoiser, sampler: SamplerOptions) -> tuple[int, int]:
-    """Evaluations per sample, and settings, of the search for the cheapest samplers, where usual settings suffice."""
-    cases = [(0.7, 0.35), (0.8, 0.6), (0.9, 0.8)]  # shares of the steps, and of these the corrections
-    spent = [
-        _spent(denoiser, sampler, solver, round(steps * sampler.steps), corrections, guided=guided)
-        for steps, corrections in cases
-        for solver in SEARCHED
-        for guided in (True, False)
-    ]
-    return tuple(round(sum(values) / len(cases)) for values in zip(*spent))  # type: ignore[return-value]

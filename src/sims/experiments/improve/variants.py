@@ -12,6 +12,7 @@ from sims.experiments.improve.sampler_search import (
     KEPT,
     SEARCHED,
     Setting,
+    best_of_base,
     cached_model,
     cheapest_bound,
     cheapest_expected,
@@ -23,13 +24,13 @@ from sims.experiments.improve.sampler_search import (
 from sims.experiments.improve.selection import Selection, noise_of, select
 from sims.experiments.options import ImproveOptions
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, BASE_FAST, CACHED, FAST, HEIR, LEADER, Base, Expected, Method
+from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, LEADER, Base, Expected, Method
 from sims.results.common import Cost
 from sims.results.improve import TriedSampler
 from sims.runs.work import Sampling, Work
 from sims.sampling import FEW, nfe
 
-SOLVER_NAMES = {"dpmpp2m": "DPM-Solver++(2M)", "unipc": "UniPC"}
+SOLVER_NAMES = {"heun": "Heun", "dpmpp2m": "DPM-Solver++(2M)", "unipc": "UniPC"}
 CHOOSE = "choose the sampler"
 
 
@@ -37,7 +38,7 @@ CHOOSE = "choose the sampler"
 class Variants:
     """What was found on the selection seeds: the base, the round's result, the variants, the label of the improved.
 
-    ``of_base`` is the base with the cheapest sampler that is no worse, against which the leader's is to be held.
+    ``of_base`` is the base with the sampler that suits it best, against which the leader is to be held too.
     """
 
     before: Selection
@@ -96,12 +97,8 @@ def to_save(known: Mapping[str, tuple[Choice, float]], nfe: int, base_fd: float,
 def _cheapest(
     context: Context, base: Choice, leader: Choice, base_fd: float, full_fd: float
 ) -> tuple[Choice | None, Choice | None, tuple[TriedSampler, ...]]:
-    """The cheapest sampler that keeps the gain, and the base's that loses no more of it; sought with every solver.
-
-    On the selection seeds: first the number of steps, with full guidance, then fewer corrections, then either with
-    another strength.
-    """
-    options, guided, sampler = context.options, leader.model.denoiser, leader.model.sampler
+    """The cheapest sampler that keeps the gain, and the one that suits the base best; sought on the selection seeds."""
+    options, guided = context.options, leader.model.denoiser
     if not isinstance(guided, CorrectionGuide):
         return None, None, ()
     rule = pilot(context.run, leader.model, options.guidance, options.seed)
@@ -110,7 +107,7 @@ def _cheapest(
     def fast(setting: Setting) -> Choice:
         note = f"{SOLVER_NAMES[setting.solver]}, {setting.steps} steps"
         if not setting.refreshes:
-            return replace(base, label=BASE_FAST, model=with_setting(base.model, None, setting), note=note)
+            return replace(base, label=BASE_TUNED, model=with_setting(base.model, None, setting), note=note)
         w, note = setting.stronger * leader.w, f"{note}, {setting.refreshes} corrections"
         return replace(leader, label=FAST, model=with_setting(leader.model, rule, setting), w=w, note=note)
 
@@ -119,9 +116,8 @@ def _cheapest(
         if nfe(base.model, choice.model.sampler) > base.nfe:
             return math.nan
         of_base = choice.method == base.method
-        kept = (base_fd - select(context, choice, 0).fd) / (
-            base_fd - full_fd
-        ) + of_base  # all that the base has to lose
+        gained = (base_fd - select(context, choice, 0).fd) / (base_fd - full_fd)
+        kept = gained + 1 if of_base else gained  # the base has the whole gain to lose
         entry = TriedSampler(
             method=choice.method, solver=setting.solver, steps=setting.steps, refreshes=setting.refreshes, w=choice.w,
             nfe=choice.nfe, retained=kept,
@@ -129,14 +125,17 @@ def _cheapest(
         tried.append(entry)
         return kept
 
-    def cheapest(guided: bool) -> Choice | None:
-        settings = [fewest(retained, solver, sampler.steps, guided) for solver in SEARCHED]
-        found = min((fast(s) for s in settings if s is not None), key=lambda choice: choice.nfe, default=None)
-        evaluations = base.nfe + sum(round(one.nfe) for one in tried if (one.method == leader.method) == guided)
-        spent = max(options.search.rungs) * evaluations + guided * pilot_cost(leader.model, options.guidance)
-        return None if found is None else replace(found, cost=found.cost + Cost(evaluations=spent))
-
-    return cheapest(True), cheapest(False), tuple(tried)
+    settings = [fewest(retained, solver) for solver in SEARCHED]
+    quick = min((fast(one) for one in settings if one is not None), key=lambda choice: choice.nfe, default=None)
+    if quick is not None:
+        evaluations = base.nfe + sum(round(one.nfe) for one in tried)  # of the base and of every setting
+        spent = pilot_cost(leader.model, options.guidance) + max(options.search.rungs) * evaluations
+        quick = replace(quick, cost=leader.cost + Cost(evaluations=spent))
+    before = len(tried)
+    best = best_of_base(retained)
+    spent = max(options.search.rungs) * (base.nfe + sum(round(one.nfe) for one in tried[before:]))
+    tuned = None if best is None else replace(fast(best), cost=Cost(evaluations=spent))
+    return quick, tuned, tuple(tried)
 
 
 def variants_work(
@@ -148,10 +147,10 @@ def variants_work(
     cost = most = selection * (sampling.nfe + after)
     if options.guidance.cache_cost and sampling.nfe > FEW:
         first = round_ == 0
-        usual, tried = cheapest_expected(sampling.denoiser, sampling.options) if first else (0, 0)
+        usual, tried = cheapest_expected(sampling.nfe) if first else (0, 0)
         cost += options.guidance.pilot * sampling.guided + selection * (cached_nfe(options, sampling.nfe) + usual)
         most += (selection + options.guidance.pilot) * sampling.guided
-        most += selection * cheapest_bound(sampling.denoiser, sampling.options) if first else 0
+        most += selection * cheapest_bound(sampling.nfe) if first else 0
         settings += 1 + tried
     drawn = selection * settings
     stage = CHOOSE + mark(options, round_)
