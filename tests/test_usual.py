@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.cost import rates
 from sims.experiments.options import BaseOptions, ImproveOptions
+from sims.guidance import knows_no_class
 from sims.methods import AuxiliarySettings, DistilledOptions
 from sims.model import load, make_network
 from sims.networks.options import NetworkOptions
@@ -162,3 +165,27 @@ def test_a_plan_of_more_than_a_day_says_what_takes_less(photos: Path, tmp_path: 
     )
     status, out, _ = say(*tiny.improve_arguments(tmp_path / "run", *tiny.PCA, "--dry-run"))
     assert status == 0 and "more than a day" not in out
+
+
+@pytest.mark.parametrize("kind", ["mlp", "ddpmpp", "adm", "edm2", "dit"])
+def test_labels_are_dropped_so_that_no_class_is_known(kind: str, digits: Dataset) -> None:
+    """In training, and never while sampling; class -1 is what then counts as none."""
+    options = NetworkOptions(type=kind, width=64, blocks=1, channel_mult=(1,), attention=(8,), label_dropout=0.5)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    model = new_model(digits, options, SamplerOptions(), 0)
+    network: Any = model.denoiser.network  # type: ignore[attr-defined]
+    assert knows_no_class(model.denoiser) and not knows_no_class(
+        new_model(digits, replace(options, label_dropout=0.0), SamplerOptions(), 0).denoiser
+    )
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(torch.randn(weight.shape), alpha=0.1)
+        x, c_noise, labels = torch.randn(1, 1, 8, 8).expand(64, -1, -1, -1), torch.zeros(64), torch.full((64,), 3)
+        told, untold = (network.eval()(x[:1], c_noise[:1], torch.tensor([label])) for label in (3, -1))
+        assert torch.allclose(network(x, c_noise, labels), told.expand(64, -1, -1, -1), atol=1e-4)
+        seen = network.train()(x, c_noise, labels)
+    like = torch.stack([(seen - one).flatten(1).norm(dim=1) for one in (told, untold)])
+    assert float(like.min(dim=0).values.max()) < 1e-2 < float((told - untold).norm())
+    assert 15 < int((like[1] < like[0]).sum()) < 49
+    with pytest.raises(UserError, match="label_dropout"):
+        NetworkOptions(label_dropout=1.0)

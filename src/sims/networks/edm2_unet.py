@@ -18,6 +18,7 @@ from sims.networks.layers import (
     attend,
     check_filter,
     class_vectors,
+    dropped,
     filter_kernel,
     image_size,
     is_box,
@@ -202,6 +203,7 @@ class EDM2UNet(nn.Module):
         attn_balance: float = 0.3,
         clip_act: float | None = 256.0,
         patch_size: int = 1,
+        label_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = keyword_arguments(EDM2UNet, locals())
@@ -212,6 +214,7 @@ class EDM2UNet(nn.Module):
         taps = check_filter(resample_filter)
         style = MPStyle(taps, channels_per_head, dropout, res_balance, attn_balance, clip_act)
         self.num_classes, self.label_balance, self.concat_balance = num_classes, label_balance, concat_balance
+        self.label_dropout = label_dropout
         widths = [model_channels * multiple for multiple in channel_mult]
         noise = widths[0] if channel_mult_noise is None else model_channels * channel_mult_noise
         embedding = max(widths) if channel_mult_emb is None else model_channels * channel_mult_emb
@@ -253,6 +256,8 @@ class EDM2UNet(nn.Module):
         embedding = self.emb_noise(self.emb_fourier(c_noise))  # (B, E)
         if self.emb_label is not None:
             vectors = class_vectors(labels, self.num_classes, embedding)  # (B, classes)
+            if self.training and self.label_dropout:
+                vectors = dropped(vectors, self.label_dropout)
             named = self.emb_label(vectors * math.sqrt(self.num_classes))
             embedding = mp_sum(embedding, named, self.label_balance)
         return mp_silu(embedding)

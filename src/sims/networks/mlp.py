@@ -61,10 +61,13 @@ class MLP(nn.Module):
         blocks: int = 3,
         embedding: int = 64,
         dropout: float = 0.0,
+        label_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_depth(blocks)
         self.config = {"width": width, "blocks": blocks, "embedding": embedding, "dropout": dropout}
+        self.config |= {"label_dropout": label_dropout} if label_dropout else {}
+        self.label_dropout = label_dropout
         size = math.prod(data_shape)
         self.fourier = Fourier(embedding)
         self.embed = Linear(embedding, embedding)
@@ -79,6 +82,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, labels: Tensor | None = None) -> Tensor:
         embedding = self.embed(self.fourier(c_noise))  # (B, embedding)
         if self.classes is not None and labels is not None:
+            if self.training and self.label_dropout:
+                labels = torch.where(torch.rand(len(labels), device=labels.device) < self.label_dropout, -1, labels)
             known = (labels >= 0).to(embedding.dtype)[:, None]  # label -1 adds nothing: no class
             embedding = embedding + self.classes(labels.clamp(min=0)) * known
         embedding = F.silu(embedding)

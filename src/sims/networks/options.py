@@ -40,6 +40,8 @@ class NetworkOptions:
     """Resolutions (pixels a side; of the longer side, padded; each patch a pixel) at which a U-Net attends."""
     dropout: float = 0.0
     """Dropout probability in training."""
+    label_dropout: float = 0.0
+    """Share of the training images whose class is not told (class-conditional models); above 0 (0.1 is usual) the model can be told no class, which classifier-free guidance needs."""  # noqa: E501
     sigma_data: float | None = None
     """Standard deviation of the data in model space; measured if not given."""
     sigma_min: float = 0.002
@@ -53,6 +55,8 @@ class NetworkOptions:
             raise UserError(
                 "network: width, blocks, embedding and patch must be at least 1, dropout at least 0 and below 1"
             )
+        if not 0 <= self.label_dropout < 1:
+            raise UserError(f"network.label_dropout is {self.label_dropout}: it must be at least 0 and below 1")
 
     def settled(self, data_shape: Sequence[int], latent: bool = False) -> NetworkOptions:
         """These options with all that was left open, by the table of ``sims.networks.usual``."""
@@ -85,15 +89,17 @@ class NetworkOptions:
         kind = "edm2" if self.type == "edm2" else "edm"
         limits: dict[str, JSON] = {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max}
         precond: dict[str, JSON] = {"type": kind, "sigma_data": sigma_data, **limits}
+        dropped: dict[str, JSON] = {"dropout": self.dropout}
+        dropped |= {"label_dropout": self.label_dropout} if self.label_dropout else {}
         if self.type == "mlp":
             sizes: dict[str, JSON] = {"width": self.width, "blocks": self.blocks, "embedding": self.embedding}
-            return {"type": "mlp", **sizes, "dropout": self.dropout}, precond
+            return {"type": "mlp", **sizes, **dropped}, precond
         if self.type == "dit":
             heads = next(n for n in range(max(1, self.width // _HEAD), 0, -1) if self.width % n == 0)
             sizes = {"hidden_size": self.width, "depth": self.blocks, "num_heads": heads, "patch_size": self.patch or 2}
-            return {"type": "dit", **sizes, "dropout": self.dropout}, precond
+            return {"type": "dit", **sizes, **dropped}, precond
         network, more = UNETS[self.type]
         table: dict[str, JSON] = {"type": network, **more, "model_channels": self.width, "num_blocks": self.blocks}
         table |= {} if (self.patch or 1) == 1 else {"patch_size": self.patch}
         table |= {"channel_mult": list(self.channel_mult or ()), "attn_resolutions": list(self.attention or ())}
-        return {**table, "dropout": self.dropout, **({"augment_dim": augment_dim} if augment_dim else {})}, precond
+        return {**table, **dropped, **({"augment_dim": augment_dim} if augment_dim else {})}, precond
