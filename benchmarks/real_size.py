@@ -1,0 +1,91 @@
+"""What a finished run at a real size shows: its table, a second extractor, the base's own training, and a picture.
+
+    sims improve --recipe fashion-mnist --data.path FASHION_MNIST --run runs/fashion-mnist
+    python benchmarks/real_size.py runs/fashion-mnist --data FASHION_MNIST --name fashion-mnist
+
+The table is the run's own, whose first extractor is the classifier that chose. Beside it: Fréchet distances of base,
+improved, distilled and Neon in EfficientNet-Lite0 (ImageNet), which chose nothing, with paired differences to the base;
+those of the base's snapshots in the run's classifier, which say what a gain is worth in training; and samples of the
+same seeds, none selected, with real pictures below (``benchmarks/results/NAME.png``).
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import sims
+from common import flat, save
+from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
+
+COLUMNS, SCALE = 16, 2
+NAMES = {"improved/base": "base", "improved": "improved", "distilled": "distilled", "neon": "neon"}
+
+
+def second_extractor(run: Path, data: str, samples: int, draws: int) -> list[dict[str, Any]]:
+    """Rows of the models in EfficientNet-Lite0, each with its paired differences to the base."""
+    models = {name: run / folder for folder, name in NAMES.items() if (run / folder / "model.json").is_file()}
+    options = {"extractor": "efficientnet-lite0", "metrics": ["fd"], "draws": draws, "samples": samples}
+    rows = []
+    for name, path in models.items():
+        scores = sims.evaluate(path, data, options=options)
+        rows.append({"label": name, **{figure: asdict(value) for figure, value in scores.figures.items()}})
+        print(name, {figure: round(value.mean, 2) for figure, value in scores.figures.items()}, flush=True)
+    table = sims.compare([*models.values()], data, options=options, quiet=True)
+    return [*rows, {"differences": table.to_json()}]
+
+
+def training(run: Path, samples: int) -> list[dict[str, Any]]:
+    """Distances of the base's snapshots, one draw each, in the features of the run."""
+    options = {"metrics": ["fd"], "draws": 1, "samples": samples}
+    rows = []
+    for path in sorted((run / "base" / "snapshots").iterdir()):
+        scores = sims.evaluate(path, run / "references", options=options, quiet=True)
+        rows.append({"images": int(path.name), **{name: value.mean for name, value in scores.figures.items()}})
+        print(rows[-1], flush=True)
+    return rows
+
+
+def picture(run: Path, file: Path) -> None:
+    """Rows of the same seeds: base, the cheapest SIMS, distilled; real pictures below."""
+    with np.load(run / "grids.npz") as arrays:
+        found = {key.partition("@")[0]: arrays[key] for key in [*arrays][::-1]}
+    wanted = ("base", "sims (fast)" if "sims (fast)" in found else "sims", "distilled", "real")
+    rows = [np.concatenate([*found[name][:COLUMNS]], axis=1) for name in wanted if name in found]
+    gap = np.full((4, *rows[0].shape[1:]), 255, np.uint8)
+    whole = np.concatenate([part for row in rows for part in (row, gap)][:-1])
+    image = Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole)
+    image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.NEAREST).save(file, optimize=True)
+    print(f"written: {file}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--samples", type=int, default=2_000, help="a draw, for the second extractor")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    settings = parser.parse_args()
+    result = read_result(settings.run, ImproveResult)
+    picture(settings.run, settings.out / f"{settings.name}.png")
+    content: dict[str, Any] = {"benchmark": "real_size", "run": result.reproduction.commands[0]}
+    content |= {"headline": result.headline, "improved": result.improved, "rows": [flat(row) for row in result.rows]}
+    content["comparisons"] = [asdict(entry) for entry in result.comparisons]
+    content["tried"] = [asdict(entry) for entry in result.cache.tried] if result.cache else []
+    file = settings.out / f"{settings.name}.json"
+    content["training"] = training(settings.run, settings.samples)
+    save(file, content)
+    content["second_extractor"] = second_extractor(settings.run, settings.data, settings.samples, settings.draws)
+    save(file, content)
+
+
+if __name__ == "__main__":
+    main()
