@@ -17,9 +17,8 @@ def keep_memory() -> bool:
 
     By itself it returns every block of 32 MiB and more to the system, which then hands out, and clears, the same pages
     again, one fault each (``benchmarks/cpu.py``: a U-Net at 64x64 pixels trains 1.3 times as fast without). The process
-    in turn holds on to its peak. Nothing is
-    changed where other C libraries are in use, or where the environment settles it (MALLOC_TRIM_THRESHOLD_,
-    MALLOC_MMAP_THRESHOLD_, GLIBC_TUNABLES).
+    in turn holds on to its peak. Nothing is changed where other C libraries are in use, or where the environment
+    settles it (MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_, GLIBC_TUNABLES).
     """
     if any(name in os.environ for name in _OWN):
         return False

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sims.errors import UserError
-from sims.networks.layers import PositionalEmbedding, keyword_arguments
+from sims.networks.layers import PositionalEmbedding, dropped_labels, keyword_arguments
 from sims.networks.linear import Linear
 from sims.networks.sizes import any_size, rounded_up
 
@@ -98,7 +98,7 @@ class DiT(nn.Module):
         if labels is None:
             labels = torch.full((1,), -1, device=c_noise.device)
         if self.training and self.label_dropout and self.null_class:
-            labels = torch.where(torch.rand(len(labels), device=labels.device) < self.label_dropout, -1, labels)
+            labels = dropped_labels(labels, self.label_dropout)
         if not self.null_class and bool((labels < 0).any()):
             raise UserError("this network knows nothing for 'no class': give a label for every sample")
         return embedding + self.y_embedder["embedding_table"](labels.where(labels >= 0, self.num_classes))  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sims.errors import UserError
-from sims.networks.layers import Place, PositionalEmbedding, attend, image_size, keyword_arguments, plan
+from sims.networks.layers import Place, PositionalEmbedding, attend, dropped_labels, image_size, keyword_arguments, plan
 from sims.networks.layout import arranged
 from sims.networks.sizes import any_size
 
@@ -109,7 +109,7 @@ class GuidedUNet(nn.Module):
         if labels is None:
             labels = torch.full((1,), -1, device=c_noise.device)
         if self.training and self.label_dropout:
-            labels = torch.where(torch.rand(len(labels), device=labels.device) < self.label_dropout, -1, labels)
+            labels = dropped_labels(labels, self.label_dropout)
         vectors = self.label_emb(labels.where(labels >= 0, self.num_classes if self.null_class else 0))
         return embedding + (vectors if self.null_class else vectors * (labels >= 0)[:, None])  # type: ignore[no-any-return]
 

@@ -149,6 +149,11 @@ def dropped(vectors: Tensor, probability: float) -> Tensor:
     return vectors * keep
 
 
+def dropped_labels(labels: Tensor, probability: float) -> Tensor:
+    """Labels (B,), each replaced by -1 (no class) with this probability."""
+    return torch.where(torch.rand(len(labels), device=labels.device) < probability, -1, labels)
+
+
 class PositionalEmbedding(nn.Module):
     """Angles of c_noise at frequencies from 1 to 1/10000, a geometric series (Ho et al. 2020): (B,) -> (B, size / 2).
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sims.networks.layers import check_depth
+from sims.networks.layers import check_depth, dropped_labels
 from sims.networks.linear import Linear
 
 
@@ -83,7 +83,7 @@ class MLP(nn.Module):
         embedding = self.embed(self.fourier(c_noise))  # (B, embedding)
         if self.classes is not None and labels is not None:
             if self.training and self.label_dropout:
-                labels = torch.where(torch.rand(len(labels), device=labels.device) < self.label_dropout, -1, labels)
+                labels = dropped_labels(labels, self.label_dropout)
             known = (labels >= 0).to(embedding.dtype)[:, None]  # label -1 adds nothing: no class
             embedding = embedding + self.classes(labels.clamp(min=0)) * known
         embedding = F.silu(embedding)

@@ -61,10 +61,8 @@ class NetworkOptions:
     def settled(self, data_shape: Sequence[int], latent: bool = False) -> NetworkOptions:
         """These options with all that was left open, by the table of ``sims.networks.usual``."""
         row = usual(data_shape, latent, kind=self.type)
-        sizes = ("type", "width", "blocks", "channel_mult")
+        sizes = ("type", "width", "blocks", "channel_mult", "patch")
         made = replace(self, **{name: getattr(row, name) for name in sizes if getattr(self, name) in (None, "auto")})
-        if self.patch is None:  # levels that were given are those of a network without patches
-            made = replace(made, patch=row.patch if self.channel_mult is None or made.type == "dit" else 1)
         if self.attention is None:
             seen = (data_shape[0], *(-(-side // (made.patch or 1)) for side in data_shape[1:]))
             made = replace(made, attention=attended(seen, made.channel_mult or (), row.attention))

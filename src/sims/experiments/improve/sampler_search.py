@@ -13,7 +13,7 @@ from sims.files import digest
 from sims.guidance import CacheRule, CorrectionGuide
 from sims.model import Model
 from sims.runs.directory import Run
-from sims.sampling import SolverName, nfe
+from sims.sampling import SOLVERS, Churn, SolverName, edm_sigmas, nfe
 from sims.seeds import seed_range
 
 
@@ -73,12 +73,13 @@ def best_of_base(retained: Callable[[Setting], float]) -> Setting | None:
     """
     kept = {setting: retained(setting) for solver in OF_BASE for setting in (Setting(solver, n) for n in STEPS)}
     best = max((share for share in kept.values() if not math.isnan(share)), default=0.0)
-    return next((s for s in sorted(kept, key=lambda s: evaluations(s)) if kept[s] >= max(KEPT, best + KEPT - 1)), None)
+    return next((s for s in sorted(kept, key=evaluations) if kept[s] >= max(KEPT, best + KEPT - 1)), None)
 
 
 def evaluations(setting: Setting) -> int:
-    """Of the base, along one trajectory."""
-    return 2 * setting.steps - 1 if setting.solver == "heun" else setting.steps
+    """Of the base, along one trajectory; levels of its own that several steps are rounded to would make it fewer."""
+    sigmas = edm_sigmas(setting.steps, 0.002, 80.0)
+    return len(SOLVERS[setting.solver].planned(sigmas, Churn(), lambda sigma: sigma))
 
 
 def with_setting(model: Model, rule: CacheRule | None, setting: Setting) -> Model:
