@@ -30,7 +30,7 @@ def rules() -> Iterator[tuple[type[Guide], type[CorrectionGuide]]]:
     """A rule without a cache, and one that has a correction; registered by their definition, and removed again."""
 
     @dataclass(frozen=True, eq=False)
-    class Rescaled(Guide, kind="rescaled"):
+    class Pushed(Guide, kind="pushed"):
         """x + (1 + w) (D - x): every step a little too far."""
 
         base: Denoiser
@@ -58,8 +58,8 @@ def rules() -> Iterator[tuple[type[Guide], type[CorrectionGuide]]]:
         ) -> Tensor:
             return torch.tanh(denoised - others[0](x, sigma, labels))
 
-    yield Rescaled, Damped
-    for kind in ("rescaled", "damped"):
+    yield Pushed, Damped
+    for kind in ("pushed", "damped"):
         del RULES[kind]
 
 
@@ -72,12 +72,12 @@ def models(rules: tuple[type[Guide], type[CorrectionGuide]], plain: Dataset) -> 
     for network in (*base.networks, *other.networks):
         for weight in network.parameters():
             weight.requires_grad_(False).add_(0.05 * torch.randn(weight.shape, generator=generator))
-    rescaled, damped = rules
-    guides = (rescaled(base.denoiser, 0.05), damped(base.denoiser, other.denoiser, 0.5))  # type: ignore[call-arg]
+    pushed, damped = rules
+    guides = (pushed(base.denoiser, 0.05), damped(base.denoiser, other.denoiser, 0.5))  # type: ignore[call-arg]
     return base, {guide.kind: base.with_denoiser(guide) for guide in guides}
 
 
-KINDS = ["rescaled", "damped"]
+KINDS = ["pushed", "damped"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,7 +150,7 @@ def test_a_rule_with_a_correction_is_cached(models: tuple[Model, dict[str, Model
     """Fewer evaluations, samples that come closer with more of them; the rule lies in the model's directory."""
     base, guided = models[0], models[1]["damped"]
     damped, options = guided.denoiser, SamplerOptions(steps=9)
-    assert isinstance(damped, CorrectionGuide) and not isinstance(models[1]["rescaled"].denoiser, CorrectionGuide)
+    assert isinstance(damped, CorrectionGuide) and not isinstance(models[1]["pushed"].denoiser, CorrectionGuide)
     rule = CacheRule.from_pilot(damped, range(32), options, refreshes=4)
     full, plain = (model.sample(range(16), sampler=options) for model in (guided, base))
     errors = []

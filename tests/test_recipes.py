@@ -35,10 +35,10 @@ from sims.experiments.improve.sampler_search import (
     evaluations,
     fewest,
 )
-from sims.experiments.improve.search import Search, SearchOptions, search_bound
+from sims.experiments.improve.search import Arm, Search, SearchOptions, search_bound
 from sims.experiments.options import ImproveOptions
 from sims.guidance import Extrapolate
-from sims.methods import METHODS
+from sims.methods import METHODS, Continuous
 from sims.metrics import weights
 from sims.results.common import Row
 from sims.results.improve import ImproveResult
@@ -318,15 +318,16 @@ def test_whatever_a_stage_trains_and_leaves_is_in_the_estimate() -> None:
 @pytest.mark.parametrize("options", [{}, {"w": 1.0}, {"limit": 500}, {"rungs": (50,)}, {"max_w": 1.0}])
 def test_no_search_exceeds_its_bound(budgets: int, options: dict[str, Any]) -> None:
     settings = SearchOptions(**{"rungs": (20, 50, 100), "limit": 1_500, **options})
-    bound = search_bound(settings, budgets, (0.5, 1.0, 2.0))
+    strengths, arms = Continuous(), [Arm(number) for number in range(budgets)]
+    bound = search_bound(settings, budgets, strengths)
     for slope in (-1.0, 1.0, 0.0):
         for seed in range(5):
             rng = np.random.default_rng(seed)
 
-            def features(budget: int, w: float, first: int, last: int, rng: Any = rng) -> np.ndarray:
+            def features(arm: Arm, w: float, first: int, last: int, rng: Any = rng) -> np.ndarray:
                 return np.full((last - first, 1), slope * w + rng.normal())  # noqa: B023
 
-            search = Search(features, lambda x: float(x.mean()), range(budgets), (0.5, 1.0, 2.0), settings)
+            search = Search(features, lambda x: float(x.mean()), arms, strengths, settings)
             assert 0 < search.run().samples <= bound
 
 

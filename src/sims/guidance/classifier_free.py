@@ -13,7 +13,7 @@ from sims.denoiser import Denoiser, Evaluate
 from sims.errors import UserError
 from sims.guidance.cache import CacheRule
 from sims.guidance.correction import CorrectionGuide
-from sims.guidance.guide import innermost
+from sims.guidance.guide import TWICE, innermost
 
 
 def knows_no_class(denoiser: Denoiser) -> bool:
@@ -43,7 +43,7 @@ class ClassifierFree(CorrectionGuide, kind="classifier-free"):
     14
     """
 
-    calls = ("base", "base")
+    calls = TWICE
 
     base: Denoiser
     w: float

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -10,16 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor
 
-from sims.config import JSON, convert
+from sims.config import JSON
 from sims.denoiser import Denoiser, Evaluate, expand
-from sims.errors import UserError
 from sims.guidance.cache import CacheRule, Step
-from sims.guidance.guide import Guide
+from sims.guidance.interval import IntervalGuide
 
 Records = list[tuple[float, Tensor]]
 
 
-class CorrectionGuide(Guide):
+class CorrectionGuide(IntervalGuide):
     """D = D_base + w c: a rule says in ``correction`` what c is, and gets interval and cache for it.
 
     interval  (low, high]: the noise levels at which to guide; the base alone elsewhere (Kynkaanniemi et al. 2024)
@@ -29,14 +27,7 @@ class CorrectionGuide(Guide):
     if TYPE_CHECKING:  # fields of the rule
 
         @property
-        def interval(self) -> tuple[float, float]: ...
-        @property
         def cache(self) -> CacheRule | None: ...
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.interval[0] < self.interval[1]:
-            raise UserError(f"the guidance interval needs 0 <= low < high; got {self.interval}")
 
     def correction(
         self, x: Tensor, sigma: Tensor, labels: Tensor | None, denoised: Tensor, *others: Evaluate
@@ -47,7 +38,7 @@ class CorrectionGuide(Guide):
     def estimate(self, x: Tensor, sigma: Tensor, labels: Tensor | None, base: Evaluate, *others: Evaluate) -> Tensor:
         """The guided estimate, each sample at its own level; the cache plays no part here."""
         denoised = base(x, sigma, labels)
-        guided = (self.interval[0] < sigma) & (sigma <= self.interval[1])  # (B,)
+        guided = self.is_guided(sigma)  # (B,)
         if not guided.any():
             return denoised
         correction = self.correction(x, sigma, labels, denoised, *others)
@@ -65,36 +56,26 @@ class CorrectionGuide(Guide):
 
     def steps(self, sigmas: Tensor) -> list[Step | None]:
         """What to do at each of these levels; None = the base alone."""
-        low, high = self.interval
-        guided = [self.w != 0 and low < sigma <= high for sigma in sigmas.tolist()]
-        levels = sigmas[torch.tensor(guided, dtype=torch.bool)]
+        at = self.is_guided(sigmas) & (self.w != 0)
+        guided, levels = at.tolist(), sigmas[at]
         plan = iter([Step(True, 1.0)] * len(levels) if self.cache is None else self.cache.plan(levels))
         return [next(plan) if active else None for active in guided]
-
-    def limited(self, interval: tuple[float, float]) -> Self:
-        return replace(self, interval=interval)  # type: ignore[type-var]
 
     def with_cache(self, cache: CacheRule | None) -> Self:
         """The same rule, its correction computed only where ``cache`` says; None = everywhere."""
         return replace(self, cache=cache)  # type: ignore[type-var]
 
     def settings(self) -> dict[str, JSON]:
-        low, high = self.interval
-        cache = self.cache.to_json() if self.cache else None
-        return {**super().settings(), "interval": [low, None if math.isinf(high) else high], "cache": cache}
+        return {**super().settings(), "cache": self.cache.to_json() if self.cache else None}
 
     @classmethod
     def from_settings(cls, children: Mapping[str, Denoiser], settings: Mapping[str, Any]) -> Self:
-        low, high = convert(settings["interval"], tuple[float, float | None], "interval", "entry")
         cache = CacheRule.from_json(settings["cache"]) if settings["cache"] else None
-        plain = {**settings, "interval": (low, math.inf if high is None else high), "cache": cache}
-        return super().from_settings(children, plain)
+        return super().from_settings(children, {**settings, "cache": cache})
 
     def describe(self) -> dict[str, str]:
-        low, high = self.interval
-        limits = "at all noise levels" if (low, high) == (0.0, math.inf) else f"for sigma in ({low:g}, {high:g}]"
         cached = f"the correction is computed {self.cache.refreshes} times along a trajectory" if self.cache else "none"
-        return {**super().describe(), "w": f"{self.w:g}, {limits}", "cache": cached}
+        return {**super().describe(), "cache": cached}
 
 
 def _refreshes(sigmas: Tensor, steps: Sequence[Step | None]) -> Tensor:

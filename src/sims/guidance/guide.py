@@ -13,6 +13,7 @@ from sims.config import JSON
 from sims.denoiser import Denoiser, Evaluate, Wrapped, compile_networks, networks_of
 from sims.errors import UserError
 
+TWICE = ("base", "base")  # what a rule calls that needs nothing but the base
 RULES: dict[str, type[Guide]] = {}
 """The rules that can be stored, by the kind that ``model.json`` names."""
 
@@ -49,6 +50,8 @@ class Guide(Wrapped):
     guides_outputs: ClassVar[bool] = False
     """Whether it is D_base + w (D_base - D_aux), so that two networks of one parameterization can be guided in a
     sampling loop of another library."""
+    of_trajectory: ClassVar[bool] = False
+    """Whether it lives on what a trajectory remembers, so that a single estimate is the base's."""
 
     if TYPE_CHECKING:  # fields of the rule
 
@@ -106,11 +109,14 @@ class Guide(Wrapped):
     def evaluators(self, *levels: Tensor) -> list[Evaluate]:
         """What is called as it is, or for runs over these levels: the base's, the others' (the last given)."""
         made = []
-        for index, name in enumerate(self.calls):
-            child: Denoiser = getattr(self, name)
+        for index, child in enumerate(self.called()):
             evaluate = child.trajectory(levels[min(index, len(levels) - 1)]) if levels else child
             made.append(evaluate if index == 0 or child.num_classes > 0 else _without_labels(evaluate))
         return made
+
+    def called(self) -> list[Denoiser]:
+        """What it ``calls``."""
+        return [getattr(self, name) for name in self.calls]
 
     @property
     def inside(self) -> Denoiser:
@@ -158,6 +164,13 @@ class Guide(Wrapped):
 def innermost(denoiser: Any) -> Any:
     """The base of the base, and so on: a denoiser that guides nothing."""
     return innermost(denoiser.base) if isinstance(denoiser, Guide) else denoiser
+
+
+def of_trajectory(denoiser: Any) -> bool:
+    """Whether an estimate needs what a trajectory remembers: a single one is then another."""
+    if not isinstance(denoiser, Guide) or denoiser.w == 0:
+        return False
+    return denoiser.of_trajectory or any(of_trajectory(getattr(denoiser, name)) for name in denoiser.children)
 
 
 def _without_labels(evaluate: Evaluate) -> Evaluate:

@@ -7,18 +7,43 @@ from collections.abc import Iterable
 from sims.methods.autoguidance import AUTOGUIDANCE
 from sims.methods.cfg import CFG
 from sims.methods.continued import CONTINUED
-from sims.methods.contract import Artefact, Base, Continuous, Fixed, Method
+from sims.methods.contract import Artefact, Base, Continuous, Extra, Fixed, Method
 from sims.methods.distilled import DISTILLED
+from sims.methods.dropout_guidance import DROPOUT_GUIDANCE
+from sims.methods.history import HISTORY
+from sims.methods.icg import ICG
 from sims.methods.neon import NEON
+from sims.methods.perturbed_attention import PERTURBED_ATTENTION
 from sims.methods.placebo import PLACEBO
+from sims.methods.rescaled import RESCALED
 from sims.methods.self_trained import SELF_TRAINED
 from sims.methods.settings import LENGTH, AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
 from sims.methods.sims import SIMS
+from sims.methods.skip_layer import SKIP_LAYER
+from sims.methods.time_step import TIME_STEP
 from sims.methods.unguided import BASE
 from sims.results.common import Look
 
 METHODS: dict[str, Method] = {
-    rule.name: rule for rule in (BASE, CONTINUED, PLACEBO, SELF_TRAINED, AUTOGUIDANCE, CFG, SIMS, NEON, DISTILLED)
+    rule.name: rule
+    for rule in (
+        BASE,
+        CONTINUED,
+        PLACEBO,
+        SELF_TRAINED,
+        RESCALED,
+        HISTORY,
+        TIME_STEP,
+        SKIP_LAYER,
+        PERTURBED_ATTENTION,
+        DROPOUT_GUIDANCE,
+        ICG,
+        CFG,
+        AUTOGUIDANCE,
+        SIMS,
+        NEON,
+        DISTILLED,
+    )
 }
 LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose
 HEIR = DISTILLED  # the leader in one network: the next round's base

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sims.denoiser import Denoiser
-from sims.guidance import ClassifierFree
+from sims.guidance import ClassifierFree, knows_no_class
 from sims.methods.contract import Continuous, Method
 from sims.model import Model
 from sims.results.common import Look
@@ -20,7 +20,7 @@ CFG = Method(
     Continuous(start=(0.25, 0.5, 1.0), usual=0.5),
     lambda base, real, settings, run: None,
     _guided,
-    needs_no_class=True,
+    fits=lambda base: None if knows_no_class(base) else "it needs a base with classes that can also be told none",
     networks=2,
     budget="none",
 )

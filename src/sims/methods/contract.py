@@ -56,12 +56,22 @@ class Artefact:
         return load(self.variants[budget], device)
 
 
+STRENGTHS = (
+    0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0,
+    8.0, 10.0, 12.0, 14.0, 16.0,
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Continuous:
-    """A strength that can be chosen: where the search begins, and where searches ended so far; 0 is the base."""
+    """A strength that can be chosen: where the search begins, and where searches ended so far; 0 is the base.
+
+    ``among`` are the strengths that a search may choose, beside those where it begins.
+    """
 
     start: tuple[float, ...] = (0.5, 1.0, 2.0)
     usual: float = 1.0
+    among: tuple[float, ...] = STRENGTHS
 
 
 @dataclass(frozen=True)
@@ -72,16 +82,31 @@ class Fixed:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """A setting beside the strength: what it is called, the values that a search tries, and one that is usual."""
+
+    name: str
+    values: tuple[float, ...]
+    usual: float
+
+    def said(self, value: float) -> str:
+        """Such as "memory 0.5"."""
+        return f"{self.name} {value:g}"
+
+
+@dataclass(frozen=True)
 class Method:
     """A way to make a base model better (or a control that should not): three functions, and facts that others ask for.
 
     ``preparation`` makes what the method needs, once: the artefact is content-addressed and found again. Beside it,
-    ``work`` says what that counts. ``construction`` combines the base with one prepared network at strength w.
+    ``work`` says what that counts. ``construction`` combines the base with one prepared network at strength w, and at
+    the extra setting where there is one.
 
     look              its title, colours and marker in tables and figures, where its label is its name
     needs_real        trains on real data
     needs_snapshots   needs earlier snapshots of the base's own training
-    needs_no_class    needs a base with classes that can also be told none
+    fits              what a base lacks for it, as a sentence; None where it lacks nothing
+    extra             a setting beside the strength, which is searched with it
     networks          network evaluations at each evaluation of its denoiser
     prepared_as       what it prepares: methods that name the same share one artefact; "" prepares nothing
     budget            which of its networks: one that a search chooses, that of the leader's budget, one of the base's
@@ -98,11 +123,12 @@ class Method:
     look: Look
     strengths: Continuous | Fixed
     preparation: Callable[[Base, Dataset | None, Settings, Run], Artefact | None]
-    construction: Callable[[Model, Model, float], Denoiser]
+    construction: Callable[..., Denoiser]
     work: Callable[[Expected], Work] | None = None
     needs_real: bool = False
     needs_snapshots: bool = False
-    needs_no_class: bool = False
+    fits: Callable[[Denoiser], str | None] | None = None
+    extra: Extra | None = None
     networks: int = 1
     prepared_as: str = ""
     budget: Literal["searched", "leader", "snapshots", "only", "none"] = "searched"
@@ -121,15 +147,23 @@ class Method:
         """Whether it can be a remedy in a loop: a network made from a generation's own model."""
         return not (self.needs_real or self.follows_leader or self.budget == "none" or self.strengths == Fixed(0.0))
 
-    def lacks(self, real: bool, snapshots: bool, no_class: bool) -> str | None:
-        """What it needs and this job does not have: real data, snapshots of the base's training, a class for none."""
+    @property
+    def is_free(self) -> bool:
+        """Whether it needs no training at all, neither of its own nor of another network."""
+        return self.budget == "none" or self.strengths == Fixed(0.0)
+
+    def lacks(self, real: bool, snapshots: bool, base: Denoiser | None) -> str | None:
+        """What it needs and this job does not have: real data, snapshots of the base's training, a base that fits.
+
+        A base that is not known yet fits nothing that asks.
+        """
         if self.needs_real and not real:
             return "it needs the real training data"
         if self.needs_snapshots and not snapshots:
             return "it needs earlier snapshots of the base's training, and a given model has none"
-        if self.needs_no_class and not no_class:
-            return "it needs a base with classes that can also be told none"
-        return None
+        if self.fits is None:
+            return None
+        return "it depends on the base" if base is None else self.fits(base)
 
     def prepare(self, base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact | None:
         """The method's artefact; None if it needs none. UserError if it needs real data and there is none."""
@@ -137,8 +171,8 @@ class Method:
             raise UserError(f"method {self.name!r} needs the real training data: give data.path, or leave it out")
         return self.preparation(base, real, settings, run)
 
-    def build(self, base: Model, aux: Model | None, w: float) -> Denoiser:
-        """The denoiser at strength w; w = 0 is the base itself, bit for bit."""
+    def build(self, base: Model, aux: Model | None, w: float, extra: float | None = None) -> Denoiser:
+        """The denoiser at strength w, and at ``extra`` where it has that setting; w = 0 is the base, bit for bit."""
         check_strength(w)
         if w == 0:
             return base.denoiser
@@ -148,7 +182,8 @@ class Method:
             )
         if aux is None and self.budget != "none":
             raise UserError(f"method {self.name!r} at w = {w:g} needs its prepared network")
-        return self.construction(base, base if aux is None else aux, w)
+        more = () if self.extra is None else (self.extra.usual if extra is None else extra,)
+        return self.construction(base, base if aux is None else aux, w, *more)
 
 
 def check_strength(w: float) -> None:

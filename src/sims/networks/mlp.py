@@ -45,9 +45,7 @@ class Block(nn.Module):
         scale, shift = self.modulate(embedding).chunk(2, dim=1)  # (B, width) each
         u = torch.addcmul(shift, self.norm(h), scale + 1)
         u = F.silu(self.expand(u))  # (B, 2 * width)
-        if self.dropout and self.training:
-            u = F.dropout(u, self.dropout)
-        return h + self.contract(u)
+        return h + self.contract(F.dropout(u, self.dropout, self.training))
 
 
 class MLP(nn.Module):

@@ -114,8 +114,8 @@ def fd_against_w(c: Improve) -> Drawn | None:
         plain_log(axes, "y", log_ticks(low, high))
         axes.set_ylim(low, high)
     return drawing.block(
-        "FD against w in the search, logarithmic scale; w = 0 is the base. One line per budget. The lowest of many "
-        "scores is flattering: judge by the results above.",
+        "FD against w in the search, logarithmic scale; w = 0 is the base. One line per budget or other setting. The "
+        "lowest of many scores is flattering: judge by the results above.",
         ring="The ring marks the setting that was chosen.",
         dashed="The dashed line is the base on the same seeds.",
         pale="Pale lines are early rungs of the search with fewer samples: FD falls with their number, so they compare "
@@ -127,9 +127,9 @@ def fd_against_w(c: Improve) -> Drawn | None:
 def _w_panel(drawing: Drawing, axes: Axes, cells: list[SearchCell], most: int, chosen: Chosen | None) -> None:
     """One method's lines; scores from fewer samples are pale and never joined with the others."""
     colour = drawing.palette[cells[0].method].light
-    budgets = sorted({cell.budget or 0 for cell in cells})
-    for budget, n in sorted({(cell.budget or 0, cell.n) for cell in cells}):
-        points = sorted((x for x in cells if (x.budget or 0, x.n) == (budget, n)), key=lambda cell: cell.w)
+    arms = sorted({_arm(cell) for cell in cells})
+    for arm, n in sorted({(_arm(cell), cell.n) for cell in cells}):
+        points = sorted((x for x in cells if (_arm(x), x.n) == (arm, n)), key=lambda cell: cell.w)
         full = n == most
         (line,) = axes.plot(
             [point.w for point in points],
@@ -137,22 +137,34 @@ def _w_panel(drawing: Drawing, axes: Axes, cells: list[SearchCell], most: int, c
             color=colour,
             alpha=1.0 if full else 0.35,
             linewidth=1.7 if full else 1.0,
-            linestyle=DASHES[(len(budgets) - 1 - budgets.index(budget)) % len(DASHES)],  # the largest is solid
+            linestyle=DASHES[(len(arms) - 1 - arms.index(arm)) % len(DASHES)],  # the largest is solid
             marker="o",
             markersize=4.5 if full else 3,
-            label=f"{short_count(budget)} images" if full and budget else None,
+            label=_said(points[0], chosen) if full else None,
         )
         if full:
             _half_bars(drawing, axes, points, lambda cell: cell.w)
         else:
             line.set_gid(drawing.mark("pale"))
-    at = [cell for cell in cells if chosen and (cell.w, cell.budget) == (chosen.w, chosen.budget)]
+    at = [cell for cell in cells if chosen and (cell.w, *_arm(cell)) == (chosen.w, *_arm(chosen))]
     if at:
         best = max(at, key=lambda cell: cell.n)
         (ring,) = axes.plot(best.w, best.fd or 0.0, "o", markersize=11, markerfacecolor="none", zorder=5)
         ring.set(markeredgecolor=INK, markeredgewidth=1.3, gid=drawing.mark("ring"))
     if axes.get_legend_handles_labels()[1]:
         axes.legend(loc="best", handlelength=3.6, fontsize=7.5, labelcolor=MUTED)
+
+
+def _arm(found: SearchCell | Chosen) -> tuple[int, float]:
+    """What a line of the search has in common."""
+    return found.budget or 0, found.extra or 0.0
+
+
+def _said(cell: SearchCell, chosen: Chosen | None) -> str | None:
+    """What a line is called: its budget, and the setting beside w."""
+    budget = [f"{short_count(cell.budget)} images"] if cell.budget else []
+    extra = [] if cell.extra is None or chosen is None else [f"{chosen.extra_name} {cell.extra:g}"]
+    return ", ".join(budget + extra) or None
 
 
 def _half_bars(drawing: Drawing, axes: Axes, cells: list[SearchCell], at: Callable[[SearchCell], float]) -> None:

@@ -318,6 +318,7 @@ def _search(c: Improve, search: SearchResult) -> list[Block]:
         Column("method", [c.cell(method) for method in chosen], False),
         Column("w", [say.strength(found.w) for found in chosen.values()]),
         Column("budget", [say.short_count(found.budget or None) for found in chosen.values()]),
+        Column("beside w", [_extra(found.extra_name, found.extra) for found in chosen.values()], False),
         Column("samples drawn", [say.count(found.samples) for found in chosen.values()]),
         Column("network evaluations", [say.short_count(found.evaluations or None) for found in chosen.values()]),
     ]
@@ -333,17 +334,25 @@ def _search(c: Improve, search: SearchResult) -> list[Block]:
     )
 
 
+def _extra(name: str, value: float | None) -> str:
+    """The setting beside w."""
+    return "" if value is None else f"{name} {value:g}"
+
+
 def _cells_table(c: Improve, search: SearchResult) -> Table | None:
     """Every setting of the search: a line per method, budget and number of samples, a column per w."""
-    scores: dict[tuple[str, int, int], dict[float, float]] = {}
+    scores: dict[tuple[str, int, str, int], dict[float, float]] = {}
     for cell in figures.scored(search):
-        scores.setdefault((cell.method, cell.budget or 0, cell.n), {})[cell.w] = cell.fd or 0.0
+        found = search.chosen.get(cell.method)
+        extra = _extra(found.extra_name if found else "", cell.extra)
+        scores.setdefault((cell.method, cell.budget or 0, extra, cell.n), {})[cell.w] = cell.fd or 0.0
     lines = [scores[key] for key in sorted(scores)]
     places = say.decimals(fd for line in lines for fd in line.values())
     columns = [
-        Column("method", [c.cell(method) for method, _, _ in sorted(scores)], False),
-        Column("budget", [say.short_count(budget or None) for _, budget, _ in sorted(scores)]),
-        Column("samples", [say.short_count(n) for _, _, n in sorted(scores)]),
+        Column("method", [c.cell(method) for method, *_ in sorted(scores)], False),
+        Column("budget", [say.short_count(budget or None) for _, budget, *_ in sorted(scores)]),
+        Column("beside w", [extra for *_, extra, _ in sorted(scores)], False),
+        Column("samples", [say.short_count(n) for *_, n in sorted(scores)]),
     ]
     for w in sorted({w for line in lines for w in line}):
         best = [len(line) > 1 and line.get(w) == min(line.values()) for line in lines]

@@ -13,6 +13,7 @@ from sims.results.common import Comparison, Result, Row, TrustedChoice
 class SearchCell:
     """One measurement of a search: the FD of n samples at (budget, w), and half of its 95 % interval.
 
+    ``extra`` is the setting beside w of a method that has one.
     ``fd`` is None where sampling diverged; the base on the same seeds has no budget and w = 0.
     """
 
@@ -22,15 +23,21 @@ class SearchCell:
     n: int
     fd: float | None
     half_width: float | None = None
+    extra: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """What a method's search chose, and how many samples and evaluations it drew."""
+    """What a method's search chose, and how many samples and evaluations it drew.
+
+    ``extra`` is the setting beside w of a method that has one, and ``extra_name`` what that is called.
+    """
 
     budget: int
     w: float
     samples: int
+    extra: float | None = None
+    extra_name: str = ""
     evaluations: int = 0
     trusted: TrustedChoice | None = None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sims.experiments.improve.improvement import Choice, Context, mark, settings_of
 from sims.experiments.improve.method_search import built, search_method, search_work
-from sims.experiments.improve.search import Searched
+from sims.experiments.improve.search import Arm, Searched
 from sims.experiments.options import ImproveOptions
 from sims.methods import LEADER, Artefact, Base, Continuous, Expected, Method
 from sims.results.common import Cost
@@ -29,6 +29,7 @@ def choose(
     if artefact is None:
         return Choice(name, name, base.model), None
     budgets, cost, searched = sorted(artefact.variants), artefact.cost, None
+    extra = method.extra.usual if method.extra else None
     if method.budget == "leader" and leader is not None and leader.budget is not None:
         budgets = [leader.budget]
     if not isinstance(strengths, Continuous):
@@ -38,11 +39,13 @@ def choose(
     else:
         with context.stage(f"search {name}", round_):
             searched = search_method(context, method, base, artefact, budgets, round_)
-        budget, w, cost = searched.budget, searched.w, cost + Cost(evaluations=searched.evaluations)
-    model = built(context, method, base, artefact, budget, w)
+        budget, w, extra = searched.budget, searched.w, searched.extra
+        cost += Cost(evaluations=searched.evaluations)
+    model = built(context, method, base, artefact, Arm(budget, extra), w)
+    note = artefact.note if method.extra is None or extra is None else method.extra.said(extra)
     if method.of_leader and leader is not None:
         w, cost = leader.w, cost + leader.cost
-    return Choice(name, name, model, w, budget or None, cost, artefact.note), searched
+    return Choice(name, name, model, w, budget or None, cost, note), searched
 
 
 def default_choice(budgets: list[int]) -> tuple[int, float]:

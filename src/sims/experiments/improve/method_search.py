@@ -8,7 +8,7 @@ import numpy as np
 
 from sims.config import convert, to_dict
 from sims.experiments.improve.improvement import Context
-from sims.experiments.improve.search import Features, Search, Searched, around, search_bound, search_expected
+from sims.experiments.improve.search import Arm, Features, Search, Searched, around, search_bound, search_expected
 from sims.experiments.improve.trusted import MOST, Candidates
 from sims.experiments.options import ImproveOptions
 from sims.files import digest
@@ -23,10 +23,10 @@ from sims.scoring.judge import Draw
 from sims.seeds import seed_range
 
 
-def built(context: Context, method: Method, base: Base, artefact: Artefact, budget: int, w: float) -> Model:
+def built(context: Context, method: Method, base: Base, artefact: Artefact, arm: Arm, w: float) -> Model:
     """The base with a method at strength w; the guidance interval applies to whatever guides."""
-    aux = None if method.budget == "none" else artefact.load(budget, context.run.device)
-    denoiser = method.build(base.model, aux, w)
+    aux = None if method.budget == "none" else artefact.load(arm.budget, context.run.device)
+    denoiser = method.build(base.model, aux, w, arm.extra)
     if isinstance(denoiser, Guide):
         denoiser = denoiser.limited(context.interval)
     return base.model.with_denoiser(denoiser)
@@ -35,7 +35,7 @@ def built(context: Context, method: Method, base: Base, artefact: Artefact, budg
 def search_method(
     context: Context, method: Method, base: Base, artefact: Artefact, budgets: list[int], round_: int
 ) -> Searched:
-    """Choose (budget, w) of one method."""
+    """Choose (budget, w) of one method, and its extra setting if it has one."""
     run, judge, options, name = context.run, context.needed_judge, context.options, method.name
     strengths, settings, size = method.strengths, options.search, options.batch_size
     assert isinstance(strengths, Continuous)
@@ -55,6 +55,7 @@ def search_method(
         [seeds.start, seeds.stop],
         [str(level) for level in context.interval],
         *([trusted] if trusted else []),
+        *([list(method.extra.values)] if method.extra else []),
     ]
     folder = run.path / "search" / f"{name}-{digest(*key)[:12]}"
     if method.budget in ("snapshots", "none"):  # a fixed budget is the auxiliary's
@@ -62,20 +63,21 @@ def search_method(
     evaluations = 0
 
     def choose() -> dict[str, object]:
-        def features(budget: int, w: float, first: int, last: int) -> np.ndarray:
+        def features(arm: Arm, w: float, first: int, last: int) -> np.ndarray:
             nonlocal evaluations
-            model = built(context, method, base, artefact, budget, w)
+            model = built(context, method, base, artefact, arm, w)
             evaluations += (last - first) * nfe(model, model.sampler)
             kept = draw_and_measure(
-                run, folder / f"{budget}-{w:g}", parts_of(seeds[first:last], size),
+                run, folder / _cell(arm, w), parts_of(seeds[first:last], size),
                 lambda part: sampled(model, part, batch_size=size),
                 lambda samples: judge.only_features(samples.x), Draw, advance,
             )  # fmt: skip
             return np.concatenate([draw.features for draw in kept])
 
         # Every process must see the same distances to the last bit, or their ways would part.
-        search = Search(features, lambda x: agree(judge.frechet(x)), budgets, strengths.start, settings, name)
-        searched = search.run()
+        arms = [Arm(budget, extra) for budget in budgets for extra in _extras(method)]
+        search = Search(features, lambda x: agree(judge.frechet(x)), arms, strengths, settings, name)
+        searched = replace(search.run(), extra_name=method.extra.name if method.extra else "")
         if context.trusted is not None:
             searched = _by_trusted(context, searched, features, len(seeds))
         return asdict(replace(searched, evaluations=evaluations))
@@ -85,11 +87,21 @@ def search_method(
         return convert(run.once(file, choose, together=True), Searched, str(file), "entry")  # type: ignore[no-any-return]
 
 
+def _extras(method: Method) -> tuple[float | None, ...]:
+    return method.extra.values if method.extra else (None,)
+
+
+def _cell(arm: Arm, w: float) -> str:
+    """The folder of a cell."""
+    return f"{arm.budget}-{w:g}" if arm.extra is None else f"{arm.budget}-{w:g}-{arm.extra:g}"
+
+
 def _by_trusted(context: Context, searched: Searched, features: Features, count: int) -> Searched:
     """The strength chosen anew, by the trusted images; the budget stays."""
     judge, options = context.needed_judge, context.options
     assert context.trusted is not None
-    samples = {w: features(searched.budget, w, 0, count) for w in around(searched.w, options.search.max_w)}
+    arm = Arm(searched.budget, searched.extra)
+    samples = {w: features(arm, w, 0, count) for w in around(searched.w, options.search.max_w)}
     polluted = judge.train.require_features()
     some = np.sort(np.random.default_rng(options.seed).permutation(len(polluted))[:MOST])
     choice = replace(Candidates(samples, polluted[some]).choose(context.trusted), by_data=searched.w)
@@ -101,9 +113,9 @@ def search_work(options: ImproveOptions, method: Method, expected: Expected) -> 
     """What a search counts: as it usually goes, and at most."""
     strengths, settings = method.strengths, replace(options.search, budget=None)
     assert isinstance(strengths, Continuous)
-    budgets = _num_budgets(options, method)
-    samples, cells = search_expected(settings, budgets, strengths)
-    most = search_bound(settings, budgets, strengths.start)
+    arms = _num_budgets(options, method) * len(_extras(method))
+    samples, cells = search_expected(settings, arms, strengths)
+    most = search_bound(settings, arms, strengths)
     if options.trusted is not None:
         more = max(settings.rungs) * len(around(1.0, settings.max_w))
         samples, most = samples + more, most + more

@@ -13,7 +13,6 @@ from sims.experiments.improve.rows import Measured, measure, table_work, with_re
 from sims.experiments.improve.search import Searched
 from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
-from sims.guidance import knows_no_class
 from sims.methods import BASE, HEIR, LEADER, METHODS, Base, Expected, Method
 from sims.results.improve import Chosen
 from sims.runs.work import Sampling, Work
@@ -40,8 +39,7 @@ def _named(options: ImproveOptions, round_: int, base: Denoiser | None) -> dict[
     if round_:  # further rounds have their own, whatever was asked for
         named = [method for method in METHODS.values() if method.later_rounds]
     snapshots = options.model is None and bool(options.base.snapshots) and round_ == 0
-    no_class = base is not None and knows_no_class(base)
-    return {method: method.lacks(options.data.path != "none", snapshots, no_class) for method in named}
+    return {method: method.lacks(options.data.path != "none", snapshots, base) for method in named}
 
 
 def methods_of(options: ImproveOptions, base: Denoiser | None, round_: int = 0) -> list[Method]:

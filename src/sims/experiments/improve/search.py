@@ -11,18 +11,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special
 
 from sims.errors import UserError
-from sims.methods.contract import Continuous
+from sims.methods.contract import STRENGTHS, Continuous
 from sims.results.improve import Chosen, SearchCell
 
 Array = np.ndarray
-Features = Callable[[int, float, int, int], Array]  # budget, w, first, last -> features (last - first, D)
 
-_FINE = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 14.0, 16.0)
+
+class Arm(NamedTuple):
+    """What is chosen beside the strength: a budget, and the extra setting of a method that has one."""
+
+    budget: int
+    extra: float | None = None
+
+
+Features = Callable[[Arm, float, int, int], Array]  # arm, w, first, last -> features (last - first, D)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Searched(Chosen):
 
 def around(w: float, most: float) -> list[float]:
     """Strengths from half of w to three times as much, up to ``most``."""
-    return sorted({x for x in _FINE if w / 2 <= x <= min(3 * w, most)} | {w})
+    return sorted({x for x in STRENGTHS if w / 2 <= x <= min(3 * w, most)} | {w})
 
 
 def half_width(features: Sequence[Array], statistic: Callable[..., float], parts: int = 10) -> float | None:
@@ -79,96 +87,96 @@ def half_width(features: Sequence[Array], statistic: Callable[..., float], parts
 
 
 class Search:
-    """One search over (budget, w); ``features(budget, w, first, last)`` samples seeds first ... last - 1."""
+    """One search over arms and w; ``features(arm, w, first, last)`` samples seeds first ... last - 1."""
 
     def __init__(
         self,
         features: Features,
         distance: Callable[[Array], float],
-        budgets: Sequence[int],
-        start: Sequence[float],
+        arms: Sequence[Arm],
+        strengths: Continuous,
         options: SearchOptions,
         method: str = "",
     ) -> None:
-        self.features, self.distance, self.budgets, self.options = features, distance, sorted(budgets), options
+        self.features, self.distance, self.arms, self.options = features, distance, sorted(arms), options
         self.method = method
-        self.start = sorted(w for w in start if w <= options.max_w) or [options.max_w]
-        self.lattice = sorted({w for w in _FINE if w <= options.max_w} | set(self.start))
-        self.known: dict[tuple[int, float], Array] = {}
-        self.cells: dict[tuple[int, float, int], float] = {}
-        self.half_widths: dict[tuple[int, float, int], float | None] = {}
+        self.start = sorted(w for w in strengths.start if w <= options.max_w) or [options.max_w]
+        self.lattice = sorted({w for w in strengths.among if w <= options.max_w} | set(self.start))
+        self.known: dict[tuple[Arm, float], Array] = {}
+        self.cells: dict[tuple[Arm, float, int], float] = {}
+        self.half_widths: dict[tuple[Arm, float, int], float | None] = {}
         self.samples = 0
 
     def run(self) -> Searched:
         """Search; with a fixed w or budget only the other is sought, with both nothing is."""
         if self.options.budget is not None:
-            if self.options.budget not in self.budgets:
-                known = ", ".join(map(str, self.budgets))
-                raise UserError(f"search.budget {self.options.budget} is none of the auxiliary's budgets: {known}")
-            self.budgets = [self.options.budget]
+            known = sorted({arm.budget for arm in self.arms})
+            if self.options.budget not in known:
+                there = ", ".join(map(str, known))
+                raise UserError(f"search.budget {self.options.budget} is none of the auxiliary's budgets: {there}")
+            self.arms = [arm for arm in self.arms if arm.budget == self.options.budget]
         if self.options.w is not None:
             self.lattice = self.start = [self.options.w]
-        alive = list(self.budgets)
-        best = {budget: self._coarse(budget, self.options.rungs[0]) for budget in alive}
+        alive = list(self.arms)
+        best = {arm: self._coarse(arm, self.options.rungs[0]) for arm in alive}
         for rung, n in enumerate(self.options.rungs[1:], start=1):
-            alive = sorted(alive, key=lambda budget: best[budget][1])[: max(1, math.ceil(len(alive) / 2))]
+            alive = sorted(alive, key=lambda arm: best[arm][1])[: max(1, math.ceil(len(alive) / 2))]
             stride = 2 if rung < len(self.options.rungs) - 1 else 1
-            best = {budget: self._descend(budget, best[budget][0], n, stride) for budget in alive}
-        budget = min(alive, key=lambda b: best[b][1])
-        w, fd = best[budget]
+            best = {arm: self._descend(arm, best[arm][0], n, stride) for arm in alive}
+        chosen = min(alive, key=lambda arm: best[arm][1])
+        w, fd = best[chosen]
         cells = tuple(
             SearchCell(
-                method=self.method, budget=key[0], w=key[1], n=key[2], fd=value if value < math.inf else None,
-                half_width=self.half_widths[key],
+                method=self.method, budget=key[0].budget, extra=key[0].extra, w=key[1], n=key[2],
+                fd=value if value < math.inf else None, half_width=self.half_widths[key],
             )
             for key, value in self.cells.items()
         )  # fmt: skip
         extended = w > max(self.start)
-        return Searched(budget=budget, w=w, samples=self.samples, fd=fd, extended=extended, cells=cells)
+        return Searched(**chosen._asdict(), w=w, samples=self.samples, fd=fd, extended=extended, cells=cells)
 
-    def _coarse(self, budget: int, n: int) -> tuple[float, float]:
+    def _coarse(self, arm: Arm, n: int) -> tuple[float, float]:
         """The best of the starting strengths, extended upwards (and down) while the best lies at the end."""
         tried = list(self.start)
         for w in tried:
-            self._fd(budget, w, n)
+            self._fd(arm, w, n)
         while True:
-            best = min(tried, key=lambda w: self._fd(budget, w, n))
-            higher = [w for w in self.lattice if w >= 1.5 * max(tried)]
-            lower = [w for w in self.lattice if w <= min(tried) / 1.5]
-            if best == max(tried) and higher:
-                tried.append(higher[0])
-            elif best == min(tried) and lower:
-                tried.append(lower[-1])
+            best = min(tried, key=lambda w: self._fd(arm, w, n))
+            higher, lower = _beyond(self.lattice, max(tried), up=True), _beyond(self.lattice, min(tried), up=False)
+            if best == max(tried) and higher is not None:
+                tried.append(higher)
+            elif best == min(tried) and lower is not None:
+                tried.append(lower)
             else:
-                return best, self._fd(budget, best, n)
+                return best, self._fd(arm, best, n)
 
-    def _descend(self, budget: int, w: float, n: int, stride: int) -> tuple[float, float]:
+    def _descend(self, arm: Arm, w: float, n: int, stride: int) -> tuple[float, float]:
         """Walk along the lattice to a strength that is better than its neighbours, within the limit of samples."""
         index = self.lattice.index(w)
         while True:
             around = [i for i in (index - stride, index, index + stride) if 0 <= i < len(self.lattice)]
-            if self.samples + sum(self._missing(budget, self.lattice[i], n) for i in around) > self.options.limit:
+            if self.samples + sum(self._missing(arm, self.lattice[i], n) for i in around) > self.options.limit:
                 around = [index]
-            best = min(around, key=lambda i: self._fd(budget, self.lattice[i], n))
+            best = min(around, key=lambda i: self._fd(arm, self.lattice[i], n))
             if best == index:
-                return self.lattice[index], self._fd(budget, self.lattice[index], n)
+                return self.lattice[index], self._fd(arm, self.lattice[index], n)
             index = best
 
-    def _missing(self, budget: int, w: float, n: int) -> int:
+    def _missing(self, arm: Arm, w: float, n: int) -> int:
         """Samples still to be drawn for a cell."""
-        return max(0, n - len(self.known.get((budget, w), ())))
+        return max(0, n - len(self.known.get((arm, w), ())))
 
-    def _fd(self, budget: int, w: float, n: int) -> float:
+    def _fd(self, arm: Arm, w: float, n: int) -> float:
         """Distance of the first n paired samples; NaN counts as infinitely bad."""
-        key = (budget, w, n)
+        key = (arm, w, n)
         if key not in self.cells:
-            have = self.known.get((budget, w))
+            have = self.known.get((arm, w))
             done = 0 if have is None else len(have)
             if done < n:
-                more = self.features(budget, w, done, n)
+                more = self.features(arm, w, done, n)
                 self.samples += n - done
                 have = more if have is None else np.concatenate([have, more])
-                self.known[budget, w] = have
+                self.known[arm, w] = have
             assert have is not None
             finite = np.isfinite(have[:n]).all()
             self.cells[key] = self.distance(have[:n]) if finite else math.inf
@@ -176,45 +184,56 @@ class Search:
         return self.cells[key]
 
 
+def _beyond(lattice: Sequence[float], end: float, up: bool) -> float | None:
+    """The next strength beyond the end of what was tried, half as far again; a smaller one on the way to 0."""
+    grown = end * 1.5 if (end > 0) == up else end / 1.5
+    further = [w for w in lattice if (w >= grown if up else w <= grown)]
+    return None if not further else further[0] if up else further[-1]
+
+
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-def search_bound(options: SearchOptions, budgets: int, start: Sequence[float]) -> int:
+def search_bound(options: SearchOptions, arms: int, strengths: Continuous) -> int:
     """No search draws more samples than this: the first rung, the limit, and what every rung needs at least."""
-    search = Search(lambda *_: None, lambda _: 0.0, range(budgets), start, options)  # type: ignore[arg-type, return-value]
+    search = Search(lambda *_: None, lambda _: 0.0, _arms(arms), strengths, options)  # type: ignore[arg-type, return-value]
     lattice, tried = (search.lattice, _tried(search)) if options.w is None else ([options.w], 1)
-    coarse, needed, alive = budgets * tried * options.rungs[0], 0, budgets
+    coarse, needed, alive = arms * tried * options.rungs[0], 0, arms
     for before, after in zip(options.rungs, options.rungs[1:]):
         alive = max(1, math.ceil(alive / 2))
         needed += alive * (after - before)
     limit = coarse if options.w is not None else max(coarse, options.limit)
-    return min(budgets * len(lattice) * max(options.rungs), limit + needed)
+    return min(arms * len(lattice) * max(options.rungs), limit + needed)
 
 
 def _tried(search: Search) -> int:
     """Strengths of the first rung when the range is extended as far as it goes, both ways."""
     low, high, count = min(search.start), max(search.start), len(search.start)
-    while higher := [w for w in search.lattice if w >= 1.5 * high]:
-        high, count = higher[0], count + 1
-    while lower := [w for w in search.lattice if w <= low / 1.5]:
-        low, count = lower[-1], count + 1
+    while (higher := _beyond(search.lattice, high, up=True)) is not None:
+        high, count = higher, count + 1
+    while (lower := _beyond(search.lattice, low, up=False)) is not None:
+        low, count = lower, count + 1
     return count
 
 
-def search_expected(options: SearchOptions, budgets: int, strengths: Continuous) -> tuple[int, int]:
+def _arms(count: int) -> list[Arm]:
+    return [Arm(number) for number in range(count)]
+
+
+def search_expected(options: SearchOptions, arms: int, strengths: Continuous) -> tuple[int, int]:
     """Samples and cells that a search draws where the distance is U-shaped around a usual strength of the method.
 
-    The search itself is run on made-up distances, once for every budget that could be the best.
+    The search itself is run on made-up distances, once for every arm that could be the best.
     """
     samples = cells = 0
-    for best in range(budgets):
+    for best in range(arms):
 
-        def features(budget: int, w: float, first: int, last: int, best: int = best) -> np.ndarray:
-            strength = strengths.usual * 1.4 ** (best - budget)  # the longer the training, the less w
-            off = math.log(max(w, 1e-3) / strength) ** 2 + 0.2 * (budget - best) ** 2
+        def features(arm: Arm, w: float, first: int, last: int, best: int = best) -> np.ndarray:
+            strength = strengths.usual * 1.4 ** (best - arm.budget)  # the longer the training, the less w
+            off = math.log(max(w, 1e-3) / strength) ** 2 + 0.2 * (arm.budget - best) ** 2
             return np.full((last - first, 1), off)
 
-        search = Search(features, lambda x: float(x[0, 0]), range(budgets), strengths.start, options)
+        search = Search(features, lambda x: float(x[0, 0]), _arms(arms), strengths, options)
         samples += search.run().samples
         cells += len(search.cells)
-    return round(samples / budgets), round(cells / budgets)
+    return round(samples / arms), round(cells / arms)
