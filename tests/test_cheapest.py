@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from sims.errors import UserError
-from sims.experiments.improve.sampler_search import KEPT, OF_BASE, STEPS, Setting, best_of_base, evaluations, fewest
-from sims.experiments.improve.variants import to_save
+from sims.experiments.improve.recommendation import advice, best, recommendations, to_save
+from sims.experiments.improve.sampler_search import OF_BASE, STEPS, Setting, best_of_base, evaluations, fewest
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
+from sims.results.common import Figure, Row
 from sims.sampling import SamplerOptions, nfe
 
 
@@ -62,30 +63,60 @@ def test_evaluations_are_those_of_the_solver(solver: Any) -> None:
 
 
 def known(**fds: tuple[int, float]) -> dict[str, tuple[Any, float]]:
-    names = {"full": "sims", "cached": "sims (cached)", "fast": "sims (fast)", "distilled": "distilled"}
+    """Choices as (evaluations, FD); the base and history need no training."""
+    free = {"base", "history"}
     return {
-        names[key]: (SimpleNamespace(method="distilled" if key == "distilled" else "sims", nfe=nfe), fd)
-        for key, (nfe, fd) in fds.items()
+        name: (SimpleNamespace(method=name if name in free else "sims", nfe=nfe), fd) for name, (nfe, fd) in fds.items()
     }
 
 
-def test_the_cheapest_that_keeps_the_gain_is_saved() -> None:
-    """Of a gain of 100: a sampler may lose 2 on the selection seeds, and a network of its own is not a sampler."""
-    assert (
-        to_save(known(full=(70, 20), cached=(43, 21), fast=(18, 21.5), distilled=(35, 10)), 35, 120, None)
-        == "sims (fast)"
+def test_the_best_within_the_cost_is_saved_whatever_its_name() -> None:
+    trained = {"sims": (70, 20), "cached": (43, 21), "fast": (18, 25), "distilled": (35, 24)}
+    everything = known(base=(35, 120), **trained, history=(35, 23))
+    for most, label in ((2, "sims"), (math.inf, "sims"), (1.25, "cached"), (1, "history"), (0.6, "fast")):
+        assert to_save(everything, 35, most) == label
+    assert to_save(everything, 35, 0.1) == "sims"  # nothing is so cheap
+    worse = known(base=(35, 10), sims=(70, 20), cached=(43, 21))
+    assert to_save(worse, 35, 1.25) == "cached"  # nothing helps: what is least bad within the cost, not the base again
+    assert best(worse, 35, 1.25) is None and to_save(known(base=(35, 10)), 35, 1.25) == ""
+
+
+def test_the_best_with_and_without_training_within_every_cost() -> None:
+    everything = known(base=(35, 120), sims=(70, 20), cached=(43, 21), distilled=(35, 24), history=(35, 23))
+    found = [(r.max_cost, r.trained, r.label) for r in recommendations(everything, 35, [])]
+    assert found == [
+        (1.0, False, "history"), (1.0, True, "history"), (1.25, False, "history"), (1.25, True, "cached"),
+        (None, False, "history"), (None, True, "sims"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cached", "says"),
+    [
+        ((20.0, 20.1, 20.2), "Training pays: cached is better than history, the best at up to 1.25 times"),
+        ((22.9, 23.3, 23.0), "No training is needed: history is as good as cached at up to 1.25 times"),
+    ],
+)
+def test_the_advice_says_first_whether_something_free_is_as_good(cached: tuple[float, ...], says: str) -> None:
+    everything = known(base=(35, 120), cached=(43, 21), history=(35, 23))
+
+    def line(label: str, values: tuple[float, ...]) -> Any:
+        row = Row(label=label, method=label, figures={"fd": Figure(sum(values) / 3)})
+        draws = tuple(SimpleNamespace(scores={"fd": value}) for value in values)
+        return SimpleNamespace(choice=SimpleNamespace(label=label), row=row, draws=draws)
+
+    table = [line("history", (23.0, 23.1, 23.2)), line("cached", cached), line("base", (120.0, 121.0, 122.0))]
+    assert advice(everything, 35, table, 1.25).startswith(says)
+    only = known(base=(35, 120), cached=(43, 25), history=(35, 23))
+    assert advice(only, 35, table, 1.25) == (
+        "No training is needed: history is the best at up to 1.25 times the base's evaluations."
     )
-    assert to_save(known(full=(70, 20), cached=(43, 21), fast=(18, 23)), 35, 120, None) == "sims (cached)"
-    assert to_save(known(full=(70, 20)), 35, 120, None) == "sims"
-    assert to_save(known(full=(70, 20), cached=(43, 15)), 35, 10, None) == "sims (cached)"  # no gain: the lowest cost
-    assert KEPT == 0.98
+    assert advice(known(base=(35, 120), cached=(43, 25)), 35, table, 1.25) == ""
+    by = recommendations(everything, 35, table)[0].differences["fd"]
+    assert by.mean == pytest.approx(-97.9) and by.high < 0
 
 
-def test_a_cost_that_is_given_decides() -> None:
-    everything = known(full=(70, 20), cached=(43, 21), fast=(18, 25), distilled=(35, 24))
-    for most, label in ((2, "sims"), (1.25, "sims (cached)"), (1, "distilled"), (0.6, "sims (fast)")):
-        assert to_save(everything, 35, 120, most) == label
-    assert to_save(everything, 35, 120, 0.1) == "sims (fast)"  # none is so cheap
-    for wrong in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(UserError, match="max_cost"):
-            ImproveOptions(max_cost=wrong)
+@pytest.mark.parametrize("wrong", [0.0, -1.0, float("nan")])
+def test_a_cost_that_is_none_is_refused(wrong: float) -> None:
+    with pytest.raises(UserError, match="max_cost"):
+        ImproveOptions(max_cost=wrong)

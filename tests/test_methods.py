@@ -59,7 +59,7 @@ def base(real: Dataset, run: Run) -> Base:
 def settings_of(base: Base) -> Settings:
     """What every method is prepared with, after a leader that cost as much as 96 training images."""
     teacher = base.model.guided(reinitialized(base.model, 1), 0.1)
-    leader = Leader(teacher, 0.1, 128, Cost(images=64, evaluations=96))
+    leader = Leader(teacher, 0.1, "sims", 128, Cost(images=64, evaluations=96))
     return replace(SETTINGS, distilled=DistilledOptions(40, 64, FAST), leader=leader)
 
 

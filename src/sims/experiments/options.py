@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
 from sims.interop.hub_models import HubOptions
-from sims.methods import HEIR, LEADER, LENGTH, METHODS, AuxiliarySettings, DistilledOptions, default_methods
+from sims.methods import HEIR, LEADER, LENGTH, METHODS, AuxiliarySettings, DistilledOptions, default_methods, named
 from sims.networks.options import NetworkOptions
 from sims.networks.usual import usual
 from sims.sampling import SamplerOptions
@@ -165,13 +164,13 @@ class ImproveOptions(HubOptions, CommonOptions):
     trusted: Path | None = None
     """Images that are known to be real (a hundred do), where synthetic ones may be among the training data: they choose w."""  # noqa: E501
     methods: tuple[str, ...] = field(default_factory=default_methods)
-    """Methods and controls to run, in the order of the table."""
+    """Methods and controls to run, in the order of the table; also `free` (all that need no training, and the base), `default` and `all`."""  # noqa: E501
     rounds: int = 1
     """Rounds of improvement: the distilled model becomes the next round's base."""
     keep_going: bool = False
     """Run all rounds, also after one that is not accepted (the improved model stays the last accepted one)."""
-    max_cost: float | None = None
-    """What a sample of the improved model may cost, in units of the base's evaluations: the best of the guided model, its cheaper samplers and the distilled network is saved. If not given, the cheapest sampler that keeps 97 % of the gain."""  # noqa: E501
+    max_cost: float = 1.25
+    """What a sample of the improved model may cost, in units of the base's evaluations: the best of the table within it is saved as `improved`, whatever its name (inf: at any cost)."""  # noqa: E501
     fit_memory: bool = False
     """Lower batch_size, and split training batches (accumulate), until a short pilot says that memory suffices; the run keeps what was chosen."""  # noqa: E501
     auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
@@ -193,8 +192,9 @@ class ImproveOptions(HubOptions, CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("rounds")
-        if self.max_cost is not None and not 0 < self.max_cost < math.inf:
+        if not self.max_cost > 0:
             raise UserError(f"max_cost is {self.max_cost}: give a positive number, such as 1 (the base's evaluations)")
+        object.__setattr__(self, "methods", named(self.methods))
         for name in self.methods:
             if name not in METHODS:
                 raise UserError(f"unknown method {name!r}{nearest(name, METHODS)}")

@@ -13,6 +13,7 @@ from sims.methods.dropout_guidance import DROPOUT_GUIDANCE
 from sims.methods.history import HISTORY
 from sims.methods.icg import ICG
 from sims.methods.neon import NEON
+from sims.methods.pairs import LOOK, PAIR, Alone, paired
 from sims.methods.perturbed_attention import PERTURBED_ATTENTION
 from sims.methods.placebo import PLACEBO
 from sims.methods.rescaled import RESCALED
@@ -46,19 +47,30 @@ METHODS: dict[str, Method] = {
     )
 }
 LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose
-HEIR = DISTILLED  # the leader in one network: the next round's base
+HEIR = DISTILLED  # the best of them in one network: the next round's base
 CACHED, FAST = f"{LEADER.name} (cached)", f"{LEADER.name} (fast)"  # the leader, sampled at less cost
 BASE_TUNED = f"{BASE.name} (tuned)"  # with the solver and number of steps that suit it best
 VARIANTS = {
     BASE_TUNED: Look(f"{BASE.look.title}, tuned", "#8a8f98", "#9aa3ad", "p"),
     CACHED: Look(f"{LEADER.look.title}, cached", "#0b8496", "#45c6d8", "s"),
     FAST: Look(f"{LEADER.look.title}, fast", "#00699e", "#5fb8e8", "p"),
+    PAIR: LOOK,
 }
 
 
 def default_methods() -> tuple[str, ...]:
     """The names of the methods that run unless methods are named."""
     return tuple(name for name, method in METHODS.items() if method.default)
+
+
+def named(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of methods, each once, where ``free``, ``default`` and ``all`` stand for several."""
+    groups = {
+        "all": [*METHODS],
+        "default": default_methods(),
+        "free": [name for name, method in METHODS.items() if method.is_free],
+    }
+    return tuple(dict.fromkeys(one for name in names for one in groups.get(name, [name])))
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:

@@ -107,6 +107,7 @@ class Method:
     needs_snapshots   needs earlier snapshots of the base's own training
     fits              what a base lacks for it, as a sentence; None where it lacks nothing
     extra             a setting beside the strength, which is searched with it
+    composes          is a rule that can be laid around any denoiser, at its cost: it is tried in a pair
     networks          network evaluations at each evaluation of its denoiser
     prepared_as       what it prepares: methods that name the same share one artefact; "" prepares nothing
     budget            which of its networks: one that a search chooses, that of the leader's budget, one of the base's
@@ -129,6 +130,7 @@ class Method:
     needs_snapshots: bool = False
     fits: Callable[[Denoiser], str | None] | None = None
     extra: Extra | None = None
+    composes: bool = False
     networks: int = 1
     prepared_as: str = ""
     budget: Literal["searched", "leader", "snapshots", "only", "none"] = "searched"
@@ -152,8 +154,10 @@ class Method:
         """Whether it needs no training at all, neither of its own nor of another network."""
         return self.budget == "none" or self.strengths == Fixed(0.0)
 
-    def lacks(self, real: bool, snapshots: bool, base: Denoiser | None) -> str | None:
-        """What it needs and this job does not have: real data, snapshots of the base's training, a base that fits.
+    def lacks(self, real: bool, snapshots: bool, judged: bool, base: Denoiser | None) -> str | None:
+        """What it needs and this job lacks: real data, snapshots, something to choose by, a base that fits.
+
+        The strengths that suit a rule without training differ so much between bases that none is taken unverified.
 
         A base that is not known yet fits nothing that asks.
         """
@@ -161,6 +165,8 @@ class Method:
             return "it needs the real training data"
         if self.needs_snapshots and not snapshots:
             return "it needs earlier snapshots of the base's training, and a given model has none"
+        if self.budget == "none" and not judged:
+            return "there is nothing to choose its strength by"
         if self.fits is None:
             return None
         return "it depends on the base" if base is None else self.fits(base)

@@ -1,20 +1,23 @@
-"""Distilled: one network regressed onto a guided denoiser, at the base's sampling cost.
+"""Distilled: one network that has learned the best guided denoiser, at the base's sampling cost.
 
 The student starts as a copy of the base and learns D_guided(x + sigma n, sigma) on guided samples x: the
-distillation of guidance (Meng et al. 2023, arXiv 2210.03142), applied to SIMS.
+distillation of guidance (Meng et al. 2023, arXiv 2210.03142). A rule that lives on what a trajectory remembers has no
+estimate apart from it; of such a one the student is trained on the samples as on any data.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
+import torch
+
 from sims.config import to_dict
 from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.guidance import of_trajectory
 from sims.methods.contract import Artefact, Base, Fixed, Method
 from sims.methods.guided import replace
 from sims.methods.settings import Expected, Settings
-from sims.methods.sims import SIMS
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
 from sims.runs.learning_rate import with_rate
@@ -36,29 +39,32 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
     seed = derive_seed("distilled", settings.seed, settings.round)
     key = [base.key, teacher.hash, to_dict(teacher.sampler), [seeds.start, seeds.stop], settings.batch_size]
     guided = run.artefact("guided", *key)
+    denoiser = None if of_trajectory(teacher.denoiser) else teacher.denoiser
 
     def data() -> Dataset:
         assert settings.leader is not None
         with run.progress("guided samples", len(seeds)) as advance:
             return synthesize(
-                teacher, guided, seeds, method=SIMS.name, w=settings.leader.w,
+                teacher, guided, seeds, method=settings.leader.label, w=settings.leader.w,
                 batch_size=settings.batch_size, accelerator=run.accelerator, advance=advance,
             )  # fmt: skip
 
-    rated = with_rate(base.model, data, guided.name, options.train, seed, run, teacher.denoiser)
+    rated = with_rate(base.model, data, guided.name, options.train, seed, run, denoiser)
     folder = run.artefact("distilled", *key, to_dict(rated.options), options.images, seed)
     trained = read_trained(folder)
     if trained is None:
         trainer = Trainer(
             base.model, data(), rated.options, folder,
-            images=options.images, seed=seed, teacher=teacher.denoiser, accelerator=run.accelerator,
+            images=options.images, seed=seed, teacher=denoiser, accelerator=run.accelerator,
         )  # fmt: skip
         with run.progress("distill", options.images) as advance:
             trained = trainer.run(advance, run.log)
-    # Beyond the student's own pass, every training image costs one of each of the teacher's two networks.
+    # Beyond the student's own pass, every training image costs one of each of the teacher's networks.
     images = options.images + rated.images
-    cost = Cost(images, options.samples * nfe(teacher, teacher.sampler) + 2 * images)
-    return Artefact(folder.name, {options.images: trained.last}, cost, rated.said)
+    asked = 0 if denoiser is None else images * denoiser.evaluations(torch.ones(1))
+    cost = Cost(images, options.samples * nfe(teacher, teacher.sampler) + asked)
+    said = ", ".join(text for text in (f"of {settings.leader.label}", rated.said) if text)
+    return Artefact(folder.name, {options.images: trained.last}, cost, said)
 
 
 def distilled_work(expected: Expected) -> Work:
@@ -76,8 +82,8 @@ def distilled_work(expected: Expected) -> Work:
 
 DISTILLED = Method(
     "distilled",
-    "sims in one network",
-    Look("SIMS, distilled", "#6d45c9", "#ab90ff", "D"),
+    "the best of them in one network",
+    Look("Distilled", "#6d45c9", "#ab90ff", "D"),
     Fixed(1.0),
     _prepare,
     replace,

@@ -21,5 +21,6 @@ HISTORY = Method(
     lambda base, real, settings, run: None,
     _guided,
     extra=Extra("memory", (0.25, 0.5, 1.0), usual=0.5),
+    composes=True,
     budget="none",
 )

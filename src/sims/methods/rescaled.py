@@ -28,5 +28,6 @@ RESCALED = Method(
     lambda base, real, settings, run: None,
     _guided,
     extra=Extra("scale", (EVERYWHERE, 0.25, 0.5, 1.0), usual=0.5),
+    composes=True,
     budget="none",
 )

@@ -57,10 +57,11 @@ class DistilledOptions:
 
 @dataclass(frozen=True)
 class Leader:
-    """What the leading method chose: its model at strength w, the budget, and the cost of all that led to it."""
+    """What the leading method chose, or the best of all: its model at strength w, the budget, the cost of all of it."""
 
     model: Model
     w: float
+    label: str
     budget: int | None = None
     cost: Cost = field(default_factory=Cost)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from sims.results.adapter import AdapterCheck
-from sims.results.common import Comparison, Result, Row, TrustedChoice
+from sims.results.common import Comparison, Interval, Result, Row, TrustedChoice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,21 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The best within a cost (in units of the base's evaluations; None = any): ``label`` of a row, evaluations of it.
+
+    ``trained``: among all methods, and not only those that need no training. ``differences`` are from the base, by
+    figure, paired by draw.
+    """
+
+    max_cost: float | None
+    trained: bool
+    label: str
+    nfe: float
+    differences: dict[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImproveResult(Result):
     """The main job. ``leader`` is the method that the headline is about; ``improved`` the label that was saved.
 
@@ -116,6 +131,7 @@ class ImproveResult(Result):
     improved: str = ""
     rows: tuple[Row, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    recommended: tuple[Recommendation, ...] = ()
     search: SearchResult | None = None
     spent: Spent | None = None
     cache: CacheResult | None = None

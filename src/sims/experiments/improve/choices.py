@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from sims.experiments.improve.improvement import Choice, Context, mark, settings
 from sims.experiments.improve.method_search import built, search_method, search_work
 from sims.experiments.improve.search import Arm, Searched
 from sims.experiments.options import ImproveOptions
-from sims.methods import LEADER, Artefact, Base, Continuous, Expected, Method
+from sims.methods import HEIR, LEADER, Alone, Artefact, Base, Continuous, Expected, Method, paired
 from sims.results.common import Cost
 from sims.runs.work import Work
 
@@ -42,7 +42,8 @@ def choose(
         budget, w, extra = searched.budget, searched.w, searched.extra
         cost += Cost(evaluations=searched.evaluations)
     model = built(context, method, base, artefact, Arm(budget, extra), w)
-    note = artefact.note if method.extra is None or extra is None else method.extra.said(extra)
+    said = "" if method.extra is None or extra is None else method.extra.said(extra)
+    note = ", ".join(text for text in (artefact.note, said) if text)
     if method.of_leader and leader is not None:
         w, cost = leader.w, cost + leader.cost
     return Choice(name, name, model, w, budget or None, cost, note), searched
@@ -58,8 +59,33 @@ def default_choice(budgets: list[int]) -> tuple[int, float]:
 
 
 def in_order(methods: Sequence[Method]) -> list[Method]:
-    """The order of the work: the leading method first, since others follow from what it chose."""
-    return sorted(methods, key=lambda method: method is not LEADER)
+    """The order of the work: the leading method first, since others follow from what it chose; the heir is last."""
+    return sorted(methods, key=lambda method: (method is not LEADER, method is HEIR))
+
+
+def pair_of(methods: Sequence[Method], searches: Mapping[str, Searched], base_fd: float) -> Method | None:
+    """The best rule with a prepared network under the best that composes, if both made the base better; else None."""
+    helps = {
+        method: Alone(method, found.budget, found.w, found.extra)
+        for method in methods
+        if (found := searches.get(method.name)) is not None and found.fd < base_fd
+    }
+    by = {method: searches[method.name].fd for method in helps}
+    inner = min((method for method in helps if _is_guided_pair(method)), key=by.__getitem__, default=None)
+    outer = min((method for method in helps if method.composes), key=by.__getitem__, default=None)
+    return None if inner is None or outer is None else paired(helps[inner], helps[outer])
+
+
+def _is_guided_pair(method: Method) -> bool:
+    """Whether it guides away from another network, which something was trained for."""
+    return method.networks > 1 and not method.is_free and not method.needs_real
+
+
+def expected_pair(methods: Sequence[Method]) -> Method | None:
+    """A pair such as a job may try, for counting its work; None where there can be none."""
+    inner = next((method for method in in_order(methods) if _is_guided_pair(method)), None)
+    outer = next((method for method in methods if method.composes), None)
+    return None if inner is None or outer is None else paired(Alone(inner, 0, 1.0), Alone(outer, 0, 1.0))
 
 
 def _preparing(method: Method) -> str:
@@ -80,4 +106,7 @@ def choosing_work(options: ImproveOptions, methods: Sequence[Method], expected: 
             expected = replace(expected, leader=spent)
         for work in own:
             counted.setdefault(work.stage, work)
+    if options.is_judged and not round_ and (pair := expected_pair(methods)) is not None:
+        work = search_work(options, pair, expected)
+        counted[work.stage] = work
     return [replace(work, stage=work.stage + mark(options, round_)) for work in counted.values()]

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from sims.data.dataset import Dataset
 from sims.experiments.facts import class_warnings, data_facts, drawn_shares, reproduction
 from sims.experiments.improve.improvement import Context
+from sims.experiments.improve.recommendation import advice, recommendations
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
@@ -16,7 +17,7 @@ from sims.metrics.intervals import paired_interval
 from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Data, Floor, Row
 from sims.results.improve import CacheResult, Chosen, ImproveResult, Round, SearchCell, SearchResult, Spent
-from sims.sampling import shares_to_draw
+from sims.sampling import nfe, shares_to_draw
 from sims.scoring.figures import run_figures
 
 
@@ -33,6 +34,8 @@ def improve_result(
     rows = tuple(line.row for line in outcome.table)
     comparisons = _comparisons(outcome.table)
     headline, warnings = _headline({row.label: row for row in rows}, comparisons)
+    own = nfe(model, model.sampler)
+    headline = f"{advice(outcome.known, own, outcome.table, options.max_cost)} {headline}".strip()
     conditional, floor = model.num_classes > 0, None
     drawn = drawn_shares(model.num_classes, shares_to_draw(model.sampler, model))
     data = data_facts(real, test, conditional, drawn) if real else Data("none", drawn_shares=drawn)
@@ -55,9 +58,10 @@ def improve_result(
         reproduction=reproduction(options, context.clock),
         verified=judge is not None,
         leader=LEADER.name,
-        improved=outcome.variants.improved if outcome.variants else LEADER.name,
+        improved=outcome.improved,
         rows=rows,
         comparisons=tuple(comparisons),
+        recommended=recommendations(outcome.known, own, outcome.table),
         search=_search(context, outcome),
         spent=_spent(context, outcome),
         cache=_cache(outcome, rows),

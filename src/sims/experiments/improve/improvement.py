@@ -74,4 +74,4 @@ class Choice:
         return nfe(self.model, self.model.sampler)
 
     def as_leader(self) -> Leader:
-        return Leader(self.model, self.w, self.budget, self.cost)
+        return Leader(self.model, self.w, self.label, self.budget, self.cost)

@@ -68,14 +68,13 @@ def _nearest(x: torch.Tensor, real: Dataset) -> torch.Tensor:
 
 
 def save_models(context: Context, outcome: RoundOutcome) -> None:
-    """``improved``: the leading method, cached if the cache keeps the gain on the selection seeds; the single networks.
+    """``improved``: the best within the cost on the selection seeds, whatever its name; the single networks.
 
     A method that runs in the first round only leaves its network there.
     """
     if not context.run.is_main:
         return
-    label = LEADER.name if outcome.variants is None else outcome.variants.improved
-    saved = {"improved": outcome.choice(label)}
+    saved = {"improved": outcome.choice(outcome.improved)}
     saved |= {name: outcome.choice(name) for name, method in METHODS.items() if method.saved}
     for name, choice in saved.items():
         if choice is not None:

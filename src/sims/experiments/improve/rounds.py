@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sims.denoiser import Denoiser
 from sims.experiments.base_model import base_work
-from sims.experiments.improve.choices import choose, choosing_work, in_order
+from sims.experiments.improve.choices import choose, choosing_work, in_order, pair_of
 from sims.experiments.improve.improvement import Choice, Context, settings_of
 from sims.experiments.improve.outputs import grids_work
+from sims.experiments.improve.recommendation import Known, judged, to_save
 from sims.experiments.improve.rows import Measured, measure, table_work, with_retained
 from sims.experiments.improve.search import Searched
+from sims.experiments.improve.selection import select
 from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
-from sims.methods import BASE, HEIR, LEADER, METHODS, Base, Expected, Method
+from sims.guidance import Guide
+from sims.methods import BASE, HEIR, LEADER, METHODS, PAIR, Base, Expected, Method
+from sims.processes import agree
 from sims.results.improve import Chosen
 from sims.runs.work import Sampling, Work
+from sims.sampling import nfe
 from sims.seeds import derive_seed
 
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """What a round found: its base, every line of the table, the searches by method, what the variants are."""
+    """What a round found: its base, every line of the table, the searches by method, what the variants are.
+
+    ``known`` are all choices with their FD on the selection seeds; ``improved`` is the label of what is saved.
+    """
 
     base: Base
     table: tuple[Measured, ...]
     searches: dict[str, Searched] = field(default_factory=dict)
     variants: Variants | None = None
+    known: Known = field(default_factory=dict)
+    improved: str = LEADER.name
 
     def choice(self, label: str) -> Choice | None:
         """The choice with this label."""
@@ -39,7 +50,7 @@ def _named(options: ImproveOptions, round_: int, base: Denoiser | None) -> dict[
     if round_:  # further rounds have their own, whatever was asked for
         named = [method for method in METHODS.values() if method.later_rounds]
     snapshots = options.model is None and bool(options.base.snapshots) and round_ == 0
-    return {method: method.lacks(options.data.path != "none", snapshots, base) for method in named}
+    return {method: method.lacks(options.data.path != "none", snapshots, options.is_judged, base) for method in named}
 
 
 def methods_of(options: ImproveOptions, base: Denoiser | None, round_: int = 0) -> list[Method]:
@@ -54,14 +65,8 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
         if lacks is not None:
             context.run.log(f"{method.name} is left out: {lacks}")
     methods = methods_of(options, base.model.denoiser, round_)
-    chosen: dict[str, Choice] = {}
-    searches: dict[str, Searched] = {}
-    for method in in_order(methods):
-        chosen[method.name], searched = choose(context, method, base, round_, chosen.get(LEADER.name))
-        if searched is not None:
-            searches[method.name] = searched
-            context.run.log(_said(method.name, searched))
-    choices = [chosen[method.name] for method in methods]
+    chosen, searches = _choose_all(context, base, methods, round_)
+    choices = [chosen[name] for name in (*(method.name for method in methods), PAIR) if name in chosen]
     variants = None
     if (leader := chosen.get(LEADER.name)) is not None and LEADER.name in searches:
         with context.stage(CHOOSE, round_):
@@ -70,8 +75,40 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
         choices[place:place] = variants.choices
         if variants.of_base is not None and BASE.name in chosen:
             choices.insert(choices.index(chosen[BASE.name]) + 1, variants.of_base)
+    known: Known = {}
+    improved = LEADER.name
+    if context.judge is not None:
+        with context.stage(CHOOSE, round_):
+            known = judged(context, choices, searches, round_)
+        improved = agree(to_save(known, nfe(base.model, base.model.sampler), options.max_cost))
     table = with_retained([measure(context, choice, round_) for choice in choices])
-    return RoundOutcome(base, table, searches, variants)
+    return RoundOutcome(base, table, searches, variants, known, improved)
+
+
+def _choose_all(
+    context: Context, base: Base, methods: Sequence[Method], round_: int
+) -> tuple[dict[str, Choice], dict[str, Searched]]:
+    """Every method's choice and search, by name: the leading one first, a pair of two that help, the heir last."""
+    chosen: dict[str, Choice] = {}
+    searches: dict[str, Searched] = {}
+
+    def add(method: Method, first: Choice | None) -> None:
+        chosen[method.name], searched = choose(context, method, base, round_, first)
+        if searched is not None:
+            searches[method.name] = searched
+            context.run.log(_said(method.name, searched))
+
+    for method in in_order(methods):
+        if method is not HEIR:
+            add(method, chosen.get(LEADER.name))
+    if context.judge is not None and searches and not round_:
+        plain = select(context, Choice(BASE.name, BASE.name, base.model), round_)
+        if (pair := pair_of(methods, searches, plain.fd)) is not None:
+            add(pair, chosen.get(LEADER.name))
+    if HEIR in methods:
+        guided = {name: found.fd for name, found in searches.items() if isinstance(chosen[name].model.denoiser, Guide)}
+        add(HEIR, chosen.get(min(guided, key=lambda name: guided[name], default=LEADER.name)))
+    return chosen, searches
 
 
 def _said(name: str, chosen: Chosen) -> str:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from sims.experiments.improve.choices import expected_pair
 from sims.experiments.improve.improvement import Choice, Context, mark
 from sims.experiments.improve.selection import draws_folder
 from sims.experiments.improve.variants import cached_nfe
 from sims.experiments.options import ImproveOptions
-from sims.methods import BASE, BASE_TUNED, CACHED, FAST, LEADER, Expected, Method
+from sims.methods import BASE, BASE_TUNED, CACHED, FAST, LEADER, PAIR, Expected, Method
 from sims.results.common import Figure, Row
 from sims.runs.measure import draw_and_measure, parts_of, sampled, seconds
 from sims.runs.work import Leaves, Work
@@ -96,6 +97,8 @@ def table_work(options: ImproveOptions, methods: Sequence[Method], expected: Exp
         rows.append((CACHED, cached_nfe(options, expected.nfe), expected.guided))
         rows += [] if round_ else [(FAST, cached_nfe(options, expected.nfe), expected.guided)]
         rows += [] if round_ or BASE not in methods else [(BASE_TUNED, expected.nfe, None)]
+    if not round_ and expected_pair(methods) is not None:
+        rows.append((PAIR, expected.guided, None))
     return [
         Work(
             _evaluating(label) + mark(options, round_), evaluations=count * nfe, samples=count, measured=count,

@@ -1,15 +1,14 @@
-"""The variants of the leading method at less cost, chosen on the selection seeds; which of them becomes the result."""
+"""The variants of the leading method at less cost, chosen on the selection seeds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sims.experiments.improve.improvement import Choice, Context, mark
 from sims.experiments.improve.sampler_search import (
     CACHED_NOTE,
-    KEPT,
     SEARCHED,
     Setting,
     best_of_base,
@@ -24,7 +23,7 @@ from sims.experiments.improve.sampler_search import (
 from sims.experiments.improve.selection import Selection, noise_of, select
 from sims.experiments.options import ImproveOptions
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, LEADER, Base, Expected, Method
+from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, Base, Expected, Method
 from sims.results.common import Cost
 from sims.results.improve import TriedSampler
 from sims.runs.work import Sampling, Work
@@ -36,7 +35,7 @@ CHOOSE = "choose the sampler"
 
 @dataclass(frozen=True)
 class Variants:
-    """What was found on the selection seeds: the base, the round's result, the variants, the label of the improved.
+    """What was found on the selection seeds: the base, the round's result, the variants.
 
     ``of_base`` is the base with the sampler that suits it best, against which the leader is to be held too.
     """
@@ -44,7 +43,6 @@ class Variants:
     before: Selection
     after: Selection
     noise: float
-    improved: str
     of_base: Choice | None = None
     choices: tuple[Choice, ...] = ()
     tried: tuple[TriedSampler, ...] = ()
@@ -59,7 +57,6 @@ def find_variants(
     before = select(context, plain, round_)
     heir = next((choice for choice in choices if choice.method == HEIR.name), None)
     after = select(context, heir or leader, round_)
-    known = {leader.label: (leader, full_fd)} | ({} if heir is None else {heir.label: (heir, after.fd)})
     found: list[Choice] = []
     tried: tuple[TriedSampler, ...] = ()
     of_base: Choice | None = None
@@ -70,28 +67,7 @@ def find_variants(
     if not few and not round_ and full_fd < before.fd and options.guidance.cache_cost:
         fast, of_base, tried = _cheapest(context, plain, leader, before.fd, full_fd)
         found += [] if fast is None else [fast]
-    known |= {choice.label: (choice, select(context, choice, round_).fd) for choice in found}
-    improved = to_save(known, plain.nfe, before.fd, options.max_cost)
-    return Variants(before, after, noise_of(context, before, after), improved, of_base, tuple(found), tried)
-
-
-def to_save(known: Mapping[str, tuple[Choice, float]], nfe: int, base_fd: float, max_cost: float | None) -> str:
-    """The label of what is saved as improved, of choices with their FD on the selection seeds.
-
-    The cheapest way to sample the leader that keeps its gain; with ``max_cost``, in units of the base's evaluations
-    ``nfe``, the best that costs no more (the cheapest where none does).
-    """
-    full_fd = known[LEADER.name][1]
-    if max_cost is not None:
-        least = min(choice.nfe for choice, _ in known.values())
-        able = [label for label, (choice, _) in known.items() if choice.nfe <= max(least, max_cost * nfe)]
-        return min(able, key=lambda label: known[label][1])
-    kept = [
-        label
-        for label, (choice, fd) in known.items()
-        if choice.method == LEADER.name and base_fd - fd >= KEPT * (base_fd - full_fd)
-    ]
-    return min(kept or [LEADER.name], key=lambda label: known[label][0].nfe)
+    return Variants(before, after, noise_of(context, before, after), of_base, tuple(found), tried)
 
 
 def _cheapest(

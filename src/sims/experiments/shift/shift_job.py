@@ -93,7 +93,7 @@ def _variants(run: Run, options: ShiftOptions, base: Base, solved: Solved) -> li
         checked = Cost(0, samples * nfe(cached, cached.sampler), samples)
         variants.append(of_model(CACHED, cached, size, cost + pilot + checked, w, CACHED_NOTE))
     if options.distilled.samples:
-        leader = Leader(solved.model, w)
+        leader = Leader(solved.model, w, STEERED)
         settings = Settings(seed=options.seed, batch_size=size, distilled=options.distilled, leader=leader)
         artefact = DISTILLED.prepare(base, None, settings, run)
         assert artefact is not None
