@@ -14,8 +14,8 @@ from sims.report.head import Head
 from sims.report.improve_figures import Improve
 from sims.report.strips import nearest_pairs, sample_grids
 from sims.report.tables import MADE_FOR
-from sims.results.common import Row
-from sims.results.improve import CacheResult, ImproveResult, SearchResult
+from sims.results.common import Interval, Row
+from sims.results.improve import CacheResult, ImproveResult, Recommendation, SearchResult
 
 MAIN = ("fd", "fd_held_out", "check_fd", "kid_held_out", "precision", "recall")  # the others: all figures
 Change = tuple[float, float, float, bool]  # mean, low and high in percent; whether the difference is paired
@@ -117,8 +117,12 @@ def improve_table(result: ImproveResult) -> Table | None:
         Column("change", [say.signed_percent(change(row, base)) for row in rows]),
     ]
     least = say.lowest(rows, "fd")
-    caption = f"{title(result, 'fd')}: {least}" if least else ""
-    return table(columns, caption, title=result.title, strong=[k for k, row in enumerate(rows) if row is best])
+    said = [f"{title(result, 'fd')}: {least}"] if least else []
+    for limit in dict.fromkeys(item.max_cost for item in result.recommended):
+        best_by = {item.trained: item for item in result.recommended if item.max_cost == limit}
+        free, known = best_by.get(False), best_by[True]
+        said.append(f"best {_limit(known)}: {known.label}; without training: {free.label if free else 'none'}")
+    return table(columns, "\n".join(said), title=result.title, strong=[k for k, row in enumerate(rows) if row is best])
 
 
 def _results(c: Improve) -> list[Block]:
@@ -129,6 +133,7 @@ def _results(c: Improve) -> list[Block]:
         text = f"Floor: {values}. {say.sentence(floor.text).rstrip('.')}."
     return present(
         _main_table(c),
+        _recommended(c),
         figures.fd_dots(c),
         prose(text),
         prose(tables.extractor_text(result.extractor)),
@@ -158,6 +163,39 @@ def _main_table(c: Improve) -> Table | None:
     least = say.lowest(rows, "fd")
     caption += tables.draws_text(rows) + (f" FD, as published figures are given: {least}" if least else "")
     return table(columns, caption, strong=[k for k, row in enumerate(rows) if row is best])
+
+
+def _recommended(c: Improve) -> Table | None:
+    """The best within every cost, without training and with it, and how far it is from the base."""
+    lines = c.result.recommended
+    notes = {row.label: row.note for row in c.result.rows}
+    columns = [
+        Column(
+            "best", [f"{_limit(item)}, {'any method' if item.trained else 'without training'}" for item in lines], False
+        ),
+        Column("method", [c.cell(item.label, notes.get(item.label, "")) for item in lines], False),
+        Column("NFE", [say.short_count(item.nfe) for item in lines]),
+    ]
+    for name in dict.fromkeys(name for item in lines for name in item.differences):
+        values = [item.differences.get(name) for item in lines]
+        places = 3 if name == "memorized" else say.decimals(by.mean for by in values if by)
+        columns.append(Column(f"{title(c.result, name)}, change", [_change_cell(by, places) for by in values]))
+    caption = (
+        "What to use, at which cost, in units of the base’s evaluations; chosen on the selection seeds. The changes "
+        "are from the base on fresh seeds, paired by draw, with their 95 % intervals."
+    )
+    return table(columns, caption)
+
+
+def _limit(item: Recommendation) -> str:
+    return "at any cost" if item.max_cost is None else f"at {item.max_cost:g}× at most"
+
+
+def _change_cell(by: Interval | None, places: int) -> Cell:
+    if by is None:
+        return Cell(say.DASH)
+    low, high = say.signed(by.low, places), say.signed(by.high, places)
+    return Cell(f"{say.signed(by.mean, places)} ({low} to {high})", title=say.ends(by, places))
 
 
 def _comparison_table(c: Improve) -> Table | None:
