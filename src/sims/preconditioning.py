@@ -204,6 +204,33 @@ class ConsistencyPrecond(EDMPrecond):
         return data**2 / (above**2 + data**2), above * data * c_in, c_in, self.scale * sigma.log()
 
 
+class RatioPrecond(EDMPrecond):
+    """What tells noised data of two kinds apart, as the denoiser of their density ratio: x + sigma^2 grad_x logit.
+
+    logit = sigma_data c_in sum(F) / sqrt(D), of the D values of F(c_in x, c_noise): where F's slopes are of one size,
+    what is added to x is of the data's size at high noise and falls with sigma^2 at low noise, as D_1 - D_2 does."""
+
+    kind = "ratio"
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, *, logit: bool = False, **_: Any) -> Any:
+        """Like x; with ``logit`` that itself, (B,): above 0 where x is rather of the first kind."""
+        c_in, c_noise = self.coefficients(sigma)[2:]
+        with torch.enable_grad():
+            given = x if logit else x.detach().requires_grad_()
+            output = self.network(expand(c_in, x) * given, c_noise, labels).to(x.dtype).flatten(1)  # (B, D)
+            found = self.sigma_data * c_in * output.sum(1) / output.shape[1] ** 0.5
+            if logit:
+                return found
+            return x + expand(sigma**2, x) * torch.autograd.grad(found.sum(), given)[0]
+
+    def loss_weight(self, sigma: Tensor) -> Tensor:
+        """Of the cross-entropy at noise levels (B,): its slope in F, sigma_data c_in / 2, is then as steep at all."""
+        return (1 + (sigma / self.sigma_data) ** 2).sqrt()
+
+    def evaluations(self, sigmas: Tensor) -> int:
+        return 2 * len(sigmas)  # a pass, and the way back to x
+
+
 class VPPrecond(Preconditioned):
     """Variance preserving (Song et al. 2021), column VP of table 1.
 
@@ -416,5 +443,8 @@ EDM_LEVELS = (-1.2, 1.2)  # mean and standard deviation of ln(sigma) in training
 
 PRECONDITIONINGS: dict[str, Callable[..., Preconditioned]] = {
     one.kind: one
-    for one in (EDMPrecond, EDM2Precond, ConsistencyPrecond, VPPrecond, VEPrecond, IDDPMPrecond, InterpolantPrecond)
+    for one in (
+        *(EDMPrecond, EDM2Precond, ConsistencyPrecond, RatioPrecond),
+        *(VPPrecond, VEPrecond, IDDPMPrecond, InterpolantPrecond),
+    )
 }
