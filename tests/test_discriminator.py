@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +57,7 @@ class Best(nn.Module):
         sigma = (4 * c_noise).exp()
         c_in = (sigma**2 + DATA_SIGMA**2).rsqrt()
         logit = best_logit(x / expand(c_in, x), sigma) / (DATA_SIGMA * c_in)
-        return expand(logit, x) * torch.tensor([1.0, 0.0]) * 2**0.5
+        return expand(logit, x) / (1 + x) / 2**0.5
 
 
 def points(seed: int = 0, count: int = 64) -> tuple[Tensor, Tensor]:
@@ -107,12 +106,11 @@ def test_a_trained_one_comes_close_to_the_best(tmp_path: Path) -> None:
     x, sigma = points(5, 2048)
     usual = (sigma > 0.1) & (sigma < 3)
     x, sigma = x[usual].float(), sigma[usual].float()
-    learned, best = (load(trained.last).denoiser, BEST)
+    learned = load(trained.last).denoiser
     logit = learned(x, sigma, logit=True) - best_logit(x, sigma)
     assert float(logit.square().mean()) < 0.1 * float(best_logit(x, sigma).square().mean())
     errors = {w: (DensityRatio(OWN, learned, w)(x, sigma) - REAL(x, sigma)).square().mean() for w in (0.0, 1.0)}
     assert float(errors[1.0]) < 0.15 * float(errors[0.0]), errors
-    assert best(x, sigma).shape == x.shape
 
 
 # ---- with networks
@@ -220,9 +218,9 @@ def test_interrupted_training_leaves_the_same_discriminator(tmp_path: Path) -> N
     class Stopped(Exception):
         pass
 
-    def stop(text: int) -> None:
+    def stop(count: int) -> None:
         nonlocal seen
-        seen += text
+        seen += count
         if seen >= 160:
             raise Stopped
 
@@ -231,4 +229,4 @@ def test_interrupted_training_leaves_the_same_discriminator(tmp_path: Path) -> N
     with pytest.raises(Stopped):
         trainer.run(stop, log=lambda text: None)
     parts = Trainer(start, RealAndOwn(real, own), options, tmp_path / "b", **how).run(log=lambda text: None)  # type: ignore[arg-type]
-    assert load(parts.last).hash == load(whole.last).hash and dataclasses.replace(parts, folder=whole.folder)
+    assert load(parts.last).hash == load(whole.last).hash and parts.losses == whole.losses

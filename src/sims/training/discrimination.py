@@ -61,15 +61,14 @@ def discriminator_loss(
     teacher: Denoiser | None = None,
     augment: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of a ``RatioPrecond`` on noised ``RealAndOwn``, a scalar: Kim et al. 2023, equation 7.
+    """Cross-entropy of a ``RatioPrecond`` on noised ``RealAndOwn``, a scalar: Kim et al. 2023, section 3.
 
-    Its weight at each noise level is the network's own (``loss_weight``): without one, hardly anything would be learned
-    at high noise, where the two kinds differ little and the correction is the logit's slope times sigma^2.
+    All levels weigh the same. Weighted by 1 / c_in the noise of high levels, where hardly anything can be told apart,
+    hid what there is to learn at others (on the digits).
     """
-    inner: Any = getattr(network, "module", network)
     classes, is_real = _parted(network, labels)
     logit = network(clean + expand(sigma, clean) * noise, sigma, classes, logit=True).float()
-    return (inner.loss_weight(sigma) * F.softplus(torch.where(is_real, -logit, logit))).mean()
+    return F.softplus(torch.where(is_real, -logit, logit)).mean()
 
 
 @dataclass(frozen=True)
