@@ -16,14 +16,7 @@ from sims.training.loss import weighted_errors
 
 
 class RealAndOwn:
-    """Real data and own samples in equal shares, the smaller set repeated, with labels that say which is which.
-
-    >>> import numpy as np, sims
-    >>> data = sims.load_pair("digits", limit=300)[0]
-    >>> both = RealAndOwn(data.subset(np.arange(3)), data.subset(np.arange(3, 8)))
-    >>> len(both), both.batch([0, 4, 5, 9])[1][:, 1].tolist()
-    (10, [1, 1, 0, 0])
-    """
+    """Real data and own samples in equal shares, the smaller set repeated, with labels that say which is which."""
 
     def __init__(self, real: Dataset, own: Dataset) -> None:
         self.real, self.own = real, own
