@@ -204,6 +204,32 @@ class ConsistencyPrecond(EDMPrecond):
         return data**2 / (above**2 + data**2), above * data * c_in, c_in, self.scale * sigma.log()
 
 
+class RatioPrecond(EDMPrecond):
+    """What tells noised data of two kinds apart, as the denoiser of their density ratio: x + sigma^2 grad_x logit.
+
+    logit = sigma_data c_in sum(F (1 + c_in x)) / sqrt(D), of the D values of F(c_in x, c_noise): with F of one size,
+    what is added to x is of the data's size at high noise and falls with sigma^2 at low noise, as D_1 - D_2 does. The
+    product has slopes from the first step on: on the digits it learns in half the images what a plain sum does.
+    """
+
+    kind = "ratio"
+
+    def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, *, logit: bool = False, **_: Any) -> Any:
+        """Like x; with ``logit`` that itself, (B,): above 0 where x is rather of the first kind."""
+        c_in, c_noise = self.coefficients(sigma)[2:]
+        with torch.enable_grad():
+            given = x if logit else x.detach().requires_grad_()
+            scaled = expand(c_in, x) * given
+            terms = self.network(scaled, c_noise, labels).to(x.dtype) * (1 + scaled)
+            found = self.sigma_data * c_in * terms.flatten(1).sum(1) / x[0].numel() ** 0.5
+            if logit:
+                return found
+            return x + expand(sigma**2, x) * torch.autograd.grad(found.sum(), given)[0]
+
+    def evaluations(self, sigmas: Tensor) -> int:
+        return 2 * len(sigmas)  # a pass, and the way back to x
+
+
 class VPPrecond(Preconditioned):
     """Variance preserving (Song et al. 2021), column VP of table 1.
 
@@ -416,5 +442,8 @@ EDM_LEVELS = (-1.2, 1.2)  # mean and standard deviation of ln(sigma) in training
 
 PRECONDITIONINGS: dict[str, Callable[..., Preconditioned]] = {
     one.kind: one
-    for one in (EDMPrecond, EDM2Precond, ConsistencyPrecond, VPPrecond, VEPrecond, IDDPMPrecond, InterpolantPrecond)
+    for one in (
+        *(EDMPrecond, EDM2Precond, ConsistencyPrecond, RatioPrecond),
+        *(VPPrecond, VEPrecond, IDDPMPrecond, InterpolantPrecond),
+    )
 }

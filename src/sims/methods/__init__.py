@@ -8,6 +8,8 @@ from sims.methods.autoguidance import AUTOGUIDANCE
 from sims.methods.cfg import CFG
 from sims.methods.continued import CONTINUED
 from sims.methods.contract import Artefact, Base, Continuous, Extra, Fixed, Method
+from sims.methods.ddo import DDO
+from sims.methods.discriminator import DISCRIMINATOR
 from sims.methods.distilled import DISTILLED
 from sims.methods.dropout_guidance import DROPOUT_GUIDANCE
 from sims.methods.history import HISTORY
@@ -28,22 +30,10 @@ from sims.results.common import Look
 METHODS: dict[str, Method] = {
     rule.name: rule
     for rule in (
-        BASE,
-        CONTINUED,
-        PLACEBO,
-        SELF_TRAINED,
-        RESCALED,
-        HISTORY,
-        TIME_STEP,
-        SKIP_LAYER,
-        PERTURBED_ATTENTION,
-        DROPOUT_GUIDANCE,
-        ICG,
-        CFG,
-        AUTOGUIDANCE,
-        SIMS,
-        NEON,
-        DISTILLED,
+        *(BASE, CONTINUED, PLACEBO, SELF_TRAINED),
+        *(RESCALED, HISTORY, TIME_STEP, SKIP_LAYER, PERTURBED_ATTENTION, DROPOUT_GUIDANCE, ICG, CFG),
+        *(AUTOGUIDANCE, DISCRIMINATOR, DDO),
+        *(SIMS, NEON, DISTILLED),
     )
 }
 LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose

@@ -100,5 +100,5 @@ class Expected:
         return 3 * STEPS * train.batch if self.foreign and train.lr is None else 0
 
     def evaluations(self, networks: int) -> int:
-        """Of a sample whose denoiser has so many networks, 1 or 2."""
-        return self.nfe if networks == 1 else self.guided
+        """Of a sample whose denoiser has so many networks."""
+        return self.nfe + (networks - 1) * (self.guided - self.nfe)

@@ -24,8 +24,8 @@ class Sampling:
     foreign: bool = False
 
     def cost(self, networks: int) -> int:
-        """Evaluations of a sample where every evaluation of the denoiser is one of so many networks (1 or 2)."""
-        return self.nfe if networks == 1 else self.guided
+        """Evaluations of a sample where every evaluation of the denoiser is one of so many networks."""
+        return self.nfe + (networks - 1) * (self.guided - self.nfe)
 
 
 @dataclass(frozen=True)

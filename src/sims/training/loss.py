@@ -37,14 +37,27 @@ def denoising_loss(
         # Full precision: guidance multiplies the small difference of two networks.
         with torch.no_grad(), torch.autocast(clean.device.type, enabled=False):
             target = teacher(noisy, sigma, labels)
+    return weighted_errors(network, noisy, sigma, labels, target, augment).mean()
+
+
+def weighted_errors(
+    network: nn.Module,
+    noisy: Tensor,
+    sigma: Tensor,
+    labels: Tensor | None,
+    target: Tensor,
+    augment: Tensor | None = None,
+) -> Tensor:
+    """The summands of ``denoising_loss``, like ``target``: one of every value of noisy (B, *data_shape)."""
+    inner: Any = getattr(network, "module", network)
     more = {} if augment is None else {"augment": augment}
     weight = inner.loss_weight(sigma)
     if getattr(inner, "loss_head", None) is None:
         error = (network(noisy, sigma, labels, **more).float() - target) ** 2
-        return (expand(weight, error) * error).mean()
+        return expand(weight, error) * error
     denoised, u = network(noisy, sigma, labels, log_variance=True, **more)
     error, u = (denoised.float() - target) ** 2, expand(u.float(), target)
-    return (expand(weight, error) / u.exp() * error + u).mean()
+    return expand(weight, error) / u.exp() * error + u
 
 
 def training_levels(start: Model, options: TrainOptions, normal: Tensor) -> Tensor:

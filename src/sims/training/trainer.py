@@ -32,6 +32,8 @@ from sims.training.posthoc import begin, store
 from sims.training.sharding import force_weights, put_together, split, whole
 from sims.training.training_noise import DataOrder, TrainingNoise
 
+Objective = Callable[..., Tensor]
+
 
 class TrainingData(Protocol):
     """What the loop asks of data: a length and batches in model space."""
@@ -85,7 +87,7 @@ class Trainer:
 
     ``start`` is the model whose weights the run begins with. ``earlier`` is the folder of a finished run of
     the same network, data order and seed: this run then continues it; with a constant learning rate, exactly as if
-    it had been longer.
+    it had been longer. ``objective`` takes what ``denoising_loss`` takes, and is what is minimized.
     """
 
     def __init__(
@@ -99,13 +101,14 @@ class Trainer:
         seed: int,
         snapshots: tuple[int, ...] = (),
         teacher: Denoiser | None = None,
+        objective: Objective = denoising_loss,
         earlier: Path | None = None,
         accelerator: Accelerator | None = None,
         noise: TrainingNoise | None = None,
     ) -> None:
         self.start, self.options, self.folder = start, options, folder
         self.data = Mirrored(data) if options.xflip else data
-        self.images, self.teacher, self.earlier = images, teacher, earlier
+        self.images, self.teacher, self.objective, self.earlier = images, teacher, objective, earlier
         self.budgets = tuple(sorted({*snapshots, images}))
         self.accelerator = accelerator or join()
         self.noise = noise or TrainingNoise(seed, start.data_shape)
@@ -302,7 +305,7 @@ class Trainer:
         clean, augment = self.augment(clean, first) if self.augment is not None else (clean, None)
         sigma = training_levels(self.start, self.options, normal)
         with torch.autocast(device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            return denoising_loss(self.wrapped, clean, labels, noise, sigma, self.teacher, augment)
+            return self.objective(self.wrapped, clean, labels, noise, sigma, self.teacher, augment)
 
     def _report_nonfinite(self, in_a_row: int, log: Callable[[str], None]) -> None:
         self.nonfinite += 1
