@@ -177,7 +177,7 @@ def test_the_dry_run_names_it_and_counts_what_it_does(
 
 
 def test_without_real_data_it_says_so() -> None:
-    assert DDO.lacks(real=False, snapshots=True, no_class=True) == "it needs the real training data"
+    assert DDO.lacks(real=False, snapshots=True, judged=True, base=None) == "it needs the real training data"
     with pytest.raises(UserError, match="method 'ddo' needs the real training data"):
         DDO.prepare(None, None, None, None)  # type: ignore[arg-type]
     assert METHODS["ddo"] is DDO and not DDO.default and not DDO.feeds_loops

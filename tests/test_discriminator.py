@@ -203,7 +203,7 @@ def test_the_dry_run_and_the_help_name_it(tmp_path: Path, say: tiny.Say, monkeyp
 
 
 def test_without_real_data_it_says_so(run: Path) -> None:
-    assert DISCRIMINATOR.lacks(real=False, snapshots=True, no_class=True) == "it needs the real training data"
+    assert DISCRIMINATOR.lacks(real=False, snapshots=True, judged=True, base=None) == "it needs the real training data"
     with pytest.raises(UserError, match="method 'discriminator' needs the real training data"):
         DISCRIMINATOR.prepare(None, None, None, None)  # type: ignore[arg-type]
 
