@@ -14,11 +14,28 @@ from sims.methods.placebo import PLACEBO
 from sims.methods.self_trained import SELF_TRAINED
 from sims.methods.settings import LENGTH, AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
 from sims.methods.sims import SIMS
+from sims.methods.sims_variants import GUIDED, SCRATCH, TRUNCATED
 from sims.methods.unguided import BASE
+from sims.methods.weight_decay import WEIGHT_DECAY
 from sims.results.common import Look
 
 METHODS: dict[str, Method] = {
-    rule.name: rule for rule in (BASE, CONTINUED, PLACEBO, SELF_TRAINED, AUTOGUIDANCE, CFG, SIMS, NEON, DISTILLED)
+    rule.name: rule
+    for rule in (
+        BASE,
+        CONTINUED,
+        PLACEBO,
+        SELF_TRAINED,
+        AUTOGUIDANCE,
+        WEIGHT_DECAY,
+        CFG,
+        SIMS,
+        TRUNCATED,
+        GUIDED,
+        SCRATCH,
+        NEON,
+        DISTILLED,
+    )
 }
 LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose
 HEIR = DISTILLED  # the leader in one network: the next round's base

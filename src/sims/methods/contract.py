@@ -82,6 +82,7 @@ class Method:
     needs_real        trains on real data
     needs_snapshots   needs earlier snapshots of the base's own training
     needs_no_class    needs a base with classes that can also be told none
+    needs_decay       needs weights that decay shrinks: not those of EDM2, which are normalized at every use
     networks          network evaluations at each evaluation of its denoiser
     prepared_as       what it prepares: methods that name the same share one artefact; "" prepares nothing
     budget            which of its networks: one that a search chooses, that of the leader's budget, one of the base's
@@ -103,6 +104,7 @@ class Method:
     needs_real: bool = False
     needs_snapshots: bool = False
     needs_no_class: bool = False
+    needs_decay: bool = False
     networks: int = 1
     prepared_as: str = ""
     budget: Literal["searched", "leader", "snapshots", "only", "none"] = "searched"
@@ -121,14 +123,16 @@ class Method:
         """Whether it can be a remedy in a loop: a network made from a generation's own model."""
         return not (self.needs_real or self.follows_leader or self.budget == "none" or self.strengths == Fixed(0.0))
 
-    def lacks(self, real: bool, snapshots: bool, no_class: bool) -> str | None:
-        """What it needs and this job does not have: real data, snapshots of the base's training, a class for none."""
+    def lacks(self, real: bool, snapshots: bool, no_class: bool, decay: bool = True) -> str | None:
+        """What it needs and the job lacks: real data, snapshots of the base's training, a class for none, or decay."""
         if self.needs_real and not real:
             return "it needs the real training data"
         if self.needs_snapshots and not snapshots:
             return "it needs earlier snapshots of the base's training, and a given model has none"
         if self.needs_no_class and not no_class:
             return "it needs a base with classes that can also be told none"
+        if self.needs_decay and not decay:
+            return "it needs weights that decay shrinks, and EDM2 normalizes its own wherever it uses them"
         return None
 
     def prepare(self, base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact | None:

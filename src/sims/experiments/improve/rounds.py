@@ -18,6 +18,7 @@ from sims.methods import BASE, HEIR, LEADER, METHODS, Base, Expected, Method
 from sims.results.improve import Chosen
 from sims.runs.work import Sampling, Work
 from sims.seeds import derive_seed
+from sims.training.sharding import can_decay
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ def _named(options: ImproveOptions, round_: int, base: Denoiser | None) -> dict[
         named = [method for method in METHODS.values() if method.later_rounds]
     snapshots = options.model is None and bool(options.base.snapshots) and round_ == 0
     no_class = base is not None and knows_no_class(base)
-    return {method: method.lacks(options.data.path != "none", snapshots, no_class) for method in named}
+    decay = can_decay(base) if base is not None else options.model is not None or options.network.type != "edm2"
+    return {method: method.lacks(options.data.path != "none", snapshots, no_class, decay) for method in named}
 
 
 def methods_of(options: ImproveOptions, base: Denoiser | None, round_: int = 0) -> list[Method]:
@@ -97,7 +99,7 @@ def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
     """The stages of a job after its references, in order."""
     work = [base_work(options, sampling.denoiser.data_shape, options.vae is not None)] if options.model is None else []
     costs, foreign = (sampling.nfe, sampling.guided), sampling.foreign
-    expected = Expected(settings_of(options), options.base.train, *costs, foreign=foreign)
+    expected = Expected(settings_of(options), options.base.train, *costs, foreign=foreign, sampling=sampling)
     for round_ in range(options.rounds):
         methods = methods_of(options, sampling.denoiser, round_)
         work += choosing_work(options, methods, expected, round_)
