@@ -165,7 +165,7 @@ class ImproveOptions(HubOptions, CommonOptions):
     trusted: Path | None = None
     """Images that are known to be real (a hundred do), where synthetic ones may be among the training data: they choose w."""  # noqa: E501
     methods: tuple[str, ...] = field(default_factory=default_methods)
-    """Methods and controls to run, in the order of the table."""
+    """Methods and controls to run, in the order of the table. There are also weight-decay, sims-truncated, sims-guided and sims-scratch."""  # noqa: E501
     rounds: int = 1
     """Rounds of improvement: the distilled model becomes the next round's base."""
     keep_going: bool = False
