@@ -86,7 +86,7 @@ class TrainOptions:
         if not 0 <= self.weight_decay * self.learning_rate < 1:
             limit = 1 / self.learning_rate
             raise UserError(
-                f"option 'weight_decay' is {self.weight_decay}: a step multiplies weights by 1 - learning rate x this, "
+                f"weight_decay is {self.weight_decay}: a step multiplies weights by 1 - learning rate x this, "
                 f"so choose one from 0 up to, but not including, {limit:g}"
             )
         self._check_ema()

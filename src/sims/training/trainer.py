@@ -124,7 +124,7 @@ class Trainer:
             raise UserError(f"a training budget of {self.budgets[0]} images: at least 1 is needed")
         if self.options.weight_decay and not can_decay(self.start.denoiser):
             raise UserError(
-                f"option 'weight_decay' is {self.options.weight_decay:g} for a network of EDM2, which normalizes its "
+                f"weight_decay is {self.options.weight_decay:g} for a network of EDM2, which normalizes its "
                 "weights wherever it uses them, so that decay changes nothing: set it to 0"
             )
         if self.options.xflip or self.augment is not None:
