@@ -98,6 +98,12 @@ def test_a_level_that_it_never_comes_to_is_refused(stop: float) -> None:
         own_sampler(EXACT, SamplerOptions(), truncated(stop))
 
 
+def test_samples_of_one_step_cannot_end_early() -> None:
+    with pytest.raises(UserError, match="single step cannot end early"):
+        own_sampler(EXACT, SamplerOptions(solver="dpmpp2m", steps=1), truncated(0.5))
+    assert nfe(EXACT, own_sampler(EXACT, SamplerOptions(solver="dpmpp2m", steps=2), truncated(0.5))) == 2
+
+
 # ---- what is prepared
 
 FAST = TrainOptions(batch=32, warmup=64, ema_halflife=200.0, checkpoint_seconds=0.0)

@@ -34,7 +34,13 @@ def own_sampler(denoiser: Denoiser, sampler: SamplerOptions, options: AuxiliaryS
     """How the base draws its own samples. UserError for a level to stop at that it never comes to."""
     if options.synthesis == "full":
         return sampler
-    high, low = sampler.sigmas(denoiser)[[0, -2]].tolist()
+    high, *others = sampler.sigmas(denoiser)[:-1].tolist()
+    if not others:
+        raise UserError(
+            "samples that take a single step cannot end early: draw them in full (auxiliary.synthesis), and leave out "
+            "methods that truncate"
+        )
+    low = others[-1]
     if not low <= options.stop < high:
         raise UserError(
             f"auxiliary.stop is {options.stop:g}, and samples go from noise level {high:g} to {low:g}: "
