@@ -39,7 +39,7 @@ TRUNCATED = Method(
     "sims-truncated",
     "sims, on samples whose synthesis ends early",
     Look("SIMS, truncated synthesis", "#3f7fa8", "#86c1e6", "s"),
-    Continuous(usual=2.5),
+    Continuous(start=(0.25, 0.5, 1.0), usual=0.5),
     _prepare_truncated,
     extrapolate,
     _truncated_work,
