@@ -34,7 +34,7 @@ class AuxiliarySettings:
     synthesis: Literal["full", "truncated"] = field(default="full", metadata=LATER)
     """How its data are drawn: as the base is sampled, or only down to the noise level stop, where the estimate is the sample."""  # noqa: E501
     stop: float = field(default=2.5, metadata=LATER)
-    """Noise level at which truncated synthesis ends; on the digits (sigma_data 0.5), levels from 0.15 to 1.2 were worse."""
+    """Noise level at which truncated synthesis ends; on the digits, levels from 0.15 to 1.2 were worse."""
     weight_decay: float = field(default=1.0, metadata=LATER)
     """Weight decay of the auxiliary of the method weight-decay; that of all others is train.weight_decay."""
 
