@@ -18,6 +18,7 @@ from sims.files import read_json, read_toml
 
 T = TypeVar("T")
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
+LATER = {"later": True}  # of a field that is left out at its default, so that what is named by options keeps its name
 NON_FINITE = ("inf", "-inf", "nan")  # as JSON keeps them
 _WIDEST = 1 << 63  # whole numbers have at most 64 bits, as in tensors and tables
 MOST_SIZE, MOST_ENTRIES = 1 << 20, 100_000  # of numbers and lists that say what a network is made of
@@ -188,8 +189,9 @@ def _from_table(values: Mapping[str, object], kind: Any, name: str, what: str) -
 
 
 def to_dict(options: Any) -> dict[str, JSON]:
-    """A dataclass as plain values that JSON and TOML can hold."""
-    return {f.name: plain(getattr(options, f.name)) for f in dataclasses.fields(options)}
+    """A dataclass as plain values that JSON and TOML can hold; a field that is ``LATER``, unless at its default."""
+    values = [(f, getattr(options, f.name)) for f in dataclasses.fields(options)]
+    return {f.name: plain(value) for f, value in values if not (f.metadata.get("later") and value == f.default)}
 
 
 def plain(value: Any) -> Any:

@@ -22,9 +22,11 @@ from sims.methods.rescaled import RESCALED
 from sims.methods.self_trained import SELF_TRAINED
 from sims.methods.settings import LENGTH, AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
 from sims.methods.sims import SIMS
+from sims.methods.sims_variants import GUIDED, SCRATCH, TRUNCATED
 from sims.methods.skip_layer import SKIP_LAYER
 from sims.methods.time_step import TIME_STEP
 from sims.methods.unguided import BASE
+from sims.methods.weight_decay import WEIGHT_DECAY
 from sims.results.common import Look
 
 METHODS: dict[str, Method] = {
@@ -32,8 +34,8 @@ METHODS: dict[str, Method] = {
     for rule in (
         *(BASE, CONTINUED, PLACEBO, SELF_TRAINED),
         *(RESCALED, HISTORY, TIME_STEP, SKIP_LAYER, PERTURBED_ATTENTION, DROPOUT_GUIDANCE, ICG, CFG),
-        *(AUTOGUIDANCE, DISCRIMINATOR, DDO),
-        *(SIMS, NEON, DISTILLED),
+        *(AUTOGUIDANCE, WEIGHT_DECAY, DISCRIMINATOR, DDO),
+        *(SIMS, TRUNCATED, GUIDED, SCRATCH, NEON, DISTILLED),
     )
 }
 LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from sims.config import to_dict
 from sims.data.dataset import Dataset
+from sims.denoiser import Denoiser, as_denoiser
 from sims.errors import UserError
 from sims.methods.contract import Artefact, Base
 from sims.methods.settings import AuxiliarySettings, Expected, Settings
@@ -18,48 +20,95 @@ from sims.runs.directory import Run
 from sims.runs.learning_rate import with_rate
 from sims.runs.synthesize import synthesize
 from sims.runs.work import Leaves, Training, Work, training_work
-from sims.sampling import nfe
+from sims.sampling import SamplerOptions, nfe
 from sims.seeds import derive_seed, seed_range
 from sims.training.trainer import Trainer, read_trained
+
+Prepare = Callable[[Base, Dataset | None, Settings, Run], Artefact]
+Count = Callable[[Expected], Work]
+
+TRAINED_HERE = as_denoiser(lambda x, sigma: x, (1,))  # has the noise levels of a base that is to be trained
+
+
+def own_sampler(denoiser: Denoiser, sampler: SamplerOptions, options: AuxiliarySettings) -> SamplerOptions:
+    """How the base draws its own samples. UserError for a level to stop at that it never comes to."""
+    if options.synthesis == "full":
+        return sampler
+    high, *others = sampler.sigmas(denoiser)[:-1].tolist()
+    if not others:
+        raise UserError(
+            "samples that take a single step cannot end early: draw them in full (auxiliary.synthesis), and leave out "
+            "methods that truncate"
+        )
+    low = others[-1]
+    if not low <= options.stop < high:
+        raise UserError(
+            f"auxiliary.stop is {options.stop:g}, and samples go from noise level {high:g} to {low:g}: "
+            "choose one in between, such as their geometric mean, " + f"{math.sqrt(high * low):.2g}"
+        )
+    return sampler.stopped(denoiser, options.stop)
 
 
 def samples_folder(base: Base, settings: Settings, run: Run) -> tuple[Path, range]:
     """Where the base's own samples lie, and their seeds."""
     seeds = seed_range("synthesis", settings.seed, settings.auxiliary.samples, settings.round)
-    sampler = to_dict(base.model.sampler)
+    sampler = to_dict(own_sampler(base.model, base.model.sampler, settings.auxiliary))
     return run.artefact("synthetic", base.key, sampler, [seeds.start, seeds.stop], settings.batch_size), seeds
 
 
 def own_samples(base: Base, settings: Settings, run: Run) -> Dataset:
     """The base's own samples, drawn once for all methods."""
     folder, seeds = samples_folder(base, settings, run)
+    sampler = own_sampler(base.model, base.model.sampler, settings.auxiliary)
     with run.progress("synthesize", len(seeds)) as advance:
         return synthesize(
-            base.model, folder, seeds, method=BASE.name, batch_size=settings.batch_size,
+            base.model, folder, seeds, method=BASE.name, sampler=sampler, batch_size=settings.batch_size,
             accelerator=run.accelerator, advance=advance,
         )  # fmt: skip
 
 
 def prepare_auxiliary(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
     """Trained on the base's own samples: step 3 of SIMS (Alemohammad et al. 2024), shared with Neon."""
-    count = settings.auxiliary.samples
-    folder, _ = samples_folder(base, settings, run)
-    trained = _train(base, lambda: own_samples(base, settings, run), folder.name, settings, run, "auxiliary")
-    return replace(trained, cost=trained.cost + Cost(evaluations=count * nfe(base.model, base.model.sampler)))
+    folder, seeds = samples_folder(base, settings, run)
+    trained = train_auxiliary(base, lambda: own_samples(base, settings, run), folder.name, settings, run)
+    sampler = own_sampler(base.model, base.model.sampler, settings.auxiliary)
+    return replace(trained, cost=trained.cost + Cost(evaluations=len(seeds) * nfe(base.model, sampler)))
 
 
 def auxiliary_work(expected: Expected) -> Work:
     """What ``prepare_auxiliary`` counts."""
-    count = expected.settings.auxiliary.samples
-    trained = _training_work(expected, "auxiliary")
-    kept = Leaves("own samples, before compression", samples=count)
-    return replace(trained, evaluations=count * expected.nfe, samples=count, leaves=(kept, *trained.leaves))
+    known, each = expected.sampling, expected.nfe
+    if known is not None:
+        each = nfe(known.denoiser, own_sampler(known.denoiser, known.options, expected.settings.auxiliary))
+    return synthesis_work(expected, each, "own samples, before compression")
+
+
+def synthesis_work(expected: Expected, each: int, kind: str) -> Work:
+    """What an auxiliary and its data count, whose samples cost so many evaluations each."""
+    count, trained = expected.settings.auxiliary.samples, _training_work(expected, "auxiliary")
+    leaves = (Leaves(kind, samples=count), *trained.leaves)
+    return replace(trained, evaluations=count * each, samples=count, leaves=leaves)
+
+
+def altered(change: Callable[[AuxiliarySettings], AuxiliarySettings]) -> tuple[Prepare, Count]:
+    """``prepare_auxiliary`` and what it counts, with other settings of the auxiliary."""
+
+    def settled(settings: Settings) -> Settings:
+        return replace(settings, auxiliary=change(settings.auxiliary))
+
+    def prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
+        return prepare_auxiliary(base, real, settled(settings), run)
+
+    def work(expected: Expected) -> Work:
+        return auxiliary_work(replace(expected, settings=settled(expected.settings)))
+
+    return prepare, work
 
 
 def prepare_placebo(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
     """The same training on real data, at the same rate: what guidance away from *any* fine-tune would do."""
     assert real is not None
-    return _train(base, lambda: real, real.fingerprint, settings, run, "placebo")
+    return train_auxiliary(base, lambda: real, real.fingerprint, settings, run, "placebo")
 
 
 def placebo_work(expected: Expected) -> Work:
@@ -74,7 +123,10 @@ def _training_work(expected: Expected, leaves: str) -> Work:
     return training_work("", training, images, leaves=leaves, snapshots=len(budgets))
 
 
-def _train(base: Base, data: Callable[[], Dataset], data_key: str, settings: Settings, run: Run, name: str) -> Artefact:
+def train_auxiliary(
+    base: Base, data: Callable[[], Dataset], data_key: str, settings: Settings, run: Run, name: str = "auxiliary"
+) -> Artefact:
+    """Trained on any data, for which ``data_key`` stands, at the learning rate that suits the base's own samples."""
     options = settings.auxiliary
     seed = derive_seed("auxiliary", settings.seed, settings.round)
     budgets = sorted(options.budgets)

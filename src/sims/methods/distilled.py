@@ -8,6 +8,8 @@ estimate apart from it; of such a one the student is trained on the samples as o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -28,6 +30,27 @@ from sims.seeds import derive_seed, seed_range
 from sims.training.trainer import Trainer, read_trained
 
 
+def _guided_key(base: Base, seeds: range, settings: Settings) -> list[object]:
+    assert settings.leader is not None
+    teacher = settings.leader.model
+    return [base.key, teacher.hash, to_dict(teacher.sampler), [seeds.start, seeds.stop], settings.batch_size]
+
+
+def guided_samples(base: Base, seeds: range, settings: Settings, run: Run) -> tuple[Path, Callable[[], Dataset]]:
+    """Samples of the leader's model: where they lie, and what draws them, once."""
+    leader, folder = settings.leader, run.artefact("guided", *_guided_key(base, seeds, settings))
+    assert leader is not None
+
+    def data() -> Dataset:
+        with run.progress("guided samples", len(seeds)) as advance:
+            return synthesize(
+                leader.model, folder, seeds, method=leader.label, w=leader.w,
+                batch_size=settings.batch_size, accelerator=run.accelerator, advance=advance,
+            )  # fmt: skip
+
+    return folder, data
+
+
 def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
     assert settings.leader is not None
     options, teacher = settings.distilled, settings.leader.model
@@ -37,18 +60,9 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
         )
     seeds = seed_range("distillation", settings.seed, options.samples, settings.round)
     seed = derive_seed("distilled", settings.seed, settings.round)
-    key = [base.key, teacher.hash, to_dict(teacher.sampler), [seeds.start, seeds.stop], settings.batch_size]
-    guided = run.artefact("guided", *key)
+    key = _guided_key(base, seeds, settings)
+    guided, data = guided_samples(base, seeds, settings, run)
     denoiser = None if of_trajectory(teacher.denoiser) else teacher.denoiser
-
-    def data() -> Dataset:
-        assert settings.leader is not None
-        with run.progress("guided samples", len(seeds)) as advance:
-            return synthesize(
-                teacher, guided, seeds, method=settings.leader.label, w=settings.leader.w,
-                batch_size=settings.batch_size, accelerator=run.accelerator, advance=advance,
-            )  # fmt: skip
-
     rated = with_rate(base.model, data, guided.name, options.train, seed, run, denoiser)
     folder = run.artefact("distilled", *key, to_dict(rated.options), options.images, seed)
     trained = read_trained(folder)

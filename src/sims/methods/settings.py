@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from sims.config import LATER
 from sims.errors import UserError
 from sims.model import Model
 from sims.results.common import Cost
+from sims.runs.work import Sampling
 from sims.training.options import TrainOptions
 from sims.training.probe import STEPS
 
@@ -28,7 +31,17 @@ class AuxiliarySettings:
     train: TrainOptions = field(default_factory=lambda: TrainOptions(ema_rampup=0.5))
     """Its training. The weights are averaged over half of it: guidance multiplies what noise an auxiliary has."""
 
+    synthesis: Literal["full", "truncated"] = field(default="full", metadata=LATER)
+    """How its data are drawn: as the base is sampled, or only down to the noise level stop, where the estimate is the sample."""  # noqa: E501
+    stop: float = field(default=2.5, metadata=LATER)
+    """Noise level at which truncated synthesis ends; on the digits, levels from 0.15 to 1.2 were worse."""
+    weight_decay: float = field(default=1.0, metadata=LATER)
+    """Weight decay of the auxiliary of the method weight-decay; that of all others is train.weight_decay."""
+
     def __post_init__(self) -> None:
+        for name in ("stop", "weight_decay"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"auxiliary.{name} is {getattr(self, name)}: it must be a positive number")
         if min(self.budgets, default=1) < 1:
             raise UserError(f"auxiliary.budgets is {list(self.budgets)}: give positive numbers of images")
         if self.samples < 2:
@@ -85,6 +98,7 @@ class Expected:
     train        how the base is trained
     nfe, guided  network evaluations of a sample of the base, and of a guided pair of networks
     leader       what the leading method is expected to cost
+    sampling     the base and how it is sampled, where that is known
     foreign      the base was not trained here at the usual rate: learning rates are found by a probe
     """
 
@@ -94,6 +108,7 @@ class Expected:
     guided: int = 0
     leader: Cost = field(default_factory=Cost)
     foreign: bool = False
+    sampling: Sampling | None = None
 
     def probe(self, train: TrainOptions) -> int:
         """Training images by which a learning rate is found: usually one of the first three."""

@@ -44,6 +44,7 @@ def with_rate(
         options = replace(options, levels="schedule")
     if not is_probed(start, options):
         return Rated(options)
+    decay, options = options.weight_decay, replace(options, weight_decay=0.0)  # which is not there to lower the loss
     file = run.artefact("rate", start.hash, data_key, to_dict(options), seed) / "probe.json"
 
     def probed() -> object:
@@ -56,4 +57,4 @@ def with_rate(
 
     found: Probe = convert(run.once(file, probed, together=True), Probe, str(file), "entry")
     note = f"learning rate {found.rate:g}, found by a probe"
-    return Rated(replace(options, lr=found.rate), note, found.images)
+    return Rated(replace(options, lr=found.rate, weight_decay=decay), note, found.images)

@@ -114,6 +114,15 @@ class SamplerOptions:
         rounded = denoiser.round_sigma(sigmas[:-1]).to(sigmas)
         return torch.cat([rounded.unique_consecutive(), sigmas[-1:]])
 
+    def stopped(self, denoiser: Denoiser, sigma: float) -> SamplerOptions:
+        """The steps above a noise level, and one from there to 0, which takes the estimate of the clean data.
+
+        They have the lengths of these steps, in the exponent's scale, or are a little shorter, so that they end there.
+        """
+        sigmas = self.sigmas(denoiser)[:-1]
+        steps = int((sigmas > sigma).sum()) + 1
+        return replace(self, steps=steps, sigma_min=sigma, s_churn=self.s_churn * steps / len(sigmas))
+
     def planned(self, denoiser: Denoiser) -> Tensor:
         """Noise levels of the denoiser's evaluations, in order: what denoiser.trajectory() receives."""
         return _solver(self.solver, self.churn).planned(self.sigmas(denoiser), self.churn, denoiser.round_sigma)

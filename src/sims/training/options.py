@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from sims.config import LATER
 from sims.errors import UserError
 from sims.training.arithmetic import Precision
 from sims.training.augment import TRANSFORMS, Transform
@@ -42,6 +43,8 @@ class TrainOptions:
     """Images between stored averages, all of ema_rel at full size (power); a 32nd of the run if not given."""
     clip: float = 1.0
     """Gradient norm limit."""
+    weight_decay: float = field(default=0.0, metadata=LATER)
+    """Decoupled weight decay of all weights (AdamW): each step multiplies them by 1 - learning rate x this."""
     p_mean: float = -1.2
     """Mean of ln(sigma) in training; with both at their defaults, a model of diffusers keeps to its own timesteps."""
     p_std: float = 1.2
@@ -80,6 +83,12 @@ class TrainOptions:
                 raise UserError(f"{name} is {getattr(self, name)}: it must be a positive number")
         if not 0 <= self.beta2 < 1:
             raise UserError(f"beta2 is {self.beta2}: it is a decay, choose one from 0 up to, but not including, 1")
+        if not 0 <= self.weight_decay * self.learning_rate < 1:
+            limit = 1 / self.learning_rate
+            raise UserError(
+                f"weight_decay is {self.weight_decay}: a step multiplies weights by 1 - learning rate x this, "
+                f"so choose one from 0 up to, but not including, {limit:g}"
+            )
         self._check_ema()
         if self.shard and (self.compile or self.precision == "fp16"):
             chosen = "compile" if self.compile else "precision fp16"

@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from sims.denoiser import networks_of
 from sims.networks.edm2_unet import MPConv
 
 
@@ -44,6 +45,11 @@ def _blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield from child.children()
         else:
             yield from _blocks(child)
+
+
+def can_decay(denoiser: object) -> bool:
+    """Whether weight decay changes what a denoiser does: not where its networks normalize their weights (EDM2)."""
+    return not any(isinstance(module, MPConv) for network in networks_of(denoiser) for module in network.modules())
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ from sims.training.feed import Feed, Position
 from sims.training.loss import denoising_loss, training_levels
 from sims.training.options import TrainOptions
 from sims.training.posthoc import begin, store
-from sims.training.sharding import force_weights, put_together, split, whole
+from sims.training.sharding import can_decay, force_weights, put_together, split, whole
 from sims.training.training_noise import DataOrder, TrainingNoise
 
 Objective = Callable[..., Tensor]
@@ -125,6 +125,11 @@ class Trainer:
             raise UserError("there are no training images: at least 1 is needed")
         if self.budgets[0] < 1:
             raise UserError(f"a training budget of {self.budgets[0]} images: at least 1 is needed")
+        if self.options.weight_decay and not can_decay(self.start.denoiser):
+            raise UserError(
+                f"weight_decay is {self.options.weight_decay:g} for a network of EDM2, which normalizes its "
+                "weights wherever it uses them, so that decay changes nothing: set it to 0"
+            )
         if self.options.xflip or self.augment is not None:
             check_augmentation(self.augment, self.start)
         if self.augment is not None and self.teacher is not None:
@@ -180,7 +185,10 @@ class Trainer:
         self.ema = PowerEMA(self.network, self.options.ema_rel, copied) if power else EMA(self.network, copied)
         self.parameters = list(self.network.parameters())
         betas = (0.9, self.options.beta2)
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.options.learning_rate, betas=betas, fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.parameters, lr=self.options.learning_rate, betas=betas, fused=True,
+            weight_decay=self.options.weight_decay, decoupled_weight_decay=self.options.weight_decay > 0,
+        )  # fmt: skip
         self.step, self.nonfinite, self.partial = 0, 0, (0.0, 0)
         self.losses: list[tuple[int, float]] = []
         self.wrapped = self.network if self.split else self.accelerator.prepare(self.network)

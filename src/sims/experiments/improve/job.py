@@ -29,6 +29,7 @@ from sims.experiments.options import ImproveOptions
 from sims.experiments.runner import Experiment, carry_out, rehearsed
 from sims.interop.latents import Autoencoder
 from sims.methods import Expected
+from sims.methods.auxiliary import TRAINED_HERE
 from sims.metrics.extractors import extract
 from sims.model import Model
 from sims.processes import agree
@@ -36,6 +37,7 @@ from sims.results.adapter import AdapterCheck
 from sims.results.improve import ImproveResult, Round
 from sims.runs.clock import Clock
 from sims.runs.directory import Run
+from sims.runs.work import Sampling
 from sims.scoring.judge import Judge, load_judge
 from sims.scoring.reference import try_references
 
@@ -100,8 +102,8 @@ def _opened(run: Run, options: ImproveOptions, at_hand: bool = True) -> Opened:
     A rehearsal may do so without the data (not ``at_hand``).
     """
     begin = time.perf_counter()
-    _check_parts(options, run.num_processes)
     model = given_model(options.model, options.sampler, run.device, options.vae, options.weights, options.download)
+    _check_parts(options, model, run.num_processes)
     at_hand = at_hand and options.data.path != "none"
     space = latent_space(options, model, at_hand)
     real, test, pictures = _data(run, options, model, space) if at_hand else (None, None, None)
@@ -190,12 +192,13 @@ def _verdict(outcome: RoundOutcome, round_: int) -> Round:
 IMPROVE = Experiment("improve", ImproveResult, _improve, unbound=("fit_memory",))
 
 
-def _check_parts(options: ImproveOptions, num_processes: int) -> None:
-    """UserError where a batch cannot be split over the processes: now, not after hours."""
+def _check_parts(options: ImproveOptions, model: Model | None, num_processes: int) -> None:
+    """UserError for what cannot be counted, or a batch that the processes cannot split: now, not after hours."""
     if options.model is None:
         options.base.train.check_parts(num_processes)
-    expected = Expected(settings_of(options.settled(())), options.base.train)
-    for method in methods_of(options, None):
+    sampling = Sampling(model or TRAINED_HERE, model.sampler if model else options.sampler, 0, 0)
+    expected = Expected(settings_of(options.settled(())), options.base.train, sampling=sampling)
+    for method in methods_of(options, model):
         training = method.work(expected).training if method.work is not None else None
         if training is not None:
             training.options.check_parts(num_processes)

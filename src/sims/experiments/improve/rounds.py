@@ -132,7 +132,7 @@ def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
     """The stages of a job after its references, in order."""
     work = [base_work(options, sampling.denoiser.data_shape, options.vae is not None)] if options.model is None else []
     costs, foreign = (sampling.nfe, sampling.guided), sampling.foreign
-    expected = Expected(settings_of(options), options.base.train, *costs, foreign=foreign)
+    expected = Expected(settings_of(options), options.base.train, *costs, foreign=foreign, sampling=sampling)
     for round_ in range(options.rounds):
         methods = methods_of(options, sampling.denoiser, round_)
         work += choosing_work(options, methods, expected, round_)

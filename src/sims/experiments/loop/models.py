@@ -15,6 +15,7 @@ from sims.experiments.facts import GRID
 from sims.experiments.loop.options import RepeatedOptions
 from sims.experiments.loop.remedies import EQUAL, STANDARD
 from sims.methods import METHODS, Artefact, Base, Settings
+from sims.methods.auxiliary import own_sampler
 from sims.methods.continued import train_on
 from sims.methods.unguided import BASE
 from sims.metrics.per_class import class_shares
@@ -107,8 +108,9 @@ class Models:
 
         Guided samples cost the base's evaluations a second time.
         """
-        auxiliary = self.options.auxiliary
-        return Cost(auxiliary.budgets[0], (auxiliary.samples + passed_on) * nfe(base.model, base.model.sampler))
+        auxiliary, model = self.options.auxiliary, base.model
+        own = auxiliary.samples * nfe(model, own_sampler(model, model.sampler, auxiliary))
+        return Cost(auxiliary.budgets[0], own + passed_on * nfe(model, model.sampler))
 
     def artefact(self, method: str, base: Base, generation: int) -> Artefact:
         """What a guided method needs, prepared from the base's own samples; no real data takes part."""

@@ -15,6 +15,7 @@ from sims.experiments.loop.remedies import EQUAL, REMEDIES, STANDARD, STEPS, is_
 from sims.experiments.loop.schedule import CountOptions, Kind, schedule
 from sims.experiments.options import BaseOptions, CommonOptions, DataOptions, in_order
 from sims.methods import METHODS, Fixed
+from sims.methods.auxiliary import TRAINED_HERE, own_sampler
 from sims.methods.neon import NEON
 from sims.methods.settings import AuxiliarySettings
 from sims.methods.sims import SIMS
@@ -71,6 +72,7 @@ class RepeatedOptions(CommonOptions):
             raise UserError(f"auxiliary.budgets is {shown}: a loop has one budget for all generations, give one")
         if self.auxiliary.init == "snapshot" and not self.base.snapshots:
             raise UserError("auxiliary.init = 'snapshot' needs base.snapshots: give a share, or use base or scratch")
+        own_sampler(TRAINED_HERE, self.sampler, self.auxiliary)  # or it says what is wrong
         if self.data.path == "none":
             raise UserError("generation 0 is trained on real data: give data.path")
 

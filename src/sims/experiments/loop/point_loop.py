@@ -61,6 +61,8 @@ def check_points(options: LoopOptions, num_processes: int = 1) -> None:
             raise UserError(f"remedy {name!r} extrapolates weights, and an affine denoiser has none: leave it out")
     if options.auxiliary.init == "snapshot":
         raise UserError("auxiliary.init = 'snapshot' is for images: a loop of points knows base and scratch")
+    if options.auxiliary.synthesis != "full":
+        raise UserError("auxiliary.synthesis = 'truncated' is for images: a loop of points knows full")
     if options.sampler.s_churn:
         raise UserError(
             f"sampler.s_churn is {options.sampler.s_churn:g}: points are sampled without churn, set it to 0"
