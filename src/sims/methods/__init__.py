@@ -9,6 +9,7 @@ from sims.methods.cfg import CFG
 from sims.methods.continued import CONTINUED
 from sims.methods.contract import Artefact, Base, Continuous, Fixed, Method
 from sims.methods.distilled import DISTILLED
+from sims.methods.light_head import HEAD
 from sims.methods.neon import NEON
 from sims.methods.placebo import PLACEBO
 from sims.methods.self_trained import SELF_TRAINED
@@ -18,7 +19,7 @@ from sims.methods.unguided import BASE
 from sims.results.common import Look
 
 METHODS: dict[str, Method] = {
-    rule.name: rule for rule in (BASE, CONTINUED, PLACEBO, SELF_TRAINED, AUTOGUIDANCE, CFG, SIMS, NEON, DISTILLED)
+    rule.name: rule for rule in (BASE, CONTINUED, PLACEBO, SELF_TRAINED, AUTOGUIDANCE, CFG, SIMS, NEON, DISTILLED, HEAD)
 }
 LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose
 HEIR = DISTILLED  # the leader in one network: the next round's base
