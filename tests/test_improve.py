@@ -63,8 +63,8 @@ def test_the_result_says_what_was_done(result: ImproveResult) -> None:
 
 def test_the_table_has_a_row_for_every_method(result: ImproveResult) -> None:
     rows = {row.label: row for row in result.rows}
-    able = [name for name, method in METHODS.items() if not method.needs_no_class]  # this base has no classes
-    assert [label for label in rows if label in METHODS] == able and list(default_methods()) == list(METHODS)
+    able = [name for name in default_methods() if not METHODS[name].needs_no_class]  # this base has no classes
+    assert [label for label in rows if label in METHODS] == able
     assert {*able, "sims (cached)"} <= set(rows) <= {*able, *VARIANTS} and set(rows) == set(result.looks)
     for row in rows.values():
         assert (row.draws, row.samples_per_draw, row.diverged) == (2, 100, 0)

@@ -71,8 +71,10 @@ class HeadGuide(CorrectionGuide, kind="head"):
     interval  (low, high]: the noise levels at which to guide; the base alone elsewhere (Kynkaanniemi et al. 2024)
     cache     where along a trajectory to recompute the correction D_base - D_head; None = everywhere
 
-    Both come of one pass of the base, and evaluations are the base's: the head, a few hundredths of a pass, is counted
-    as none. w = 0 is the base, bit for bit. The base is not compiled, since nothing can be read inside what is.
+    Both come of one pass of the base, and evaluations are the base's: the head is counted as none. Measured on one
+    core, a sample takes 1.00 to 1.03 times as long as the base's with U-Nets and transformers (head: 0.1 to 1.2 % of
+    the weights), 1.11 times with the perceptron of the digits (3 %). w = 0 is the base, bit for bit. The base is not
+    compiled, since nothing can be read inside what is.
     Errors: UserError for a base that is not a single network, or not the one that the head was trained on.
     """
 

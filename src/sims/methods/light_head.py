@@ -21,7 +21,7 @@ from sims.seeds import derive_seed
 from sims.training.options import LEARNING_RATE, TrainOptions
 from sims.training.trainer import Trainer, read_trained
 
-PASSES = 2  # of the base, that a training image costs at most: one is its own, and the head takes less than another
+PASSES = 2  # of the base, that a training image costs at most: its own, and the head forth and back, 0.01 to 0.3 of one
 
 
 def _options(settings: AuxiliarySettings) -> TrainOptions:
@@ -63,7 +63,7 @@ HEAD = Method(
     "head",
     "guided away from a light head on its middle layer, in one pass",
     Look("Light head", "#0f7f6d", "#4fcdb8", "h"),
-    Continuous(),
+    Continuous(start=(0.25, 0.5, 1.0), usual=0.5),
     _prepare,
     _guided,
     _work,
