@@ -254,7 +254,7 @@ def test_a_network_of_ones_own_and_another_range() -> None:
     how: dict[str, Any] = {"prediction": "eps", "schedule": "cosine", "data_range": (0.0, 1.0)}
     wrapped = sims.wrap(Net(), data_shape=(1, 6, 10), **how)
     head = moved(new_head(wrapped.denoiser, 0))
-    assert head.network.layer == "module.layers.2"
+    assert head.network.layer == "module.layers.0"
     base: Any = wrapped.denoiser
     x, sigma, _ = noisy(base, 0.8)
     with torch.no_grad():

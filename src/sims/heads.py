@@ -14,7 +14,7 @@ from sims.denoiser import Denoiser, device_of
 from sims.errors import UserError
 from sims.guidance.head_guide import SharedPass
 from sims.networks.feature_head import FeatureHead
-from sims.networks.middle import BATCH, Layer, middle_layer
+from sims.networks.middle import BATCH, Layer, middle_layer, watched
 from sims.preconditioning import Coefficients, Preconditioned
 
 
@@ -108,7 +108,8 @@ def found_layer(base: Preconditioned) -> Layer:
     sigma = base.round_sigma(ends.log().mean().exp().expand(BATCH))
     noise = torch.randn(BATCH, *base.data_shape, generator=torch.Generator().manual_seed(0)).to(device)
     labels = torch.zeros(BATCH, dtype=torch.int64, device=device) if base.num_classes else None
-    return middle_layer(base.network, lambda x: functional_call(base, weights, (x, sigma, labels)), sigma[0] * noise)
+    plain = watched(base, {"network": lambda *_: None})  # as it is uncompiled
+    return middle_layer(base.network, lambda x: functional_call(plain, weights, (x, sigma, labels)), sigma[0] * noise)
 
 
 def make_head(

@@ -44,21 +44,23 @@ def middle_layer(network: nn.Module, evaluate: Callable[[Tensor], object], x: Te
 
     ``evaluate`` calls the network, whose weights need no gradients, on x (``BATCH``, *data_shape). Layers with weights
     that give one tensor that depends on x, once, and do no more than half of the work, are the candidates; within
-    others they do not count. Of those with the fewest pixels or tokens it is the middle one in the order of calls.
+    others they do not count. Of those with the fewest pixels or tokens it is the one that ends nearest to half of their
+    work, counted in elementary layers.
     Errors: UserError where there is none.
     """
     calls, total = _calls(network, evaluate, x)
     known = [call for call in calls if 2 * (call.last - call.first) <= total]
     names = [call.layer.name for call in known]
-    outer = [call.layer for call in known if not any(call.layer.name.startswith(f"{name}.") for name in names)]
+    outer = [call for call in known if not any(call.layer.name.startswith(f"{name}.") for name in names)]
     if not outer:
         raise UserError(
             f"{type(network).__name__} has no layer in its middle that gives one tensor (B, C, h, w), (B, N, C) or "
             "(B, C): guidance by a head needs one, choose another method"
         )
-    fewest = min(layer.places for layer in outer)
-    lowest = [layer for layer in outer if layer.places == fewest]
-    return lowest[(len(lowest) - 1) // 2]
+    fewest = min(call.layer.places for call in outer)
+    lowest = [call for call in outer if call.layer.places == fewest]
+    half = (lowest[0].first + lowest[-1].last) / 2
+    return min(lowest, key=lambda call: abs(call.last - half)).layer
 
 
 def _calls(network: nn.Module, evaluate: Callable[[Tensor], object], x: Tensor) -> tuple[list[_Call], int]:
