@@ -29,6 +29,7 @@ OTHER_THINGS = {
     ("experiments/base_model.py", "base"): "its table of options, its folder, and the purpose of its seeds",
     ("experiments/improve/rounds.py", "base"): "the purpose that seeds of the base's training come from",
     ("fitting.py", "base"): "the table of options",
+    ("guidance/head_guide.py", "head"): "the rule's kind, and the denoiser that it guides away from",
     ("measured.py", "sims"): "a folder of the package's own",
     ("report/svg.py", "sims"): "the salt of the names within a picture",
     ("runs/directory.py", "sims"): "the program",

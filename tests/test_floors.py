@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("results", "user_code", "measured"),
     ("networks", "interpolants", "sampling", "gaussians", "data", "metrics"),
     ("preconditioning", "guidance"),
-    ("model",),
+    ("model", "heads"),
     ("interop",),
     ("training",),
     ("scoring",),

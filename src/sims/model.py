@@ -32,9 +32,10 @@ from sims.sampling import Callback, Labels, SamplerOptions, sample_seeds
 from sims.sampling.noise import checked_shares
 
 FORMAT = 1
-# Networks of other libraries and of users' code, which lie on a higher floor: the module, imported only for such a
-# model, and its function, which takes what make_network takes.
+# Networks of other libraries and of users' code, which lie on a higher floor, and heads, which read others: the module,
+# imported only for such a model, and its function, which takes what make_network takes.
 PLUGINS = {
+    "feature_head": ("sims.heads", "make_head"),
     "diffusers": ("sims.interop.diffusers_network", "make_denoiser"),
     "code": ("sims.interop.wrapping", "named_denoiser"),
 }

@@ -65,6 +65,10 @@ class Preconditioned(Stateless, nn.Module, ABC):
     def coefficients(self, sigma: Tensor) -> Coefficients:
         """c_skip, c_out, c_in, c_noise at noise levels (B,)."""
 
+    def output_scale(self, sigma: Tensor) -> Tensor:
+        """How far the estimate moves with the network's output, at noise levels (B,)."""
+        return self.coefficients(sigma)[1]
+
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """Weight of the squared error at noise levels (B,): 1 / c_out^2, so that all outputs F weigh the same.
 
@@ -406,6 +410,9 @@ class InterpolantPrecond(Preconditioned):
         """As for every preconditioning, in the network's own range: unit D + middle = c_skip (unit x + middle) + ..."""
         c_skip, c_out, c_in, time = self._scalings(sigma.to(torch.float64) * self.unit)
         return tuple(value.to(sigma) for value in (c_skip, c_out, c_in, self.schedule.tell(time)))  # type: ignore[return-value]
+
+    def output_scale(self, sigma: Tensor) -> Tensor:
+        return super().output_scale(sigma) / self.unit
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, **more: Any) -> Any:
         if self.data_range == (-1.0, 1.0):

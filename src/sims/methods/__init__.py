@@ -14,6 +14,7 @@ from sims.methods.distilled import DISTILLED
 from sims.methods.dropout_guidance import DROPOUT_GUIDANCE
 from sims.methods.history import HISTORY
 from sims.methods.icg import ICG
+from sims.methods.light_head import HEAD
 from sims.methods.neon import NEON
 from sims.methods.pairs import LOOK, PAIR, Alone, paired
 from sims.methods.perturbed_attention import PERTURBED_ATTENTION
@@ -34,7 +35,7 @@ METHODS: dict[str, Method] = {
     for rule in (
         *(BASE, CONTINUED, PLACEBO, SELF_TRAINED),
         *(RESCALED, HISTORY, TIME_STEP, SKIP_LAYER, PERTURBED_ATTENTION, DROPOUT_GUIDANCE, ICG, CFG),
-        *(AUTOGUIDANCE, WEIGHT_DECAY, DISCRIMINATOR, DDO),
+        *(AUTOGUIDANCE, WEIGHT_DECAY, HEAD, DISCRIMINATOR, DDO),
         *(SIMS, TRUNCATED, GUIDED, SCRATCH, NEON, DISTILLED),
     )
 }
