@@ -212,6 +212,7 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     if recipe == "":
         raise UserError("--recipe needs a value: the name of a recipe or the path of a TOML file")
     about, default = getdoc(kind) or "", {}
+    about += "\n\n" + kind.more_help() if hasattr(kind, "more_help") else ""
     if takes != "none":
         about += "\n\n--recipe NAME|FILE.toml sets any option; flags override it."
         default = {"default": _default(name, recipe, rest)}

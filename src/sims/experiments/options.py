@@ -12,7 +12,17 @@ from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
 from sims.interop.hub_models import HubOptions
-from sims.methods import HEIR, LEADER, LENGTH, METHODS, AuxiliarySettings, DistilledOptions, default_methods, named
+from sims.methods import (
+    HEIR,
+    LEADER,
+    LENGTH,
+    METHODS,
+    AuxiliarySettings,
+    DistilledOptions,
+    default_methods,
+    listed,
+    named,
+)
 from sims.networks.options import NetworkOptions
 from sims.networks.usual import usual
 from sims.sampling import SamplerOptions
@@ -183,6 +193,11 @@ class ImproveOptions(HubOptions, CommonOptions):
         images = LENGTH if self.model is not None else self.base.length(data_shape, latent)
         auxiliary, distilled = self.auxiliary.settled(images), self.distilled.settled(images)
         return replace(self, auxiliary=auxiliary, distilled=distilled)
+
+    @staticmethod
+    def more_help() -> str:
+        """What --help says beyond the options: every method."""
+        return listed()
 
     @property
     def is_judged(self) -> bool:

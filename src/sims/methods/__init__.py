@@ -66,6 +66,19 @@ def named(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(one for name in names for one in groups.get(name, [name])))
 
 
+def listed() -> str:
+    """A line for every method: its name, what it is, how many evaluations, whether it trains."""
+    lines = []
+    for name, method in METHODS.items():
+        facts = [
+            f"{method.networks}x",
+            "no training" if method.is_free else "",
+            "" if method.default else "not default",
+        ]
+        lines.append(f"  {name}: {method.summary} ({', '.join(fact for fact in facts if fact)})")
+    return "\n".join(["Methods, and the base's evaluations that a sample takes:", *lines])
+
+
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
     """The look of every method, or variant of the leading one, of these names."""
     return {name: VARIANTS[name] if name in VARIANTS else METHODS[name].look for name in names}
