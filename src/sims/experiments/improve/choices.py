@@ -35,7 +35,7 @@ def choose(
     if not isinstance(strengths, Continuous):
         budget, w = budgets[-1], strengths.w
     elif context.judge is None:
-        budget, w = default_choice(sorted(artefact.variants))
+        budget, w = default_choice(sorted(artefact.variants), strengths)
     else:
         with context.stage(f"search {name}", round_):
             searched = search_method(context, method, base, artefact, budgets, round_)
@@ -49,13 +49,13 @@ def choose(
     return Choice(name, name, model, w, budget or None, cost, note), searched
 
 
-def default_choice(budgets: list[int]) -> tuple[int, float]:
-    """(budget, w) where there is nothing to choose by: the middle budget and w = 1.
+def default_choice(budgets: list[int], strengths: Continuous) -> tuple[int, float]:
+    """(budget, w) where there is nothing to choose by: the middle budget and w = 1, or less where less is usual.
 
     w = 1 made every base measured so far better, though the best w lay between 0.75 and 3.5 (``benchmarks/results``);
     nothing verifies it for another model.
     """
-    return budgets[(len(budgets) - 1) // 2], 1.0
+    return budgets[(len(budgets) - 1) // 2], min(1.0, strengths.usual)
 
 
 def in_order(methods: Sequence[Method]) -> list[Method]:

@@ -18,7 +18,7 @@ from sims.experiments.options import ImproveOptions
 from sims.files import write_arrays
 from sims.guidance import CorrectionGuide
 from sims.interop.latents import to_images
-from sims.methods import LEADER, METHODS, Expected, Method
+from sims.methods import CACHED, FAST, LEADER, METHODS, Expected, Method
 from sims.metrics.copies import nearest
 from sims.runs.work import Leaves, Work
 from sims.seeds import seed_range
@@ -68,7 +68,9 @@ def _nearest(x: torch.Tensor, real: Dataset) -> torch.Tensor:
 
 
 def save_models(context: Context, outcome: RoundOutcome) -> None:
-    """``improved``: the best within the cost on the selection seeds, whatever its name; the single networks.
+    """``improved``: the best within the cost on the selection seeds, whatever its name; single networks; the leader.
+
+    The leader has the cheapest sampler that was found to keep its gain.
 
     A method that runs in the first round only leaves its network there.
     """
@@ -76,6 +78,7 @@ def save_models(context: Context, outcome: RoundOutcome) -> None:
         return
     saved = {"improved": outcome.choice(outcome.improved)}
     saved |= {name: outcome.choice(name) for name, method in METHODS.items() if method.saved}
+    saved[LEADER.name] = outcome.choice(FAST) or outcome.choice(CACHED) or outcome.choice(LEADER.name)
     for name, choice in saved.items():
         if choice is not None:
             model = choice.model.with_denoiser(choice.model.denoiser, method=choice.label)
@@ -86,5 +89,5 @@ def grids_work(options: ImproveOptions, methods: Sequence[Method], expected: Exp
     """What ``write_grids`` counts, and the models that a run leaves."""
     evaluations = sum(expected.evaluations(method.networks) for method in methods)
     evaluations += (2 + bool(options.guidance.cache_cost)) * expected.guided  # the leader at other w; cached
-    networks = LEADER.networks * (LEADER in methods) + sum(method.saved for method in methods)
+    networks = 2 * LEADER.networks * (LEADER in methods) + sum(method.saved for method in methods)
     return Work(GRIDS, evaluations=GRID * evaluations, leaves=(Leaves("results", networks=networks),))
