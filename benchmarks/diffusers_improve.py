@@ -80,7 +80,7 @@ def command(*words: Any) -> None:
 
 def export(run: Path, original: Path, folder: Path) -> dict[str, Path]:
     """The run's results as folders of diffusers, by name; what is there already is left."""
-    models = {"neon": "neon", "distilled": "distilled", "sims (guided pair)": "improved"}
+    models = {"neon": "neon", "distilled": "distilled", "sims (guided pair)": "sims"}
     made = {name: folder / place for name, place in models.items() if (run / place / "model.json").is_file()}
     for out in made.values():
         if not out.exists():

@@ -373,14 +373,11 @@ def test_the_largest_middle_part_of_the_shape_is_averaged(height: int, width: in
     out = transform(pixels, options)
     assert out.shape == (3, h, w)
     factor = min(height / h, width / w)
-    top, left = (height - round(h * factor)) / 2, (width - round(w * factor)) / 2
-    boxes = [
-        Image.fromarray(pixels.transpose(1, 2, 0)).resize(
-            (w, h), Image.Resampling.BOX, (int(x), int(y), int(x) + right, int(y) + down)
-        )
-        for y, x, down, right in [(top + 1e-9, left + 1e-9, round(h * factor + 1e-9), round(w * factor + 1e-9))]
-    ]
-    assert np.abs(out.astype(int) - np.asarray(boxes[0]).transpose(2, 0, 1)).max() <= 1
+    down, right = round(h * factor + 1e-9), round(w * factor + 1e-9)
+    top, left = (height - down) // 2, (width - right) // 2
+    box = (left, top, left + right, top + down)
+    boxed = Image.fromarray(pixels.transpose(1, 2, 0)).resize((w, h), Image.Resampling.BOX, box)
+    assert np.abs(out.astype(int) - np.asarray(boxed).transpose(2, 0, 1)).max() <= 1
 
 
 def test_one_number_is_a_square_as_ever(tmp_path: Path) -> None:

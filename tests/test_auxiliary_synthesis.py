@@ -129,7 +129,9 @@ def base(plain: Dataset, run: Run) -> Base:
 def settings(base: Base, run: Run) -> Settings:
     """After a leader that cost 64 images and 96 evaluations."""
     aux = prepared(SIMS, base, SETTINGS, run).load(64)
-    return replace(SETTINGS, leader=Leader(base.model.guided(aux, 0.5), 0.5, 64, Cost(images=64, evaluations=96)))
+    return replace(
+        SETTINGS, leader=Leader(base.model.guided(aux, 0.5), 0.5, SIMS.name, 64, Cost(images=64, evaluations=96))
+    )
 
 
 def prepared(method: Method, base: Base, settings: Settings, run: Run) -> Artefact:

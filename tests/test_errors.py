@@ -149,7 +149,7 @@ def test_truncated_weights(refused: Callable[..., str], given: Path, tmp_path: P
 
 
 def test_a_guided_pair_cannot_be_improved(refused: Callable[..., str], finished: Path, tmp_path: Path) -> None:
-    assert "guided model" in refused(*improve(tmp_path / "run", "--model", str(finished / "improved")))
+    assert "guided model" in refused(*improve(tmp_path / "run", "--model", str(finished / "sims")))
 
 
 def test_a_truncated_model_description(refused: Callable[..., str], given: Path, tmp_path: Path) -> None:

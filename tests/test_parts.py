@@ -34,7 +34,7 @@ PARTS += [getattr(sims.interpolants, name) for name in ("linear", "of_alphas_cum
 
 def test_the_page_runs_from_top_to_bottom(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(finished / "improved", tmp_path / "runs/digits/improved")
+    shutil.copytree(finished / "sims", tmp_path / "runs/digits/sims")
     names: dict[str, Any] = {"__name__": "parts"}
     monkeypatch.setitem(sys.modules, "parts", ModuleType("parts"))  # dataclasses look it up
     blocks = pages.blocks("python", PAGE)

@@ -70,7 +70,7 @@ def test_two_processes_do_what_one_does(desk: Desk) -> None:
     for store in own:  # drawn with equal weights: bit for bit
         assert tiny.snapshot(one / store) == tiny.snapshot(two / store)
     same_rows(one, two)
-    for name in ("improved/base", "improved/aux", "distilled"):
+    for name in ("sims/base", "sims/aux", "distilled"):
         a, b = (load_file(run / name / "model.safetensors") for run in (one, two))
         assert a.keys() == b.keys()
         assert all(torch.allclose(a[key], b[key], rtol=1e-3, atol=1e-5) for key in a), name
@@ -93,7 +93,7 @@ def test_a_killed_run_ends_with_the_same_bytes(desk: Desk, script: ModuleType, s
 
 
 def test_export_writes_the_names_of_the_user(desk: Desk, say: tiny.Say) -> None:
-    for name in ("distilled", "improved/aux"):
+    for name in ("distilled", "sims/aux"):
         out = desk.place / f"{name.replace('/', '-')}.safetensors"
         status, _, err = say("export", desk.place / "whole" / name, out, "--code", f"{desk.place / 'net.py'}:make")
         assert status == 0, err

@@ -181,7 +181,7 @@ def test_every_result_is_sampled_by_diffusers_alone(folders: tuple[Path, dict[st
     assert np.isfinite(scores).all() and len(set(scores)) == 4, "two of the networks are the same"
 
 
-@pytest.mark.parametrize("name", ["neon", "distilled", "improved"])
+@pytest.mark.parametrize("name", ["neon", "distilled", "sims"])
 def test_a_solver_of_diffusers_draws_the_images_of_ours(name: str, folders: tuple[Path, dict[str, Any]]) -> None:
     """The exported folder in a loop of diffusers, against the run's model directory in our sampler."""
     import diffusers
@@ -193,7 +193,7 @@ def test_a_solver_of_diffusers_draws_the_images_of_ours(name: str, folders: tupl
         folder / name, subfolder="scheduler", use_karras_sigmas=True, timestep_spacing="linspace"
     )
     scheduler.set_timesteps(10)
-    if name == "improved":
+    if name == "sims":
         unet = load_guided(folder / name).trajectory(scheduler.timesteps)
     else:
         unet = diffusers.UNet2DModel.from_pretrained(folder / name, subfolder="unet")

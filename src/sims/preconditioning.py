@@ -32,6 +32,7 @@ class Preconditioned(Stateless, nn.Module, ABC):
     kind: ClassVar[str]
     class_shares: tuple[float, ...] = ()
     """The classes' shares of the data it was trained on, by which classes are drawn; () where that is not known."""
+    unit = 1.0  # of its network's values, in those of x
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Preconditioned(Stateless, nn.Module, ABC):
 
     def output_scale(self, sigma: Tensor) -> Tensor:
         """How far the estimate moves with the network's output, at noise levels (B,)."""
-        return self.coefficients(sigma)[1]
+        return self.coefficients(sigma)[1] / self.unit
 
     def loss_weight(self, sigma: Tensor) -> Tensor:
         """Weight of the squared error at noise levels (B,): 1 / c_out^2, so that all outputs F weigh the same.
@@ -211,9 +212,8 @@ class ConsistencyPrecond(EDMPrecond):
 class RatioPrecond(EDMPrecond):
     """What tells noised data of two kinds apart, as the denoiser of their density ratio: x + sigma^2 grad_x logit.
 
-    logit = sigma_data c_in sum(F (1 + c_in x)) / sqrt(D), of the D values of F(c_in x, c_noise): with F of one size,
-    what is added to x is of the data's size at high noise and falls with sigma^2 at low noise, as D_1 - D_2 does. The
-    product has slopes from the first step on: on the digits it learns in half the images what a plain sum does.
+    logit = sigma_data c_in sum(F (1 + c_in x)) / sqrt(D), of the D values of F(c_in x, c_noise): with F of one size, what
+    is added to x falls with sigma^2 at low noise, as D_1 - D_2 does. The product has slopes from the first step on.
     """
 
     kind = "ratio"
@@ -226,9 +226,7 @@ class RatioPrecond(EDMPrecond):
             scaled = expand(c_in, x) * given
             terms = self.network(scaled, c_noise, labels).to(x.dtype) * (1 + scaled)
             found = self.sigma_data * c_in * terms.flatten(1).sum(1) / x[0].numel() ** 0.5
-            if logit:
-                return found
-            return x + expand(sigma**2, x) * torch.autograd.grad(found.sum(), given)[0]
+            return found if logit else x + expand(sigma**2, x) * torch.autograd.grad(found.sum(), given)[0]
 
     def evaluations(self, sigmas: Tensor) -> int:
         return 2 * len(sigmas)  # a pass, and the way back to x
@@ -237,8 +235,7 @@ class RatioPrecond(EDMPrecond):
 class VPPrecond(Preconditioned):
     """Variance preserving (Song et al. 2021), column VP of table 1.
 
-    sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1). The network was trained on continuous times t from
-    ``epsilon_t`` to 1, which it is given as (M - 1) t; so nothing is rounded.
+    sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), t from ``epsilon_t`` to 1, told as (M - 1) t: none is rounded.
     """
 
     kind = "vp"
@@ -410,9 +407,6 @@ class InterpolantPrecond(Preconditioned):
         """As for every preconditioning, in the network's own range: unit D + middle = c_skip (unit x + middle) + ..."""
         c_skip, c_out, c_in, time = self._scalings(sigma.to(torch.float64) * self.unit)
         return tuple(value.to(sigma) for value in (c_skip, c_out, c_in, self.schedule.tell(time)))  # type: ignore[return-value]
-
-    def output_scale(self, sigma: Tensor) -> Tensor:
-        return super().output_scale(sigma) / self.unit
 
     def forward(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, **more: Any) -> Any:
         if self.data_range == (-1.0, 1.0):
