@@ -212,8 +212,8 @@ class ConsistencyPrecond(EDMPrecond):
 class RatioPrecond(EDMPrecond):
     """What tells noised data of two kinds apart, as the denoiser of their density ratio: x + sigma^2 grad_x logit.
 
-    logit = sigma_data c_in sum(F (1 + c_in x)) / sqrt(D), of the D values of F(c_in x, c_noise): with F of one size, what
-    is added to x falls with sigma^2 at low noise, as D_1 - D_2 does. The product has slopes from the first step on.
+    logit = sigma_data c_in sum(F (1 + c_in x)) / sqrt(D), of the D values of F(c_in x, c_noise): with F of one size,
+    what is added to x falls with sigma^2 at low noise, as D_1 - D_2 does. The product has slopes from the first step on.
     """
 
     kind = "ratio"
@@ -235,7 +235,7 @@ class RatioPrecond(EDMPrecond):
 class VPPrecond(Preconditioned):
     """Variance preserving (Song et al. 2021), column VP of table 1.
 
-    sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), t from ``epsilon_t`` to 1, told as (M - 1) t: none is rounded.
+    sigma(t) = sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1), t from ``epsilon_t`` to 1, told as (M - 1) t; not rounded.
     """
 
     kind = "vp"
