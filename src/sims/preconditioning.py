@@ -213,7 +213,7 @@ class RatioPrecond(EDMPrecond):
     """What tells noised data of two kinds apart, as the denoiser of their density ratio: x + sigma^2 grad_x logit.
 
     logit = sigma_data c_in sum(F (1 + c_in x)) / sqrt(D), of the D values of F(c_in x, c_noise): with F of one size,
-    what is added to x falls with sigma^2 at low noise, as D_1 - D_2 does. The product has slopes from the first step on.
+    what is added to x falls with sigma^2 at low noise, as D_1 - D_2 does. The product has slopes from the first step.
     """
 
     kind = "ratio"
