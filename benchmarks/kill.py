@@ -32,9 +32,9 @@ OFTEN = shlex.split(
 TIMES = ("lock", "log", "seconds.json", "times.json", "report.html")  # files that hold times, as those in times/ do
 CONFIGS = {
     "small": shlex.split(
-        "--network.width 64 --network.blocks 1 --sampler.steps 6 --batch-size 100 --base.images 64000 "
-        "--auxiliary.samples 400 --auxiliary.budgets 12800,25600 --search.rungs 50,100 --guidance.pilot 32 "
-        "--distilled.samples 400 --distilled.images 25600 --evaluation.samples 100 --evaluation.draws 2 "
+        "--network.width 64 --network.blocks 1 --sampler.steps 6 --batch-size 100 --base.images 25600 "
+        "--auxiliary.samples 400 --auxiliary.budgets 6400,12800 --search.rungs 50,100 --guidance.pilot 32 "
+        "--distilled.samples 400 --distilled.images 12800 --evaluation.samples 100 --evaluation.draws 2 "
         "--evaluation.manifold-samples 50 --evaluation.extractor pca"
     ),
     "full": [],  # the default job

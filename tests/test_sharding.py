@@ -35,11 +35,11 @@ OPTIONS = TrainOptions(
 POWER = TrainOptions(**{**vars(OPTIONS), "weight_decay": 0.0, "ema": "power", "ema_rel": (0.1, 0.2), "ema_every": 96})
 
 
-def trainer(name: str, folder: Path, images: int = 320, earlier: Path | None = None) -> Trainer:
+def trainer(name: str, folder: Path, images: int = 192, earlier: Path | None = None) -> Trainer:
     data = load_pair("digits", limit=64)[0]
     options = POWER if name == "edm2" else OPTIONS
     model = tiny.model(data, **NETWORKS[name])
-    return Trainer(model, data, options, folder, images=images, seed=5, snapshots=(160,), earlier=earlier)
+    return Trainer(model, data, options, folder, images=images, seed=5, snapshots=(96,), earlier=earlier)
 
 
 def work(out: Path, other: Path) -> None:
@@ -47,7 +47,7 @@ def work(out: Path, other: Path) -> None:
     torch.set_num_threads(1)
     for name in NETWORKS:
         trainer(name, out / name).run()
-        trainer(name, out / f"half-{name}", 160).run()
+        trainer(name, out / f"half-{name}", 96).run()
         if (other / f"half-{name}").is_dir():
             trainer(name, out / f"continued-{name}", earlier=other / f"half-{name}").run()
 
@@ -85,7 +85,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return one, two
 
 
-def weights(folder: Path, images: int = 320) -> dict[str, torch.Tensor]:
+def weights(folder: Path, images: int = 192) -> dict[str, torch.Tensor]:
     trained = read_trained(folder)
     assert trained is not None
     return load_file(trained.snapshots[images] / "model.safetensors")
@@ -104,7 +104,7 @@ def near(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], start:
 def test_as_one_process(both: tuple[Path, Path], name: str) -> None:
     one, two = both
     start = trainer(name, one).start.denoiser.state_dict()  # type: ignore[attr-defined]
-    for images in (160, 320):
+    for images in (96, 192):
         near(weights(two / name, images), weights(one / name, images), start)
     losses = [read_trained(path / name).losses for path in both]  # type: ignore[union-attr]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
