@@ -18,11 +18,13 @@ import tiny
 from sims.cli import main, parse
 from sims.data.dataset import Dataset
 from sims.data.sources import load
+from sims.errors import UserError
 from sims.experiments.cost import rates
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve import job
 from sims.experiments.improve.improvement import Choice
 from sims.experiments.improve.rows import Measured, with_retained
+from sims.experiments.options import ImproveOptions
 from sims.guidance import Extrapolate
 from sims.methods import METHODS, VARIANTS, default_methods
 from sims.model import load as load_model
@@ -82,6 +84,33 @@ def test_the_table_has_a_row_for_every_method(result: ImproveResult) -> None:
     assert rows["continued"].cost.images > (rows["placebo"].budget or 0) and rows["distilled"].cost.total > sims
 
 
+def test_what_needs_no_training_alone(finished: Path, tmp_path: Path) -> None:
+    """A given base, and the rules that need nothing else: nothing is trained, and the best of them is saved."""
+    given, run = next((finished / "base" / "snapshots").glob("*12800")), tmp_path / "run"
+    assert main(tiny.improve_arguments(run, *tiny.PCA, "--model", str(given), "--methods", "free")) == 0
+    result = result_of(run)
+    labels = [row.label for row in result.rows]
+    assert labels == ["base", "rescaled", "history", "time-step", "dropout-guidance"]  # one block cannot be left out
+    assert all(row.budget is None and row.cost.images == 0 for row in result.rows)
+    assert not (run / "artefacts").exists()
+    saved = load_model(run / "improved")
+    assert result.improved in ("rescaled", "history") and evaluations(saved, saved.sampler) == 11
+    assert {item.trained for item in result.recommended} == {True, False}
+    assert f"{result.improved} against base: FD to training data" in result.headline
+    assert f"with {result.improved}, on the selection seeds" in (run / "log").read_text()
+    assert "rescaled" in (run / "report.html").read_text() and "without training" in (run / "report.html").read_text()
+
+
+def test_groups_of_methods_stand_for_their_names() -> None:
+    free = [name for name, method in METHODS.items() if method.is_free]
+    assert ImproveOptions(methods=("free",)).methods == tuple(free) and "base" in free and "sims" not in free
+    assert ImproveOptions(methods=("all",)).methods == tuple(METHODS)
+    assert ImproveOptions(methods=("default", "icg")).methods == (*default_methods(), "icg")
+    assert ImproveOptions(methods=("base", "free")).methods == tuple(free)
+    with pytest.raises(UserError, match="unknown method 'histroy'; did you mean 'history'"):
+        ImproveOptions(methods=("histroy",))
+
+
 def test_the_search_is_reported_with_its_cost(result: ImproveResult) -> None:
     search = result.search
     searched = {"placebo", "autoguidance", "sims", "neon", "history", "rescaled"}
@@ -139,7 +168,7 @@ def test_every_stage_that_a_run_times_is_counted_by_the_dry_run(
     counted = [work.stage for work in estimate.work]
     assert (counted[0], counted[-1]) == ("start", "report"), "before there is a run, and after its last stage"
     timed = [stage.name for stage in result.reproduction.stages]
-    where_both_help = {"search pair", "evaluate pair"}
+    where_both_help = {"search pair", "evaluate pair", "evaluate rival (cached)"}
     assert {*counted[1:-1]} | where_both_help == {*timed} | where_both_help and len(counted) == len({*counted})
 
 

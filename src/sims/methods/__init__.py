@@ -41,12 +41,14 @@ METHODS: dict[str, Method] = {
 }
 LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose
 HEIR = DISTILLED  # the best of them in one network: the next round's base
+RIVAL = "rival (cached)"  # the best of the others that cost more, at less cost
 CACHED, FAST = f"{LEADER.name} (cached)", f"{LEADER.name} (fast)"  # the leader, sampled at less cost
 BASE_TUNED = f"{BASE.name} (tuned)"  # with the solver and number of steps that suit it best
 VARIANTS = {
     BASE_TUNED: Look(f"{BASE.look.title}, tuned", "#8a8f98", "#9aa3ad", "p"),
     CACHED: Look(f"{LEADER.look.title}, cached", "#0b8496", "#45c6d8", "s"),
     FAST: Look(f"{LEADER.look.title}, fast", "#00699e", "#5fb8e8", "p"),
+    RIVAL: Look("Best rival, cached", "#58703f", "#a7c08c", "s"),
     PAIR: LOOK,
 }
 

@@ -32,8 +32,9 @@ def improve_result(
     """What ``summary.json`` holds; ``outcome`` is the first round's."""
     options, judge, model = context.options, context.judge, outcome.base.model
     rows = tuple(line.row for line in outcome.table)
-    comparisons = _comparisons(outcome.table)
-    headline, warnings = _headline({row.label: row for row in rows}, comparisons)
+    subject = LEADER.name if outcome.choice(LEADER.name) else outcome.improved
+    comparisons = _comparisons(outcome.table, subject)
+    headline, warnings = _headline({row.label: row for row in rows}, comparisons, subject)
     own = nfe(model, model.sampler)
     headline = f"{advice(outcome.known, own, outcome.table, options.max_cost)} {headline}".strip()
     conditional, floor = model.num_classes > 0, None
@@ -57,7 +58,7 @@ def improve_result(
         figures={name: facts for name, facts in run_figures().items() if any(name in row.figures for row in rows)},
         reproduction=reproduction(options, context.clock),
         verified=judge is not None,
-        leader=LEADER.name,
+        leader=subject,
         improved=outcome.improved,
         rows=rows,
         comparisons=tuple(comparisons),
@@ -70,10 +71,10 @@ def improve_result(
     )
 
 
-def _comparisons(table: Sequence[Measured]) -> list[Comparison]:
-    """The leading method against every other, and where it is sampled at less cost against the base; paired by seed."""
+def _comparisons(table: Sequence[Measured], subject: str) -> list[Comparison]:
+    """What the result is about against every other, the leader at less cost against the base; paired by seed."""
     draws = {line.choice.label: [draw.scores for draw in line.draws] for line in table}
-    pairs = [(LEADER.name, label) for label in draws if label != LEADER.name]
+    pairs = [(subject, label) for label in draws if label != subject]
     pairs += [(FAST, BASE.name), (FAST, BASE_TUNED)]
     found = []
     for a, b in pairs:
@@ -87,10 +88,10 @@ def _comparisons(table: Sequence[Measured]) -> list[Comparison]:
     return found
 
 
-def _headline(rows: dict[str, Row], comparisons: Sequence[Comparison]) -> tuple[str, list[str]]:
-    base, ours, leader = rows.get(BASE.name), rows.get(LEADER.name), LEADER.name
+def _headline(rows: dict[str, Row], comparisons: Sequence[Comparison], leader: str) -> tuple[str, list[str]]:
+    base, ours = rows.get(BASE.name), rows.get(leader)
     if base is None or ours is None:
-        return f"No comparison of {BASE.name} and {leader} was asked for.", []
+        return f"No comparison of {BASE.name} and another method was asked for.", []
     if not base.figures:
         return "The improved model is ready; nothing was verified, since there was no real data to judge it by.", []
     warnings, parts = [], []

@@ -28,7 +28,7 @@ from sims.experiments.latent_space import decoder_of, latent_space, to_latents
 from sims.experiments.options import ImproveOptions
 from sims.experiments.runner import Experiment, carry_out, rehearsed
 from sims.interop.latents import Autoencoder
-from sims.methods import Expected
+from sims.methods import BASE, Expected
 from sims.methods.auxiliary import TRAINED_HERE
 from sims.metrics.extractors import extract
 from sims.model import Model
@@ -182,9 +182,13 @@ def _looked_at(context: Context, model: Model) -> AdapterCheck | None:
 
 
 def _verdict(outcome: RoundOutcome, round_: int) -> Round:
-    found = outcome.variants
+    found, by = outcome.variants, {label: fd for label, (_, fd) in outcome.known.items()}
     before, after, noise = (found.before, found.after, found.noise) if found else (None, None, 0.0)
     accepted, reason = agree(accept(before, after, noise, first=round_ == 0))
+    if found is None and BASE.name in by and outcome.improved in by:  # the leading method was not run
+        accepted = by[outcome.improved] < by[BASE.name]
+        change = f"{by[BASE.name]:.2f} -> {by[outcome.improved]:.2f} with {outcome.improved}"
+        reason = f"{'accepted' if accepted else 'no improvement'}: FD to train {change}, on the selection seeds"
     rows = tuple(line.row for line in outcome.table)
     return Round(round=round_ + 1, accepted=accepted, reason=reason, rows=rows)
 

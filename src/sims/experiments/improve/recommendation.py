@@ -96,7 +96,8 @@ def advice(known: Known, nfe: int, table: Sequence[Measured], max_cost: float) -
     values = f"FD to {REFERENCES[figure]} data {ours:.2f} against {theirs:.2f}"
     if between[figure].low > 0:
         return f"Training pays: {trained} is better than {free}, the best {within} that needs none ({values})."
-    return f"No training is needed: {free} is as good as {trained} {within} ({values})."
+    word = "better than" if between[figure].high < 0 else "not distinguishable from"
+    return f"No training is needed: {free} is {word} {trained} {within} ({values})."
 
 
 def _mean(table: Sequence[Measured], label: str, figure: str) -> float:

@@ -14,14 +14,14 @@ from sims.experiments.improve.recommendation import Known, judged, to_save
 from sims.experiments.improve.rows import Measured, measure, table_work, with_retained
 from sims.experiments.improve.search import Searched
 from sims.experiments.improve.selection import select
-from sims.experiments.improve.variants import CHOOSE, Variants, find_variants, variants_work
+from sims.experiments.improve.variants import CHOOSE, Variants, cached_rival, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
 from sims.guidance import Guide
 from sims.methods import BASE, HEIR, LEADER, METHODS, PAIR, Base, Expected, Method
 from sims.processes import agree
 from sims.results.improve import Chosen
 from sims.runs.work import Sampling, Work
-from sims.sampling import nfe
+from sims.sampling import FEW, nfe
 from sims.seeds import derive_seed
 
 
@@ -75,6 +75,10 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
         choices[place:place] = variants.choices
         if variants.of_base is not None and BASE.name in chosen:
             choices.insert(choices.index(chosen[BASE.name]) + 1, variants.of_base)
+        if not round_ and nfe(base.model, base.model.sampler) > FEW:
+            fds = {name: found.fd for name, found in searches.items()}
+            rival = cached_rival(context, list(chosen.values()), fds, variants.before.fd)
+            choices += [] if rival is None else [rival]
     known: Known = {}
     improved = LEADER.name
     if context.judge is not None:

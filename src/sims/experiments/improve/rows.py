@@ -10,9 +10,9 @@ import numpy as np
 from sims.experiments.improve.choices import expected_pair
 from sims.experiments.improve.improvement import Choice, Context, mark
 from sims.experiments.improve.selection import draws_folder
-from sims.experiments.improve.variants import cached_nfe
+from sims.experiments.improve.variants import cached_nfe, has_rival
 from sims.experiments.options import ImproveOptions
-from sims.methods import BASE, BASE_TUNED, CACHED, FAST, LEADER, PAIR, Expected, Method
+from sims.methods import BASE, BASE_TUNED, CACHED, FAST, LEADER, PAIR, RIVAL, Expected, Method
 from sims.results.common import Figure, Row
 from sims.runs.measure import draw_and_measure, parts_of, sampled, seconds
 from sims.runs.work import Leaves, Work
@@ -96,6 +96,9 @@ def table_work(options: ImproveOptions, methods: Sequence[Method], expected: Exp
     if LEADER in methods and options.guidance.cache_cost and expected.nfe > FEW:
         rows.append((CACHED, cached_nfe(options, expected.nfe), expected.guided))
         rows += [] if round_ else [(FAST, cached_nfe(options, expected.nfe), expected.guided)]
+        rows += (
+            [] if round_ or not has_rival(methods) else [(RIVAL, cached_nfe(options, expected.nfe), expected.guided)]
+        )
         rows += [] if round_ or BASE not in methods else [(BASE_TUNED, expected.nfe, None)]
     if not round_ and expected_pair(methods) is not None:
         rows.append((PAIR, expected.guided, None))

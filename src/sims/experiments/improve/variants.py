@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sims.experiments.improve.improvement import Choice, Context, mark
@@ -23,7 +23,7 @@ from sims.experiments.improve.sampler_search import (
 from sims.experiments.improve.selection import Selection, noise_of, select
 from sims.experiments.options import ImproveOptions
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, Base, Expected, Method
+from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, LEADER, PAIR, RIVAL, Base, Expected, Method
 from sims.results.common import Cost
 from sims.results.improve import TriedSampler
 from sims.runs.work import Sampling, Work
@@ -68,6 +68,24 @@ def find_variants(
         fast, of_base, tried = _cheapest(context, plain, leader, before.fd, full_fd)
         found += [] if fast is None else [fast]
     return Variants(before, after, noise_of(context, before, after), of_base, tuple(found), tried)
+
+
+def cached_rival(
+    context: Context, choices: Sequence[Choice], fds: Mapping[str, float], base_fd: float
+) -> Choice | None:
+    """The best of the other rules that cost more than caching allows, cached; None where none of them helps."""
+    able = [
+        choice
+        for choice in choices
+        if fds.get(choice.label, math.inf) < base_fd and choice.label != LEADER.name and choice.method != PAIR
+    ]
+    for choice in sorted(able, key=lambda choice: fds[choice.label]):
+        model = cached_model(context.run, choice.model, context.options.guidance, context.options.seed)
+        if model is not None:
+            spent = Cost(evaluations=pilot_cost(choice.model, context.options.guidance))
+            note = ", ".join(text for text in (choice.label, choice.note, CACHED_NOTE) if text)
+            return replace(choice, label=RIVAL, model=model, cost=choice.cost + spent, note=note)
+    return None
 
 
 def _cheapest(
@@ -128,9 +146,18 @@ def variants_work(
         most += (selection + options.guidance.pilot) * sampling.guided
         most += selection * cheapest_bound(sampling.nfe) if first else 0
         settings += 1 + tried
+        if first and has_rival(methods):
+            cost += options.guidance.pilot * sampling.guided + selection * cached_nfe(options, sampling.nfe)
+            most += (selection + options.guidance.pilot) * sampling.guided
+            settings += 1
     drawn = selection * settings
     stage = CHOOSE + mark(options, round_)
     return Work(stage, evaluations=cost, samples=drawn, searched=drawn, cells=settings, most=most)
+
+
+def has_rival(methods: Sequence[Method]) -> bool:
+    """Whether another rule than the leading one costs so much that it may be cached."""
+    return any(method.networks > 1 and method is not LEADER for method in methods)
 
 
 def cached_nfe(options: ImproveOptions, nfe: int) -> int:
