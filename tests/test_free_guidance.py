@@ -251,6 +251,42 @@ def test_attention_without_effect_gives_each_position_its_own_value(kind: str, m
     torch.testing.assert_close(guided, plain + 0.5 * (plain - base(x, sigma)))
 
 
+class OfTorch(nn.Module):
+    """A network of torch's own layers, which compute attention and dropout in one call where nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(2, 8)
+        layers = [nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True) for _ in range(3)]
+        self.layers, self.write = nn.ModuleList(layers), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        h = self.read(x.transpose(1, 2)) + t[:, None, None]
+        for layer in self.layers:
+            h = layer(h)
+        return self.write(h).transpose(1, 2)
+
+
+def test_networks_of_torch_s_own_layers() -> None:
+    torch.manual_seed(0)
+    net = OfTorch().eval().requires_grad_(False)
+    base = sims.as_denoiser(net, (2, 5))
+    x, sigma = batch(3, base)
+    plain = base(x, sigma)
+    assert attentions_of(base) == 3 and drops(base) and len(blocks_of(base)) == 3
+    guided = Perturbed(base, 0.5, "attention", at=(1,))(x, sigma)
+    attention = net.layers[1].self_attn
+    weight, bias = attention.in_proj_weight[16:], attention.in_proj_bias[16:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            net.layers[1], "_sa_block", lambda h, *args, **more: attention.out_proj(F.linear(h, weight, bias))
+        )
+        with torch.enable_grad():  # torch's one call for the whole layer would not ask for it
+            worse = base(x.clone().requires_grad_(), sigma).detach()
+    assert not torch.allclose(worse, plain)
+    torch.testing.assert_close(guided, plain + 0.5 * (plain - worse))
+
+
 def test_dropout_drops_at_its_rate_and_differs_by_level() -> None:
     base = network("mlp")
     x, _ = batch(4, base)

@@ -7,7 +7,8 @@ weight, and functions are replaced for the calls of one thread alone.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -86,8 +87,9 @@ def _pass_on(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], o
 class AttentionIsIdentity(TorchFunctionMode):
     """While it is entered, attention among the same positions gives each its own value (PAG, arXiv 2403.17377).
 
-    It is what torch calls ``scaled_dot_product_attention``; ``at`` has the numbers of the calls, from 0, () = all.
-    ``calls`` counts them: 0 after a pass of a network that has no such attention.
+    It is what torch calls ``scaled_dot_product_attention``, or ``multi_head_attention_forward``, which its own layers
+    call; ``at`` has the numbers of the calls, from 0, () = all. ``calls`` counts them: 0 after a pass of a network that
+    has no such attention.
     """
 
     def __init__(self, at: Sequence[int] = ()) -> None:
@@ -96,13 +98,39 @@ class AttentionIsIdentity(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is not F.scaled_dot_product_attention:
+        if func not in _ATTENTION:
             return func(*args, **kwargs)
-        query, key, value = (*args, *(kwargs[name] for name in ("query", "key", "value") if name in kwargs))[:3]
-        if query.shape[-2] != key.shape[-2] or value.shape[-2] != query.shape[-2]:
+        given = inspect.signature(_ATTENTION[func]).bind(*args, **kwargs).arguments
+        if given["query"].shape[-2] != given["key"].shape[-2] or not _own(func, given):
             return func(*args, **kwargs)  # attention to something else, such as a text
         self.calls += 1
-        return func(*args, **kwargs) if self.at and self.calls - 1 not in self.at else value
+        if self.at and self.calls - 1 not in self.at:
+            return func(*args, **kwargs)
+        return given["value"] if func is F.scaled_dot_product_attention else (_own_values(given), None)
+
+
+def _scaled(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> None:
+    """The arguments of ``scaled_dot_product_attention``, which has no signature of its own."""
+
+
+_ATTENTION: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: _scaled,
+    F.multi_head_attention_forward: F.multi_head_attention_forward,
+}
+
+
+def _own(func: Any, given: Mapping[str, Any]) -> bool:
+    """Whether the same positions are asked and answer; torch's layers give one tensor thrice then."""
+    return func is F.scaled_dot_product_attention or given["query"] is given["key"]
+
+
+def _own_values(given: Mapping[str, Any]) -> Tensor:
+    """What ``multi_head_attention_forward`` gives where each position has its own value."""
+    value, weight, bias = given["value"], given.get("v_proj_weight"), given.get("in_proj_bias")
+    width = value.shape[-1]
+    weight = given["in_proj_weight"][2 * width :] if weight is None else weight
+    projected = F.linear(value, weight, None if bias is None else bias[2 * width :])
+    return F.linear(projected, given["out_proj_weight"], given["out_proj_bias"])
 
 
 class DropoutLeftOn(TorchFunctionMode):
