@@ -17,10 +17,10 @@ HISTORY = Method(
     "history",
     "guided away from its own earlier estimates",
     Look("History", "#00786b", "#3ccbb5", "h"),
-    Continuous(usual=0.75),
+    Continuous(start=(0.1, 0.25, 0.5), usual=0.25),
     lambda base, real, settings, run: None,
     _guided,
-    extra=Extra("memory", (0.25, 0.5, 1.0), usual=0.5),
+    extra=Extra("memory", (0.25, 0.5, 1.0, 2.0), usual=1.0),
     composes=True,
     budget="none",
 )

@@ -27,7 +27,7 @@ RESCALED = Method(
     ),
     lambda base, real, settings, run: None,
     _guided,
-    extra=Extra("scale", (EVERYWHERE, 0.25, 0.5, 1.0), usual=0.5),
+    extra=Extra("scale", (EVERYWHERE, 0.15, 0.3, 0.6, 1.2), usual=0.6),
     composes=True,
     budget="none",
 )
