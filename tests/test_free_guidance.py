@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from scipy.integrate import solve_ivp
 from torch import Tensor, nn
 
 import sims
+import tiny
+from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser, networks_of
 from sims.errors import UserError
 from sims.gaussians import GaussianMixture
@@ -31,7 +35,7 @@ from sims.guidance import (
     drops,
     of_trajectory,
 )
-from sims.methods import METHODS, Method
+from sims.methods import METHODS, Alone, Artefact, Method, paired
 from sims.model import make_network
 from sims.networks import layers
 from sims.networks.perturbation import AttentionIsIdentity, DropoutLeftOn
@@ -390,3 +394,24 @@ class _Holder:
 def test_what_cannot_be_is_one_sentence(make: Callable[[], object], says: str) -> None:
     with pytest.raises(UserError, match=says):
         make()
+
+
+def test_a_pair_is_one_rule_around_another_and_its_search_is_its_own(digits: Dataset, tmp_path: Path) -> None:
+    base, aux = network("mlp"), network("mlp")
+    for weight in aux.parameters():
+        weight.data += 0.02
+    model = tiny.model(digits).with_denoiser(base)
+    path = model.with_denoiser(aux).save(tmp_path / "aux")
+    inner = Alone(dataclasses.replace(METHODS["sims"], preparation=lambda *_: Artefact("key", {64: path})), 64, 2.0)
+    keys = set()
+    for memory, w in ((1.0, 2.0), (2.0, 2.0), (1.0, 1.0)):
+        method = paired(dataclasses.replace(inner, w=w), Alone(METHODS["history"], 0, 0.5, memory))
+        artefact = method.preparation(None, None, None, None)  # type: ignore[arg-type]
+        assert artefact is not None and artefact.variants == {64: path}
+        keys.add(artefact.key)
+        by_hand = Momentum(sims.Extrapolate(base, aux, 0.75 * w), 0.3, memory)
+        built = method.build(model, artefact.load(64), 0.3, 0.75)
+        expected = model.with_denoiser(by_hand).sample(range(3))
+        torch.testing.assert_close(model.with_denoiser(built).sample(range(3)), expected)
+        assert method.build(model, None, 0.0) is base and not method.is_free
+    assert len(keys) == 3, "what was found for one pair would be taken for another"

@@ -20,7 +20,7 @@ HISTORY = Method(
     Continuous(start=(0.1, 0.25, 0.5), usual=0.25),
     lambda base, real, settings, run: None,
     _guided,
-    extra=Extra("memory", (0.25, 0.5, 1.0, 2.0), usual=1.0),
+    extra=Extra("memory", (0.25, 0.5, 1.0, 2.0, 4.0), usual=1.0),
     composes=True,
     budget="none",
 )

@@ -40,9 +40,11 @@ def paired(inner: Alone, outer: Alone) -> Method:
 
     def prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact | None:
         artefact = inner.method.preparation(base, real, settings, run)
-        return artefact and dataclasses.replace(
-            artefact, variants={inner.budget: artefact.variants[inner.budget]}, note=f"{inner} and {outer}"
-        )
+        if artefact is None:
+            return None
+        variants, both = {inner.budget: artefact.variants[inner.budget]}, f"{inner} and {outer}"
+        key = f"{artefact.key}, {both}, w {inner.w:g}"  # all that a search under it depends on
+        return dataclasses.replace(artefact, key=key, variants=variants, note=both)
 
     def build(base: Model, aux: Model, w: float, share: float) -> Denoiser:
         under = base.with_denoiser(inner.method.build(base, aux, share * inner.w, inner.extra))
