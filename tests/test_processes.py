@@ -41,7 +41,7 @@ if not torch.distributed.is_available() or not torch.distributed.is_gloo_availab
 
 #: The main job, smaller still.
 SMALL = [*tiny.PCA, "--base.images", "5120", "--base.train.batch", "128", "--auxiliary.budgets", "1280,2560"]
-SMALL += ["--methods", "base,sims", "--guidance.cache-cost", "0", "--search.rungs", "50"]
+SMALL += ["--methods", "base,sims,history", "--guidance.cache-cost", "0", "--search.rungs", "50"]
 
 
 def job(run: Path) -> list[str]:
