@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from sims.config import read_as
@@ -15,7 +17,8 @@ from sims.data.codec import Codec, finite
 from sims.files import write_json
 from sims.model import Model
 from sims.runs.directory import Run
-from sims.sampling import SamplerOptions
+from sims.sampling import SamplerOptions, SamplingStep
+from sims.training.on_trajectories import Steps
 
 
 class Kept(Protocol):
@@ -96,6 +99,21 @@ def draw_and_measure(
 
     run.spread(parts, file, work)
     return [kind.load(file(part)) for part in parts]
+
+
+def steps_of(model: Model, seeds: Sequence[int], batch_size: int = 500) -> Steps:
+    """The ways of a model's samples of these seeds: state and estimate at every step of its sampler."""
+    told: dict[int, list[SamplingStep]] = {}
+    labels = model.sample_labelled(
+        seeds, batch_size=batch_size, callback=lambda step: told.setdefault(step.index, []).append(step)
+    )[1]
+    columns = [told[index] for index in sorted(told)]
+    states, estimates = (
+        torch.stack([torch.cat([getattr(step, name).cpu().half() for step in column]) for column in columns], 1).numpy()
+        for name in ("x", "denoised")
+    )
+    levels = np.array([column[0].sigma for column in columns], np.float32)
+    return Steps(states, estimates, levels, None if labels is None else labels.numpy())
 
 
 def seconds(folder: Path, parts: Sequence[range]) -> list[float]:

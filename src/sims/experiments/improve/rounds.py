@@ -16,7 +16,7 @@ from sims.experiments.improve.search import Searched
 from sims.experiments.improve.selection import select
 from sims.experiments.improve.variants import CHOOSE, Variants, cached_rival, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
-from sims.guidance import Guide, of_trajectory
+from sims.guidance import Guide
 from sims.methods import BASE, HEIR, LEADER, METHODS, PAIR, Base, Expected, Method
 from sims.processes import agree
 from sims.results.improve import Chosen
@@ -115,15 +115,9 @@ def _choose_all(
 
 
 def _teacher(chosen: Mapping[str, Choice], searches: Mapping[str, Searched]) -> Choice | None:
-    """Whom the heir learns from: the best rule of guidance whose estimate at a single noise level can be learned.
-
-    What lives on its trajectory is learned, where there is nothing else, from its samples: on the digits that made the
-    base worse (FD 74 after it, 67 before; the teacher 15).
-    """
-    guided = {name: chosen[name] for name in searches if isinstance(chosen[name].model.denoiser, Guide)}
-    alone = [name for name, choice in guided.items() if not of_trajectory(choice.model.denoiser)]
-    best = min(alone or guided, key=lambda name: searches[name].fd, default=LEADER.name)
-    return chosen.get(best)
+    """Whom the heir learns from: the best rule of guidance."""
+    guided = [name for name in searches if isinstance(chosen[name].model.denoiser, Guide)]
+    return chosen.get(min(guided, key=lambda name: searches[name].fd, default=LEADER.name))
 
 
 def _said(name: str, chosen: Chosen) -> str:
