@@ -78,7 +78,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in sorted(rows, key=lambda row: row["fd"]["mean"]):
         needs = "none" if row["free"] else "real data" if row["needs_real"] else "yes"
         seconds = sorted(s for s in row["seconds_per_1000"] if s is not None)
-        cells = [row["label"], "–".join(map(str, sorted({min(row["nfe"]), max(row["nfe"])}))), needs]
+        cells = [row["label"], "–".join(f"{n:g}" for n in sorted({min(row["nfe"]), max(row["nfe"])})), needs]
         cells += [", ".join(f"{w:g}" for w in row["w"]), cell(row, "fd"), change(row, "fd"), cell(row, "fd_held_out")]
         cells += [change(row, "fd_held_out"), cell(row, "check_fd_held_out"), cell(row, "check_kid_held_out", 3)]
         cells += [cell(row, "recall", 3), cell(row, "memorized", 3)]
