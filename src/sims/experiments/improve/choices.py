@@ -64,26 +64,26 @@ def in_order(methods: Sequence[Method]) -> list[Method]:
 
 
 def pair_of(methods: Sequence[Method], searches: Mapping[str, Searched], base_fd: float) -> Method | None:
-    """The best rule with a prepared network under the best that composes, if both made the base better; else None."""
+    """The best trained rule under the best that composes, if both made the base better; else None."""
     helps = {
         method: Alone(method, found.budget, found.w, found.extra)
         for method in methods
         if (found := searches.get(method.name)) is not None and found.fd < base_fd
     }
     by = {method: searches[method.name].fd for method in helps}
-    inner = min((method for method in helps if _is_guided_pair(method)), key=by.__getitem__, default=None)
+    inner = min((method for method in helps if _is_trained(method)), key=by.__getitem__, default=None)
     outer = min((method for method in helps if method.composes), key=by.__getitem__, default=None)
     return None if inner is None or outer is None else paired(helps[inner], helps[outer])
 
 
-def _is_guided_pair(method: Method) -> bool:
-    """Whether it guides away from another network, which something was trained for."""
-    return method.networks > 1 and not method.is_free and not method.needs_real
+def _is_trained(method: Method) -> bool:
+    """Whether it has a strength, and something was trained for it: on own samples, or in the base's training."""
+    return isinstance(method.strengths, Continuous) and not method.is_free and not method.needs_real
 
 
 def expected_pair(methods: Sequence[Method]) -> Method | None:
     """A pair such as a job may try, for counting its work; None where there can be none."""
-    inner = next((method for method in in_order(methods) if _is_guided_pair(method)), None)
+    inner = next((method for method in in_order(methods) if _is_trained(method)), None)
     outer = next((method for method in methods if method.composes), None)
     return None if inner is None or outer is None else paired(Alone(inner, 0, 1.0), Alone(outer, 0, 1.0))
 

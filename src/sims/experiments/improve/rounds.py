@@ -106,7 +106,8 @@ def _choose_all(
         if method is not HEIR:
             add(method, chosen.get(LEADER.name))
     if context.judge is not None and searches and not round_:
-        plain = select(context, Choice(BASE.name, BASE.name, base.model), round_)
+        with context.stage(CHOOSE, round_):
+            plain = select(context, Choice(BASE.name, BASE.name, base.model), round_)
         if (pair := pair_of(methods, searches, plain.fd)) is not None:
             add(pair, chosen.get(LEADER.name))
     if HEIR in methods:
@@ -146,7 +147,6 @@ def work_of(options: ImproveOptions, sampling: Sampling) -> list[Work]:
         methods = methods_of(options, sampling.denoiser, round_)
         work += choosing_work(options, methods, expected, round_)
         if options.is_judged:
-            if LEADER in methods:
-                work.append(variants_work(options, methods, expected, sampling, round_))
+            work.append(variants_work(options, methods, expected, sampling, round_))
             work += table_work(options, methods, expected, round_)
     return [*work, grids_work(options, methods_of(options, sampling.denoiser), expected)]

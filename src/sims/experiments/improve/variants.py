@@ -23,7 +23,7 @@ from sims.experiments.improve.sampler_search import (
 from sims.experiments.improve.selection import Selection, noise_of, select
 from sims.experiments.options import ImproveOptions
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, LEADER, PAIR, RIVAL, Base, Expected, Method
+from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, LEADER, PAIR, RIVAL, Base, Expected, Fixed, Method
 from sims.results.common import Cost
 from sims.results.improve import TriedSampler
 from sims.runs.work import Sampling, Work
@@ -135,11 +135,12 @@ def _cheapest(
 def variants_work(
     options: ImproveOptions, methods: Sequence[Method], expected: Expected, sampling: Sampling, round_: int
 ) -> Work:
-    """What ``find_variants`` counts."""
-    selection, settings = max(options.search.rungs), 2
-    after = sampling.nfe if HEIR in methods else sampling.guided
-    cost = most = selection * (sampling.nfe + after)
-    if options.guidance.cache_cost and sampling.nfe > FEW:
+    """What ``find_variants`` counts, and what is drawn of the methods that nothing was searched for."""
+    selection, fixed = max(options.search.rungs), [one for one in methods if isinstance(one.strengths, Fixed)]
+    fixed += [LEADER] if LEADER in methods and HEIR not in methods else []  # what the round is accepted by
+    settings = len(fixed)
+    cost = most = selection * sum(expected.evaluations(method.networks) for method in fixed)
+    if LEADER in methods and options.guidance.cache_cost and sampling.nfe > FEW:
         first = round_ == 0
         usual, tried = cheapest_expected(sampling.nfe) if first else (0, 0)
         cost += options.guidance.pilot * sampling.guided + selection * (cached_nfe(options, sampling.nfe) + usual)
