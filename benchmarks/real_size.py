@@ -4,7 +4,7 @@
     python benchmarks/real_size.py runs/fashion-mnist --data FASHION_MNIST --name fashion-mnist
 
 The table is the run's own, whose first extractor is the classifier that chose. Beside it: Fréchet distances of base,
-improved, distilled and Neon in EfficientNet-Lite0 (ImageNet), which chose nothing, with paired differences to the base;
+improved, SIMS, distilled and Neon in EfficientNet-Lite0 (ImageNet), which chose nothing, with paired differences to the base;
 those of the base's snapshots in the run's classifier, which say what a gain is worth in training; and samples of the
 same seeds, none selected, with real pictures below (``benchmarks/results/NAME.png``).
 """
@@ -25,7 +25,7 @@ from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result
 
 COLUMNS, SCALE = 16, 2
-NAMES = {"improved/base": "base", "improved": "improved", "distilled": "distilled", "neon": "neon"}
+NAMES = {"sims/base": "base", "improved": "improved", "sims": "sims", "distilled": "distilled", "neon": "neon"}
 
 
 def second_extractor(run: Path, data: str, samples: int, draws: int) -> list[dict[str, Any]]:
@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--samples", type=int, default=2_000, help="a draw, for the second extractor")
     parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--table-only", action="store_true", help="no second extractor, nothing of the base's training")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     settings = parser.parse_args()
     result = read_result(settings.run, ImproveResult)
@@ -81,6 +82,10 @@ def main() -> None:
     content["comparisons"] = [asdict(entry) for entry in result.comparisons]
     content["tried"] = [asdict(entry) for entry in result.cache.tried] if result.cache else []
     file = settings.out / f"{settings.name}.json"
+    content["recommended"] = [asdict(entry) for entry in result.recommended]
+    if settings.table_only:
+        save(file, content)
+        return
     content["training"] = training(settings.run, settings.samples)
     save(file, content)
     content["second_extractor"] = second_extractor(settings.run, settings.data, settings.samples, settings.draws)
