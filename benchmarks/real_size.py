@@ -4,9 +4,9 @@
     python benchmarks/real_size.py runs/fashion-mnist --data FASHION_MNIST --name fashion-mnist
 
 The table is the run's own, whose first extractor is the classifier that chose. Beside it: Fréchet distances of base,
-improved, SIMS, distilled and Neon in EfficientNet-Lite0 (ImageNet), which chose nothing, with paired differences to the base;
-those of the base's snapshots in the run's classifier, which say what a gain is worth in training; and samples of the
-same seeds, none selected, with real pictures below (``benchmarks/results/NAME.png``).
+improved, SIMS, distilled, Neon in EfficientNet-Lite0 (ImageNet), which chose nothing, with paired differences to the
+base; those of the base's snapshots in the run's classifier, which say what a gain is worth in training; and samples of
+the same seeds, none selected, with real pictures below (``benchmarks/results/NAME.png``).
 """
 
 from __future__ import annotations
