@@ -35,6 +35,7 @@ def command(bed: str, seed: int, folder: Path, data: str | None, extra: list[str
     """One repeat: the whole of ``sims improve`` with its own seed, one draw of fresh samples per method."""
     words = [sys.executable, "-m", "sims", "improve", "--recipe", BEDS[bed], "--run", str(folder / f"{bed}-{seed}")]
     words += ["--seed", str(seed), "--evaluation.draws", "1"]
+    words += ["--methods", "default,placebo,self-trained"]
     if data:
         words += ["--data.path", data]
     return [*words, *extra]

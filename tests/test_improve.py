@@ -77,11 +77,11 @@ def test_the_table_has_a_row_for_every_method(result: ImproveResult) -> None:
             assert figure.low is not None and figure.high is not None and figure.low <= figure.mean <= figure.high
     nfe = {label: row.nfe for label, row in rows.items()}
     assert nfe["base"] == nfe["neon"] == nfe["distilled"] == nfe["continued"] == 11
-    assert nfe["sims"] == nfe["placebo"] == nfe["autoguidance"] == 22
+    assert nfe["sims"] == nfe["autoguidance"] == 22
     assert rows["base"].w == 0 and rows["base"].cost == Cost()
     sims = rows["sims"].cost.total
     assert 0 <= sims - rows["continued"].cost.total < 3
-    assert rows["continued"].cost.images > (rows["placebo"].budget or 0) and rows["distilled"].cost.total > sims
+    assert rows["continued"].cost.images > (rows["sims"].budget or 0) and rows["distilled"].cost.total > sims
 
 
 def test_what_needs_no_training_alone(finished: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_groups_of_methods_stand_for_their_names() -> None:
 
 def test_the_search_is_reported_with_its_cost(result: ImproveResult) -> None:
     search = result.search
-    searched = {"placebo", "autoguidance", "sims", "neon", "history", "rescaled"}
+    searched = {"autoguidance", "sims", "neon", "history", "rescaled"}
     assert search is not None and set(search.chosen) - {"pair"} == searched
     assert sum(chosen.samples for chosen in search.chosen.values()) < search.grid_samples
     for name, chosen in search.chosen.items():
@@ -253,7 +253,7 @@ def test_without_any_data_the_default_is_used_unverified(finished: Path, tmp_pat
     assert main(tiny.improve_arguments(run, "--model", str(given), "--data.path", "none")) == 0
     result, rows = result_of(run), rows_of(run)
     assert not result.verified and "nothing was verified" in result.headline
-    assert set(rows) == {"base", "self-trained", "sims", "neon", "distilled"}
+    assert set(rows) == {"base", "sims", "neon", "distilled"}
     assert (rows["sims"].w, rows["sims"].budget) == (1.0, 2560)
     assert not any(row.figures for row in rows.values())
     improved = load_model(run / "improved").denoiser

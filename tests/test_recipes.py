@@ -269,7 +269,7 @@ def test_without_data_and_shape_one_sentence_says_what_to_give(tmp_path: Path, s
 def test_a_dry_run_in_a_finished_run_changes_nothing(finished: Path, say: tiny.Say) -> None:
     before = {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
     status, out, _ = say(*tiny.improve_arguments(finished, *tiny.PCA, "--dry-run"))
-    assert status == 0 and "prepare placebo" in out
+    assert status == 0 and "prepare continued" in out
     assert before == {file: file.stat().st_mtime_ns for file in finished.rglob("*")}
     assert "dry_run" not in json.loads((finished / "config.json").read_text())
 

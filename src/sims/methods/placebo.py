@@ -20,4 +20,5 @@ PLACEBO = Method(
     prepared_as="placebo",
     budget="leader",
     follows_leader=True,
+    default=False,
 )

@@ -17,4 +17,5 @@ SELF_TRAINED = Method(
     auxiliary_work,
     prepared_as="auxiliary",
     budget="leader",
+    default=False,
 )
