@@ -67,27 +67,46 @@ def own_samples(base: Base, settings: Settings, run: Run) -> Dataset:
         )  # fmt: skip
 
 
+def samples_cost(base: Base, settings: Settings) -> Cost:
+    """What drawing the own samples costs."""
+    sampler = own_sampler(base.model, base.model.sampler, settings.auxiliary)
+    return Cost(evaluations=settings.auxiliary.samples * nfe(base.model, sampler))
+
+
 def prepare_auxiliary(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
     """Trained on the base's own samples: step 3 of SIMS (Alemohammad et al. 2024), shared with Neon."""
-    folder, seeds = samples_folder(base, settings, run)
+    folder, _ = samples_folder(base, settings, run)
     trained = train_auxiliary(base, lambda: own_samples(base, settings, run), folder.name, settings, run)
-    sampler = own_sampler(base.model, base.model.sampler, settings.auxiliary)
-    return replace(trained, cost=trained.cost + Cost(evaluations=len(seeds) * nfe(base.model, sampler)))
+    return replace(trained, cost=trained.cost + samples_cost(base, settings))
 
 
 def auxiliary_work(expected: Expected) -> Work:
     """What ``prepare_auxiliary`` counts."""
+    return _and_own_samples(_training_work(expected, "auxiliary"), expected)
+
+
+def with_samples(trained: Work, expected: Expected) -> Work:
+    """What a training on own samples counts; where the leading method goes before, it has drawn them."""
+    return trained if expected.leader.total else _and_own_samples(trained, expected)
+
+
+def _and_own_samples(trained: Work, expected: Expected) -> Work:
     known, each = expected.sampling, expected.nfe
     if known is not None:
         each = nfe(known.denoiser, own_sampler(known.denoiser, known.options, expected.settings.auxiliary))
-    return synthesis_work(expected, each, "own samples, before compression")
+    return _and_samples(trained, expected, each, "own samples, before compression")
 
 
-def synthesis_work(expected: Expected, each: int, kind: str) -> Work:
-    """What an auxiliary and its data count, whose samples cost so many evaluations each."""
-    count, trained = expected.settings.auxiliary.samples, _training_work(expected, "auxiliary")
+def guided_work(expected: Expected) -> Work:
+    """What an auxiliary counts that is trained on guided samples."""
+    trained = _training_work(expected, "auxiliary")
+    return _and_samples(trained, expected, expected.guided, "guided samples, before compression")
+
+
+def _and_samples(trained: Work, expected: Expected, each: int, kind: str) -> Work:
+    count = expected.settings.auxiliary.samples
     leaves = (Leaves(kind, samples=count), *trained.leaves)
-    return replace(trained, evaluations=count * each, samples=count, leaves=leaves)
+    return replace(trained, evaluations=trained.evaluations + count * each, samples=count, leaves=leaves)
 
 
 def altered(change: Callable[[AuxiliarySettings], AuxiliarySettings]) -> tuple[Prepare, Count]:

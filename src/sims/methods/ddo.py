@@ -9,16 +9,14 @@ import dataclasses
 
 from sims.config import to_dict
 from sims.data.dataset import Dataset
-from sims.methods.auxiliary import own_samples, samples_folder
+from sims.methods.auxiliary import own_samples, samples_cost, samples_folder, with_samples
 from sims.methods.contract import Artefact, Base, Fixed, Method
-from sims.methods.discriminator import with_samples
 from sims.methods.guided import replace
 from sims.methods.settings import Expected, Settings
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
 from sims.runs.learning_rate import with_rate
 from sims.runs.work import Training, Work, training_work
-from sims.sampling import nfe
 from sims.seeds import derive_seed
 from sims.training.discrimination import DirectLoss, RealAndOwn
 from sims.training.options import TrainOptions
@@ -34,7 +32,7 @@ def _training(settings: Settings) -> TrainOptions:
 
 def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
     assert real is not None
-    images, count = max(settings.auxiliary.budgets), settings.auxiliary.samples
+    images = max(settings.auxiliary.budgets)
     seed = derive_seed("ddo", settings.seed, settings.round)
     own = samples_folder(base, settings, run)[0].name
     rated = with_rate(base.model, lambda: own_samples(base, settings, run), own, _training(settings), seed, run)
@@ -48,7 +46,7 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
         with run.progress("train by discrimination", images) as advance:
             trained = trainer.run(advance, run.log)
     # Every training image costs an evaluation of the frozen base as well.
-    cost = Cost(images + rated.images, count * nfe(base.model, base.model.sampler) + images)
+    cost = samples_cost(base, settings) + Cost(images + rated.images, images)
     return Artefact(folder.name, {images: trained.last}, cost, rated.said)
 
 

@@ -10,7 +10,7 @@ from sims.config import JSON, to_dict
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.guidance.density_ratio import DensityRatio
-from sims.methods.auxiliary import own_samples, samples_folder
+from sims.methods.auxiliary import own_samples, samples_cost, samples_folder, with_samples
 from sims.methods.contract import Artefact, Base, Continuous, Method
 from sims.methods.settings import Expected, Settings
 from sims.model import Model, make_network
@@ -19,8 +19,7 @@ from sims.networks.usual import usual
 from sims.preconditioning import RatioPrecond
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
-from sims.runs.work import Leaves, Training, Work, training_work
-from sims.sampling import nfe
+from sims.runs.work import Training, Work, training_work
 from sims.seeds import derive_seed
 from sims.training.discrimination import RealAndOwn, discriminator_loss
 from sims.training.options import TrainOptions
@@ -45,17 +44,6 @@ def training_of(settings: Settings) -> TrainOptions:
     return dataclasses.replace(settings.auxiliary.train, lr=None, augment=0.0)
 
 
-def with_samples(trained: Work, expected: Expected) -> Work:
-    """What a training on own samples counts; where the leader goes before, it has drawn them."""
-    if expected.leader.total:
-        return trained
-    count = expected.settings.auxiliary.samples
-    kept = Leaves("own samples, before compression", samples=count)
-    return dataclasses.replace(
-        trained, evaluations=trained.evaluations + count * expected.nfe, samples=count, leaves=(kept, *trained.leaves)
-    )
-
-
 def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact:
     assert real is not None
     budgets, train = sorted(settings.auxiliary.budgets), training_of(settings)
@@ -72,8 +60,7 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
         )  # fmt: skip
         with run.progress("train the discriminator", budgets[-1]) as advance:
             trained = trainer.run(advance, run.log)
-    drawn = settings.auxiliary.samples * nfe(base.model, base.model.sampler)
-    return Artefact(folder.name, trained.snapshots, Cost(budgets[-1], drawn))
+    return Artefact(folder.name, trained.snapshots, samples_cost(base, settings) + Cost(budgets[-1]))
 
 
 def _work(expected: Expected) -> Work:

@@ -9,14 +9,13 @@ from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.guidance.head_guide import HeadGuide
 from sims.heads import new_head
-from sims.methods.auxiliary import own_samples, samples_folder
+from sims.methods.auxiliary import own_samples, samples_cost, samples_folder, with_samples
 from sims.methods.contract import Artefact, Base, Continuous, Method
 from sims.methods.settings import AuxiliarySettings, Expected, Settings
 from sims.model import Model
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
-from sims.runs.work import Leaves, Work
-from sims.sampling import nfe
+from sims.runs.work import Work
 from sims.seeds import derive_seed
 from sims.training.options import LEARNING_RATE, TrainOptions
 from sims.training.trainer import Trainer, read_trained
@@ -43,16 +42,12 @@ def _prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> 
         )  # fmt: skip
         with run.progress("train the head", budgets[-1]) as advance:
             trained = trainer.run(advance, run.log)
-    drawn = settings.auxiliary.samples * nfe(base.model, base.model.sampler)
-    return Artefact(folder.name, trained.snapshots, Cost(evaluations=drawn + PASSES * budgets[-1]))
+    cost = samples_cost(base, settings) + Cost(evaluations=PASSES * budgets[-1])
+    return Artefact(folder.name, trained.snapshots, cost)
 
 
 def _work(expected: Expected) -> Work:
-    options = expected.settings.auxiliary
-    count = options.samples
-    kept = Leaves("own samples, before compression", samples=count)
-    evaluations = count * expected.nfe + PASSES * max(options.budgets)
-    return Work("", evaluations=evaluations, samples=count, leaves=(kept,))
+    return with_samples(Work("", evaluations=PASSES * max(expected.settings.auxiliary.budgets)), expected)
 
 
 def _guided(base: Model, aux: Model, w: float) -> Denoiser:

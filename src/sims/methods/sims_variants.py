@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sims.data.dataset import Dataset
-from sims.methods.auxiliary import altered, synthesis_work, train_auxiliary
+from sims.methods.auxiliary import altered, guided_work, train_auxiliary
 from sims.methods.contract import Artefact, Base, Continuous, Method
 from sims.methods.distilled import guided_samples
 from sims.methods.guided import extrapolate
-from sims.methods.settings import Expected, Settings
+from sims.methods.settings import Settings
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
-from sims.runs.work import Work
 from sims.sampling import nfe
 from sims.seeds import seed_range
 
@@ -25,10 +24,6 @@ def _prepare_guided(base: Base, real: Dataset | None, settings: Settings, run: R
     trained = train_auxiliary(base, data, folder.name, settings, run)
     drawn = Cost(evaluations=len(seeds) * nfe(leader.model, leader.model.sampler))
     return replace(trained, cost=trained.cost + drawn + leader.cost)
-
-
-def _guided_work(expected: Expected) -> Work:
-    return synthesis_work(expected, expected.guided, "guided samples, before compression")
 
 
 _prepare_truncated, _truncated_work = altered(lambda options: replace(options, synthesis="truncated"))
@@ -54,7 +49,7 @@ GUIDED = Method(
     Continuous(usual=2.5),
     _prepare_guided,
     extrapolate,
-    _guided_work,
+    guided_work,
     networks=2,
     prepared_as="guided auxiliary",
     follows_leader=True,
