@@ -26,14 +26,15 @@ from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result, to_json
 
 BEDS = {"digits-5k": "digits", "digits-20k": "digits-20k", "cifar10-8x8": "cifar10-8x8"}
+BUNDLED = ("digits-5k", "digits-20k")
 LIMITS = {"digits-5k": (-25, 5), "digits-20k": (-25, 5), "cifar10-8x8": (-35, 0)}
 FIGURES = ("fd", "fd_held_out", "kid_held_out", "precision", "recall", "memorized", "distance_ratio")
 CHECKED = tuple(f"check_{name}" for name in FIGURES[:5])
 
 
-def command(bed: str, seed: int, folder: Path, data: str | None, extra: list[str]) -> list[str]:
+def command(recipe: str, run: Path, seed: int, data: str | None, extra: list[str]) -> list[str]:
     """One repeat: the whole of ``sims improve`` with its own seed, one draw of fresh samples per method."""
-    words = [sys.executable, "-m", "sims", "improve", "--recipe", BEDS[bed], "--run", str(folder / f"{bed}-{seed}")]
+    words = [sys.executable, "-m", "sims", "improve", "--recipe", recipe, "--run", str(run)]
     words += ["--seed", str(seed), "--evaluation.draws", "1"]
     words += ["--methods", "default,placebo,self-trained"]
     if data:
@@ -41,13 +42,14 @@ def command(bed: str, seed: int, folder: Path, data: str | None, extra: list[str
     return [*words, *extra]
 
 
-def run_repeat(bed: str, seed: int, folder: Path, data: str | None, extra: list[str]) -> ImproveResult:
-    folder.mkdir(parents=True, exist_ok=True)
+def run_repeat(recipe: str, run: Path, seed: int, data: str | None, extra: list[str]) -> ImproveResult:
+    run.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (folder / f"{bed}-{seed}.log").open("a") as log:
-        subprocess.run(command(bed, seed, folder, data, extra), env=environment, stderr=log, stdout=log, check=True)
-    print(f"{bed} repeat {seed} finished", flush=True)
-    return read_result(folder / f"{bed}-{seed}", ImproveResult)
+    with run.with_name(f"{run.name}.log").open("a") as log:
+        words = command(recipe, run, seed, data, extra)
+        subprocess.run(words, env=environment, stderr=log, stdout=log, check=True)
+    print(f"{run.name} finished", flush=True)
+    return read_result(run, ImproveResult)
 
 
 def collect(results: list[ImproveResult]) -> list[dict[str, Any]]:
@@ -137,49 +139,63 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bed", choices=sorted(BEDS), required=True)
+def repeats(
+    description: str | None, beds: dict[str, str], folder: str, words: list[str]
+) -> tuple[argparse.Namespace, list[str], list[ImproveResult]]:
+    """The command line of a benchmark of whole repeats, and what these found, in the order of their seeds."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bed", choices=sorted(beds), required=True)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--folder", type=Path, default=Path("runs/claim"))
-    parser.add_argument("--data", help="data set of the bed cifar10-8x8")
+    parser.add_argument("--folder", type=Path, default=Path(folder))
+    parser.add_argument("--data", help="folder with the data set of a bed that is not bundled")
     parser.add_argument("--out", type=Path, required=True)
     options, extra = parser.parse_known_args()
+    if (options.data is None) != (options.bed in BUNDLED):
+        named = "bundled" if options.bed in BUNDLED else "not bundled"
+        parser.error(f"--data is for beds that are not bundled, and needed there: {options.bed} is {named}")
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         jobs = [
-            pool.submit(run_repeat, options.bed, seed, options.folder, options.data, extra)
+            pool.submit(run_repeat, beds[options.bed], folder_of(options, seed), seed, options.data, [*words, *extra])
             for seed in range(options.first_seed, options.first_seed + options.repeats)
         ]
-        results = [job.result() for job in jobs]
-    rows = collect(results)
-    lines = verdict(options.bed, rows)
-    result = {
-        "benchmark": "claim",
+        return options, extra, [job.result() for job in jobs]
+
+
+def folder_of(options: argparse.Namespace, seed: int) -> Path:
+    return Path(options.folder) / f"{options.bed}-{seed}"
+
+
+def write(options: argparse.Namespace, extra: list[str], results: list[ImproveResult], found: dict[str, Any]) -> None:
+    """The result as JSON: what was run and where, then what was found."""
+    benchmark = Path(sys.argv[0]).stem
+    head = {
+        "benchmark": benchmark,
         "bed": options.bed,
         "repeats": options.repeats,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a repeat",
-        "command": f"python benchmarks/claim.py --bed {options.bed} --repeats {options.repeats} "
-        f"--first-seed {options.first_seed}",
+        "command": f"python benchmarks/{benchmark}.py --bed {options.bed} --repeats {options.repeats} "
+        f"--first-seed {options.first_seed} {'--data DATA ' if options.data else ''}--out {options.out}",
         "options": extra,
         "extractor": to_json(results[0].extractor),
         "floor": to_json(results[0].floor),
-        "verdict": lines,
-        "rows": rows,
-        "chosen": [to_json(result.search.chosen) for result in results if result.search],
-        "seconds": [result.reproduction.seconds for result in results],
     }
+    tail = {"seconds": [result.reproduction.seconds for result in results]}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
-    text = [
-        f"# {options.bed}: {options.repeats} repeats of the whole procedure",
-        "",
-        *[f"- {line}" for line in lines],
-        "",
-    ]
-    options.out.with_suffix(".md").write_text("\n".join([*text, table(rows)]) + "\n")
+    options.out.write_text(json.dumps({**head, **found, **tail}, indent=1) + "\n")
+
+
+def main() -> None:
+    options, extra, results = repeats(__doc__, BEDS, "runs/claim", [])
+    rows = collect(results)
+    lines = verdict(options.bed, rows)
+    chosen = [to_json(result.search.chosen) for result in results if result.search]
+    write(options, extra, results, {"verdict": lines, "rows": rows, "chosen": chosen})
+    title = f"# {options.bed}: {options.repeats} repeats of the whole procedure"
+    text = [title, "", *[f"- {line}" for line in lines], "", table(rows)]
+    options.out.with_suffix(".md").write_text("\n".join(text) + "\n")
     print("\n".join([*lines, table(rows)]))
 
 

@@ -9,20 +9,12 @@ A repeat is the whole of ``sims improve --methods all`` with its own seed: base,
 
 from __future__ import annotations
 
-import argparse
 import collections
-import concurrent.futures
-import datetime
-import json
-import os
-import platform
-from pathlib import Path
 from typing import Any
 
 import claim
 from sims.methods import METHODS
 from sims.results.improve import ImproveResult
-from sims.results.summaries import to_json
 
 BEDS = {**claim.BEDS, "fashion-mnist": "fashion-mnist"}
 COLUMNS = (
@@ -88,40 +80,10 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bed", choices=sorted(BEDS), required=True)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--folder", type=Path, default=Path("runs/rivals"))
-    parser.add_argument("--data", help="data set of the beds cifar10-8x8 and fashion-mnist")
-    parser.add_argument("--out", type=Path, required=True)
-    options, extra = parser.parse_known_args()
-    claim.BEDS.update(BEDS)
-    words = ["--methods", "all", *extra]
-    seeds = range(options.first_seed, options.first_seed + options.repeats)
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(claim.run_repeat, options.bed, s, options.folder, options.data, words) for s in seeds]
-        results = [job.result() for job in jobs]
+    options, extra, results = claim.repeats(__doc__, BEDS, "runs/rivals", ["--methods", "all"])
     rows, lines = rows_of(results), verdict(results)
-    result = {
-        "benchmark": "rivals",
-        "bed": options.bed,
-        "repeats": options.repeats,
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a repeat",
-        "command": f"python benchmarks/rivals.py --bed {options.bed} --repeats {options.repeats} "
-        f"--first-seed {options.first_seed} --out {options.out}",
-        "options": extra,
-        "extractor": to_json(results[0].extractor),
-        "floor": to_json(results[0].floor),
-        "verdict": lines,
-        "headlines": [found.headline for found in results],
-        "rows": rows,
-        "seconds": [found.reproduction.seconds for found in results],
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    found = {"verdict": lines, "headlines": [found.headline for found in results], "rows": rows}
+    claim.write(options, extra, results, found)
     title = f"# {options.bed}: every method on the same bases, {options.repeats} repeats"
     text = [title, "", *[f"- {line}" for line in lines], "", table(rows), ""]
     options.out.with_suffix(".md").write_text("\n".join(text))
