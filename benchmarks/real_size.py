@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 import sims
 from common import flat, save
@@ -25,6 +25,7 @@ from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result
 
 COLUMNS, SCALE = 16, 2
+LABEL, GAP = 84, 8  # pixels
 NAMES = {"sims/base": "base", "improved": "improved", "sims": "sims", "distilled": "distilled", "neon": "neon"}
 
 
@@ -56,12 +57,18 @@ def picture(run: Path, file: Path) -> None:
     """Rows of the same seeds: base, the cheapest SIMS, distilled; real pictures below."""
     with np.load(run / "grids.npz") as arrays:
         found = {key.partition("@")[0]: arrays[key] for key in [*arrays][::-1]}
-    wanted = ("base", "sims (fast)" if "sims (fast)" in found else "sims", "distilled", "real")
-    rows = [np.concatenate([*found[name][:COLUMNS]], axis=1) for name in wanted if name in found]
-    gap = np.full((4, *rows[0].shape[1:]), 255, np.uint8)
-    whole = np.concatenate([part for row in rows for part in (row, gap)][:-1])
-    image = Image.fromarray(whole.squeeze(-1) if whole.shape[-1] == 1 else whole)
-    image.resize((image.width * SCALE, image.height * SCALE), Image.Resampling.NEAREST).save(file, optimize=True)
+    improved = "sims (fast)" if "sims (fast)" in found else "sims"
+    wanted = {"base": "base", improved: "improved", "distilled": "distilled", "real": "real"}
+    rows = {title: np.concatenate([*found[name][:COLUMNS]], axis=1) for name, title in wanted.items() if name in found}
+    height, width = (SCALE * side for side in next(iter(rows.values())).shape[:2])
+    whole = Image.new("RGB", (LABEL + width, len(rows) * (height + GAP) - GAP), "white")
+    for number, (title, row) in enumerate(rows.items()):
+        strip = Image.fromarray(row.squeeze(-1) if row.shape[-1] == 1 else row)
+        top = number * (height + GAP)
+        whole.paste(strip.resize((width, height), Image.Resampling.NEAREST), (LABEL, top))
+        draw, font = ImageDraw.Draw(whole), ImageFont.load_default(16)
+        draw.text((LABEL - 10, top + height / 2), title, fill="black", font=font, anchor="rm")
+    whole.save(file, optimize=True)
     print(f"written: {file}")
 
 

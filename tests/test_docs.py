@@ -1,4 +1,4 @@
-"""What docs/comparing.md and the README's section about scores say can be typed is typed, with less data."""
+"""What docs/comparing.md and the section of docs/usage.md about scores say can be typed is typed, with less data."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from sims.model import load as load_model
 from sims.model import reinitialized
 from sims.scoring.figures import K_COVER, K_PAIR, METRICS
 from sims.scoring.suite import CACHE
+from test_markdown import FILES
 
 PAGE = pages.read("docs/comparing.md")
-SECTION = pages.read("README.md").split("\n## Scores that can be trusted\n")[1].split("\n## ")[0]
+SECTION = pages.read("docs/usage.md").split("\n## Scores that can be trusted\n")[1].split("\n## ")[0]
 
 #: Less data: these options follow those of the page and win over them.
 LESS = {
@@ -51,7 +52,7 @@ def less(line: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Iterator[Path]:
-    """A folder to type in, with models and images where the README has them, and no weights on this machine."""
+    """A folder to type in, with models and images where the pages have them, and no weights on this machine."""
     folder = tmp_path_factory.mktemp("desk")
     np.savez(folder / "few.npz", images=load("digits", limit=40).raw)
     (folder / "my/images").mkdir(parents=True)
@@ -82,7 +83,7 @@ def test_every_command_of_the_page_runs(desk: Path) -> None:
         exec(compile(code, "comparing.md", "exec"), {})
 
 
-def test_every_command_of_the_readme_section_runs(desk: Path) -> None:
+def test_every_command_of_the_section_runs(desk: Path) -> None:
     found = lines("sh", SECTION)
     assert found and all(line.startswith("sims evaluate ") for line in found)
     for line in found:
@@ -123,8 +124,27 @@ def test_the_page_names_what_is_there() -> None:
     assert f"`--cache` (`{CACHE}`)" in PAGE
 
 
-@pytest.mark.parametrize("name", ["docs/comparing.md", "docs/architecture.md", "docs/your-model.md"])
-def test_links_lead_somewhere(name: str) -> None:
-    file = pages.ROOT / name
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", file.read_text(encoding="utf-8")):
-        assert (file.parent / target).exists(), target
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a page, as links name them."""
+    found = re.findall(r"^#+ (.+)$", prose(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(pages.ROOT).as_posix())
+def test_links_lead_somewhere(file: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", prose(file.read_text(encoding="utf-8"))):
+        page = file.parent / target if target else file
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), f"{target}#{anchor}"
+
+
+def test_every_page_is_one_step_from_the_readme_and_that_is_short() -> None:
+    text = pages.read("README.md")
+    assert len(text.splitlines()) <= 150
+    linked = {(pages.ROOT / target).resolve() for target in re.findall(r"\]\((?!http)([^)#]+)", text)}
+    assert linked >= {file.resolve() for file in FILES if file.name != "README.md"}

@@ -35,6 +35,7 @@ FILES = sorted(
 #: Python blocks run where their models and data are: page -> the test that runs every one of them.
 RUN_BY = {
     "README.md": "test_readme.test_python_runs",
+    "docs/usage.md": "test_readme.test_python_runs",
     "docs/parts.md": "test_parts.test_the_page_runs_from_top_to_bottom",
     "docs/comparing.md": "test_docs.test_every_command_of_the_page_runs",
     "docs/your-model.md": "test_your_model.test_every_command_of_the_page_runs",
