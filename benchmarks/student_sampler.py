@@ -4,8 +4,8 @@
 
 Takes finished runs of ``rivals.py``, each with its own base, judge and student, and scores the student on fresh samples
 with the given sampler, by the run's two extractors. Beside it stand the run's own rows. The sampler is one for all: it
-is what ``sims improve --model RUN/distilled`` found for the first of them (``base (tuned)`` there). ``pair`` says what a
-student of the pair has learned: one of autoguidance needs old snapshots.
+is what ``sims improve --model RUN/distilled`` found for the first of them (``base (tuned)`` there). ``pair`` says what
+a student of the pair has learned: one of autoguidance needs old snapshots.
 """
 
 from __future__ import annotations
