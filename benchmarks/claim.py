@@ -25,6 +25,7 @@ from sims.metrics.intervals import paired_ratio_interval, t_interval
 from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result, to_json
 
+NAME = Path(sys.argv[0]).stem  # of the benchmark that runs
 BEDS = {"digits-5k": "digits", "digits-20k": "digits-20k", "cifar10-8x8": "cifar10-8x8"}
 BUNDLED = ("digits-5k", "digits-20k")
 LIMITS = {"digits-5k": (-25, 5), "digits-20k": (-25, 5), "cifar10-8x8": (-35, 0)}
@@ -140,7 +141,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def repeats(
-    description: str | None, beds: dict[str, str], folder: str, words: list[str]
+    description: str | None, beds: dict[str, str], words: list[str]
 ) -> tuple[argparse.Namespace, list[str], list[ImproveResult]]:
     """The command line of a benchmark of whole repeats, and what these found, in the order of their seeds."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,7 +149,7 @@ def repeats(
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--folder", type=Path, default=Path(folder))
+    parser.add_argument("--folder", type=Path, default=Path("runs") / NAME)
     parser.add_argument("--data", help="folder with the data set of a bed that is not bundled")
     parser.add_argument("--out", type=Path, required=True)
     options, extra = parser.parse_known_args()
@@ -169,14 +170,13 @@ def folder_of(options: argparse.Namespace, seed: int) -> Path:
 
 def write(options: argparse.Namespace, extra: list[str], results: list[ImproveResult], found: dict[str, Any]) -> None:
     """The result as JSON: what was run and where, then what was found."""
-    benchmark = Path(sys.argv[0]).stem
     head = {
-        "benchmark": benchmark,
+        "benchmark": NAME,
         "bed": options.bed,
         "repeats": options.repeats,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a repeat",
-        "command": f"python benchmarks/{benchmark}.py --bed {options.bed} --repeats {options.repeats} "
+        "command": f"python benchmarks/{NAME}.py --bed {options.bed} --repeats {options.repeats} "
         f"--first-seed {options.first_seed} {'--data DATA ' if options.data else ''}--out {options.out}",
         "options": extra,
         "extractor": to_json(results[0].extractor),
@@ -188,7 +188,7 @@ def write(options: argparse.Namespace, extra: list[str], results: list[ImproveRe
 
 
 def main() -> None:
-    options, extra, results = repeats(__doc__, BEDS, "runs/claim", [])
+    options, extra, results = repeats(__doc__, BEDS, [])
     rows = collect(results)
     lines = verdict(options.bed, rows)
     chosen = [to_json(result.search.chosen) for result in results if result.search]

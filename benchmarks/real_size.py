@@ -62,11 +62,11 @@ def picture(run: Path, file: Path) -> None:
     rows = {title: np.concatenate([*found[name][:COLUMNS]], axis=1) for name, title in wanted.items() if name in found}
     height, width = (SCALE * side for side in next(iter(rows.values())).shape[:2])
     whole = Image.new("RGB", (LABEL + width, len(rows) * (height + GAP) - GAP), "white")
+    draw, font = ImageDraw.Draw(whole), ImageFont.load_default(16)
     for number, (title, row) in enumerate(rows.items()):
         strip = Image.fromarray(row.squeeze(-1) if row.shape[-1] == 1 else row)
         top = number * (height + GAP)
         whole.paste(strip.resize((width, height), Image.Resampling.NEAREST), (LABEL, top))
-        draw, font = ImageDraw.Draw(whole), ImageFont.load_default(16)
         draw.text((LABEL - 10, top + height / 2), title, fill="black", font=font, anchor="rm")
     whole.save(file, optimize=True)
     print(f"written: {file}")

@@ -80,7 +80,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    options, extra, results = claim.repeats(__doc__, BEDS, "runs/rivals", ["--methods", "all"])
+    options, extra, results = claim.repeats(__doc__, BEDS, ["--methods", "all"])
     rows, lines = rows_of(results), verdict(results)
     found = {"verdict": lines, "headlines": [found.headline for found in results], "rows": rows}
     claim.write(options, extra, results, found)

@@ -24,6 +24,11 @@ def blocks(language: str, text: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def lines(language: str, text: str) -> list[str]:
     """The commands of this package in the blocks of one language; one that is continued with a \\ is one line."""
     joined = (re.sub(r" *\\\n *", " ", block) for block in blocks(language, text))

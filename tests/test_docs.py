@@ -26,7 +26,6 @@ from sims.model import load as load_model
 from sims.model import reinitialized
 from sims.scoring.figures import K_COVER, K_PAIR, METRICS
 from sims.scoring.suite import CACHE
-from test_markdown import FILES
 
 PAGE = pages.read("docs/comparing.md")
 SECTION = pages.read("docs/usage.md").split("\n## Scores that can be trusted\n")[1].split("\n## ")[0]
@@ -122,29 +121,3 @@ def test_the_page_names_what_is_there() -> None:
     assert (K_PAIR, K_COVER, PARTS[-1]) == (3, 5, 5) and "Here k = 3" in PAGE and "a fifth of the samples" in PAGE
     assert (defaults.samples, defaults.neighbours, defaults.resamples) == (5_000, 5_000, 20)
     assert f"`--cache` (`{CACHE}`)" in PAGE
-
-
-def prose(text: str) -> str:
-    """A page without its fenced blocks."""
-    return re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-
-
-def anchors(text: str) -> set[str]:
-    """The headings of a page, as links name them."""
-    found = re.findall(r"^#+ (.+)$", prose(text), flags=re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(pages.ROOT).as_posix())
-def test_links_lead_somewhere(file: Path) -> None:
-    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", prose(file.read_text(encoding="utf-8"))):
-        page = file.parent / target if target else file
-        assert page.exists(), target
-        assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), f"{target}#{anchor}"
-
-
-def test_every_page_is_one_step_from_the_readme_and_that_is_short() -> None:
-    text = pages.read("README.md")
-    assert len(text.splitlines()) <= 150
-    linked = {(pages.ROOT / target).resolve() for target in re.findall(r"\]\((?!http)([^)#]+)", text)}
-    assert linked >= {file.resolve() for file in FILES if file.name != "README.md"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import shlex
 import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -52,6 +53,13 @@ NOT_OURS = {
 }
 #: What is put before a command that runs in several processes, or in another environment.
 BEFORE = re.compile(r"^(?:srun +)?(?:torchrun .*?-m -- +)?(?:\.venv/bin/)?(?=sims )")
+#: Rows of the README's table that are not called what their results call them.
+README_ROWS = {
+    "base with the sampler that suits it best": "base (tuned)",
+    "trained on, with as much compute": "continued",
+    "sims, cached (Fashion-MNIST": "sims (cached)",
+    "the best of them, distilled into one network": "distilled",
+}
 NO_CODE = {"", "text", "json"}
 
 
@@ -164,3 +172,50 @@ def test_modules_that_pages_import_are_there() -> None:
             if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "sims":
                 module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+
+
+def anchors(text: str) -> set[str]:
+    """The headings of a page, as links name them."""
+    found = re.findall(r"^#+ (.+)$", pages.prose(text), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in found}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(pages.ROOT).as_posix())
+def test_links_lead_somewhere(file: Path) -> None:
+    for target, anchor in re.findall(
+        r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", pages.prose(file.read_text(encoding="utf-8"))
+    ):
+        page = file.parent / target if target else file
+        assert page.exists(), target
+        assert not anchor or anchor in anchors(page.read_text(encoding="utf-8")), f"{target}#{anchor}"
+
+
+def test_every_page_is_one_step_from_the_readme_and_that_is_short() -> None:
+    text = pages.read("README.md")
+    assert len(text.splitlines()) <= 150
+    linked = {(pages.ROOT / target).resolve() for target in re.findall(r"\]\((?!http)([^)#]+)", text)}
+    assert linked >= {file.resolve() for file in FILES if file.name != "README.md"}
+
+
+def changed(row: dict[str, Any], figure: str) -> str:
+    """A row's mean change from the base, as pages write it."""
+    mean = f"{row[figure]['change_percent']['mean']:+.0f} %".replace("-", "−")
+    return "0 %" if mean in ("+0 %", "−0 %") else mean
+
+
+@pytest.mark.parametrize("bed", ["digits-5k", "cifar10-8x8"])
+def test_the_tables_of_rivals_say_what_their_results_say(bed: str) -> None:
+    rows = {row["label"]: row for row in json.loads(pages.read(f"benchmarks/results/rivals-{bed}.json"))["rows"]}
+    heading = {"digits-5k": "Digits, base of 5,000 steps", "cifar10-8x8": "CIFAR-10 at 8×8, grey"}[bed]
+    section = pages.read("docs/figures.md").split(f"### {heading}\n")[1].split("\n#")[0]
+    written = [re.findall(r"(\S+ %)(?: \[|(?= \|))", line)[:3] for line in section.splitlines() if line.count("[") == 3]
+    found = {tuple(changed(row, name) for name in ("fd", "fd_held_out", "check_fd_held_out")) for row in rows.values()}
+    assert len(written) > 20 and {tuple(line) for line in written} <= found
+    column = {"digits-5k": 4, "cifar10-8x8": 5}[bed]
+    lines = [line.split("|") for line in pages.read("README.md").splitlines() if line.startswith("| ") and "%" in line]
+    for cells in lines:
+        title = cells[1].strip().split(":")[0].replace("*", "").replace("`", "").strip()
+        label = README_ROWS.get(title, title)
+        expected = f"{changed(rows[label], 'fd_held_out')} ({changed(rows[label], 'check_fd_held_out')})"
+        assert cells[column].strip() == expected, label
+    assert len(lines) == 13

@@ -11,21 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+import pages
 import sims
 import tiny
 from sims.cli import COMMANDS, parse
 from sims.data.dataset import Dataset
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = "\n".join(
-    (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/your-pictures.md", "docs/usage.md")
-)
+README = pages.read("README.md")
+PAGES = "\n".join([README, pages.read("docs/your-pictures.md"), pages.read("docs/usage.md")])
 
 
 def blocks(language: str, text: str = PAGES) -> list[str]:
     """The fenced blocks of one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return pages.blocks(language, text)
 
 
 def section(title: str) -> str:
@@ -35,7 +33,7 @@ def section(title: str) -> str:
 def commands() -> list[str]:
     """Every sims command in the sh blocks and in inline code, without the program."""
     lines = [part for block in blocks("sh") for line in block.splitlines() for part in line.split("&&")]
-    lines += re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", PAGES, flags=re.MULTILINE | re.DOTALL))
+    lines += re.findall(r"`([^`\n]+)`", pages.prose(PAGES))
     found = [re.fullmatch(r"(?:.*(?:/|-m ))?sims +([a-z].*)", line.strip()) for line in lines]
     return list(dict.fromkeys(match[1] for match in found if match))
 
