@@ -35,6 +35,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report",),
     ("experiments",),
     ("api", "fitting"),
+    ("app",),
     ("commands",),
     ("cli",),
     ("__main__",),

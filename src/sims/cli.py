@@ -39,9 +39,11 @@ from sims.commands.options import (
     SampleCommand,
     SynthesizeCommand,
     TrainCommand,
+    ViewCommand,
 )
 from sims.commands.sample import sample_images, synthesize_store
 from sims.commands.train import train
+from sims.commands.view import view
 from sims.config import load_recipe, nearest, override
 from sims.data.check import check
 from sims.data.pictures import SourceOptions, parse_size
@@ -131,6 +133,7 @@ COMMANDS = {
     "evaluate": Command(EvaluateCommand, evaluate, "score samples or a model against real data"),
     "data": Command(DataCommand, _data, "look at a data set (sims data check PATH)", alone=True),
     "check": Command(CheckCommand, check_model, "tell whether a network is read rightly, on real pictures", alone=True),
+    "view": Command(ViewCommand, view, "look at runs and models on a local page", alone=True),
     "inspect": Command(InspectCommand, inspect, "say what a model, store, run or checkpoint holds", alone=True),
     "import": Command(
         ImportCommand, import_checkpoint, "turn a checkpoint of EDM, EDM2 or diffusers into a model", alone=True

@@ -124,6 +124,21 @@ class Model(Wrapped):
         aux = aux.denoiser if isinstance(aux, Model) else aux
         return self.with_denoiser(Extrapolate(self.denoiser, aux, w, interval, cache))
 
+    def at_strength(self, w: float) -> Model:
+        """This guided model at another strength; 0 = its base. UserError for one that is not finite, or no guidance.
+
+        >>> import sims
+        >>> sims.load(GUIDED).at_strength(0.5).denoiser.w
+        0.5
+        """
+        if not math.isfinite(w):
+            raise UserError(f"w is {w}: the strength of guidance must be a finite number, such as 1 (0 = the base)")
+        if isinstance(self.denoiser, Guide):
+            return self.with_denoiser(self.denoiser.with_strength(w))
+        if w != 0:
+            raise UserError(f"w is {w:g}, but the model is not guided: leave out option 'w', or give a guided model")
+        return self
+
     def to(self, device: torch.device | str) -> Model:
         """The model on another device."""
         for network in self.networks:

@@ -112,6 +112,23 @@ class EvaluateCommand(ScoreOptions):
 
 
 @dataclass(frozen=True)
+class ViewCommand:
+    """Look at runs and models on a local page: samples side by side at any strength, searches, proportions.
+
+    The page is for this machine alone (127.0.0.1); from another one: `ssh -L 7860:localhost:7860`. Needs the extra app.
+    """
+
+    given: Positional[list[Path]] = field(default_factory=list)
+    """Run directories, folders of them, or model directories; those below `runs` if not given."""
+    port: int | None = None
+    """Port; if not given, the first that is free from 7860 on."""
+    browser: bool = True
+    """Open the page in the browser, where there is a screen."""
+    code: str | None = None
+    """my_model.py:make, where a model's network is made by code of yours (it is run)."""
+
+
+@dataclass(frozen=True)
 class InspectCommand(HubOptions):
     """Say what a model directory, a store, a run directory, a .pkl checkpoint or a folder of diffusers holds."""
 

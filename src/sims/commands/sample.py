@@ -18,7 +18,6 @@ from sims.data.codec import Codec, finite
 from sims.data.pictures import encode_png
 from sims.errors import UserError
 from sims.files import write_arrays, write_atomic
-from sims.guidance import Guide
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.model import Model, load
 from sims.processes import collect, join
@@ -45,10 +44,12 @@ def sample_images(options: SampleCommand) -> int:
     device = accelerator.device
     model = load(options.model, device)
     if options.w is not None:
-        model = at_strength(model, options.w)
+        model = model.at_strength(options.w)
     if options.vae is not None:
         model = replace(model, codec=with_vae(model.codec, options.vae, model.data_shape))
-    sampler = chosen_sampler(model.sampler, options)
+    sampler = model.sampler.changed(options.solver, options.steps)
+    if options.class_shares:
+        sampler = replace(sampler, class_shares=options.class_shares)
     with progress("sample", len(seeds), quiet=not accelerator.is_main_process) as advance:
         own = range(0, len(seeds), options.batch_size)[accelerator.process_index :: accelerator.num_processes]
         share = accelerator.num_processes
@@ -81,28 +82,6 @@ def parse_seeds(text: str) -> list[int]:
     if (total := sum(len(part) for part in ranges)) > MOST:
         raise UserError(f"seeds {text!r} are {total:,} seeds: at most {MOST:,} at once; `sims synthesize` writes more")
     return list(dict.fromkeys(seed for part in ranges for seed in part))
-
-
-def at_strength(model: Model, w: float) -> Model:
-    """A guided model at another strength; UserError for a strength that is not finite, or a model without guidance."""
-    if not math.isfinite(w):
-        raise UserError(f"w is {w}: the strength of guidance must be a finite number, such as 1 (0 = the base)")
-    guided = model.denoiser
-    if isinstance(guided, Guide):
-        return model.with_denoiser(guided.with_strength(w))
-    if w != 0:
-        raise UserError(f"w is {w:g}, but the model is not guided: leave out --w, or give a guided model")
-    return model
-
-
-def chosen_sampler(sampler: SamplerOptions, options: SampleCommand) -> SamplerOptions:
-    """The model's own sampler with the solver, the steps and the shares of classes asked for."""
-    if options.class_shares:
-        sampler = replace(sampler, class_shares=options.class_shares)
-    if options.solver is not None:
-        churn = sampler.s_churn if options.solver == "heun" else 0.0  # the others are deterministic
-        sampler = replace(sampler, solver=options.solver, s_churn=churn)
-    return sampler if options.steps is None else replace(sampler, steps=options.steps)
 
 
 def _batches(

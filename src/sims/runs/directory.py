@@ -20,7 +20,7 @@ from sims.errors import UserError
 from sims.files import LEFTOVERS, digest, read_json, regular, remove_leftovers, write_atomic, write_json
 from sims.processes import agree, join
 from sims.results.summaries import FORMAT
-from sims.runs.progress import Advance, progress
+from sims.runs.progress import FILE, Advance, progress
 from sims.screen import Screen
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Run:
     def _check_config(self) -> None:
         """Write ``config.json``, or compare with it: format, command, then every option."""
         file, config = self.path / "config.json", {"format": FORMAT, **self.config}
-        made = {child.name for child in self.path.glob("*")} - {"config.json", "lock", "log", "seconds.json"}
+        made = {child.name for child in self.path.glob("*")} - {"config.json", "lock", "log", "seconds.json", FILE}
         if not made or not file.exists():  # options that came to nothing, such as a misspelt path, bind nobody
             if self.writes:
                 write_json(file, config)
@@ -164,7 +164,8 @@ class Run:
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:
         """A progress bar with an ETA on the run's console."""
-        with progress(self.console, title, total) as advance:
+        folder = self.path if self.is_main and self.writes else None
+        with progress(self.console, title, total, folder) as advance:
             yield advance
 
 

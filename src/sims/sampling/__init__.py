@@ -123,6 +123,13 @@ class SamplerOptions:
         steps = int((sigmas > sigma).sum()) + 1
         return replace(self, steps=steps, sigma_min=sigma, s_churn=self.s_churn * steps / len(sigmas))
 
+    def changed(self, solver: SolverName | None, steps: int | None) -> SamplerOptions:
+        """With another solver and other steps, where they are given; churn stays with the one solver that takes it."""
+        options = self
+        if solver is not None:
+            options = replace(options, solver=solver, s_churn=self.s_churn if solver == "heun" else 0.0)
+        return options if steps is None else replace(options, steps=steps)
+
     def planned(self, denoiser: Denoiser) -> Tensor:
         """Noise levels of the denoiser's evaluations, in order: what denoiser.trajectory() receives."""
         return _solver(self.solver, self.churn).planned(self.sigmas(denoiser), self.churn, denoiser.round_sigma)

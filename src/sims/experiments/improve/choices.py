@@ -7,13 +7,16 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from sims.config import to_dict
 from sims.experiments.improve.improvement import Choice, Context, mark, settings_of
 from sims.experiments.improve.method_search import built, search_method, search_work
 from sims.experiments.improve.search import Arm, Searched
 from sims.experiments.options import ImproveOptions
 from sims.methods import HEIR, LEADER, Alone, Artefact, Base, Continuous, Expected, Method, paired
 from sims.results.common import Cost
+from sims.runs.prepared import record
 from sims.runs.work import Work
+from sims.training.trainer import read_trained
 
 
 def choose(
@@ -26,6 +29,8 @@ def choose(
         artefact = method.prepare(base, context.real, settings, context.run)
     if artefact is None and method.budget == "none":  # the base is all it needs
         artefact = Artefact(base.key, {0: Path()})
+    if not round_:
+        _record(context, method, base, artefact)
     if artefact is None:
         return Choice(name, name, base.model), None
     budgets, cost, searched = sorted(artefact.variants), artefact.cost, None
@@ -47,6 +52,14 @@ def choose(
     if method.of_leader and leader is not None:
         w, cost = leader.w, cost + leader.cost
     return Choice(name, name, model, w, budget or None, cost, note), searched
+
+
+def _record(context: Context, method: Method, base: Base, artefact: Artefact | None) -> None:
+    """Leave word of what the method is built from."""
+    trained = None if base.training is None else read_trained(base.training)
+    networks = {} if artefact is None else artefact.variants
+    last = None if trained is None else trained.last
+    record(context.run, last, to_dict(base.model.sampler), method.name, networks)
 
 
 def default_choice(budgets: list[int], strengths: Continuous) -> tuple[int, float]:

@@ -1,0 +1,1 @@
+"""Pages for looking: runs, samples side by side, searches and proportions, on this machine alone (extra ``app``)."""
