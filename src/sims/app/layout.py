@@ -14,7 +14,7 @@ from sims.app.desk import OWN, SOLVERS, Asked, Desk, cost_html, extra_name, over
 from sims.app.preview import SupersededError, tile
 from sims.app.proportion_view import draw_bars, group_pictures, share_html
 from sims.app.search_curves import said
-from sims.app.shelf import Shelf
+from sims.app.shelf import Shelf, of_method
 from sims.errors import UserError
 
 TITLE = "sims"
@@ -28,7 +28,10 @@ CSS = """
 .wide td, .wide th { text-align: left; vertical-align: top; padding: .35em .7em; border-bottom: 1px solid #8884; }
 .wide .running { color: #0b8496; } .wide .broken { color: #b3261e; } .wide .finished { color: #217a3c; }
 .wide progress { width: 12em; } .said { min-height: 1.5em; } .failed { color: #b3261e; }
-.panel .grid-wrap { min-height: 10em; }
+.gradio-container .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)); gap: 4px; }
+.gradio-container .thumbnail-item { min-width: 0; width: 100%; border-radius: 0; }
+.gradio-container .thumbnail-item img { image-rendering: pixelated; }
+.panel .caption-label { display: none; }
 """
 
 
@@ -47,7 +50,13 @@ class Panel:
 
     @property
     def settings(self) -> list[Component]:
+        """What says which model is drawn."""
         return [self.model, self.w, self.extra, self.budget]
+
+    @property
+    def settled(self) -> list[Component]:
+        """What depends on the model that is chosen."""
+        return [*self.settings, self.folder, self.use]
 
 
 @dataclass
@@ -165,7 +174,7 @@ def _compare(desk: Desk, run: gr.Dropdown) -> Compare:
 
     part = Compare(
         lambda name: _chosen(desk, name),
-        [shared.count, shared.label, *(one for panel in panels for one in panel.settings)],
+        [shared.count, shared.label, *(one for panel in panels for one in panel.settled)],
         shared, panels, draw_all,
     )  # fmt: skip
     for place, panel in enumerate(panels):
@@ -209,7 +218,7 @@ def _connect(desk: Desk, shared: Shared, panel: Panel, place: int, detail: list[
         try:
             return _settings(desk.shelf(run), name)
         except UserError:
-            return [gr.skip()] * 4
+            return [gr.skip()] * 6
 
     def click(run: str, event: gr.SelectData, request: gr.Request) -> Sequence[Any]:
         return _clicked(desk, run, (request.session_hash, place), int(event.index))
@@ -223,7 +232,7 @@ def _connect(desk: Desk, shared: Shared, panel: Panel, place: int, detail: list[
 
     drawn = [panel.pictures, panel.cost]
     follow: dict[str, Any] = {"show_progress_on": panel.pictures, **_FREE}
-    panel.model.input(settle, [shared.run, panel.model], panel.settings).then(draw, given, drawn, **follow)
+    panel.model.input(settle, [shared.run, panel.model], panel.settled).then(draw, given, drawn, **follow)
     for one in (panel.w, panel.extra, panel.budget):
         one.input(draw, given, drawn, **follow)
     panel.pictures.select(click, shared.run, detail)
@@ -253,9 +262,7 @@ def _drawn(desk: Desk, spot: object, number: int, values: Sequence[Any], progres
         return gr.skip(), gr.skip()
     except UserError as error:
         return [], failed(error)
-    names = [f"seed {seed}" for seed in drawn.seeds]
-    pictures = list(zip(drawn.tiles(), names if len(names) <= 4 else [None] * len(names)))
-    return pictures, cost_html(drawn, asked.model)
+    return list(zip(drawn.tiles(), [f"seed {seed}" for seed in drawn.seeds])), cost_html(drawn, asked.model)
 
 
 def _draw_all(desk: Desk, values: Sequence[Any], request: gr.Request, progress: gr.Progress) -> Iterator[list[Any]]:
@@ -289,7 +296,7 @@ def _chosen(desk: Desk, name: str) -> list[Any]:
             raise UserError("there is no model yet")
         model = desk.model(Asked(name, names[0]))
     except UserError:  # the sentence stands above
-        nothing = [gr.Dropdown(choices=[], value=None), *[gr.update(visible=False)] * 3]
+        nothing = [gr.Dropdown(choices=[], value=None), *[gr.update(visible=False)] * 5]
         return [gr.skip(), gr.Dropdown(choices=[ANY], value=ANY), *nothing * PANELS]
     named = [model.class_names[k] if k < len(model.class_names) else str(k) for k in range(model.num_classes)]
     classes = [(ANY, ANY), *((title, str(k)) for k, title in enumerate(named))]
@@ -306,12 +313,13 @@ def _settings(shelf: Shelf, name: str) -> list[Any]:
     model = gr.Dropdown(choices=_listed(shelf), value=name)
     strength = entry.strength
     if strength is None:
-        return [model, *[gr.update(visible=False, value=None)] * 3]
+        return [model, *[gr.update(visible=False, value=None)] * 4, gr.update(visible=False)]
+    write = [gr.update(visible=True, value=""), gr.update(visible=True)]
     w = gr.Slider(minimum=strength.least, maximum=strength.most, value=strength.chosen, visible=True)
     budgets = [(f"{budget:,}", budget) for budget in strength.budgets]
     budget = gr.Dropdown(choices=budgets, value=strength.budget, visible=len(budgets) > 1)
     if strength.extra is None:
-        return [model, w, gr.update(visible=False, value=None), budget]
+        return [model, w, gr.update(visible=False, value=None), budget, *write]
     values = sorted({*strength.extra.values, strength.value or strength.extra.usual})
     extra = gr.Dropdown(
         choices=[(f"{value:g}", value) for value in values],
@@ -319,13 +327,13 @@ def _settings(shelf: Shelf, name: str) -> list[Any]:
         label=strength.extra.name,
         visible=True,
     )
-    return [model, w, extra, budget]
+    return [model, w, extra, budget, *write]
 
 
 def _listed(shelf: Shelf) -> list[tuple[str, str]]:
     """What a list of models shows and what it stands for."""
     entries = shelf.entries.values()
-    return [(one.name if one.title.lower() == one.name else f"{one.name} ({one.title})", one.name) for one in entries]
+    return [(one.title, one.name) for one in entries]
 
 
 def _search(desk: Desk, compare: Compare) -> Part:
@@ -371,7 +379,7 @@ def _search(desk: Desk, compare: Compare) -> Part:
         except (UserError, IndexError, ValueError) as error:
             return [], failed(error)
         spot = (request.session_hash, "search")
-        asked = (name, first, count, OWN, 0, ANY, method, cell.w, cell.extra, cell.budget or None)
+        asked = (name, first, count, OWN, 0, ANY, of_method(method), cell.w, cell.extra, cell.budget or None)
         return _drawn(desk, spot, desk.turns.take(spot), asked, progress)
 
     given = [shared.run, method, point, shared.first, shared.count]

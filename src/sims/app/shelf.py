@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sims.app.overview import RunState
 from sims.config import JSON, from_dict, read_as
 from sims.errors import UserError
 from sims.guidance import Guide, innermost
-from sims.methods import BASE, HEIR, METHODS, Continuous, Extra, Method
+from sims.methods import BASE, HEIR, METHODS, Continuous, Extra, Fixed, Method
 from sims.model import Model, load
 from sims.results.improve import Chosen, ImproveResult
 from sims.runs.prepared import Prepared, prepared
@@ -82,6 +82,11 @@ def shelf_of_model(path: Path) -> Shelf:
     return Shelf(path, {entry.name: entry for entry in entries})
 
 
+def of_method(name: str) -> str:
+    """The name of a method's entry; that alone may be the name of a folder."""
+    return f"method {name}"
+
+
 def write(shelf: Shelf, name: str, model: Model, folder: str) -> Path:
     """Save a model as a folder of its run. UserError for a name that is no plain one, or is taken."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}", folder):
@@ -94,14 +99,14 @@ def write(shelf: Shelf, name: str, model: Model, folder: str) -> Path:
     target = shelf.path / folder
     if target.is_symlink() or target.exists():
         raise UserError(f"{target} is there already: give another name")
-    return replace(model, provenance={**model.provenance, "method": name}).save(target)
+    return replace(model, provenance={**model.provenance, "method": name.removeprefix(of_method(""))}).save(target)
 
 
 def _base(run: Path, known: Prepared) -> Iterator[Entry]:
     """The base as a run samples it, where that is known; else its last snapshot."""
     build = _base_of(run, known)
     if build is not None:
-        yield Entry(BASE.name, BASE.look.title, lambda w, extra, budget: build())
+        yield Entry(BASE.name, BASE.name, lambda w, extra, budget: build())
 
 
 def _base_of(run: Path, known: Prepared) -> Callable[[], Model] | None:
@@ -125,8 +130,7 @@ def _base_of(run: Path, known: Prepared) -> Callable[[], Model] | None:
 
 def _saved(run: Path) -> Iterator[Entry]:
     for file in sorted(run.glob("*/model.json")):
-        if file.parent.name not in METHODS or METHODS[file.parent.name].saved:
-            yield _directory(file.parent, file.parent.name)
+        yield _directory(file.parent, file.parent.name)
 
 
 def _others(run: Path) -> Iterator[Entry]:
@@ -134,7 +138,9 @@ def _others(run: Path) -> Iterator[Entry]:
     for file in sorted(run.glob("**/model.json")):
         folder = file.parent
         inside = [parent for parent in folder.parents if parent.is_relative_to(run) and parent != run]
-        if any((parent / "model.json").is_file() for parent in inside) or folder.parent == run:
+        if folder.is_relative_to(run / "artefacts") or folder.parent == run:
+            continue  # what methods are made from; what is there already
+        if any((parent / "model.json").is_file() for parent in inside):
             continue
         yield _directory(folder, str(folder.relative_to(run)))
 
@@ -147,6 +153,8 @@ def _directory(folder: Path, name: str) -> Entry:
         strength = Strength(float(w), _scale(float(w)))
 
     def build(w: float, extra: float | None, budget: int | None) -> Model:
+        if extra is not None or budget is not None:
+            raise UserError(f"{folder} is one finished model: of it the strength alone can be changed")
         model = _load(folder)
         return model if strength is None else model.at_strength(w)
 
@@ -159,17 +167,20 @@ def _methods(run: Path, known: Prepared, result: ImproveResult | None) -> Iterat
     base, interval = _base_of(run, known), _interval(run)
     for name, networks in known.methods.items():
         method = METHODS.get(name)
-        if method is None or base is None or not isinstance(method.strengths, Continuous):
+        if method is None or base is None or method.saved or method is BASE:
             continue
         if method.budget != "none" and not networks:
             continue
         folders = {int(budget): run / path for budget, path in networks.items()}
         strength = _strength(method, tuple(folders), searched.get(name))
-        yield Entry(name, method.look.title, _builder(method, base, folders, strength, interval), strength)
+        build = _builder(method, base, folders, strength, interval)
+        yield Entry(of_method(name), f"{name}, as searched" if strength else name, build, strength)
 
 
-def _strength(method: Method, budgets: tuple[int, ...], chosen: Chosen | None) -> Strength:
-    assert isinstance(method.strengths, Continuous)
+def _strength(method: Method, budgets: tuple[int, ...], chosen: Chosen | None) -> Strength | None:
+    """What of a method can be moved, beginning with what was chosen; None where it has one strength."""
+    if not isinstance(method.strengths, Continuous):
+        return None
     extra, w = method.extra, method.strengths.usual if chosen is None else chosen.w
     value = None if extra is None else extra.usual
     if chosen is not None and chosen.extra is not None:
@@ -185,18 +196,25 @@ def _scale(w: float) -> float:
 
 
 def _builder(
-    method: Method, base: Callable[[], Model], folders: dict[int, Path], strength: Strength, interval: tuple[float, ...]
+    method: Method,
+    base: Callable[[], Model],
+    folders: Mapping[int, Path],
+    strength: Strength | None,
+    interval: tuple[float, float],
 ) -> Callable[[float, float | None, int | None], Model]:
+    usual = strength or Strength(0.0, 0.0, budget=max(folders, default=None))
+
     def build(w: float, extra: float | None, budget: int | None) -> Model:
         model, aux = base(), None
         if folders:
-            chosen = strength.budget if budget is None else budget
-            if chosen not in folders:
+            chosen = usual.budget if budget is None else budget
+            if chosen is None or chosen not in folders:
                 raise UserError(f"there is no network of {budget} images: there are {', '.join(map(str, folders))}")
             aux = _load(folders[chosen])
-        denoiser = method.build(model, aux, w, strength.value if extra is None else extra)
+        w = method.strengths.w if isinstance(method.strengths, Fixed) else w
+        denoiser = method.build(model, aux, w, usual.value if extra is None else extra)
         if isinstance(denoiser, Guide):
-            denoiser = denoiser.limited((interval[0], interval[1]))
+            denoiser = denoiser.limited(interval)
         return model.with_denoiser(denoiser)
 
     return build
