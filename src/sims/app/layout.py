@@ -25,13 +25,15 @@ ANY = "any"
 CSS = """
 .gradio-container { max-width: 1280px !important; margin: auto; }
 .wide { overflow-x: auto; } .wide table { border-collapse: collapse; width: 100%; }
-.wide td, .wide th { text-align: left; vertical-align: top; padding: .35em .7em; border-bottom: 1px solid #8884; }
+.gradio-container .wide :is(table, tr, td, th) { border: 0 !important; }
+.gradio-container .wide :is(td, th) { text-align: left; vertical-align: top; padding: .35em .7em;
+  border-bottom: 1px solid #8884 !important; }
 .wide .running { color: #0b8496; } .wide .broken { color: #b3261e; } .wide .finished { color: #217a3c; }
 .wide progress { width: 12em; } .said { min-height: 1.5em; } .failed { color: #b3261e; }
 .gradio-container .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)); gap: 4px; }
 .gradio-container .thumbnail-item { min-width: 0; width: 100%; border-radius: 0; }
 .gradio-container .thumbnail-item img { image-rendering: pixelated; }
-.panel .caption-label { display: none; }
+.gradio-container .plain .caption-label { display: none !important; }
 """
 
 
@@ -47,6 +49,7 @@ class Panel:
     cost: gr.HTML
     folder: gr.Textbox
     use: gr.Button
+    written: gr.HTML
 
     @property
     def settings(self) -> list[Component]:
@@ -56,7 +59,7 @@ class Panel:
     @property
     def settled(self) -> list[Component]:
         """What depends on the model that is chosen."""
-        return [*self.settings, self.folder, self.use]
+        return [*self.settings, self.folder, self.use, self.written]
 
 
 @dataclass
@@ -166,7 +169,9 @@ def _compare(desk: Desk, run: gr.Dropdown) -> Compare:
     gr.Markdown("Click a picture to see it large, beside the training picture nearest to it.")
     with gr.Row():
         large = gr.Image(label="Sample", interactive=False, buttons=["fullscreen"], elem_id="large", format="png")
-        near = gr.Image(label="Nearest training picture", interactive=False, elem_id="nearest", format="png")
+        near = gr.Image(
+            label="Nearest training picture", interactive=False, buttons=["fullscreen"], elem_id="nearest", format="png"
+        )
     words = gr.HTML(elem_id="nearest-said", elem_classes="said")
 
     def draw_all(request: gr.Request, progress: gr.Progress = _BAR, *values: Any) -> Iterator[list[Any]]:
@@ -195,7 +200,7 @@ def _panel(place: int) -> Panel:
             gr.Dropdown([], label="Training budget, in images", visible=False, elem_id=f"budget-{place}"),
             gr.Gallery(
                 columns=4, format="png", allow_preview=False, show_label=False, interactive=False, buttons=[],
-                object_fit="contain", height="auto", elem_id=f"pictures-{place}",
+                object_fit="contain", height="auto", elem_id=f"pictures-{place}", elem_classes="plain",
             ),
             gr.HTML(elem_id=f"cost-{place}", elem_classes="said"),
             gr.Textbox(
@@ -203,6 +208,7 @@ def _panel(place: int) -> Panel:
                 elem_id=f"folder-{place}",
             ),
             gr.Button("Use this w", size="sm", elem_id=f"use-{place}"),
+            gr.HTML(elem_id=f"written-{place}", elem_classes="said"),
         )  # fmt: skip
 
 
@@ -218,7 +224,7 @@ def _connect(desk: Desk, shared: Shared, panel: Panel, place: int, detail: list[
         try:
             return _settings(desk.shelf(run), name)
         except UserError:
-            return [gr.skip()] * 6
+            return [gr.skip()] * 7
 
     def click(run: str, event: gr.SelectData, request: gr.Request) -> Sequence[Any]:
         return _clicked(desk, run, (request.session_hash, place), int(event.index))
@@ -236,7 +242,7 @@ def _connect(desk: Desk, shared: Shared, panel: Panel, place: int, detail: list[
     for one in (panel.w, panel.extra, panel.budget):
         one.input(draw, given, drawn, **follow)
     panel.pictures.select(click, shared.run, detail)
-    panel.use.click(use, [panel.folder, *given], panel.cost)
+    panel.use.click(use, [panel.folder, *given], panel.written)
 
 
 def _asked(values: Sequence[Any]) -> Asked:
@@ -296,7 +302,7 @@ def _chosen(desk: Desk, name: str) -> list[Any]:
             raise UserError("there is no model yet")
         model = desk.model(Asked(name, names[0]))
     except UserError:  # the sentence stands above
-        nothing = [gr.Dropdown(choices=[], value=None), *[gr.update(visible=False)] * 5]
+        nothing = [gr.Dropdown(choices=[], value=None), *[gr.update(visible=False)] * 5, ""]
         return [gr.skip(), gr.Dropdown(choices=[ANY], value=ANY), *nothing * PANELS]
     named = [model.class_names[k] if k < len(model.class_names) else str(k) for k in range(model.num_classes)]
     classes = [(ANY, ANY), *((title, str(k)) for k, title in enumerate(named))]
@@ -313,8 +319,8 @@ def _settings(shelf: Shelf, name: str) -> list[Any]:
     model = gr.Dropdown(choices=_listed(shelf), value=name)
     strength = entry.strength
     if strength is None:
-        return [model, *[gr.update(visible=False, value=None)] * 4, gr.update(visible=False)]
-    write = [gr.update(visible=True, value=""), gr.update(visible=True)]
+        return [model, *[gr.update(visible=False, value=None)] * 4, gr.update(visible=False), ""]
+    write = [gr.update(visible=True, value=""), gr.update(visible=True), ""]
     w = gr.Slider(minimum=strength.least, maximum=strength.most, value=strength.chosen, visible=True)
     budgets = [(f"{budget:,}", budget) for budget in strength.budgets]
     budget = gr.Dropdown(choices=budgets, value=strength.budget, visible=len(budgets) > 1)
@@ -338,13 +344,14 @@ def _listed(shelf: Shelf) -> list[tuple[str, str]]:
 
 def _search(desk: Desk, compare: Compare) -> Part:
     method = gr.Dropdown([], label="Method", elem_id="method")
+    gr.Markdown("FD to the training data against w. Click a point, or choose a measurement below, to see its samples.")
     curves = gr.Image(
-        label="FD against w: click a point to see its samples", interactive=False, elem_id="curves", format="png"
+        label="FD against w", show_label=False, interactive=False, buttons=[], elem_id="curves", format="png"
     )
     point = gr.Dropdown([], label="Measurement", elem_id="point")
     pictures = gr.Gallery(
         columns=8, format="png", allow_preview=False, show_label=False, interactive=False, buttons=[], height="auto",
-        elem_id="point-pictures",
+        elem_id="point-pictures", elem_classes="plain",
     )  # fmt: skip
     cost = gr.HTML(elem_id="point-cost", elem_classes="said")
     shared = compare.shared
@@ -391,7 +398,10 @@ def _search(desk: Desk, compare: Compare) -> Part:
 
 def _proportions(desk: Desk) -> Part:
     words = gr.HTML(elem_id="proportions-said", elem_classes="said")
-    bars = gr.Image(label="Shares with 95 % intervals", interactive=False, elem_id="bars", format="png", visible=False)
+    bars = gr.Image(
+        label="Shares with 95 % intervals", show_label=False, interactive=False, buttons=[], elem_id="bars",
+        format="png", visible=False,
+    )  # fmt: skip
     table = gr.HTML(elem_id="shares")
     groups = gr.Gallery(
         columns=8, format="png", label="Pictures of every group", interactive=False, buttons=[], height="auto",

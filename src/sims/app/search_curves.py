@@ -67,6 +67,8 @@ def draw_curves(result: ImproveResult, method: str, extra: str = "") -> Curves:
     if cells:
         axes.set_yscale("log")
         axes.set_xscale("symlog", linthresh=0.1)
+        axes.set_xticks(strengths := sorted({cell.w for cell in cells}), [f"{w:g}" for w in strengths], rotation=60)
+        axes.minorticks_off()
         axes.legend(fontsize=8, ncols=3)
     axes.set_xlabel("w (strength of guidance)")
     axes.set_ylabel("FD to the training data")
