@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -31,6 +32,7 @@ CSS = """
 .wide .running { color: #0b8496; } .wide .broken { color: #b3261e; } .wide .finished { color: #217a3c; }
 .wide progress { width: 12em; } .said { min-height: 1.5em; } .failed { color: #b3261e; }
 .gradio-container .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)); gap: 4px; }
+.gradio-container .grid-wrap { min-height: 8em; height: auto !important; max-height: none !important; }
 .gradio-container .thumbnail-item { min-width: 0; width: 100%; border-radius: 0; }
 .gradio-container .thumbnail-item img { image-rendering: pixelated; }
 .gradio-container .plain .caption-label { display: none !important; }
@@ -258,7 +260,10 @@ def _asked(values: Sequence[Any]) -> Asked:
         raise UserError(f"not a number: {str(error)[:100]}") from None
 
 
-def _drawn(desk: Desk, spot: object, number: int, values: Sequence[Any], progress: gr.Progress) -> Sequence[Any]:
+def _drawn(
+    desk: Desk, spot: object, number: int, values: Sequence[Any], progress: gr.Progress, columns: int | None = None
+) -> Sequence[Any]:
+    """A gallery and what is said under it; as many columns as rows, unless their number is given."""
     try:
         asked = _asked(values)
         drawn = desk.draw(
@@ -268,7 +273,9 @@ def _drawn(desk: Desk, spot: object, number: int, values: Sequence[Any], progres
         return gr.skip(), gr.skip()
     except UserError as error:
         return [], failed(error)
-    return list(zip(drawn.tiles(), [f"seed {seed}" for seed in drawn.seeds])), cost_html(drawn, asked.model)
+    named = list(zip(drawn.tiles(), [f"seed {seed}" for seed in drawn.seeds]))
+    columns = math.ceil(math.sqrt(len(named))) if columns is None else columns
+    return gr.Gallery(named, columns=columns), cost_html(drawn, asked.model)
 
 
 def _draw_all(desk: Desk, values: Sequence[Any], request: gr.Request, progress: gr.Progress) -> Iterator[list[Any]]:
@@ -387,7 +394,7 @@ def _search(desk: Desk, compare: Compare) -> Part:
             return [], failed(error)
         spot = (request.session_hash, "search")
         asked = (name, first, count, OWN, 0, ANY, of_method(method), cell.w, cell.extra, cell.budget or None)
-        return _drawn(desk, spot, desk.turns.take(spot), asked, progress)
+        return _drawn(desk, spot, desk.turns.take(spot), asked, progress, columns=8)
 
     given = [shared.run, method, point, shared.first, shared.count]
     method.input(show, [shared.run, method], [curves, point])
