@@ -63,7 +63,7 @@ def application(shown: Shown, folder: Path) -> Any:
     from fastapi.responses import FileResponse, PlainTextResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from sims.app.layout import CSS, pages
+    from sims.app.view_pages import CSS, pages
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -90,7 +90,7 @@ def application(shown: Shown, folder: Path) -> Any:
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])  # no other name leads here
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return gr.mount_gradio_app(
-        app, pages(Desk(shown)), "", server_name=HOST, footer_links=[], show_error=False, theme=theme, css=CSS,
+        app, pages(Desk(shown)), "", server_name=HOST, footer_links=[], show_error=False, theme=theme, css_paths=CSS,
         ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, run_history=False, max_file_size=0,
     )  # fmt: skip
 

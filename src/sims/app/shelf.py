@@ -95,7 +95,7 @@ def write(shelf: Shelf, name: str, model: Model, folder: str) -> Path:
             "beginning with a letter or digit"
         )
     if not (shelf.path / "config.json").is_file():
-        raise UserError(f"{shelf.path} is no run, and is left as it is: `sims sample` takes another strength by --w")
+        raise UserError(f"{shelf.path} is no run and is left as it is: sims sample takes another w")
     target = shelf.path / folder
     if target.is_symlink() or target.exists():
         raise UserError(f"{target} is there already: give another name")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -18,25 +20,12 @@ from sims.app.search_curves import said
 from sims.app.shelf import Shelf, of_method
 from sims.errors import UserError
 
-TITLE = "sims"
+TITLE = "sims view"
 PANELS = 3
 _BAR = gr.Progress()  # gradio gives each event its own where this is the default
 EVERY = 4.0  # seconds from one look at the runs to the next
 ANY = "any"
-CSS = """
-.gradio-container { max-width: 1280px !important; margin: auto; }
-.wide { overflow-x: auto; } .wide table { border-collapse: collapse; width: 100%; }
-.gradio-container .wide :is(table, tr, td, th) { border: 0 !important; }
-.gradio-container .wide :is(td, th) { text-align: left; vertical-align: top; padding: .35em .7em;
-  border-bottom: 1px solid #8884 !important; }
-.wide .running { color: #0b8496; } .wide .broken { color: #b3261e; } .wide .finished { color: #217a3c; }
-.wide progress { width: 12em; } .said { min-height: 1.5em; } .failed { color: #b3261e; }
-.gradio-container .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)); gap: 4px; }
-.gradio-container .grid-wrap { min-height: 8em; height: auto !important; max-height: none !important; }
-.gradio-container .thumbnail-item { min-width: 0; width: 100%; border-radius: 0; }
-.gradio-container .thumbnail-item img { image-rendering: pixelated; }
-.gradio-container .plain .caption-label { display: none !important; }
-"""
+CSS = Path(__file__).with_name("view.css")
 
 
 @dataclass
@@ -236,7 +225,8 @@ def _connect(desk: Desk, shared: Shared, panel: Panel, place: int, detail: list[
             path = desk.write(_asked(values), (folder or "").strip())
         except UserError as error:
             return failed(error)
-        return f"<p>Written: <code>sims sample {escape(str(path))} --seeds 0-63 --out samples</code></p>"
+        command = f"sims sample {shlex.quote(str(path))} --seeds 0-63 --out samples"
+        return f"<p>Written. To sample it: <code>{escape(command)}</code></p>"
 
     drawn = [panel.pictures, panel.cost]
     follow: dict[str, Any] = {"show_progress_on": panel.pictures, **_FREE}
