@@ -321,4 +321,4 @@ def test_no_hub_no_room_and_no_library(
         fails("set HF_HUB_CACHE to another folder")
     assert not server.fetched()
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    fails("pip install 'sims-diffusion[diffusers]'")
+    fails("pip install 'sims-diffusion[hub]'")

@@ -184,8 +184,8 @@ def synthesize(
             f"the last seed is {first_seed + count - 1:,}: it must be below {NUM_SEEDS:,}, lower first_seed"
         )
     accelerator = join()
-    model = model.to(accelerator.device) if isinstance(model, Model) else load(
-        model, accelerator.device, download=download
+    model = (
+        model.to(accelerator.device) if isinstance(model, Model) else load(model, accelerator.device, download=download)
     )
     denoiser = model.denoiser
     guided = isinstance(denoiser, Guide)

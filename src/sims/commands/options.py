@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sims.experiments.options import BaseOptions, DataOptions
 from sims.interop.hub_models import HubOptions
@@ -176,3 +177,28 @@ class ExportCommand(HubOptions):
     """my_model.py:make, where the model's network is made by code of yours (it is run)."""
     like: Path | None = None
     """The original folder of diffusers, whose scheduler and other parts are copied."""
+
+
+@dataclass(frozen=True)
+class PushCommand:
+    """Publish a model of a finished run on the Hugging Face hub, with a card that says what was measured of it.
+
+    `--out FOLDER` writes what would be uploaded there instead: the model directory, README.md (the card), and
+    samples.png where the run kept pictures. Nothing is uploaded before the hub has been asked what is there; of a
+    repository that holds a model of sims, one more commit replaces it. It needs a token: HF_TOKEN, or `hf auth login`.
+    """
+
+    run: Positional[Path]
+    """Directory of a finished run of improve or shift."""
+    name: Positional[str]
+    """Where on the hub: owner/name."""
+    model: str = "improved"
+    """Which model of the run: the name of its directory, such as improved, distilled, neon, sims or base."""
+    licence: Annotated[str | None, arg(aliases=["--license"])] = None
+    """What others may do with it, as the hub writes it (apache-2.0, mit, cc-by-4.0, other, ...); it must be given."""
+    private: bool = False
+    """Make a new repository private."""
+    out: Path | None = None
+    """Folder to write to (empty or new), and nothing is uploaded."""
+    code: str | None = None
+    """my_model.py:make, where the model's network is made by code of yours (it is run, and not uploaded)."""

@@ -113,6 +113,13 @@ class ScoreRow:
         return cls(**{**values, "seeds": tuple(row["seeds"])})  # type: ignore[arg-type]
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunRow(ScoreRow):
+    """A row of a run's ``metrics.jsonl``: of the row of tables that is called ``label``."""
+
+    label: str = ""
+
+
 REQUIRED = tuple(
     entry.name for entry in fields(ScoreRow) if entry.default is MISSING and entry.default_factory is MISSING
 )
