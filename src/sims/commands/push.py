@@ -21,7 +21,7 @@ from sims.model import Model, load
 from sims.report.card import PICTURE, CardFacts, model_card, samples_png
 from sims.report.context import base_row
 from sims.report.strips import read_pictures
-from sims.results.common import Row
+from sims.results.common import Result, Row
 from sims.results.improve import ImproveResult
 from sims.results.scores import RunRow
 from sims.results.shift import ShiftResult
@@ -75,7 +75,7 @@ def write_folder(run: Path, which: str, name: str, licence: str, out: Path) -> N
     if not (run / "config.json").is_file():
         raise UserError(f"{run} is no run: give the directory of a finished run, such as runs/digits")
     began = read_as(run / "config.json", Began, rest=True)
-    result = read_result(run)
+    result = read_result(run, Result)
     if not isinstance(result, ImproveResult | ShiftResult):
         raise UserError(f"{run} is a run of {result.experiment}, which leaves no model: give one of improve or shift")
     folder = _folder(run, which, began)

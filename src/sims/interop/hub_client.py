@@ -1,4 +1,4 @@
-"""What models of the Hugging Face hub are fetched and published with: its cache, its client, its refusals as sentences."""
+"""What models of the Hugging Face hub are fetched and published with: the cache, the client, refusals as sentences."""
 
 from __future__ import annotations
 

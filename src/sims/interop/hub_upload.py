@@ -112,6 +112,4 @@ def _require_ours(name: str, about: Any, private: bool) -> None:
             f"{name} exists and holds something else ({', '.join(others[:3])}): give another name, and nothing is lost"
         )
     if private and not about.private:
-        raise UserError(
-            f"{name} exists and is public: make it private on its page first, or leave out option 'private'"
-        )
+        raise UserError(f"{name} exists and is public: make it private on its page, or leave out option 'private'")

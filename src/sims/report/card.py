@@ -1,7 +1,7 @@
 """The card of a model that is published: what it is, what was measured of it and how, what it was trained on, limits.
 
-Markdown with YAML in front, as the Hugging Face hub reads it. Names that come from data are escaped wherever they stand,
-and none stands in the YAML.
+Markdown with YAML in front, as the Hugging Face hub reads it. Names that come from data are escaped wherever they
+stand, and none stands in the YAML.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MAIN = ("fd", "fd_held_out", "fd_target", "check_fd", "check_fd_held_out", "memorized")
 PICTURE = "samples.png"
 _LONGEST = 200  # characters of a foreign text
-_MARKS = re.compile(r"([\\`*_{}\[\]()<>#+!|~$&@:-])")
+_MARKS = re.compile(r"([\\`*_{}\[\]<>#|~$&@]|:(?=//)|^[-+=]|(?<=^\d)[.)])")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def _figures(result: Result, facts: CardFacts) -> str:
         return "## Figures\n\nNothing was measured: the run had no real data to judge by."
     names = [name for name in in_order(result, row.figures) if name in MAIN]
     places = {name: say.decimals(one.mean(name) for one in facts.rows) for name in in_order(result, row.figures)}
-    titles = ["", *(heading(result, name) for name in names), "evaluations a sample"]
+    titles = ["", *(plain(heading(result, name)) for name in names), "evaluations a sample"]
     lines = []
     for one in facts.rows:
         cells = [_value(result, one, name, places[name]) for name in names]
@@ -219,20 +219,19 @@ def _measured(result: Result, facts: CardFacts, measured: Sequence[RunRow]) -> s
         return ""
     lines = []
     for (extractor, its_hash, reference, reference_hash, count), rows in groups.items():
-        names = ", ".join(plain(title(result, name)) for name in dict.fromkeys(one.metric for one in rows))
+        names = "; ".join(plain(title(result, name)) for name in dict.fromkeys(one.metric for one in rows))
         of = f"{count:,} samples, " if count else ""
         seeds = min(one.seeds[0] for one in rows), max(one.seeds[1] for one in rows)
         lines.append(
             [
-                names, f"{plain(extractor)} (`{_code(its_hash)}`)", f"{plain(reference)} ({of}`{_code(reference_hash)}`)",
+                names, f"{plain(extractor)} (`{_code(its_hash)}`)",
+                f"{plain(reference)} ({of}`{_code(reference_hash)}`)",
                 f"{rows[0].num_samples:,}", f"{seeds[0]:,} to {seeds[1] - 1:,}" if seeds[1] else say.DASH,
             ]
         )  # fmt: skip
     versions = f"sims {plain(own[0].sims_version)}, torch {plain(own[0].torch_version)}"
     heads = ["figures", "in the space of", "against", "samples a draw", "seeds"]
-    text = (
-        f"Hashes are of content; two figures can be compared only where all of this is equal. Measured by {versions}."
-    )
+    text = f"Hashes are of content; two figures can be compared only where all of this is equal. By {versions}."
     return f"## Measured with\n\n{_table(heads, lines)}\n\n{text}"
 
 
@@ -274,6 +273,9 @@ def _data(result: Result, facts: CardFacts) -> str:
             text += f"{data.num_test:,} held out.{known}"
     else:
         text = f"{plain(data.name)}: {data.num_train:,} samples, and {data.num_test:,} held out for the figures.{known}"
+        if data.num_base_train:
+            text += f" The base was trained on {data.num_base_train:,} of them"
+            text += f" ({plain(data.imbalance)})." if data.imbalance else "."
     return f"## Training data\n\n{text} Besides these, a run trains on samples of its own models only."
 
 
@@ -298,7 +300,7 @@ def _limits(result: Result, facts: CardFacts) -> str:
 def _origin(result: Result, facts: CardFacts) -> str:
     versions = ", ".join(f"{plain(name)} {plain(version)}" for name, version in result.reproduction.versions.items())
     made = f" with {versions}" if versions else ""
-    text = f"Made by `sims {result.experiment}`{made}; hash of weights and settings `{_code(facts.hash)}` (`sims inspect`)."
+    text = f"Made by `sims {result.experiment}`{made}; hash `{_code(facts.hash)}` (`sims inspect`)."
     licence = f"{facts.licence}, as asked for by who publishes it."
     if facts.given:
         licence += " The licence of the model that the run began with, and of its data, may ask for more."
