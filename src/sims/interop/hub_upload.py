@@ -14,9 +14,9 @@ from sims.interop.hub_models import OUR_FILES, PREFIX, HubName
 from sims.screen import say
 
 _BESIDE = (".gitattributes", "README.md", "samples.png", "LICENSE")  # what any repository of a model may have
+_MESSAGE = "A model of sims, and its card"
 _LOG_IN = "take one with the right to write, and log in (`hf auth login`) or set HF_TOKEN"
 _ANSWERS: Mapping[int, str] = {
-    400: "the hub does not take it (400)",
     401: f"it does not know your token (401); {_LOG_IN}",
     403: f"your token may not write there (403); {_LOG_IN}, or give a name of your own",
     404: "it has no such place (404); check the name",
@@ -74,13 +74,15 @@ def upload(folder: Path, name: str, private: bool = False) -> Uploaded:
             say(f"{name} exists ({about.sha}): one commit more, which replaces its model and its README.md")
         say(f"uploading {len(files)} files ({size:,} bytes) to {name}")
         there = [entry.rfilename for entry in about.siblings or ()] if about else []
-        done = hub.create_commit(
-            name,
-            [library.CommitOperationAdd(path, str(file)) for path, file in zip(names, files)]
-            + [library.CommitOperationDelete(path) for path in _stale(there, names)],
-            commit_message="A model of sims, and its card",
-            parent_commit=about.sha if about else None,
-        )
+        operations = [library.CommitOperationAdd(path, str(file)) for path, file in zip(names, files)]
+        operations += [library.CommitOperationDelete(path) for path in _stale(there, names)]
+        try:
+            done = hub.create_commit(
+                name, operations, commit_message=_MESSAGE, parent_commit=about.sha if about else None
+            )
+        except ValueError as error:  # of what is sent, such as a licence that the hub does not know
+            told = " ".join(str(error).split())[:400]
+            raise UserError(f"the hub does not take the files for {name} ({told}): nothing is changed there") from error
         return Uploaded(f"{hub.endpoint}/{name}", str(done.oid))
 
 
