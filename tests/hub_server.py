@@ -163,7 +163,7 @@ class Hub:
 @contextmanager
 def serving(here: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The hub, which all that runs in this test, and in processes of its own, takes for the real one."""
-    import huggingface_hub as hub
+    from huggingface_hub import constants
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -185,10 +185,10 @@ def serving(here: Hub, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         for name, value in {"HF_HOME": home, "HF_ENDPOINT": here.address, "NO_PROXY": "*"}.items():
             monkeypatch.setenv(name, str(value))
         template = here.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(hub.constants, "ENDPOINT", here.address)  # these are read when the library is imported
-        monkeypatch.setattr(hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(hub.constants, "HF_TOKEN_PATH", str(home / "no token"))
+        monkeypatch.setattr(constants, "ENDPOINT", here.address)  # these are read when the library is imported
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "no token"))
         yield here
         listening.shutdown()
