@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -101,7 +101,8 @@ class Hub:
             request.send_header(header, value)
         request.end_headers()
         if request.command != "HEAD":
-            request.wfile.write(content)
+            with suppress(ConnectionError):  # who asked has not waited
+                request.wfile.write(content)
 
     def write(self, request: BaseHTTPRequestHandler) -> None:
         """Answer a request that changes something: only with the token, but for files whose address was given."""

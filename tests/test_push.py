@@ -108,7 +108,7 @@ def test_a_shift_and_a_loop(finished_shift: Path, finished_loop: Path, tmp_path:
     status, _, err = say("push", finished_shift, ID, "--license", "mit", "--out", tmp_path / "shift")
     assert status == 0, err
     card = (tmp_path / "shift" / "README.md").read_text()
-    assert "## Proportions" in card and "| target | base | this model |" in card
+    assert "## Proportions" in card and "| target | the base | this model |" in card
     status, _, err = say("push", finished_loop, ID, "--license", "mit", "--out", tmp_path / "loop")
     assert status == 2 and "is a run of loop, which leaves no model" in err
 

@@ -205,7 +205,7 @@ def _proportions(result: Result, row: Row) -> str:
         for k, value in enumerate(result.values)
     ]  # fmt: skip
     counted = f"{shares.n:,} samples, as a second classifier calls them, corrected for its errors; 95 % intervals."
-    return f"## Proportions\n\nOf {counted}\n\n{_table(['', 'target', 'base', 'this model'], lines)}"
+    return f"## Proportions\n\nOf {counted}\n\n{_table(['', 'target', 'the base', 'this model'], lines)}"
 
 
 def _measured(result: Result, facts: CardFacts, measured: Sequence[RunRow]) -> str:
