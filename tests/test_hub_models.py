@@ -7,10 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from safetensors.torch import save_file
 
 import sims
 import tiny
+from hub_server import COMMIT, ID, Hub, serving
 from sims.experiments.options import ImproveOptions
 from sims.experiments.runner import configuration
 from sims.experiments.shift.options import ShiftOptions
@@ -31,7 +29,6 @@ from test_your_model import TINY_UNET
 diffusers = pytest.importorskip("diffusers", reason="needs the package diffusers: pip install '.[diffusers]'")
 hub = pytest.importorskip("huggingface_hub")
 
-ID, COMMIT = "someone/toy", "0123456789abcdef0123456789abcdef01234567"
 LARGE = "unet/diffusion_pytorch_model.safetensors"
 NOT_READ = {
     "README.md": b"a toy",
@@ -41,57 +38,6 @@ NOT_READ = {
     "text_encoder/config.json": b"{}",
     "../../outside.json": b"{}",
 }
-
-
-@dataclass
-class Hub:
-    """A hub of one model: its files, what it sends instead of them, what it answers, and what it was asked for."""
-
-    files: dict[str, bytes]
-    sent: dict[str, bytes] = field(default_factory=dict)
-    answers: dict[str, int] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    address: str = ""
-
-    def fetched(self) -> list[str]:
-        """The files that were asked for."""
-        start = f"GET /{ID}/resolve/{COMMIT}/"
-        return [line.removeprefix(start) for line in self.asked if line.startswith(start)]
-
-    def listing(self) -> bytes:
-        """What the hub tells of the model."""
-        entries: list[dict[str, Any]] = []
-        for name, content in self.files.items():
-            entry = {"rfilename": name, "size": len(content), "blobId": git(content)}
-            if name.endswith(".safetensors"):
-                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 1}
-            entries.append(entry)
-        return json.dumps({"id": ID, "modelId": ID, "sha": COMMIT, "siblings": entries}).encode()
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        """Answer one request."""
-        path = request.path.partition("?")[0]
-        self.asked.append(f"{request.command} {path}")
-        name = path.removeprefix(f"/{ID}/resolve/{COMMIT}/")
-        status = self.answers.get(name, self.answers.get("", 200))
-        content = self.listing() if path == f"/api/models/{ID}" else self.sent.get(name, self.files.get(name, b""))
-        if status == 200 and path != f"/api/models/{ID}" and name not in self.files:
-            status = 404
-        request.send_response(status)
-        request.send_header("Content-Length", str(len(content)))
-        if name in self.files:
-            lfs = name.endswith(".safetensors")
-            tag = hashlib.sha256(self.files[name]).hexdigest() if lfs else git(self.files[name])
-            for header, value in (("ETag", tag), ("X-Linked-Etag", tag), ("X-Linked-Size", len(content))):
-                request.send_header(header, str(value))
-        request.send_header("X-Repo-Commit", COMMIT)
-        request.end_headers()
-        if request.command == "GET":
-            request.wfile.write(content)
-
-
-def git(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -109,31 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The hub of this test, on this machine."""
     files = {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    here = Hub({**files, **NOT_READ})
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            here.answer(self)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True).start()
-        here.address = f"http://127.0.0.1:{listening.server_port}"
-        for name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"):
-            monkeypatch.delenv(name, raising=False)
-        for name, value in {"HF_HOME": tmp_path / "hf", "HF_ENDPOINT": here.address, "NO_PROXY": "*"}.items():
-            monkeypatch.setenv(name, str(value))
-        template = here.address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(hub.constants, "ENDPOINT", here.address)  # these are read when the library is imported
-        monkeypatch.setattr(hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    with serving(Hub({**files, **NOT_READ}), tmp_path / "hf", monkeypatch) as here:
         yield here
-        listening.shutdown()
 
 
 def snapshot(tmp_path: Path) -> Path:
@@ -321,4 +244,4 @@ def test_no_hub_no_room_and_no_library(
         fails("set HF_HUB_CACHE to another folder")
     assert not server.fetched()
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    fails("pip install 'sims-diffusion[diffusers]'")
+    fails("pip install 'sims-diffusion[hub]'")

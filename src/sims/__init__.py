@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from sims.experiments.options import ImproveOptions
     from sims.fitting import fine_tune, train
     from sims.guidance import CacheRule, Extrapolate
+    from sims.interop.opening import load
     from sims.interop.wrapping import wrap
-    from sims.model import Model, load
+    from sims.model import Model
     from sims.sampling import SOLVERS, SamplerOptions, SamplingStep, edm_sigmas, nfe, sample, sample_seeds
     from sims.training.posthoc import reconstruct
 
@@ -74,8 +75,9 @@ _HOMES = {
     "sims.experiments.options": "ImproveOptions",
     "sims.fitting": "fine_tune train",
     "sims.guidance": "CacheRule Extrapolate",
+    "sims.interop.opening": "load",
     "sims.interop.wrapping": "wrap",
-    "sims.model": "Model load",
+    "sims.model": "Model",
     "sims.sampling": "SOLVERS SamplerOptions SamplingStep edm_sigmas nfe sample sample_seeds",
     "sims.training.posthoc": "reconstruct",
 }

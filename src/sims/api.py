@@ -27,8 +27,9 @@ from sims.experiments.options import ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift_job import shift as run_shift
 from sims.guidance import Guide
+from sims.interop.opening import load
 from sims.metrics.extractors import Extractor
-from sims.model import Model, load
+from sims.model import Model
 from sims.processes import join
 from sims.results.improve import ImproveResult
 from sims.results.loop import LoopResult, PollutionResult
@@ -161,9 +162,12 @@ def synthesize(
     label: int | None = None,
     sampler: SamplerOptions | Table | None = None,
     batch_size: int = 500,
+    download: bool = False,
     quiet: bool = False,
 ) -> Dataset:
     """Samples of seeds ``first_seed`` to ``first_seed + count - 1`` as a store in ``out``; continues one.
+
+    A ``model`` of the Hugging Face hub (``hf:owner/name``) is fetched only with ``download``.
 
     Errors: UserError for seeds outside 0 .. 2^32 - 1, a label the model does not have, samples that are not finite,
     or a folder that holds something else.
@@ -180,7 +184,9 @@ def synthesize(
             f"the last seed is {first_seed + count - 1:,}: it must be below {NUM_SEEDS:,}, lower first_seed"
         )
     accelerator = join()
-    model = model.to(accelerator.device) if isinstance(model, Model) else load(model, accelerator.device)
+    model = (
+        model.to(accelerator.device) if isinstance(model, Model) else load(model, accelerator.device, download=download)
+    )
     denoiser = model.denoiser
     guided = isinstance(denoiser, Guide)
     with progress("synthesize", count, quiet=quiet or not accelerator.is_main_process) as advance:

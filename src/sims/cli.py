@@ -36,11 +36,13 @@ from sims.commands.options import (
     ExportCommand,
     ImportCommand,
     InspectCommand,
+    PushCommand,
     SampleCommand,
     SynthesizeCommand,
     TrainCommand,
     ViewCommand,
 )
+from sims.commands.push import push
 from sims.commands.sample import sample_images, synthesize_store
 from sims.commands.train import train
 from sims.commands.view import view
@@ -139,6 +141,7 @@ COMMANDS = {
         ImportCommand, import_checkpoint, "turn a checkpoint of EDM, EDM2 or diffusers into a model", alone=True
     ),
     "export": Command(ExportCommand, export, "write a model back to where it came from", alone=True),
+    "push": Command(PushCommand, push, "publish a model of a run on the Hugging Face hub, with its card", alone=True),
 }
 
 

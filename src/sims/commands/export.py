@@ -5,14 +5,14 @@ from __future__ import annotations
 from sims.commands.options import ExportCommand
 from sims.interop.diffusers import save_diffusers
 from sims.interop.nvidia import export_tensors, has_their_network
+from sims.interop.opening import load
 from sims.interop.wrapping import export_state_dict, keeps_its_names
-from sims.model import load
 from sims.screen import show
 
 
 def export(options: ExportCommand) -> int:
     """Write the folder or file; UserError for a model that neither has a class for, or if something is in the way."""
-    model = load(options.model)
+    model = load(options.model, download=options.download)
     if keeps_its_names(model):
         export_state_dict(model, options.out)
         show(f"{options.out} holds the tensors under their own names: load_state_dict(load_file(...)) takes them")

@@ -8,8 +8,11 @@ import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tyro.conf import Positional
+
 from sims.errors import UserError
 
+_PLACED = Positional[int].__metadata__[0]  # type: ignore[attr-defined]  # what marks an option that a place gives
 _QUOTED = re.compile(r"(?<!unknown )\boption '([A-Za-z_][\w.]*)((?:\[\d+\])*)'")
 _DOTTED = re.compile(r"(?<![\w./'-])[a-z_]\w*(?:\.[a-z_]\w*)+(?![\w/'-]|\.\w)")
 
@@ -26,7 +29,7 @@ def _flags(kind: type, where: str) -> Iterator[tuple[str, str]]:
         if dataclasses.is_dataclass(hint):
             yield from _flags(hint, f"{name}.")  # type: ignore[arg-type]
         else:
-            placed = typing.get_origin(hint) is typing.Annotated
+            placed = _PLACED in getattr(hint, "__metadata__", ())
             yield name, field.name.upper() if placed else f"--{name.replace('_', '-')}"
 
 

@@ -18,11 +18,12 @@ from sims.files import read_json
 from sims.guidance import Guide, innermost
 from sims.interop.checkpoints import read_checkpoint
 from sims.interop.diffusers import is_diffusers, load_diffusers
-from sims.interop.hub_models import local_copy
+from sims.interop.hub_models import origin
 from sims.interop.nvidia import open_snapshot, to_model
+from sims.interop.opening import fetched, load
 from sims.interop.reading import said
 from sims.interop.recognize import holds_tensors
-from sims.model import Model, load
+from sims.model import Model
 from sims.results.summaries import FORMAT, read_result
 from sims.sampling import SamplerOptions, nfe
 from sims.screen import show
@@ -33,7 +34,7 @@ NAMES = 20  # classes that are listed one by one
 
 def inspect(options: InspectCommand) -> int:
     """Print what lies at the path. UserError where it is none of the five."""
-    path = local_copy(options.path, options.download)
+    path = fetched(options.path, options.download)
     if holds_tensors(path):
         lines = tensor_lines(path)
     elif path.is_file():
@@ -49,6 +50,8 @@ def inspect(options: InspectCommand) -> int:
     else:
         what = "is no model, store or run, no .pkl and no folder of diffusers" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}: give a directory that sims wrote (`sims data check PATH` looks at data)")
+    if source := origin(path):
+        lines.insert(1, ("hub", source))
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
         first, *rest = str(value).splitlines() or [""]

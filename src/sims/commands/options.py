@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from sims.experiments.options import BaseOptions, DataOptions
 from sims.interop.hub_models import HubOptions
@@ -31,11 +32,11 @@ class TrainCommand:
 
 
 @dataclass(frozen=True)
-class SynthesizeCommand:
+class SynthesizeCommand(HubOptions):
     """Draw samples into a store (parquet shards with seed, label, model, method and w; opens with `datasets`)."""
 
     model: Positional[Path]
-    """Model directory."""
+    """Model directory, or a model of the Hugging Face hub (hf:owner/name)."""
     out: Path = Path("runs/synthetic")
     """Directory of the store."""
     count: int = 10_000
@@ -53,14 +54,14 @@ class SynthesizeCommand:
 
 
 @dataclass(frozen=True)
-class SampleCommand:
+class SampleCommand(HubOptions):
     """Sample images: one PNG per seed and a contact sheet, grid.png. Image i depends on seed i alone.
 
     Data that PNG cannot hold (points, latents without --vae, other numbers of channels) go to samples.npz instead.
     """
 
     model: Positional[Path]
-    """Model directory."""
+    """Model directory, or a model of the Hugging Face hub (hf:owner/name)."""
     seeds: str = "0-63"
     """Seeds, such as 0-63 or 1,5,10-20."""
     out: Path = Path("samples")
@@ -92,7 +93,7 @@ class EvaluateCommand(ScoreOptions):
     """
 
     given: Positional[list[str]] = field(default_factory=list)
-    """Model directories, stores, folders, zip, parquet, npz, statistics files, or .jsonl files written with --out."""
+    """Model directories, models of the Hugging Face hub (hf:owner/name), stores, folders, zip, parquet, npz, statistics files, or .jsonl files written with --out."""  # noqa: E501
     reference: str = "digits"
     """Real data (any source), a statistics file (EDM's npz, EDM2's pkl, ours), or the `references` folder of a run."""
     held_out: str | None = None
@@ -133,7 +134,7 @@ class InspectCommand(HubOptions):
     """Say what a model directory, a store, a run directory, a .pkl checkpoint or a folder of diffusers holds."""
 
     path: Positional[Path]
-    """Directory or .pkl file to look at, or a model's name on the Hugging Face hub (owner/name)."""
+    """Directory or .pkl file to look at, or a model's name on the Hugging Face hub (hf:owner/name)."""
     code: str | None = None
     """my_model.py:make, where the model's network is made by code of yours (it is run)."""
 
@@ -166,7 +167,7 @@ class ImportCommand(Assumptions, HubOptions):
     """Turn a checkpoint of another project, or a network of yours, into a model directory."""
 
     file: Positional[Path]
-    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text) or its name on the Hugging Face hub (owner/name), tensors of a DiT, a SiT, guided-diffusion and others (.pt, .pth, .ckpt, .safetensors), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
+    """A .pkl of NVIDIA's EDM or EDM2, a folder of diffusers (UNet2DModel or DiT, without text) or its name on the Hugging Face hub (hf:owner/name), tensors of a DiT, a SiT, guided-diffusion and others (.pt, .pth, .ckpt, .safetensors), or my_model.py:make, a file and a function of yours (its code is run)."""  # noqa: E501
     out: Positional[Path]
     """Model directory to write."""
     weights: Path | None = None
@@ -176,7 +177,7 @@ class ImportCommand(Assumptions, HubOptions):
 
 
 @dataclass(frozen=True)
-class ExportCommand:
+class ExportCommand(HubOptions):
     """Write a model as a folder that diffusers opens, or as the tensors that NVIDIA's classes load.
 
     What came from diffusers becomes a folder again. A single network (neon, distilled, self-trained) is an ordinary
@@ -186,10 +187,35 @@ class ExportCommand:
     """
 
     model: Positional[Path]
-    """Model directory, such as `distilled`, `neon` or `improved` of a run."""
+    """Model directory, such as `distilled`, `neon` or `improved` of a run, or a model of the hub (hf:owner/name)."""
     out: Positional[Path]
     """Folder to write, or .safetensors file (all but diffusers)."""
     code: str | None = None
     """my_model.py:make, where the model's network is made by code of yours (it is run)."""
     like: Path | None = None
     """The original folder of diffusers, whose scheduler and other parts are copied."""
+
+
+@dataclass(frozen=True)
+class PushCommand:
+    """Publish a model of a finished run on the Hugging Face hub, with a card that says what was measured of it.
+
+    `--out FOLDER` writes what would be uploaded there instead: the model directory, README.md (the card), and
+    samples.png where the run kept pictures. Nothing is uploaded before the hub has been asked what is there; of a
+    repository that holds a model of sims, one more commit replaces it. It needs a token: HF_TOKEN, or `hf auth login`.
+    """
+
+    run: Positional[Path]
+    """Directory of a finished run of improve or shift."""
+    name: Positional[str]
+    """Where on the hub: owner/name."""
+    model: str = "improved"
+    """Which model of the run: the name of its directory, such as improved, distilled, neon, sims or base."""
+    licence: Annotated[str | None, arg(aliases=["--license"])] = None
+    """What others may do with it, as the hub writes it (apache-2.0, mit, cc-by-4.0, other, ...); it must be given."""
+    private: bool = False
+    """Make a new repository private."""
+    out: Path | None = None
+    """Folder to write to (empty or new), and nothing is uploaded."""
+    code: str | None = None
+    """my_model.py:make, where the model's network is made by code of yours (it is run, and not uploaded)."""

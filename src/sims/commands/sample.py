@@ -19,7 +19,8 @@ from sims.data.pictures import encode_png
 from sims.errors import UserError
 from sims.files import write_arrays, write_atomic
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
-from sims.model import Model, load
+from sims.interop.opening import load
+from sims.model import Model
 from sims.processes import collect, join
 from sims.runs.progress import Advance
 from sims.sampling import SamplerOptions
@@ -42,7 +43,7 @@ def sample_images(options: SampleCommand) -> int:
         raise UserError(f"{options.out} is a file: give another folder with --out")
     accelerator = join()
     device = accelerator.device
-    model = load(options.model, device)
+    model = load(options.model, device, download=options.download)
     if options.w is not None:
         model = model.at_strength(options.w)
     if options.vae is not None:
@@ -159,6 +160,7 @@ def synthesize_store(options: SynthesizeCommand) -> int:
         label=options.label,
         sampler={"class_shares": options.class_shares} if options.class_shares else None,
         batch_size=options.batch_size,
+        download=options.download,
     )
     if not join().is_main_process:
         return 0

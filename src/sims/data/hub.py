@@ -52,6 +52,11 @@ def local(source: str, options: SourceOptions, log: Callable[[str], None] = say)
     return wanted
 
 
+def is_here(source: str, options: SourceOptions) -> bool:
+    """Whether a data set of the hub, or a part of it, is on this machine."""
+    return (options.folder / "hub" / _parse(source)[0].replace("/", "--")).is_dir()
+
+
 def _parse(source: str) -> tuple[str, str | None]:
     name, _, split = source.removeprefix(PREFIX).partition(":")
     parts = name.split("/")

@@ -13,13 +13,11 @@ from sims.errors import UserError
 from sims.experiments.latent_space import with_given_vae
 from sims.experiments.options import CommonOptions
 from sims.guidance import Guide
-from sims.interop.hub_models import local_copy
-from sims.interop.opening import open_model
+from sims.interop.opening import fetched, open_model
 from sims.interop.reading import said
 from sims.methods import Base
 from sims.model import Model, load
 from sims.preconditioning import Preconditioned
-from sims.processes import join
 from sims.runs.directory import Run
 from sims.runs.work import Training, Work, training_work
 from sims.sampling import SamplerOptions
@@ -39,10 +37,7 @@ def given_model(
     """The model to improve, where one is given, with the sampler asked for; its own where that is the default."""
     if path is None:
         return None
-    if download:
-        with join().local_main_process_first():  # the others find what it has fetched
-            local_copy(path, download)
-    model = open_model(path, weights).to(device)
+    model = open_model(fetched(path, download), weights).to(device)
     if isinstance(model.denoiser, Guide):
         raise UserError(
             f"{path} is a guided model, and only a single network can be improved: "

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import importlib
-import os
 import re
 import shutil
-import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sims.errors import UserError
-from sims.files import digest_file
+from sims.files import digest_file, write_atomic
 from sims.interop.diffusers import is_diffusers, network_config
 from sims.interop.diffusers_folder import aux_component, find_layout
 from sims.interop.diffusers_weights import UNSAFE, one_set
+from sims.interop.hub_client import TIMEOUT, cache, client, in_a_sentence, quiet
 from sims.interop.recognize import holds_tensors
 from sims.screen import say
 
-_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+PREFIX = "hf:"
+_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
+_REVISION = r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)*"
+_NAMED = re.compile(rf"(?:{PREFIX})?(?P<name>{_ID})(?:@(?P<revision>{_REVISION}))?")
 _FILE = re.compile(r"(?:\w[\w.-]*/)*\w[\w.-]*\.(?:json|safetensors)")
 _READ = re.compile(r"(?:(?:unet|transformer)(?:_ema|_aux)?|aux|vae|vqvae|scheduler)/[^/]+")  # of a folder of diffusers
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _OURS = "model.json"  # of a model directory of this package: the last to come, so that it stands for the rest
 _SAFE = ".safetensors"
+OUR_FILES = (_OURS, "model.safetensors")  # of a model directory, and of the folders in it
+_MOST = 64  # networks of one model
+_LARGEST = 64 << 20  # bytes of a file of settings
 _CHUNK = 1 << 20  # bytes
-_TIMEOUT = 30.0  # seconds without an answer
+_NEWEST = "main"  # the branch that a name without a revision means
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,32 +40,87 @@ class HubOptions:
     """What commands that take a model of others may do to get it."""
 
     download: bool = False
-    """Allow fetching a model of the Hugging Face hub (owner/name); its files are checked against the hub's hashes."""
+    """Allow fetching a model of the Hugging Face hub (hf:owner/name, or hf:owner/name@revision); its files are checked against the hub's hashes."""  # noqa: E501
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A model of the hub, ``owner/name``, at a revision: a commit's hash, a branch or a tag."""
+
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> HubName | None:
+        """Of ``owner/name`` or ``hf:owner/name``, each with or without ``@revision``; None for all else.
+
+        >>> HubName.parse("hf:someone/cats@v2")
+        HubName(name='someone/cats', revision='v2')
+        """
+        found = _NAMED.fullmatch(text)
+        return cls(found["name"], found["revision"]) if found else None
+
+    @property
+    def place(self) -> Path:
+        """Its folder in the cache."""
+        return cache() / f"models--{self.name.replace('/', '--')}"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the revision is a commit, which is the same for ever."""
+        return bool(_COMMIT.fullmatch(self.revision or ""))
+
+    def copy(self) -> Path | None:
+        """The copy of it in the cache, of this revision; without one the newest."""
+        snapshots = self.place / "snapshots"
+        if self.pinned:
+            return copy if (copy := snapshots / str(self.revision)).is_dir() else None
+        ref = self.place / "refs" / (self.revision or _NEWEST)
+        if ref.is_file() and (copy := snapshots / ref.read_text(errors="replace").strip()[:40]).is_dir():
+            return copy
+        copies = sorted(snapshots.glob("*"), key=lambda one: one.stat().st_mtime)
+        return copies[-1] if copies and self.revision is None else None
+
+
+def origin(path: Path) -> str | None:
+    """``owner/name@commit`` of a path within the hub's cache; None for any other path."""
+    found = re.search(r"(?:^|/)models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)", path.as_posix())
+    return f"{found[1]}/{found[2]}@{found[3]}" if found else None
 
 
 def local_copy(path: Path, download: bool = False) -> Path:
-    """A path that is there, as it is; else the copy on this machine of the hub's model ``owner/name`` that it names.
+    """A path that is there, as it is; else the copy on this machine of the hub's model that it names.
 
-    A folder, or the only file of tensors in it. Fetched only with ``download``, which also holds the weights of a copy
-    that is there against the hashes that the hub gave. UserError where there is no copy, or it cannot be fetched.
+    ``owner/name`` or ``hf:owner/name``, with ``@revision`` where it is not to be the newest. A folder, or the only file
+    of tensors in it. Fetched only with ``download``, which also holds the weights of a copy that is there against the
+    hashes that the hub gave. UserError where there is no copy, or it cannot be fetched.
     """
-    name = str(path)
-    if path.exists() or not _ID.fullmatch(name) or (path.parent.exists() and not download):
+    text = str(path)
+    asked, sure = HubName.parse(text), text.startswith(PREFIX)
+    if sure and asked is None:
+        raise UserError(f"{text!r} names no model of the hub: write hf:owner/name or hf:owner/name@revision")
+    if asked is None or (not sure and (path.exists() or (path.parent.exists() and not download))):
         return path
-    copies = sorted((_place(name) / "snapshots").glob("*"), key=lambda one: one.stat().st_mtime)
-    if download and not (copies and _is_whole(copies[-1])):
-        return _opened(_fetch(name))
-    if not copies:
+    copy = asked.copy()
+    moves = asked.revision is not None and not asked.pinned
+    if download and (moves or copy is None or not _is_whole(copy)):
+        return _opened(_fetch(asked))
+    if copy is None and sure:
         raise UserError(
-            f"{name} does not exist, and {_cache()} has no copy of a model of the hub of this name: nothing is fetched "
+            f"{text} is not on this machine ({cache()}), and nothing is fetched by itself: give option 'download' to "
+            "fetch it, and the hash of a commit (hf:owner/name@commit) to be sure what comes"
+        )
+    if copy is None:
+        raise UserError(
+            f"{text} does not exist, and {cache()} has no copy of a model of the hub of this name: nothing is fetched "
             "by itself, so give a path, or option 'download' to fetch it"
         )
     if download:
-        for file in copies[-1].rglob(f"*{_SAFE}"):
+        for file in copy.rglob(f"*{_SAFE}"):
             kept = file.readlink().name if file.is_symlink() else ""  # the cache names large files by their hashes
             if re.fullmatch("[0-9a-f]{64}", kept):
                 _require(file, digest_file(file), kept, "SHA-256")
-    return _opened(copies[-1])
+    return _opened(copy)
 
 
 def _opened(folder: Path) -> Path:
@@ -71,17 +128,6 @@ def _opened(folder: Path) -> Path:
     files = [file for file in folder.iterdir() if holds_tensors(file)]
     whole = len(files) != 1 or (folder / _OURS).is_file() or is_diffusers(folder)
     return folder if whole else files[0]
-
-
-def _cache() -> Path:
-    """The folder that the programs of the hub keep its models in."""
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    home = Path(os.environ.get("HF_HOME") or usual)
-    return Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-
-
-def _place(name: str) -> Path:
-    return _cache() / f"models--{name.replace('/', '--')}"
 
 
 def _is_whole(folder: Path) -> bool:
@@ -98,7 +144,9 @@ def _is_whole(folder: Path) -> bool:
 
 def _settings(folder: Path, names: Collection[str], model: str) -> list[str]:
     """The files of settings that are read of a model, of the names of all its files."""
-    names = [name for name in names if _FILE.fullmatch(name) and name.endswith(".json") and name != _OURS]
+    if _OURS in names:
+        return []
+    names = [name for name in names if _FILE.fullmatch(name) and name.endswith(".json")]
     return sorted(name for name in names if "/" not in name or _READ.fullmatch(name))
 
 
@@ -110,7 +158,8 @@ def _weights(folder: Path, names: Collection[str], model: str) -> list[str]:
     readable = sorted(name for name in names if _FILE.fullmatch(name))
     safe = [name for name in readable if name.endswith(_SAFE)]
     if _OURS in readable:
-        return [*(name for name in readable if name != _OURS), _OURS]
+        ours = [name for name in readable if name.rpartition("/")[2] in OUR_FILES]
+        return [*(name for name in ours if name != _OURS), _OURS]
     if not is_diffusers(folder):
         top = [name for name in safe if "/" not in name]
         if len(top) != 1:
@@ -151,21 +200,24 @@ def _require_safe(name: str, offered: Collection[str]) -> None:
 # -- fetching ----------------------------------------------------------------------------------------------------------
 
 
-def _fetch(name: str) -> Path:
-    """The files of a model that are read, in the hub's cache, at the commit that is the newest now."""
-    library = _library()
-    with _in_a_sentence(name), _quiet(library):
-        about = library.HfApi().model_info(name, files_metadata=True, timeout=_TIMEOUT)
-        if not _COMMIT.fullmatch(about.sha or ""):
-            raise UserError(f"the hub names no commit of {name}: try again later")
+def _fetch(asked: HubName) -> Path:
+    """The files of a model that are read, in the hub's cache, at its commit."""
+    library, name = client(), asked.name
+    with in_a_sentence(f"{name} cannot be fetched from the hub"), quiet(library):
+        about = library.HfApi().model_info(name, revision=asked.revision, files_metadata=True, timeout=TIMEOUT)
+        if not _COMMIT.fullmatch(about.sha or "") or (asked.pinned and about.sha != asked.revision):
+            raise UserError(f"the hub names no commit of {name}, or another than was asked for: try again later")
         files = {file.rfilename: file for file in about.siblings or ()}
         _require_safe(name, files)
-        folder = _place(name) / "snapshots" / about.sha
+        folder = asked.place / "snapshots" / about.sha
         for choose in (_settings, _weights):
             chosen = [files[file] for file in choose(folder, files, name)]
+            _require_size(name, chosen)
             _require_space(name, sum(entry.size or 0 for entry in chosen if not (folder / entry.rfilename).is_file()))
             for entry in chosen:
                 _get(library, name, folder, entry)
+        if not asked.pinned:
+            write_atomic(asked.place / "refs" / (asked.revision or _NEWEST), about.sha.encode())
     return folder
 
 
@@ -174,7 +226,7 @@ def _get(library: Any, name: str, folder: Path, entry: Any) -> None:
     if not (folder / entry.rfilename).is_file():
         size = entry.size or 0
         say(f"fetching {entry.rfilename} of {name} ({f'{size / 1e6:,.0f} MB' if size >= 1e6 else f'{size:,} bytes'})")
-    file = Path(library.hf_hub_download(name, entry.rfilename, revision=folder.name, cache_dir=_cache()))
+    file = Path(library.hf_hub_download(name, entry.rfilename, revision=folder.name, cache_dir=cache()))
     if entry.lfs is not None:
         kind, wanted, found = "SHA-256", entry.lfs.sha256, digest_file(file)
     else:
@@ -209,84 +261,25 @@ def _blob_id(file: Path) -> str:
     return sha.hexdigest()
 
 
+def _require_size(name: str, chosen: Collection[Any]) -> None:
+    """UserError where a model has more files than one can have, or settings larger than any honest ones."""
+    for entry in chosen:
+        if not entry.rfilename.endswith(_SAFE) and (entry.size or 0) > _LARGEST:
+            raise UserError(
+                f"{entry.rfilename} of {name} has {entry.size:,} bytes, and settings at most {_LARGEST:,}: it is not "
+                "fetched, choose another model"
+            )
+    if len(chosen) > 2 * _MOST:
+        raise UserError(f"{name} has {len(chosen):,} files of a model, and at most {2 * _MOST} are fetched")
+
+
 def _require_space(name: str, size: int) -> None:
     """UserError where the disk cannot hold what is still to come."""
-    cache = _cache()
-    cache.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(cache).free
+    place = cache()
+    place.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(place).free
     if size > free:
         raise UserError(
-            f"{name} needs {size / 1e9:.2f} GB in {cache}, and {free / 1e9:.2f} GB are free: free some space, or set "
+            f"{name} needs {size / 1e9:.2f} GB in {place}, and {free / 1e9:.2f} GB are free: free some space, or set "
             "HF_HUB_CACHE to another folder"
         )
-
-
-def _library() -> Any:
-    try:
-        importlib.import_module("huggingface_hub.utils")
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise UserError(
-            f"fetching models of the hub needs the package huggingface_hub ({error}): pip install "
-            "'sims-diffusion[diffusers]'"
-        ) from error
-
-
-@contextmanager
-def _quiet(library: Any) -> Iterator[None]:
-    """Without the hub's own bars and warnings; what is fetched is said here, and what is wrong is an error."""
-    utils = library.utils
-    level, shown = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
-    utils.logging.set_verbosity(utils.logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            utils.disable_progress_bars()
-            yield
-    finally:
-        utils.logging.set_verbosity(level)
-        if shown:
-            utils.enable_progress_bars()
-
-
-@contextmanager
-def _in_a_sentence(name: str) -> Iterator[None]:
-    """Whatever the hub's client raises, in errors of many libraries, as a UserError."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        chain: list[BaseException] = [error]
-        while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and len(chain) < 20:
-            chain.append(cause)
-        raise UserError(f"{name} cannot be fetched from the hub: {_reason(chain)}") from error
-
-
-_ANSWERS: Mapping[int, str] = {
-    401: "it has no such model, or one that is private or gated (401); check the name, or log in (`hf auth login`)",
-    403: "you may not have it (403); accept its conditions on its page, and log in (`hf auth login`)",
-    404: "it has no such model or file (404); check the name",
-    429: "it has had too many requests (429); try again later",
-}
-
-
-def _reason(chain: list[BaseException]) -> str:
-    """What went wrong and what to do, of an error and those behind it."""
-    status = next((code for one in chain if (code := _status(one)) is not None), None)
-    if any(type(one).__name__ == "OfflineModeIsEnabled" for one in chain):
-        return "HF_HUB_OFFLINE forbids it; unset that, or give a path"
-    if any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in chain):
-        return f"no space is left in {_cache()}; free some, and run the same command again"
-    if (refused := next((one for one in chain if isinstance(one, OSError) and one.filename), None)) is not None:
-        return f"{refused.filename} cannot be written ({refused.strerror}); set HF_HUB_CACHE to another folder"
-    if (answer := _ANSWERS.get(status or 0)) is not None:
-        return answer
-    what = next((text for one in reversed(chain) if (text := str(one).strip())), type(chain[0]).__name__)
-    return f"{what.splitlines()[0][:200]}; check the connection, and run the same command again"
-
-
-def _status(error: BaseException) -> int | None:
-    """The status of a server's answer that an error is about."""
-    code = getattr(getattr(error, "response", None), "status_code", None)
-    return code if isinstance(code, int) else None

@@ -130,8 +130,31 @@ def _scale_text(height: int, width: int) -> str:
 
 def make_strip(images: np.ndarray, label: str, alt: str, swatch: str = "") -> Strip:
     """The first images (n, H, W, C) side by side; the gaps are transparent."""
-    import numpy as np
+    sheet = side_by_side(images)
+    height, width, _ = sheet.shape
+    num = (width + GAP) // (_shown(*images.shape[1:3])[1] + GAP)
+    uri = "data:image/png;base64," + base64.b64encode(as_png(sheet)).decode("ascii")
+    return Strip(label, uri, f"{alt}: {num} images in a row.", width, height, swatch)
+
+
+def _shown(height: int, width: int) -> tuple[int, int]:
+    """The size that an image has in a strip."""
+    enlarge, reduce = _factor(height, width)
+    return height // reduce * enlarge, width // reduce * enlarge
+
+
+def as_png(sheet: np.ndarray) -> bytes:
+    """RGBA uint8 (H, W, 4) as a PNG."""
     from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(sheet, "RGBA").save(buffer, "PNG", optimize=sheet.size < 2**20)
+    return buffer.getvalue()
+
+
+def side_by_side(images: np.ndarray) -> np.ndarray:
+    """The first images uint8 (n, H, W, C) in a row, RGBA (H, W, 4), enlarged or reduced; the gaps are transparent."""
+    import numpy as np
 
     height, width = images.shape[1:3]
     enlarge, reduce = _factor(height, width)
@@ -147,10 +170,7 @@ def make_strip(images: np.ndarray, label: str, alt: str, swatch: str = "") -> St
     for index, image in enumerate(images):
         left = index * (width + GAP)
         sheet[:, left : left + width, :3], sheet[:, left : left + width, 3] = image, 255
-    buffer = io.BytesIO()
-    Image.fromarray(sheet, "RGBA").save(buffer, "PNG", optimize=sheet.size < 2**20)
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Strip(label, uri, f"{alt}: {num} images in a row.", sheet.shape[1], height, swatch)
+    return sheet
 
 
 def _runs(seeds: Sequence[int]) -> str:

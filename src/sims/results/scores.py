@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Self
 
 from sims.config import JSON, fitted
 from sims.errors import UserError
@@ -103,7 +104,7 @@ class ScoreRow:
         return {**asdict(self), "seeds": list(self.seeds)}
 
     @classmethod
-    def from_json(cls, row: dict[str, JSON]) -> ScoreRow:
+    def from_json(cls, row: dict[str, JSON]) -> Self:
         """The inverse of to_json; a row may hold further keys. UserError where a field is missing."""
         missing = [name for name in REQUIRED if name not in row] if isinstance(row, dict) else REQUIRED
         if missing:
@@ -111,6 +112,13 @@ class ScoreRow:
         fitted(row, cls, "a score", rest=True)
         values = {entry.name: row[entry.name] for entry in fields(cls) if entry.name in row}
         return cls(**{**values, "seeds": tuple(row["seeds"])})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow(ScoreRow):
+    """A row of a run's ``metrics.jsonl``: of the row of tables that is called ``label``."""
+
+    label: str = ""
 
 
 REQUIRED = tuple(

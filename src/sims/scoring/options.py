@@ -68,7 +68,7 @@ class ScoreOptions:
     precision: str = "fp32"
     """Arithmetic of a ready-made extractor: fp32 or bf16 (part of its name: never mixed silently)."""
     download: bool = False
-    """Allow fetching published weights (checked against their hash) into the cache."""
+    """Allow fetching published weights of extractors, and models of the Hugging Face hub (hf:owner/name), into the cache; all are checked against their hashes."""  # noqa: E501
     skip_unreadable: bool = False
     """Score the other pictures where some cannot be read; every row says how many were left out."""
     vae: Path | None = None

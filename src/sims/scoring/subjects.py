@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sims.config import to_dict
-from sims.data import sources, stream
+from sims.data import hub, sources, stream
 from sims.data.codec import UINT8
 from sims.data.dataset import Dataset, at_once
 from sims.data.pictures import SourceOptions
@@ -21,8 +21,10 @@ from sims.data.stream import Stream
 from sims.denoiser import device_of
 from sims.errors import UserError
 from sims.files import digest
+from sims.interop.hub_models import PREFIX, HubName
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
-from sims.model import Model, load
+from sims.interop.opening import load
+from sims.model import Model
 from sims.scoring.options import ScoreOptions
 from sims.scoring.statistics import Statistics, is_statistics, read_statistics
 from sims.seeds import seed_range
@@ -43,6 +45,8 @@ def open_subject(
     if isinstance(given, Dataset):
         return _draws_of_dataset(given, how)
     path = Path(given)
+    if _is_of_hub(str(given), how):
+        return _draws_of_model(load(path, device, download=how.download), str(given), how)
     if (path / "model.json").is_file():
         return _draws_of_model(load(path, device), str(given), how)
     if (path / "config.json").is_file():
@@ -57,6 +61,19 @@ def open_subject(
     by_chance = in_order_of_chance(stream.seeds_in_names(found), found.labels)
     chosen = _chosen(len(found.names), how, found.name, by_chance)
     return [stream.of_pictures(_some(found, part), how.source) for part in chosen]
+
+
+def _is_of_hub(given: str, how: ScoreOptions) -> bool:
+    """Whether ``hf:owner/name`` is a model: so it is unless a data set of this name is here, or may be fetched."""
+    asked = HubName.parse(given) if given.startswith(PREFIX) else None
+    if asked is None or how.source.download or hub.is_here(given, how.source):
+        return False
+    if not how.download and asked.copy() is None:
+        raise UserError(
+            f"{given} is neither a model nor a data set on this machine: give option 'download' to fetch a model of "
+            "this name, or option 'source.download' to fetch a data set"
+        )
+    return True
 
 
 def open_reference(given: str | Path | Dataset, how: ScoreOptions) -> tuple[Stream, Stream | None]:
