@@ -150,7 +150,7 @@ def make_strip(images: np.ndarray, label: str, alt: str, swatch: str = "") -> St
     buffer = io.BytesIO()
     Image.fromarray(sheet, "RGBA").save(buffer, "PNG", optimize=sheet.size < 2**20)
     uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-    return Strip(label, uri, f"{alt}: {num} images in a row.", sheet.shape[1], height, swatch)
+    return Strip(label, uri, f"{alt}: {num} images in a row.", sheet.shape[1], height, swatch, width + GAP)
 
 
 def _runs(seeds: Sequence[int]) -> str:
