@@ -12,11 +12,11 @@ from markupsafe import Markup
 from sims.files import write_atomic
 from sims.report.blocks import Section
 from sims.report.context import Context
+from sims.report.first_sight import improve_opening, loop_opening, shift_opening
 from sims.report.folding import folded
 from sims.report.head import Head, Opening
 from sims.report.improve_page import improve_head, improve_sections
 from sims.report.loop_page import loop_head, loop_sections, pollution_sections
-from sims.report.opening import improve_opening, loop_opening, shift_opening
 from sims.report.palette import Palette
 from sims.report.shift_page import shift_head, shift_sections
 from sims.report.strips import Pictures, read_pictures
