@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 
 from sims.arrays import read_arrays
+from sims.errors import UserError
 from sims.results.common import Figure, Result
 from sims.results.improve import ImproveResult
 from sims.results.loop import LoopResult, PollutionResult
@@ -18,7 +19,14 @@ GAP = 2  # pixels
 
 
 def track_result(tracking: Tracking, result: Result) -> None:
-    """Everything that has not been logged yet of a finished run, its trainings included."""
+    """Everything that has not been logged yet of a finished run, its trainings included; what cannot be read is not."""
+    try:
+        _track_result(tracking, result)
+    except (UserError, OSError) as error:
+        tracking.warn(f"WARNING: trackers lack a part of the run ({error})")
+
+
+def _track_result(tracking: Tracking, result: Result) -> None:
     tracking.earlier()
     for title, points in lines_of(result).items():
         tracking.line(title, points)

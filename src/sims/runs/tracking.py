@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,9 @@ class Tracking:
     def earlier(self) -> None:
         """The losses of the trainings that were finished before anything was tracked."""
         for done in sorted([*self.run.glob("*/done.json"), *self.run.glob("artefacts/*/done.json")]):
-            if trained := read_trained(done.parent):
-                self.losses(trained.folder, trained.losses)
+            with suppress(UserError):  # other work leaves a file of that name too
+                if trained := read_trained(done.parent):
+                    self.losses(trained.folder, trained.losses)
 
     def close(self) -> None:
         """End the trackers: what they have is written."""
