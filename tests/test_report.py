@@ -224,7 +224,7 @@ def test_images_of_any_size_fit(bare: ImproveResult, side: int, channels: int) -
     images = np.random.default_rng(0).integers(0, 256, (16 if side < 256 else 7, side, side, channels), np.uint8)
     page = render(replace(bare, rows=bare.rows[:2]), Pictures(images={"base@0": images, "sims@1": images}, real=images))
     widths = [int(dict(attributes)["width"] or 0) for tag, attributes in parse(page).tags if tag == "img"]
-    assert len(widths) == 3 and max(widths) <= 900 and len(page) < 4_000_000
+    assert len(widths) == 5 and max(widths) <= 900 and len(page) < 4_000_000
 
 
 def test_report_replaces_the_old_one_at_once(

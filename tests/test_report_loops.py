@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sims.report.curves import thinned
 from sims.report.loop_page import loop_table, pollution_table, verdict_in_short
-from sims.report.numbers import plus_minus
+from sims.report.numbers import plus_minus, thinned
 from sims.report.page import render
 from sims.report.strips import Pictures, read_pictures
 from sims.results.common import Figure

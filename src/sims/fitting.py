@@ -23,6 +23,7 @@ from sims.networks.options import NetworkOptions
 from sims.processes import join
 from sims.runs.directory import Run
 from sims.runs.learning_rate import with_rate
+from sims.runs.tracking import check_trackers
 from sims.sampling import SamplerOptions
 from sims.seeds import derive_seed
 from sims.training.base import train_base
@@ -40,11 +41,13 @@ def train(
     base: BaseOptions | Table | None = None,
     sampler: SamplerOptions | Table | None = None,
     seed: int = 0,
+    track: Sequence[str] = (),
     quiet: bool = False,
 ) -> Model:
     """Train a model, or continue doing so; it is also left in ``out/model``.
 
-    The same data, options and seed give the base that ``improve`` trains. Errors: UserError for bad options or data,
+    The same data, options and seed give the base that ``improve`` trains. ``track`` names trackers that follow it:
+    tensorboard, wandb or trackio. Errors: UserError for bad options or data,
     or a directory that another process uses or that was made with another configuration.
 
     >>> import sims
@@ -59,15 +62,21 @@ def train(
     net, how = options_of(NetworkOptions, network, "network."), options_of(BaseOptions, base, "base.")
     sampling = options_of(SamplerOptions, sampler, "sampler.")
     parts = {"data": source, "network": net, "base": how, "sampler": sampling}
-    run = Run(
-        out, {"command": "train", **{name: to_dict(part) for name, part in parts.items()}, "seed": seed}, quiet=quiet
-    )
+    check_trackers(track)
+    config: dict[str, JSON] = {
+        "command": "train",
+        **{name: to_dict(part) for name, part in parts.items()},
+        "seed": seed,
+    }
+    run = Run(out, config, quiet=quiet, track=track)
     target = Path(out) / "model"
     try:
         if (target / "model.json").is_file():
             run.log(f"{out} is finished; delete it, or choose another run directory, to start anew")
         else:
             _train(run, target, source, net, how, sampling, seed)
+        if run.tracking is not None:
+            run.tracking.earlier()
         run.barrier()
         return load(target, run.device)
     finally:

@@ -12,6 +12,7 @@ from sims.experiments.options import BaseOptions, DataOptions
 from sims.interop.hub_models import HubOptions
 from sims.interop.reading import Assumptions
 from sims.networks.options import NetworkOptions
+from sims.runs.tracking import check_trackers
 from sims.sampling import SamplerOptions, SolverName
 from sims.scoring.options import ScoreOptions
 from sims.scoring.suite import CACHE
@@ -29,6 +30,11 @@ class TrainCommand:
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     seed: int = 0
     """Seed of the weights, the data order and the noise."""
+    track: tuple[str, ...] = ()
+    """Trackers that follow the training: tensorboard, wandb, trackio (losses, speeds)."""
+
+    def __post_init__(self) -> None:
+        check_trackers(self.track)
 
 
 @dataclass(frozen=True)

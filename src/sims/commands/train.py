@@ -15,5 +15,6 @@ def train(options: TrainCommand) -> int:
         base=options.base,
         sampler=options.sampler,
         seed=options.seed,
+        track=options.track,
     )
     return 0

@@ -62,7 +62,7 @@ def reproduction(options: object, clock: Clock | None = None) -> Reproduction:
         commands.append(f"sims sample {clock.run.path / 'improved'} --seeds 0-63 --out samples")
     return Reproduction(
         commands=tuple(commands),
-        config_toml=to_toml(to_dict(options)),
+        config_toml=to_toml({name: value for name, value in to_dict(options).items() if name != "track"}),
         versions={"sims": version("sims-diffusion"), "torch": torch.__version__, "python": platform.python_version()},
         stages=tuple(Stage(name, round(seconds, 2)) for name, seconds in clock.seconds.items()) if clock else (),
     )

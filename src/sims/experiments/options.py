@@ -25,6 +25,7 @@ from sims.methods import (
 )
 from sims.networks.options import NetworkOptions
 from sims.networks.usual import usual
+from sims.runs.tracking import check_trackers
 from sims.sampling import SamplerOptions
 from sims.scoring.options import EvaluationOptions
 from sims.training.trainer import TrainOptions
@@ -135,9 +136,12 @@ class CommonOptions:
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
     """Of the base and all that follows; left at its defaults, a given model keeps its own."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    track: tuple[str, ...] = ()
+    """Trackers that follow the run: tensorboard, wandb, trackio (losses, speeds, search, scores, samples)."""
 
     def __post_init__(self) -> None:
         self.check_counts("batch_size")
+        check_trackers(self.track)
 
     def check_counts(self, *names: str) -> None:
         """UserError for the first of these options that is below 1."""

@@ -20,6 +20,7 @@ from sims.report import closing_table, write_report
 from sims.results.common import Result
 from sims.results.summaries import read_result, write_result
 from sims.runs.directory import Rehearsal, Run
+from sims.runs.tracked_results import track_result
 
 
 class Options(Protocol):
@@ -27,6 +28,9 @@ class Options(Protocol):
 
     @property
     def run(self) -> Path: ...
+
+    @property
+    def track(self) -> tuple[str, ...]: ...
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741
@@ -52,7 +56,9 @@ class Experiment(Generic[O, R]):
 def configuration(experiment: str, options: object, unbound: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
     """What a run directory is bound to: the command that made it, and its options."""
     bound = {
-        key: value for key, value in to_dict(options).items() if key not in ("run", "dry_run", "download", *unbound)
+        key: value
+        for key, value in to_dict(options).items()
+        if key not in ("run", "dry_run", "download", "track", *unbound)
     }
     return {"command": experiment, **bound, **more}
 
@@ -64,7 +70,7 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
     does not suffice.
     """
     config = configuration(experiment.name, options, experiment.unbound)
-    run = Run(options.run, config, quiet=quiet)
+    run = Run(options.run, config, quiet=quiet, track=options.track)
     try:
         result = _finished(run, experiment, options)
         if result is not None:
@@ -76,6 +82,8 @@ def carry_out(experiment: Experiment[O, R], options: O, *, quiet: bool = False) 
                 write_result(run.path, result)
                 (run.path / "report.html").unlink(missing_ok=True)
             run.barrier()
+        if run.tracking is not None:
+            track_result(run.tracking, result)
         if run.is_main:
             _show(run, result)
         return result

@@ -38,6 +38,8 @@ def _figure(palette: Palette, found: AdapterCheck) -> Drawn:
     }
     for name, (values, colour, line, marker) in curves.items():
         axes.plot(sigmas, values, color=colour, linestyle=line, marker=marker, label=name)
+        at = [f"sigma {sigma:.3g}" for sigma in sigmas]
+        drawing.tell(say.told(f"error of the {name}", at, [f"{value:.3g}" for value in values]))
     axes.set(xscale="log", yscale="log", xlabel="noise level sigma", ylabel="error / variance of the data")
     drawing.figure.legend(loc="outside right upper")
     return drawing.block(

@@ -44,7 +44,8 @@ class Cell:
 class Column:
     """A column with its cells; ``group`` is a title that it shares with its neighbours.
 
-    ``drop``: the order in which a narrow terminal leaves columns out; 0 = never.
+    ``key``: it tells rows apart. ``drop``: the order in which a narrow terminal leaves columns out (0 = never), and a
+    narrow page puts them behind a line (0 = last).
     """
 
     title: str
@@ -52,6 +53,7 @@ class Column:
     numeric: bool = True
     drop: int = 0
     group: str = ""
+    key: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -91,7 +93,7 @@ def table(
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of images as one PNG data URI; width in CSS pixels."""
+    """A row of images as one PNG data URI; sizes in CSS pixels, ``pitch`` from one image to the next."""
 
     label: str
     uri: str
@@ -99,6 +101,7 @@ class Strip:
     width: int
     height: int
     swatch: str = ""
+    pitch: int = 1
 
 
 @dataclass(frozen=True)

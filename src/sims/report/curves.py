@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from sims.report import numbers as say
 from sims.report.blocks import Drawn
 from sims.report.context import Context, facts_of, heading, in_order, title
 from sims.report.palette import MUTED
@@ -29,13 +30,6 @@ def place_text(result: Either, place: float) -> str:
     return f"{place:g} %" if isinstance(result, PollutionResult) else f"generation {place:g}"
 
 
-def thinned(places: Sequence[float], most: int = 6) -> list[float]:
-    """At most ``most`` of the places, first and last among them."""
-    if len(places) <= most:
-        return list(places)
-    return [places[round(index * (len(places) - 1) / (most - 1))] for index in range(most)]
-
-
 def distances_of(result: Either) -> list[str]:
     """The distances among the figures, in order; the first one is the main one."""
     return [name for name in in_order(result, result.curves) if facts_of(result, name).kind == "distance"]
@@ -53,6 +47,11 @@ def curve_panels(c: Loops, id: str, names: Sequence[str], caption: str) -> Drawn
             values = [Figure.of(repeats) for repeats in result.curves[name][arm.name]]
             colour, marker = c.palette[arm.name].light, c.palette[arm.name].marker if len(values) <= 15 else ""
             axes.plot(places, [value.mean for value in values], color=colour, marker=marker, label=arm.label)
+            digits = say.decimals(value.mean for value in values)
+            shown = [say.fixed(value.mean, digits) for value in values]
+            drawing.tell(
+                say.told(f"{title(c.result, name)}, {arm.label}", [place_text(result, at) for at in places], shown)
+            )
             limits: Any = [value.low for value in values], [value.high for value in values]
             if None not in limits[0]:
                 axes.fill_between(places, *limits, color=colour, alpha=0.16, linewidth=0, gid=drawing.mark("band"))
@@ -75,17 +74,18 @@ def curve_panels(c: Loops, id: str, names: Sequence[str], caption: str) -> Drawn
     )
 
 
-def point_grid(c: Loops) -> Drawn | None:
-    """Points of every arm at a few generations, over those of the truth."""
+def point_grid(c: Loops, id: str = "points", most: int = 6) -> Drawn | None:
+    """Points of every arm at a few generations (the last ``most`` of them), over those of the truth."""
     points = {split_key(key): array[:800] for key, array in c.pictures.points.items()}
     arms = [arm for arm in c.result.arms if any(name == arm.name for name, _ in points)]
     truth = c.pictures.truth
     if not arms or truth is None:
         return None
-    places = thinned(sorted({place for _, place in points if place is not None}))
+    places = say.thinned(sorted({place for _, place in points if place is not None}))[-most:]
     reach = 1.1 * float(abs(truth).max())
-    drawing = Drawing(c.palette, "points", 1.55 * len(arms) + 0.3)
-    panels = drawing.panels(len(arms) * len(places), len(places), sharex=True, sharey=True)
+    across = len(places) if most > 1 else min(5, len(arms))  # one generation: an arm beside the other
+    drawing = Drawing(c.palette, id, 1.55 * -(-len(arms) * len(places) // across) + 0.3)
+    panels = drawing.panels(len(arms) * len(places), across, sharex=True, sharey=True)
     dots: Any = {"markeredgewidth": 0, "rasterized": True}
     for index, axes in enumerate(panels):
         arm, place = arms[index // len(places)], places[index % len(places)]
@@ -93,11 +93,15 @@ def point_grid(c: Loops) -> Drawn | None:
         axes.plot(*points[arm.name, place].T, ".", color=c.palette[arm.name].light, markersize=3, alpha=0.7, **dots)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
         axes.set_gid(drawing.mark("grey"))  # of the panel: dots that become an image have no id
-        if index < len(places):
-            axes.set_title(place_text(c.result, place))
-        if index % len(places) == 0:
+        if most == 1 or index < len(places):
+            axes.set_title(arm.label if most == 1 else place_text(c.result, place))
+        if most > 1 and index % len(places) == 0:
             axes.set_ylabel(arm.label.replace(", ", ",\n"), fontsize="small")
-    return drawing.block("Samples at a few generations; the same noise in every row.", grey="Grey: the truth.")
+        spread = [f"{float(points[arm.name, place][:, side].std()):.3g}" for side in (0, 1)]
+        drawing.tell(f"{arm.label}, {place_text(c.result, place)}: standard deviations {' and '.join(spread)}.")
+    drawing.tell(f"The truth: {' and '.join(f'{float(truth[:, side].std()):.3g}' for side in (0, 1))}.")
+    when = f"at {place_text(c.result, places[-1])}" if most == 1 else "at a few generations"
+    return drawing.block(f"Samples {when}; the same noise for every arm.", grey="Grey: the truth.")
 
 
 def strength_panels(c: Context[PollutionResult]) -> Drawn | None:
@@ -112,6 +116,8 @@ def strength_panels(c: Context[PollutionResult]) -> Drawn | None:
         for index, (level, curve) in enumerate(zip(c.result.levels, curves)):
             shade, means = 0.35 + 0.65 * (index + 1) / len(curves), [Figure.of(repeats).mean for repeats in curve]
             axes.plot(found.w, means, color=c.palette[name].light, alpha=shade, marker="o", label=f"{level:g} %")
+            shown = [say.fixed(mean, say.decimals(means)) for mean in means]
+            drawing.tell(say.told(f"{c.palette.name(name)}, {level:g} %", [f"w {w:g}" for w in found.w], shown))
         axes.set(xlabel="w", title=c.palette.name(name))
         axes.legend()
     panels[0].set_ylabel(title(c.result, "fd"))

@@ -6,11 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from sims.report.blocks import Fact
+from sims.report.blocks import Drawn, Fact, Images
 from sims.report.numbers import count, duration, sentence
 from sims.results.common import Result
 
 POINTS = (2,)  # the shape of points in the plane
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is seen first: one plain sentence (empty: the headline is it), and a picture where there is any."""
+
+    sentence: str
+    picture: Images | Drawn | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +36,7 @@ class Head:
     verdict: str = ""
     facts: Sequence[Fact] = ()
     verified: bool = True
+    opening: Opening = Opening("")
 
     @classmethod
     def of(cls, result: Result, diverged: Sequence[str], said: Sequence[str] | None = None, **more: Any) -> Self:

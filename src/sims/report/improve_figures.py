@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from sims.report import numbers as say
 from sims.report.blocks import Drawn
 from sims.report.context import Context, base_row, title
 from sims.report.numbers import short_count, strength
@@ -22,13 +23,13 @@ BAR = "Bars are 95 % intervals, where not visible narrower than the mark."
 JACKKNIFE = "Bars are 95 % intervals, by a jackknife over the samples in the search."
 
 
-def fd_dots(c: Improve) -> Drawn | None:
-    """FD to the training images and to held-out ones of every row, with 95 % intervals."""
-    rows = [row for row in c.result.rows if "fd" in row.figures]
+def fd_dots(c: Improve, labels: Sequence[str] = (), id: str = "dots") -> Drawn | None:
+    """FD to the training images and to held-out ones of every row (of these labels), with 95 % intervals."""
+    rows = [row for row in c.result.rows if "fd" in row.figures and (not labels or row.label in labels)]
     names = [name for name in ("fd", "fd_held_out") if any(name in row.figures for row in rows)]
     if not rows:
         return None
-    drawing, base = Drawing(c.palette, "dots", 0.9 + 0.3 * len(rows)), base_row(rows)
+    drawing, base = Drawing(c.palette, id, 0.9 + 0.3 * len(rows)), base_row(rows)
     floor = c.result.floor.values if c.result.floor else {}
     for axes, name in zip(drawing.panels(len(names), sharey=True), names):
         _dots(drawing, axes, rows, name)
@@ -36,6 +37,7 @@ def fd_dots(c: Improve) -> Drawn | None:
         axes.set_xlim(0, 1.03 * axes.get_xlim()[1])
         drawing.line(axes, base.mean(name) if base else None, "dashed", vertical=True)
         drawing.line(axes, floor.get(name), "dotted", vertical=True)
+        _tell(drawing, title(c.result, name), rows, name, real=floor.get(name))
     return drawing.block(
         "Fréchet distance (FD) of every method, lower is better.",
         bar=BAR,
@@ -53,6 +55,15 @@ def _dots(drawing: Drawing, axes: Axes, rows: Sequence[Row], name: str, scale: f
     name_rows(axes, [drawing.palette.name(row.label) for row in rows])
 
 
+def _tell(drawing: Drawing, called: str, rows: Sequence[Row], name: str, real: float | None = None) -> None:
+    """A figure of every row in words, with its interval, and what real images score."""
+    found = {drawing.palette.name(row.label): row.figures[name] for row in rows if name in row.figures}
+    places = say.decimals(value.mean for value in found.values())
+    values = [say.with_ends(value, places) for value in found.values()]
+    drawing.tell(say.told(called, list(found), values, len(found)))
+    drawing.tell("" if real is None else f"Real images: {say.fixed(real, places)}.")
+
+
 def memorization_dots(c: Improve) -> Drawn | None:
     """Share of samples nearer to a training image than 99 % of held-out images are, per row."""
     rows = [row for row in c.result.rows if "memorized" in row.figures]
@@ -61,6 +72,8 @@ def memorization_dots(c: Improve) -> Drawn | None:
     drawing = Drawing(c.palette, "memory", 0.75 + 0.28 * len(rows))
     (axes,) = drawing.panels(1)
     _dots(drawing, axes, rows, "memorized", scale=100.0)
+    shares = [say.percent(row.mean("memorized"), 2) for row in rows]
+    drawing.tell(say.told("Near share", [c.palette.name(row.label) for row in rows], shares, len(rows)))
     drawing.line(axes, 1.0, "dotted", vertical=True)
     most = 1.08 * max(1.5, axes.get_xlim()[1])
     axes.set_xlim(-0.02 * most, most)  # room for dots at zero
@@ -82,6 +95,9 @@ def cost_dots(c: Improve) -> Drawn | None:
     (axes,) = drawing.panels(1)
     for row in rows:
         drawing.dot(axes, row.figures["fd"], row.nfe, row.label, label=c.palette.name(row.label))
+    places = say.decimals(row.mean("fd") for row in rows)
+    shown = [f"{say.fixed(row.mean('fd'), places)} at {short_count(row.nfe)} evaluations" for row in rows]
+    drawing.tell(say.told(title(c.result, "fd"), [c.palette.name(row.label) for row in rows], shown, len(rows)))
     axes.set(xlabel="network evaluations per sample", ylabel=title(c.result, "fd"))
     axes.set_xlim(0, 1.06 * max(row.nfe for row in rows))
     from_zero(axes)
@@ -110,6 +126,7 @@ def fd_against_w(c: Improve) -> Drawn | None:
         _w_panel(drawing, axes, ours, most, search.chosen.get(method))
         base = next((cell.fd for cell in cells if cell.budget is None and cell.n == most), None)
         drawing.line(axes, base, "dashed")
+        _tell_search(drawing, [cell for cell in ours if cell.n == most], search.chosen.get(method), base)
         axes.set(title=c.palette.name(method), xlabel="w", ylabel="" if place % 3 else title(c.result, "fd"))
         plain_log(axes, "y", log_ticks(low, high))
         axes.set_ylim(low, high)
@@ -155,6 +172,20 @@ def _w_panel(drawing: Drawing, axes: Axes, cells: list[SearchCell], most: int, c
         axes.legend(loc="best", handlelength=3.6, fontsize=7.5, labelcolor=MUTED)
 
 
+def _tell_search(drawing: Drawing, cells: Sequence[SearchCell], chosen: Chosen | None, base: float | None) -> None:
+    """One method's lines of the most samples in words, the base's with them, and what was chosen."""
+    for arm in sorted({_arm(cell) for cell in cells}):
+        points = sorted((cell for cell in cells if _arm(cell) == arm), key=lambda cell: cell.w)
+        start = [] if base is None else [("w 0", say.fixed(base, say.decimals([base])))]
+        pairs = start + [(f"w {strength(cell.w)}", say.fixed(cell.fd, say.decimals([cell.fd]))) for cell in points]
+        name = ", ".join(filter(None, (drawing.palette.name(points[0].method), _said(points[0], chosen))))
+        least = min(points, key=lambda cell: cell.fd or 0.0)
+        at, values = [place for place, _ in pairs], [value for _, value in pairs]
+        drawing.tell(f"{say.told(name, at, values, len(pairs)).rstrip('.')}; least at w {strength(least.w)}.")
+    if chosen:
+        drawing.tell(f"Chosen: w {strength(chosen.w)}.")
+
+
 def _arm(found: SearchCell | Chosen) -> tuple[int, float]:
     """What a line of the search has in common."""
     return found.budget or 0, found.extra or 0.0
@@ -195,9 +226,13 @@ def fd_against_budget(c: Improve) -> Drawn | None:
         x, y = [cell.budget or 0 for cell in best], [cell.fd or 0.0 for cell in best]
         (line,) = axes.plot(x, y, marker=swatch.marker, color=swatch.light, linewidth=1.2, label=c.palette.name(method))
         line.set(markerfacecolor="none", markeredgecolor=swatch.light, gid=drawing.mark("hollow"))
+        at, values = [f"{short_count(budget)} images" for budget in x], [say.fixed(fd, say.decimals(y)) for fd in y]
+        drawing.tell(say.told(f"{c.palette.name(method)} in the search", at, values))
     for row in finals:
         label = "" if row.label in methods else c.palette.name(row.label)
         drawing.dot(axes, row.figures["fd"], row.budget or 0, row.label, kind="filled", label=label)
+        value = say.fixed(row.mean("fd"), say.decimals(item.mean("fd") for item in finals))
+        drawing.tell(f"{c.palette.name(row.label)}, final: {value} at {short_count(row.budget)} images.")
     plain_log(axes, "x", [float(budget) for budget in budgets])
     axes.xaxis.set_major_formatter(lambda value, _: short_count(float(value)))
     axes.set_xlim(budgets[0] / 1.3, budgets[-1] * 1.3)
@@ -245,6 +280,7 @@ def cache_strip(c: Improve, cache: CacheResult) -> Drawn:
     for level, fresh in zip(levels, refresh):
         (mark,) = axes.plot(level, 0, "s", markersize=9, color=colour if fresh else "none", markeredgecolor=colour)
         mark.set(markeredgewidth=1.2, gid=drawing.mark("filled" if fresh else "hollow"))
+    drawing.tell(f"At σ {', '.join(strength(level) for level, fresh in zip(levels, refresh) if fresh)}.")
     plain_log(axes, "x", log_ticks(min(levels), max(levels), 6))
     axes.set_xlim(max(levels) * 1.4, min(levels) / 1.4)  # as sampling goes: from noise to image
     axes.set(ylim=(-1, 1), yticks=[], xlabel="noise level σ, in the order of sampling")
@@ -270,6 +306,8 @@ def rounds_plot(c: Improve) -> Drawn | None:
     for label, points in series.items():
         x, y = zip(*points)
         axes.plot(x, y, color=c.palette[label].light, marker=c.palette[label].marker, label=c.palette.name(label))
+        at, values = [f"round {place:g}" for place in x], [say.fixed(fd, say.decimals(y)) for fd in y]
+        drawing.tell(say.told(c.palette.name(label), at, values))
     axes.set_xticks(sorted({at for points in series.values() for at, _ in points}))
     axes.xaxis.set_major_formatter(lambda value, _: strength(float(value)))
     axes.set(xlabel="round", ylabel=title(c.result, "fd"))

@@ -17,7 +17,7 @@ from sims.report.tables import MADE_FOR
 from sims.results.common import Interval, Row
 from sims.results.improve import CacheResult, ImproveResult, Recommendation, SearchResult
 
-MAIN = ("fd", "fd_held_out", "check_fd", "kid_held_out", "precision", "recall")  # the others: all figures
+MAIN = {"fd": 0, "fd_held_out": 0, "check_fd": 2, "kid_held_out": 1, "precision": 4, "recall": 3}  # others: all figures
 Change = tuple[float, float, float, bool]  # mean, low and high in percent; whether the difference is paired
 
 
@@ -150,7 +150,7 @@ def _main_table(c: Improve) -> Table | None:
         Column("w", [say.strength(row.w) for row in rows]),
         Column("budget", [say.short_count(row.budget) for row in rows]),
         Column("NFE", [say.short_count(row.nfe) for row in rows]),
-        *(tables.figure_column(c.result, name, rows) for name in MAIN),
+        *(tables.figure_column(c.result, name, rows, drop) for name, drop in MAIN.items()),
         tables.diverged_column(rows),
         Column("change", [say.signed_percent(change(row, base)) for row in rows]),
     ]
@@ -173,7 +173,7 @@ def _recommended(c: Improve) -> Table | None:
         Column(
             "best", [f"{_limit(item)}, {'any method' if item.trained else 'without training'}" for item in lines], False
         ),
-        Column("method", [c.cell(item.label, notes.get(item.label, "")) for item in lines], False),
+        Column("method", [c.cell(item.label, notes.get(item.label, "")) for item in lines], False, key=True),
         Column("NFE", [say.short_count(item.nfe) for item in lines]),
     ]
     for name in dict.fromkeys(name for item in lines for name in item.differences):
@@ -230,7 +230,7 @@ def _cost(c: Improve) -> list[Block]:
         Column("method", [c.cell(row.label) for row in rows], False),
         Column("NFE", [say.short_count(row.nfe) for row in rows]),
         Column("of the base", [f"{row.nfe / base.nfe:.2f}×" if base and base.nfe else "" for row in rows]),
-        Column("s / 1000 samples", [say.fixed(row.seconds_per_1000) for row in rows]),
+        Column("s / 1000 samples", [say.fixed(row.seconds_per_1000) for row in rows], drop=1),
         Column("made for", [tables.made_for(row.cost) for row in rows]),
         Column("of base training", [say.percent(row.cost.total / (3 * whole)) if whole else "" for row in rows]),
         *gains,
@@ -388,9 +388,9 @@ def _cells_table(c: Improve, search: SearchResult) -> Table | None:
     places = say.decimals(fd for line in lines for fd in line.values())
     columns = [
         Column("method", [c.cell(method) for method, *_ in sorted(scores)], False),
-        Column("budget", [say.short_count(budget or None) for _, budget, *_ in sorted(scores)]),
-        Column("beside w", [extra for *_, extra, _ in sorted(scores)], False),
-        Column("samples", [say.short_count(n) for *_, n in sorted(scores)]),
+        Column("budget", [say.short_count(budget or None) for _, budget, *_ in sorted(scores)], key=True),
+        Column("beside w", [extra for *_, extra, _ in sorted(scores)], False, key=True),
+        Column("samples", [say.short_count(n) for *_, n in sorted(scores)], key=True),
     ]
     for w in sorted({w for line in lines for w in line}):
         best = [len(line) > 1 and line.get(w) == min(line.values()) for line in lines]

@@ -121,9 +121,9 @@ def _figure_table(c: Loops, names: Sequence[str]) -> Table | None:
     lines = [(name, arm) for name in names for arm in result.arms]
     columns = [
         Column("of", [heading(result, name) for name, _ in lines], False),
-        Column("arm", [_arm(c, arm.name) for _, arm in lines], False),
+        Column("arm", [_arm(c, arm.name) for _, arm in lines], False, key=True),
     ]
-    for place in places if isinstance(result, PollutionResult) else curves.thinned(places):
+    for place in places if isinstance(result, PollutionResult) else say.thinned(places):
         index = places.index(place)
         values = [(Figure.of(result.curves[name][arm.name][index]), digits[name]) for name, arm in lines]
         cells = [Cell(say.plus_minus(value, digit), title=say.ends(value, digit)) for value, digit in values]
@@ -136,7 +136,7 @@ def _samples(c: Loops) -> list[Block]:
     images = {split_key(key): array for key, array in c.pictures.images.items()}
     strips = []
     for arm in c.result.arms:
-        for place in curves.thinned(sorted(place for name, place in images if name == arm.name and place is not None)):
+        for place in say.thinned(sorted(place for name, place in images if name == arm.name and place is not None)):
             text, swatch = f"{arm.label}, {curves.place_text(c.result, place)}", c.palette[arm.name].variable
             strips.append(make_strip(images[arm.name, place], text, f"Samples of {text}", swatch))
     if strips and c.pictures.real is not None:
@@ -284,8 +284,8 @@ def _comparisons(c: Context[PollutionResult], figures: Sequence[str]) -> Table |
     differences = [(item.difference, say.ends(item.difference, places)) for item in items]
     columns = [
         Column("arm", [_arm(c, item.a) for item in items], False),
-        Column("of", [title(c.result, item.figure) for item in items], False),
-        Column("pollution", [f"{item.level:g} %" for item in items]),
+        Column("of", [title(c.result, item.figure) for item in items], False, key=True),
+        Column("pollution", [f"{item.level:g} %" for item in items], key=True),
         Column("means", [" and ".join(say.fixed(mean, places) for mean in item.means) for item in items]),
         Column("difference", [Cell(say.plus_minus(value, places), title=limits) for value, limits in differences]),
         Column("change", [change(item) for item in items]),

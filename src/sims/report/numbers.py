@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from sims.results.common import Figure, Interval, Row
 
+T = TypeVar("T")
 DASH = "–"
 
 
@@ -96,6 +98,23 @@ def duration(seconds: float) -> str:
 def short_name(name: str, most: int = 30) -> str:
     """A name without its middle where it is long: the ends tell names apart."""
     return name if len(name) <= most else f"{name[: most // 2]}…{name[1 - most // 2 :]}"
+
+
+def told(name: str, at: Sequence[str], values: Sequence[str], most: int = 12) -> str:
+    """A line of a figure in words, at ``most`` of its places, first and last among them.
+
+    >>> told("FD of SIMS", ["w 0", "w 1"], ["84.9", "40.2"])
+    'FD of SIMS: w 0: 84.9, w 1: 40.2.'
+    """
+    pairs = [f"{place}: {value}" for place, value in thinned(list(zip(at, values)), most)]
+    return f"{name}: {', '.join(pairs)}." if pairs else ""
+
+
+def thinned(items: Sequence[T], most: int = 6) -> list[T]:
+    """At most ``most`` of the items, evenly spaced, first and last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(index * (len(items) - 1) / (most - 1))] for index in range(most)]
 
 
 def sentence(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from markupsafe import Markup
 from sims.files import write_atomic
 from sims.report.blocks import Section
 from sims.report.context import Context
-from sims.report.head import Head
+from sims.report.first_sight import improve_opening, loop_opening, shift_opening
+from sims.report.folding import folded
+from sims.report.head import Head, Opening
 from sims.report.improve_page import improve_head, improve_sections
 from sims.report.loop_page import loop_head, loop_sections, pollution_sections
 from sims.report.palette import Palette
@@ -26,11 +29,11 @@ from sims.results.summaries import read_result
 
 HERE = Path(__file__).parent
 Sections = Callable[[Context[Any]], list[Section]]
-PAGES: dict[type[Result], tuple[Callable[[Any], Head], Sections]] = {
-    ImproveResult: (improve_head, improve_sections),
-    LoopResult: (loop_head, loop_sections),
-    PollutionResult: (loop_head, pollution_sections),
-    ShiftResult: (shift_head, shift_sections),
+PAGES: dict[type[Result], tuple[Callable[[Any], Head], Callable[[Context[Any]], Opening], Sections]] = {
+    ImproveResult: (improve_head, improve_opening, improve_sections),
+    LoopResult: (loop_head, loop_opening, loop_sections),
+    PollutionResult: (loop_head, loop_opening, pollution_sections),
+    ShiftResult: (shift_head, shift_opening, shift_sections),
 }
 
 
@@ -56,7 +59,7 @@ def render(result: Result, pictures: Pictures | None = None) -> str:
     )
     return environment.get_template("page.html").render(
         head=head,
-        sections=[section for section in sections if section.blocks],
+        sections=[folded(section) for section in sections if section.blocks],
         css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         light=palette.variables(dark=False),
         dark=palette.variables(dark=True),
@@ -71,6 +74,7 @@ def contents(result: Result, pictures: Pictures) -> tuple[Head, list[Section], P
         assert isinstance(result, ImproveResult | ShiftResult)
         names = [(row.label, row.method) for row in result.rows]
     palette = Palette(result.looks, names)
-    head, sections = PAGES[type(result)]
+    head, opening, sections = PAGES[type(result)]
+    context = Context(result, pictures, palette)
     with house_style():
-        return head(result), sections(Context(result, pictures, palette)), palette
+        return replace(head(result), opening=opening(context)), sections(context), palette

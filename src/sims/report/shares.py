@@ -13,6 +13,7 @@ from sims.results.common import Figure
 from sims.results.shift import Bounded, ShiftResult, ShiftRow
 
 Shift = Context[ShiftResult]
+MOST = 16  # values in a figure
 
 
 def value_of(found: Bounded) -> Figure | None:
@@ -77,10 +78,10 @@ def reached_table(c: Shift) -> Table | None:
     return value_table(c, columns, "By the steering classifier, corrected for its errors.")
 
 
-def share_plot(c: Shift, rows: Sequence[ShiftRow], places: Sequence[int]) -> Drawn:
+def share_plot(c: Shift, rows: Sequence[ShiftRow], places: Sequence[int], id: str = "proportions") -> Drawn:
     """A line per value: the target as a stroke, the contenders as dots with intervals."""
     names = c.result.values
-    drawing = Drawing(c.palette, "proportions", 0.8 + len(places) * (0.16 + 0.13 * len(rows)))
+    drawing = Drawing(c.palette, id, 0.8 + len(places) * (0.16 + 0.13 * len(rows)))
     (axes,) = drawing.panels(1)
     reach = 0.3 if len(rows) > 1 else 0.0
     for index, row in enumerate(rows):
@@ -89,10 +90,14 @@ def share_plot(c: Shift, rows: Sequence[ShiftRow], places: Sequence[int]) -> Dra
             value = Figure(shares.values[place], shares.low[place], shares.high[place])
             label = "" if line else say.short_name(c.palette.name(row.label))
             drawing.dot(axes, value, line + off, row.label, upright=False, label=label)
+        shown = percents([shares.values[place] for place in places])
+        drawing.tell(say.told(c.palette.name(row.label), [names[place] for place in places], shown, len(places)))
     for line, place in enumerate(places):
         axes.axhline(line + 0.5, color=LINE, linewidth=0.6, zorder=0)
         x, y = [c.result.target[place]] * 2, [line - 0.46, line + 0.46]
         axes.plot(x, y, color=INK, linewidth=1.6, zorder=1, gid=drawing.mark("stroke"))
+    wanted = percents([c.result.target[place] for place in places])
+    drawing.tell(say.told("target", [names[place] for place in places], wanted, len(places)))
     axes.plot([], [], "|", color=INK, markersize=10, markeredgewidth=1.6, markeredgecolor=INK, label="target")
     name_rows(axes, [say.short_name(names[place]) for place in places])
     axes.set_xlim(0, min(1.0, axes.get_xlim()[1]))

@@ -17,7 +17,6 @@ from sims.results.common import Figure
 from sims.results.shift import STEERED, Rejection, ShiftResult, ShiftRow
 
 DISTANCES = ("fd_target", "fd_held_out_target", "check_fd_target")
-MOST = 16  # values in a figure
 WORSE = "worse than the base within "  # how a warning about a group begins
 
 
@@ -36,13 +35,13 @@ def shift_head(result: ShiftResult) -> Head:
         big=say.fixed(after.mean, 3),
         big_label=f"{label}; the base: {say.with_ends(before, 3)}",
         big_interval=f"95 %: {say.fixed(after.low, 3)} to {say.fixed(after.high, 3)}",
-        convincing=_apart(after, before),
+        convincing=apart(after, before),
         verdict=_verdict(result, steered, before, after),
         facts=_head_facts(result, steered),
     )
 
 
-def _apart(after: Figure, before: Figure) -> bool:
+def apart(after: Figure, before: Figure) -> bool:
     """Whether the one lies below the other, intervals included."""
     return after.high is not None and before.low is not None and after.high < before.low
 
@@ -51,7 +50,7 @@ def _verdict(result: ShiftResult, steered: ShiftRow, before: Figure, after: Figu
     """Nearer, not shown, or not nearer; what is left; and who else came nearer."""
     if after.mean >= before.mean:
         words = ["The steered model lies no nearer to the target than the base."]
-    elif _apart(after, before):
+    elif apart(after, before):
         words = ["The steered model lies nearer to the target than the base: the two 95 % intervals do not meet."]
     else:
         words = ["The steered model lies nearer to the target than the base, but the 95 % intervals overlap."]
@@ -108,7 +107,7 @@ def _proportions(c: Shift) -> list[Block]:
         text += f" For the purpose the base’s training data were cut ({data.imbalance}){cut}."
     return present(
         Text(text),
-        shares.share_plot(c, models, shares.farthest(result, MOST)),
+        shares.share_plot(c, models, shares.farthest(result, shares.MOST)),
         shares.share_table(c, models),
         details("Shares of the baselines", shares.share_table(c, baselines)),
         details("Shares by the other classifier, and without correction", shares.uncorrected_table(c, models)),
@@ -134,8 +133,10 @@ def _table(c: Shift) -> list[Block]:
         Column("", [name(row) for row in rows], False),
         Column("w", [say.strength(row.w) for row in rows]),
         Column("TV to target", [away(row) for row in rows]),
-        Column("KL", [Cell(say.fixed(v.mean if v else None, 3), title=f"95 %: {say.with_ends(v, 3)}") for v in kl]),
-        *(tables.figure_column(result, name, rows) for name in DISTANCES),
+        Column(
+            "KL", [Cell(say.fixed(v.mean if v else None, 3), title=f"95 %: {say.with_ends(v, 3)}") for v in kl], drop=1
+        ),
+        *(tables.figure_column(result, name, rows, drop) for drop, name in zip((0, 3, 2), DISTANCES)),
         tables.diverged_column(rows),
         Column("NFE", [say.short_count(row.nfe) for row in rows]),
         Column("made for", [tables.made_for(row.cost) for row in rows]),

@@ -132,9 +132,10 @@ def make_strip(images: np.ndarray, label: str, alt: str, swatch: str = "") -> St
     """The first images (n, H, W, C) side by side; the gaps are transparent."""
     sheet = side_by_side(images)
     height, width, _ = sheet.shape
-    num = (width + GAP) // (_shown(*images.shape[1:3])[1] + GAP)
+    pitch = _shown(*images.shape[1:3])[1] + GAP
+    num = (width + GAP) // pitch
     uri = "data:image/png;base64," + base64.b64encode(as_png(sheet)).decode("ascii")
-    return Strip(label, uri, f"{alt}: {num} images in a row.", width, height, swatch)
+    return Strip(label, uri, f"{alt}: {num} images in a row.", width, height, swatch, pitch)
 
 
 def _shown(height: int, width: int) -> tuple[int, int]:

@@ -82,6 +82,7 @@ class Drawing:
         self.figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(self.figure)
         self._marks: Counter[str] = Counter()
+        self._told: list[str] = []
 
     def panels(self, count: int, most: int = 3, **options: Any) -> list[Axes]:
         """So many panels, at most ``most`` beside one another, in the form that all of them have."""
@@ -132,10 +133,17 @@ class Drawing:
         how: Any = {"markersize": 7, "linestyle": "none", "clip_on": False, "label": label, "gid": self.mark(kind)}
         axes.plot(x, y, swatch.marker, color=swatch.light, **how)
 
+    def tell(self, text: str) -> None:
+        """A sentence with numbers that are drawn, for those who cannot see them; see `numbers.told`."""
+        self._told += [text] if text else []
+
     def block(self, caption: str, **sentences: str) -> Drawn:
-        """The drawing with its caption: ``sentences`` (kind of mark -> text) are said of what is drawn."""
+        """The drawing with its caption: ``sentences`` (kind of mark -> text) are said of what is drawn.
+
+        What was told is in its alternative text.
+        """
         said = " ".join([caption, *(text for kind, text in sentences.items() if self._marks[kind])])
-        return Drawn(to_svg(self.figure, self.palette, caption, self.name), said)
+        return Drawn(to_svg(self.figure, self.palette, " ".join([caption, *self._told]), self.name), said)
 
 
 def from_zero(axes: Axes) -> None:

@@ -20,7 +20,7 @@ def made_for(cost: Cost) -> Cell:
     return Cell(say.short_count(cost.total), title=text)
 
 
-def figure_column(result: Result, figure: str, rows: Sequence[Row]) -> Column:
+def figure_column(result: Result, figure: str, rows: Sequence[Row], drop: int = 0) -> Column:
     """A figure of every row, the best one marked; half the interval beside distances, on hover for all."""
     facts, means = facts_of(result, figure), [row.mean(figure) for row in rows]
     known, places = [mean for mean in means if mean is not None], say.decimals(means)
@@ -33,7 +33,7 @@ def figure_column(result: Result, figure: str, rows: Sequence[Row]) -> Column:
         text = say.short_count(mean) if mean is not None and abs(mean) >= 100_000 else text
         return Cell(text, title=say.ends(value, places), best=best is not None and mean == best)
 
-    return Column(heading(result, figure), [cell(row) for row in rows])
+    return Column(heading(result, figure), [cell(row) for row in rows], drop=drop)
 
 
 def figure_tiles(result: Result, figures: Sequence[str], ours: Row, base: Row) -> list[Fact]:

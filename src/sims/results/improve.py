@@ -122,13 +122,15 @@ class Recommendation:
 class ImproveResult(Result):
     """The main job. ``leader`` is the method that the headline is about; ``improved`` the label that was saved.
 
-    ``adapter`` are the errors of a given network on the real pictures.
+    ``distilled`` is the label of the best of them in one network, where one was made. ``adapter`` are the errors of a
+    given network on the real pictures.
     """
 
     experiment: ClassVar[str] = "improve"
     verified: bool = True
     leader: str
     improved: str = ""
+    distilled: str = ""
     rows: tuple[Row, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
     recommended: tuple[Recommendation, ...] = ()

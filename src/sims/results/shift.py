@@ -131,7 +131,10 @@ class ClassifierFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftResult(Result):
-    """Proportions moved to a target (K,); ``improved`` is the label of what was saved."""
+    """Proportions moved to a target (K,); ``improved`` is the label of what was saved.
+
+    ``distilled`` is that of the steered model in one network, where one was made.
+    """
 
     experiment: ClassVar[str] = "shift"
     attribute: str
@@ -144,6 +147,7 @@ class ShiftResult(Result):
     savings: tuple[Saving, ...] = ()
     scales: dict[str, float] = field(default_factory=dict)
     improved: str = ""
+    distilled: str = ""
 
     @property
     def base(self) -> ShiftRow:

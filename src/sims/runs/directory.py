@@ -21,6 +21,7 @@ from sims.files import LEFTOVERS, digest, read_json, regular, remove_leftovers, 
 from sims.processes import agree, join
 from sims.results.summaries import FORMAT
 from sims.runs.progress import FILE, Advance, progress
+from sims.runs.tracking import Tracking
 from sims.screen import Screen
 
 T = TypeVar("T")
@@ -29,19 +30,25 @@ T = TypeVar("T")
 class Run:
     """One run directory, held by one process group at a time.
 
-    Every process of a distributed run holds a ``Run``; the main one takes the lock and writes.
+    Every process of a distributed run holds a ``Run``; the main one takes the lock and writes, and tells the trackers
+    that are named by ``track``.
     Errors: UserError if another run uses the directory, or it was made with another configuration.
     """
 
     writes: ClassVar[bool] = True
 
-    def __init__(self, path: Path | str, config: Mapping[str, JSON], *, quiet: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, config: Mapping[str, JSON], *, quiet: bool = False, track: Sequence[str] = ()
+    ) -> None:
         self.path = Path(path)
         self.config = config
         self.accelerator = join()
         width = None if sys.stderr.isatty() else max(110, shutil.get_terminal_size().columns)  # logs need not wrap
         self.console = Screen(stderr=True, quiet=quiet or not self.is_main, width=width)
         self._open()
+        self.tracking = Tracking(track, self.path, self.log) if track and self.is_main else None
+        if self.tracking is not None:
+            self.tracking.configuration(config)
 
     @property
     def is_main(self) -> bool:
@@ -90,7 +97,8 @@ class Run:
     def _check_config(self) -> None:
         """Write ``config.json``, or compare with it: format, command, then every option."""
         file, config = self.path / "config.json", {"format": FORMAT, **self.config}
-        made = {child.name for child in self.path.glob("*")} - {"config.json", "lock", "log", "seconds.json", FILE}
+        passing = {"config.json", "lock", "log", "seconds.json", "track", FILE}
+        made = {child.name for child in self.path.glob("*")} - passing
         if not made or not file.exists():  # options that came to nothing, such as a misspelt path, bind nobody
             if self.writes:
                 write_json(file, config)
@@ -114,6 +122,8 @@ class Run:
 
     def close(self) -> None:
         """Give the directory back."""
+        if self.tracking is not None:
+            self.tracking.close()
         if self.is_main:
             self._lock.close()
 
@@ -163,10 +173,10 @@ class Run:
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:
-        """A progress bar with an ETA on the run's console."""
+        """A progress bar with an ETA on the run's console, and a file of it; trackers follow what is trained under it."""
         folder = self.path if self.is_main and self.writes else None
         with progress(self.console, title, total, folder) as advance:
-            yield advance
+            yield advance if self.tracking is None else self.tracking.watch(advance)
 
 
 class Rehearsal(Run):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -41,6 +41,18 @@ class TrainingData(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, indices: Any) -> tuple[Tensor, Tensor | None]: ...
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Who follows a training: called with the images of every step, and told all losses whenever there is one more.
+
+    Losses are (images seen, mean loss since the last one); those of earlier processes, which began it, are among them.
+    """
+
+    def __call__(self, count: int) -> None: ...
+
+    def trained(self, folder: Path, images: int, losses: list[tuple[int, float]]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -239,6 +251,8 @@ class Trainer:
             if self.step % log_every == 0 and self.partial[1]:
                 self.losses.append((self.step * self.options.batch, round(self.partial[0] / self.partial[1], 6)))
                 self.partial = (0.0, 0)
+                if isinstance(advance, Observer):
+                    advance.trained(self.folder, self.step * self.options.batch, self.losses)
             self._snapshots()
             advance(self.options.batch)
             if self.step == self.steps or (not in_a_row and self._due(saved)):  # a losing streak replaces no good state

@@ -60,6 +60,7 @@ def improve_result(
         verified=judge is not None,
         leader=subject,
         improved=outcome.improved,
+        distilled=HEIR.name if outcome.choice(HEIR.name) else "",
         rows=rows,
         comparisons=tuple(comparisons),
         recommended=recommendations(outcome.known, own, outcome.table),

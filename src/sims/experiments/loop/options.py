@@ -66,7 +66,8 @@ class RepeatedOptions(CommonOptions):
     evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(draws=1))
 
     def __post_init__(self) -> None:
-        self.check_counts("repeats", "jobs", "batch_size")
+        super().__post_init__()
+        self.check_counts("repeats", "jobs")
         if len(self.auxiliary.budgets) != 1:
             shown = list(self.auxiliary.budgets)
             raise UserError(f"auxiliary.budgets is {shown}: a loop has one budget for all generations, give one")

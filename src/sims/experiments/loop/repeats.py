@@ -73,7 +73,8 @@ class Repeat(Generic[O]):
 
     def run(self, opened: Opened | None = None) -> None:
         """Run or continue it; ``opened`` are the data and the judge, where this process has them."""
-        run = Run(self.path, configuration(self.command, self.options, UNBOUND, task=self.key))
+        config = configuration(self.command, self.options, UNBOUND, task=self.key)
+        run = Run(self.path, config, track=self.options.track)
         try:
             train, judge = opened or open_again(self.options, self.options.run / "references", run.device)
             self.work(Models(run, self.options, judge, self.seed), train)

@@ -16,7 +16,7 @@ from sims.experiments.shift.measuring import FIGURES, TRAIN, Meter, tv_of
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import Problem
 from sims.files import write_arrays
-from sims.methods import BASE
+from sims.methods import BASE, DISTILLED
 from sims.model import Model
 from sims.results.common import Figure
 from sims.results.shift import (
@@ -195,6 +195,7 @@ def summarized(
         savings=savings_of(rows, np.asarray(solver.base.values), meter.target),
         scales=scales,
         improved=improved,
+        distilled=DISTILLED.name if options.distilled.samples else "",
     )
 
 
