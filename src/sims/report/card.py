@@ -41,7 +41,7 @@ class CardFacts:
     hash            of weights and settings
     shape           of a sample; ``pictures``: it makes pictures
     classes         names or numbers of the classes that samples are asked of
-    trained_on      the data that the network was trained on, as the model names them, and ``fingerprint`` of their content;
+    trained_on      the data that the network was trained on, as the model names them, and a ``fingerprint`` of it;
                     "" where the model does not say
     origin          owner/name@commit of the model that the run began with, "" where that was none of the hub
     given           the run began with a model that somebody had trained before
