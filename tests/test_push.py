@@ -19,13 +19,14 @@ import yaml
 import sims
 import tiny
 from hub_server import COMMIT, ID, TOKEN, Hub, serving
+from sims.commands.push import measured_row
 from sims.interop import hub_models, hub_upload
 from sims.interop.hub_models import HubName, origin
 from sims.interop.hub_upload import checked_name
 from sims.model import load
 from sims.report.card import CardFacts, model_card, plain
 from sims.results.common import Data, Figure, FigureFacts, Row
-from sims.results.improve import ImproveResult
+from sims.results.improve import ImproveResult, Round
 from sims.results.summaries import read_result
 
 hub = pytest.importorskip("huggingface_hub", reason="needs the package huggingface_hub: pip install '.[hub]'")
@@ -113,6 +114,26 @@ def test_a_shift_and_a_loop(finished_shift: Path, finished_loop: Path, tmp_path:
     assert status == 2 and "is a run of loop, which leaves no model" in err
 
 
+def test_figures_of_later_rounds_are_theirs(model: Path) -> None:
+    """Of the last round that was kept; a method that ran in the first only has those of the first."""
+
+    def rows(*labels: str, w: float) -> tuple[Row, ...]:
+        return tuple(Row(label=label, method=label, w=w * (label != "b")) for label in labels)
+
+    first, second, third = rows("b", "x", "y", w=1.0), rows("b", "x", w=2.0), rows("b", "x", w=3.0)
+    rounds = [Round(round=k + 1, accepted=k < 2, reason="", rows=them) for k, them in enumerate((first, second, third))]
+    result = ImproveResult(
+        title="", headline="", data=Data("d"), leader="x", rows=first, rounds=tuple(rounds), improved="x"
+    )
+    made = load(model)
+    for label, row, of_first in (("x", second[1], False), ("y", first[2], True)):
+        told = replace(made, provenance={"method": label})
+        assert measured_row(result, Path("run/improved"), told) == (row, of_first)
+    assert measured_row(result, Path("run/base/snapshots/1"), made) == (first[0], True)
+    with pytest.raises(sims.UserError, match="has no row of it"):
+        measured_row(result, Path("run/improved"), replace(made, provenance={"method": "z"}))
+
+
 HOSTILE = "a|b\n---\nlicense: gpl\n# c [d](http://e.f) <script> **g** `h`"
 
 
@@ -126,7 +147,7 @@ def test_names_of_data_are_no_marks() -> None:
     )  # fmt: skip
     facts = CardFacts(
         name=ID, licence="mit", row=rows[1], rows=rows, what=HOSTILE, hash="0", shape=(2,), classes=(HOSTILE, "b"),
-        fingerprint=HOSTILE, needs=HOSTILE, given=True,
+        fingerprint=HOSTILE, trained_on=HOSTILE, needs=HOSTILE, given=True,
     )  # fmt: skip
     card = model_card(result, facts, [], False)
     assert front(card) == {

@@ -80,7 +80,7 @@ def write_folder(run: Path, which: str, name: str, licence: str, out: Path) -> N
         raise UserError(f"{run} is a run of {result.experiment}, which leaves no model: give one of improve or shift")
     folder = _folder(run, which, began)
     model = load(folder)
-    row, first = _row(result, folder, model)
+    row, first = measured_row(result, folder, model)
     rows = tuple(one for one in result.rows if first or one.w == 0)
     facts = _facts(model, began, name, licence, row, rows if row in rows else (*rows, row))
     file = run / "metrics.jsonl"
@@ -108,7 +108,7 @@ def _folder(run: Path, which: str, began: Began) -> Path:
     return there[which]
 
 
-def _row(result: ImproveResult | ShiftResult, folder: Path, model: Model) -> tuple[Row, bool]:
+def measured_row(result: ImproveResult | ShiftResult, folder: Path, model: Model) -> tuple[Row, bool]:
     """What was measured of a model, and whether that was in the first round, which tables and pictures are of."""
     base = base_row(result.rows)
     label = str(model.provenance.get("label" if isinstance(result, ShiftResult) else "method") or "")
@@ -143,6 +143,7 @@ def _facts(model: Model, began: Began, name: str, licence: str, row: Row, rows: 
         shape=model.data_shape,
         pictures=model.codec.kind == "pixels" or latent is not None,
         classes=(model.class_names or numbers) if model.num_classes else (),
+        trained_on=str(model.provenance.get("data") or ""),
         fingerprint=str(model.provenance.get("data_fingerprint") or ""),
         origin=f"{source.name}@{source.revision}" if source else "",
         given=began.model is not None,

@@ -41,7 +41,8 @@ class CardFacts:
     hash            of weights and settings
     shape           of a sample; ``pictures``: it makes pictures
     classes         names or numbers of the classes that samples are asked of
-    fingerprint     of the data's content, "" where it is not known
+    trained_on      the data that the network was trained on, as the model names them, and a ``fingerprint`` of it;
+                    "" where the model does not say
     origin          owner/name@commit of the model that the run began with, "" where that was none of the hub
     given           the run began with a model that somebody had trained before
     needs           what samples need besides, in a sentence
@@ -56,6 +57,7 @@ class CardFacts:
     shape: tuple[int, ...]
     pictures: bool = True
     classes: tuple[str, ...] = ()
+    trained_on: str = ""
     fingerprint: str = ""
     origin: str = ""
     given: bool = False
@@ -150,14 +152,14 @@ def _figures(result: Result, facts: CardFacts) -> str:
     lines = []
     for one in facts.rows:
         cells = [_value(result, one, name, places[name]) for name in names]
-        mark = "**" if one is row else ""
+        mark = "**" if one == row else ""
         lines.append([f"{mark}{_name(result, one)}{mark}", *cells, say.short_count(one.nfe)])
     pair = [row] if base is row or base is None else [base, row]
     every = [
         [plain(heading(result, name)), *(_value(result, one, name, places[name], True) for one in pair)]
         for name in places
     ]
-    draws = f"{row.draws} draws of {row.samples_per_draw:,} samples each"
+    draws = f"{row.draws} draw{'s' * (row.draws != 1)} of {row.samples_per_draw:,} samples each"
     single = "" if row.draws > 1 else " One draw has no interval."
     return "\n\n".join(
         [
@@ -266,11 +268,12 @@ def _data(result: Result, facts: CardFacts) -> str:
     known = f" Fingerprint of their content: `{_code(facts.fingerprint)}`." if facts.fingerprint else ""
     if facts.given:
         origin = f" It is [{plain(facts.origin)}](https://huggingface.co/{facts.origin.partition('@')[0]})."
-        text = "The network that the run began with was trained before, on data that the run does not know."
+        text = "The network that the run began with was trained before, on "
+        text += f"{plain(facts.trained_on)}, as it says.{known}" if facts.trained_on else "data that it does not name."
         text += origin if facts.origin else ""
         if data.num_train:
             text += f" The run judged and chose with {plain(data.name)}: {data.num_train:,} samples, and "
-            text += f"{data.num_test:,} held out.{known}"
+            text += f"{data.num_test:,} held out."
     else:
         text = f"{plain(data.name)}: {data.num_train:,} samples, and {data.num_test:,} held out for the figures.{known}"
         if data.num_base_train:
