@@ -107,6 +107,8 @@ def test_the_sentence_says_no_more_than_the_figures(results: dict[str, tuple[Res
         with_distances(result, 20.0, 21.0)
     )
     assert with_distances(replace(result, rows=result.rows[:1]), 20.0, 21.0) == ""
+    unverified = contents(replace(result, verified=False), Pictures())[0].opening.sentence
+    assert "the samples are better" not in unverified
 
 
 def test_sentences_of_loops_and_proportions_have_the_run_s_numbers(
@@ -130,7 +132,7 @@ def test_sentences_of_loops_and_proportions_have_the_run_s_numbers(
 def test_no_picture_is_without_words(pages: dict[str, str]) -> None:
     for name, page in pages.items():
         texts = alternatives(page)
-        assert len(texts) >= 3 and all(re.search(r"\d", text) or "real images" in text.lower() for text in texts), name
+        assert len(texts) >= 2 and all(re.search(r"\d", text) or "real images" in text.lower() for text in texts), name
 
 
 def numbers_of(result: Result) -> Iterator[str]:

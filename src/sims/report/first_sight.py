@@ -29,7 +29,7 @@ REFERENCE = {"fd_held_out": "held-out images", "fd": "training images"}  # the f
 
 
 def improve_opening(c: Improve) -> Opening:
-    """The base, what was saved, the same in one network, and real images; by how much the distance fell."""
+    """The base, what was saved, the distilled network, and real images; by how much the distance fell."""
     result, base = c.result, base_row(c.result.rows)
     labels = list(dict.fromkeys(row.label for row in (base, _subject(result)) if row is not None))
     labels += [result.distilled] if result.distilled and result.distilled not in labels else []
@@ -66,7 +66,9 @@ def _improve_sentence(result: ImproveResult) -> str:
         return f"With {name} the samples are no better: their {distance} goes {numbers}."
     if shown:
         return f"With {name} the samples are better: their {distance} falls {numbers}{by}."
-    return f"It is not shown that samples are better with {name}: their {distance} goes {numbers}, maybe by chance."
+    by_chance = any(found is None or found[2] >= 0 for found in limits)
+    why = "maybe by chance" if by_chance else "which the run did not verify"
+    return f"It is not shown that samples are better with {name}: their {distance} goes {numbers}, {why}."
 
 
 # -- loops and pollution -----------------------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ def _loop_sentence(
 
 
 def shift_opening(c: Shift) -> Opening:
-    """The base, the steered model and the same in one network; how far each is from the target."""
+    """The base, what was saved and the distilled network; how far the steered model is from the target."""
     result = c.result
     labels = list(dict.fromkeys([result.base.label, result.improved or STEERED, result.distilled]))
     rows = [row for row in result.rows if row.label in labels]

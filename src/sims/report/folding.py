@@ -9,7 +9,7 @@ from itertools import groupby
 from sims.report.blocks import Block, Column, Details, Section, Table
 
 PAGE = 1000  # CSS pixels that a section has for a table on a page of 1,200
-CHARACTER, PADDING, WORDS = 9.3, 20, 125  # of a number's digit; beside every cell; least of a column that wraps
+CHARACTER, PADDING, WORDS = 9.3, 20, 140  # of a number's digit; beside every cell; least of a column that wraps
 
 
 def folded(section: Section) -> Section:
