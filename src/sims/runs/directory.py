@@ -173,7 +173,7 @@ class Run:
 
     @contextmanager
     def progress(self, title: str, total: int) -> Iterator[Advance]:
-        """A progress bar with an ETA on the run's console, and a file of it; trackers follow what is trained under it."""
+        """A progress bar with an ETA on the run's console, and in a file; trackers follow a training under it."""
         folder = self.path if self.is_main and self.writes else None
         with progress(self.console, title, total, folder) as advance:
             yield advance if self.tracking is None else self.tracking.watch(advance)
