@@ -19,6 +19,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 WIDTH, HEIGHT = 1120, 900
+MARGIN = 16  # pixels
 LARGEST = 150_000  # bytes of a picture
 
 #: Pictures of the report, and the part of its page that each shows.
@@ -41,10 +42,14 @@ MAKERS: tuple[Callable[[Page, Path, Path], list[Path]], ...] = (report,)
 
 
 def taken(page: Page, part: str, file: Path) -> Path:
-    """The picture of one part of a page, in as many colours as it needs."""
-    picture = Image.open(io.BytesIO(page.locator(part).first.screenshot()))
-    picture = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    picture.save(file, optimize=True)
+    """The picture of one part of a page, with a margin around it."""
+    box = page.locator(part).first.bounding_box()
+    if box is None:
+        raise SystemExit(f"{page.url} does not show {part}")
+    x, y = max(0, box["x"] - MARGIN), max(0, box["y"] - MARGIN)
+    clip = {"x": x, "y": y, "width": box["width"] + 2 * MARGIN, "height": box["height"] + box["y"] - y + MARGIN}
+    picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip)))
+    picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(file, optimize=True)
     if file.stat().st_size > LARGEST:
         raise SystemExit(f"{file} has {file.stat().st_size:,} bytes, above {LARGEST:,}: show a smaller part")
     return file

@@ -1,7 +1,7 @@
 """What the site has beside the pages of this folder: the reference, and the files of the repository that pages link to.
 
-The site's paths are the repository's without ``docs/``, and its first page stands for the README: links that work in the
-repository are rewritten to work there.
+The site's paths are the repository's without ``docs/``, and its first page stands for the README: links that work in
+the repository are rewritten to work there.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ from sims.results.scores import Difference, ScoreRow, Scores, ScoreTable  # noqa
 
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)[^)#\s]+")
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")  # outside this folder
+#: The end of the first page, which lists what is there on the site alone.
+GENERATED = (
+    "\n- Every option of every [command](reference/commands.md), every public name of [Python](reference/python.md).\n"
+)
 
 # ---- files and links
 
@@ -69,7 +73,8 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         target: os.path.relpath(site_path(there), os.path.dirname(uri) or ".").replace(os.sep, "/")
         for target, there in found.items()
     }
-    return LINK.sub(lambda link: moved.get(link[0], link[0]), markdown)
+    text = LINK.sub(lambda link: moved.get(link[0], link[0]), markdown)
+    return text.rstrip() + GENERATED if uri == "index.md" else text
 
 
 def site_path(path: str) -> str:
@@ -133,7 +138,7 @@ def option(action: Any) -> str:
     text, default = (
         found.groups() if (found := re.fullmatch(r"(.*) \(default: (.*)\)", text, re.DOTALL)) else (text, "")
     )
-    given = f" <small>default {html.escape(default)}</small>" if default not in ("", "''") else ""
+    given = f" <small>default {html.escape(default)}</small>" if default not in ("", "''", "None") else ""
     words = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
     return f'<dt id="{html.escape(action.dest)}"><code>{html.escape(flags)}</code>{given}</dt>\n<dd>{words}</dd>\n'
 
@@ -154,8 +159,8 @@ SECTIONS = {
 def python_page() -> str:
     """Every public name, with its docstring."""
     page = (
-        "# Python\n\nWhat `import sims` offers. [The parts](../parts.md) shows it at work; the options of experiments are "
-        "those of the [commands](commands.md).\n\n"
+        "# Python\n\nWhat `import sims` offers. [The parts](../parts.md) shows it at work; the options of experiments "
+        "are those of the [commands](commands.md).\n\n"
     )
     named = {title: names.split() for title, names in SECTIONS.items()}
     placed = {name for names in named.values() for name in names}

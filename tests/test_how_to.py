@@ -30,11 +30,10 @@ LESS = {
 def desk(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Iterator[Path]:
     """A folder to type in, with pictures and an earlier run where the pages have them."""
     folder = tmp_path_factory.mktemp("desk")
-    for name in ("pictures", "held-out", "images", "scraped", "known-real"):
+    for name in ("images", "scraped", "known-real"):
         (folder / "my" / name).mkdir(parents=True)
-    for number, image in enumerate(load("digits", limit=160).raw):  # (1, 8, 8), values 0..16
-        first = "pictures" if number < 60 else "held-out"
-        for name in (first, "images", "scraped", *(["known-real"] if number < 20 else [])):
+    for number, image in enumerate(load("digits", limit=120).raw):  # (1, 8, 8), values 0..16
+        for name in ("images", "scraped", *(["known-real"] if number < 20 else [])):
             Image.fromarray(image[0] * 15).save(folder / "my" / name / f"{number}.png")
     shutil.copytree(finished / "references", folder / "runs/mine/references")
     shutil.copytree(finished / "sims/base", folder / "runs/base/model")
@@ -53,9 +52,12 @@ def said(page: str, *, without: str = "nothing") -> dict[str, str]:
 
 
 def test_checkpoints_are_compared(desk: Path) -> None:
+    page = pages.read("docs/which-checkpoint.md")
+    for code in pages.blocks("python", page):
+        exec(compile(code, "which-checkpoint.md", "exec"), {})
+    assert len(list((desk / "my/pictures").iterdir())) == 150 and len(list((desk / "my/held-out").iterdir())) == 300
     found = said("docs/which-checkpoint.md")
     first, paired = (out for line, out in found.items() if line.startswith("sims evaluate"))
-    page = pages.read("docs/which-checkpoint.md")
     for title in ("FD", "FD to held-out", "precision (k=3)", "copied share", "closer than real", "nearest ratio"):
         assert f"│ {title} " in first and f"│ {title} " in page, title
     assert first.count("samples/64k") == 2 and "real against real" in first, "each alone, and side by side"

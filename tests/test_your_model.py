@@ -1,4 +1,4 @@
-"""What the pages about models say can be typed is typed, with toys; and a network of diffusers comes back to diffusers."""
+"""What the pages about models say can be typed is typed, with toys; a network of diffusers comes back to diffusers."""
 
 from __future__ import annotations
 

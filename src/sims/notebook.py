@@ -17,11 +17,14 @@ def number(value: float | None, half: float | None = None) -> str:
     """A number of about four digits, with half of its interval where that is known; a dash where there is none.
 
     >>> number(31.4567, 2.345), number(None), number(-0.25)
-    ('31.46 ± 2.345', '–', '−0.25')
+    ('31.46 ± 2.35', '–', '−0.25')
     """
     if value is None:
         return "–"
-    return f"{value:.4g}".replace("-", "−") + ("" if half is None else f" ± {half:.4g}")
+    if half is None:
+        return f"{value:.4g}".replace("-", "−")
+    places = 1 if abs(value) >= 100 else 2 if abs(value) >= 1 else 3
+    return f"{value:.{places}f} ± {half:.{places}f}".replace("-", "−")
 
 
 def table(

@@ -81,10 +81,8 @@ class StrengthChoice:
 def inline_curves(result: LoopResult | PollutionResult, places: dict[int, str]) -> tuple[list[str], list[list[str]]]:
     """A notebook's table: the first figure of every arm at some generations or levels, by position and name."""
     figure = next((name for name in result.figures if name in result.curves), "")
-    curves, arms = (
-        result.curves.get(figure, {}),
-        [arm for arm in result.arms if arm.name in result.curves.get(figure, {})],
-    )
+    curves = result.curves.get(figure, {})
+    arms = [arm for arm in result.arms if arm.name in curves]
 
     def cell(values: Sequence[float]) -> str:
         value = Figure.of(values)

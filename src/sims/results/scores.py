@@ -255,7 +255,12 @@ class ScoreTable:
         """What a notebook shows: the figures side by side, and what can be said of their differences."""
         names = dict.fromkeys(name for one in self.scores for name in one.figures)
         facts = {name: fact for one in self.scores for name, fact in one.facts.items()}
-        columns = ["", *(one.samples for one in self.scores), "real against real", "95 % from"]
+        sets = [one.samples for one in self.scores]
+        if len({*sets}) < len(sets):  # as the verdicts tell them apart
+            sets = [
+                f"{name} ({place})" for name, place in zip(sets, ("the first", "the second", *range(3, len(sets) + 1)))
+            ]
+        columns = ["", *sets, "real against real", "95 % from"]
         rows = []
         for name in names:
             found = [one.figures.get(name) for one in self.scores]
