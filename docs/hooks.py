@@ -116,7 +116,8 @@ def command_page(name: str) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pinned in constraints.txt
         parser = tyro.extras.get_parser(kind, registry=_registry(), **default)
-    usage = " ".join(["sims", name, *(action.metavar for action in positional(parser)), "[OPTIONS]"])
+    places = [action.metavar for action in parser._actions if not action.option_strings]
+    usage = " ".join(["sims", name, *places, "[OPTIONS]"])
     page = f"# sims {name}\n\n```text\n{usage}\n```\n\n{inspect.getdoc(kind)}\n\n{more}"
     for group in parser._action_groups:
         rows = [option(action) for action in group._group_actions if action.dest != "help"]
@@ -126,18 +127,13 @@ def command_page(name: str) -> str:
     return page
 
 
-def positional(parser: Any) -> list[Any]:
-    return [action for action in parser._actions if not action.option_strings]
-
-
 def option(action: Any) -> str:
     """An option: its flags, the default, what it is for."""
     names = ", ".join(action.option_strings)
     flags = f"{names} {action.metavar or ''}".strip()
     text = str(action.help).replace("%%", "%")
-    text, default = (
-        found.groups() if (found := re.fullmatch(r"(.*) \(default: (.*)\)", text, re.DOTALL)) else (text, "")
-    )
+    found = re.fullmatch(r"(.*) \(default: (.*)\)", text, re.DOTALL)
+    text, default = found.groups() if found else (text, "")
     given = f" <small>default {html.escape(default)}</small>" if default not in ("", "''", "None") else ""
     words = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
     return f'<dt id="{html.escape(action.dest)}"><code>{html.escape(flags)}</code>{given}</dt>\n<dd>{words}</dd>\n'
@@ -160,7 +156,8 @@ def python_page() -> str:
     """Every public name, with its docstring."""
     page = (
         "# Python\n\nWhat `import sims` offers. [The parts](../parts.md) shows it at work; the options of experiments "
-        "are those of the [commands](commands.md).\n\n"
+        "are those of the [commands](commands.md). In the examples `EXAMPLE` is the path of a model, "
+        "`OTHER` and `GUIDED` are those of two more, `FOLDER` is one to write to.\n\n"
     )
     named = {title: names.split() for title, names in SECTIONS.items()}
     placed = {name for names in named.values() for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import shutil
 from collections.abc import Iterator
@@ -76,6 +77,22 @@ def test_models_are_improved_without_real_data(desk: Path) -> None:
 def test_a_polluted_set_is_cleaned(desk: Path) -> None:
     said("docs/polluted-data.md", without="sims pollution")
     assert (desk / "runs/cleaned/improved/model.json").is_file()
+
+
+def test_the_pictures_of_a_report_are_made_by_one_command(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("playwright", reason="needs playwright: pip install '.[test]'")
+    if shutil.which("chromium") is None:
+        pytest.skip("needs chromium (Debian: package chromium)")
+    monkeypatch.syspath_prepend(pages.ROOT / "benchmarks")
+    pictures = importlib.import_module("pictures")
+    assert pictures.main([str(finished), "--out", str(tmp_path)]) == 0
+    made = {file.name for file in tmp_path.iterdir()}
+    assert made == {f"{name}.png" for name in pictures.REPORT}
+    shown = [name for page in (pages.ROOT / "docs").glob("*.md") for name in made if name in page.read_text("utf-8")]
+    assert set(shown) == made, "no page shows it"
+    assert pictures.main([str(tmp_path)]) == 2 and "has no report.html" in capsys.readouterr().err
 
 
 def test_the_exact_example_is_exact() -> None:
