@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sims.commands.sample import contact_sheet, parse_seeds
+from sims.commands.sample import parse_seeds
 from sims.data.codec import UINT8, Codec
 from sims.data.dataset import Dataset
+from sims.data.pictures import contact_sheet
 from sims.data.sources import load_pair
 from sims.data.store import Store
 from sims.errors import UserError

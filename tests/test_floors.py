@@ -19,7 +19,7 @@ ROOT = Path(sims.__file__).parent
 # A new module or package belongs on a floor: name it here.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "screen", "allocator"),
-    ("limits",),
+    ("limits", "notebook"),
     ("threads",),
     ("files", "denoiser", "processes", "seeds"),
     ("config", "arrays", "safe_pickle"),

@@ -40,6 +40,11 @@ RUN_BY = {
     "docs/parts.md": "test_parts.test_the_page_runs_from_top_to_bottom",
     "docs/comparing.md": "test_docs.test_every_command_of_the_page_runs",
     "docs/your-model.md": "test_your_model.test_every_command_of_the_page_runs",
+    "docs/edm.md": "test_your_model.test_every_command_of_the_page_runs",
+    "docs/edm2.md": "test_your_model.test_every_command_of_the_page_runs",
+    "docs/diffusers.md": "test_your_model.test_every_command_of_the_page_runs",
+    "docs/which-checkpoint.md": "test_how_to.test_checkpoints_are_compared",
+    "docs/why-it-works.md": "test_how_to.test_the_exact_example_is_exact",
     "CONTRIBUTING.md": "test_markdown.test_what_contributing_says_can_be_added_can_be_added",
 }
 #: Lines of shell blocks that are not commands of this package, and why they are not run here.
@@ -47,6 +52,7 @@ NOT_OURS = {
     "python3 -m venv": "an environment of the system's Python",
     ".venv/bin/pip install": "downloads",
     ".venv/bin/python -m pytest": "this is it",
+    ".venv/bin/mkdocs build": "test_site builds it",
     ".ci/run": "runs the tests",
     "#": "a comment",
     "first=$(scontrol": "SLURM's",

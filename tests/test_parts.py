@@ -28,7 +28,7 @@ LONGEST = 10  # lines of code in a block
 NO_EXAMPLE = {"SOLVERS", "CacheRule", "Dataset", "Denoiser", "ImproveOptions", "SamplingStep", "UserError"}
 NO_EXAMPLE |= {"metrics", "interpolants"}
 PARTS = [*(getattr(sims, name) for name in sims.__all__ if name not in (*NO_EXAMPLE, "__version__")), Guide]
-PARTS += [sims.CacheRule.from_pilot, sims.Model.sample, sims.Model.guided]
+PARTS += [sims.CacheRule.from_pilot, sims.Model.sample, sims.Model.guided, sims.Model.sheet]
 PARTS += [getattr(sims.interpolants, name) for name in ("linear", "of_alphas_cumprod", "rectified_flow", "interpolant")]
 
 

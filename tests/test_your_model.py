@@ -1,4 +1,4 @@
-"""What docs/your-model.md says can be typed is typed, with toys; and a network of diffusers comes back to diffusers."""
+"""What the pages about models say can be typed is typed, with toys; a network of diffusers comes back to diffusers."""
 
 from __future__ import annotations
 
@@ -123,6 +123,7 @@ TINY_UNET: dict[str, Any] = {
 }
 TINY_GUIDED: dict[str, Any] = {"model_channels": 32, "widths": (32,), "num_blocks": 1, "attention": (0,)}
 SECTIONS = [text for text in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:] if "```sh" in text]
+SECTIONS += [pages.read(f"docs/{name}.md") for name in ("edm", "edm2", "diffusers")]
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=[text.splitlines()[0] for text in SECTIONS])

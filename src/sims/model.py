@@ -16,19 +16,22 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sims import notebook
 from sims.config import JSON, check_arguments, fitted, from_dict, nearest, read_as, to_dict
 from sims.data.codec import Codec
+from sims.data.pictures import as_picture, contact_sheet
 from sims.denoiser import Denoiser, Wrapped
 from sims.errors import UserError
 from sims.files import atomic_path, digest, digest_file, write_atomic, write_json
 from sims.guidance import RULES, CacheRule, Extrapolate, Guide
 from sims.networks import NETWORKS
 from sims.preconditioning import PRECONDITIONINGS, Preconditioned
-from sims.sampling import Callback, Labels, SamplerOptions, sample_seeds
+from sims.sampling import Callback, Labels, SamplerOptions, nfe, sample_seeds
 from sims.sampling.noise import checked_shares
 
 FORMAT = 1
@@ -107,6 +110,17 @@ class Model(Wrapped):
         """Samples in the format of the training data, (N, C, H, W), values as ``codec`` says."""
         return self.codec.decode(self.sample(seeds, **options))
 
+    def sheet(self, seeds: Sequence[int], *, columns: int | None = None, **options: Any) -> Image.Image:
+        """Samples on one picture, nearly square or ``columns`` side by side, small ones enlarged; a notebook shows it.
+
+        ``options`` are those of ``sample``. Errors: UserError for data that are no images.
+
+        >>> import sims
+        >>> sims.load(EXAMPLE).sheet(seeds=range(8), columns=4).size
+        (262, 130)
+        """
+        return as_picture(contact_sheet(self.codec.to_images(self.sample(seeds, **options)), columns))
+
     def with_denoiser(self, denoiser: Denoiser, **provenance: Any) -> Model:
         """The same codec, sampler and classes around another denoiser."""
         return replace(self, denoiser=denoiser, provenance={**self.provenance, **provenance})
@@ -149,6 +163,27 @@ class Model(Wrapped):
     def hash(self) -> str:
         """Content hash of weights and settings, independent of provenance and of sampler defaults."""
         return _hash(self.denoiser)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what the model is and how it is sampled; nothing is drawn for it."""
+        weights = sum(weight.numel() for network in self.networks for weight in network.parameters())
+        names = ", ".join(self.class_names[:10]) + ", ..." * (len(self.class_names) > 10)
+        sampler = f"{self.sampler.solver}, {self.sampler.steps} steps, {nfe(self.denoiser, self.sampler)} evaluations"
+        try:
+            content = self.hash
+        except UserError:  # a rule of one's own, say, that has no kind
+            content = "none: it cannot be saved"
+        rows: list[tuple[str, object]] = [
+            ("denoiser", getattr(self.denoiser, "kind", "") or type(self.denoiser).__name__),
+            ("shape", " × ".join(map(str, self.data_shape))),
+            ("classes", f"{self.num_classes}: {names}" if self.num_classes else "none"),
+            ("parameters", f"{weights:,}"),
+            ("noise levels", f"{self.sigma_min:g} to {self.sigma_max:g}"),
+            ("sampler", sampler),
+            ("hash", content),
+            *((name, str(value)[:60]) for name, value in self.provenance.items() if value is not None),
+        ]
+        return notebook.table("sims.Model", [], rows)
 
     def save(self, path: Path | str) -> Path:
         """Write the model directory; ``model.json`` last, so that a killed process leaves no half model."""

@@ -15,7 +15,7 @@ from sims import api
 from sims.api import at_least, progress
 from sims.commands.options import SampleCommand, SynthesizeCommand
 from sims.data.codec import Codec, finite
-from sims.data.pictures import encode_png
+from sims.data.pictures import contact_sheet, encode_png
 from sims.errors import UserError
 from sims.files import write_arrays, write_atomic
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
@@ -29,8 +29,6 @@ from sims.screen import show
 
 MOST = 1_000_000  # files in one folder
 SHEET = 64  # images on the contact sheet
-TILE = 64  # pixels that a small image is enlarged to on it
-GAP = 2
 
 Drawn = tuple[int, list[int], torch.Tensor, torch.Tensor | None]  # position, seeds, x in model space, labels
 
@@ -134,20 +132,6 @@ def _write_arrays(model: Model, batches: Iterator[Drawn], out: Path, is_main: bo
     if is_main:
         write_arrays(out / "samples.npz", arrays)
     return f"samples.npz with {', '.join(arrays)}"
-
-
-def contact_sheet(images: np.ndarray) -> np.ndarray:
-    """Images (n, H, W, C) uint8 as one nearly square picture (C, rows, columns), small ones enlarged, on white."""
-    factor = max(1, round(TILE / max(images.shape[1:3])))
-    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
-    count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels), 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
-        sheet[top : top + height, left : left + width] = image
-    return sheet.transpose(2, 0, 1)
 
 
 def synthesize_store(options: SynthesizeCommand) -> int:

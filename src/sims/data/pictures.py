@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import threading
 import zlib
@@ -370,7 +371,7 @@ def _resize(pixels: np.ndarray, wanted: tuple[int, int]) -> np.ndarray:
         return pixels
     size = wanted[1], wanted[0]  # as Pillow has it
     if pixels.dtype == np.uint8 and len(pixels) in _PNG_MODES:
-        return _to_array(_to_image(pixels).resize(size, Image.Resampling.BOX))
+        return _to_array(as_picture(pixels).resize(size, Image.Resampling.BOX))
     planes = [Image.fromarray(plane.astype(np.float32)) for plane in pixels]
     boxed = np.stack([np.asarray(plane.resize(size, Image.Resampling.BOX)) for plane in planes])
     return _cast(boxed, pixels.dtype)
@@ -380,7 +381,7 @@ def _cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return np.round(values).astype(dtype) if dtype.kind in "iu" else values.astype(dtype)
 
 
-def _to_image(pixels: np.ndarray) -> Image.Image:
+def as_picture(pixels: np.ndarray) -> Image.Image:
     """uint8 (1 | 3 | 4, H, W) or uint16 (1, H, W) to a Pillow picture."""
     if len(pixels) == 1:
         return Image.fromarray(np.ascontiguousarray(pixels[0]))
@@ -395,5 +396,26 @@ def fits_png(dtype: np.dtype | str, shape: tuple[int, ...]) -> bool:
 def encode_png(pixels: np.ndarray) -> bytes:
     """uint8 (1 | 3 | 4, H, W) or uint16 (1, H, W) to PNG bytes; lossless."""
     buffer = io.BytesIO()
-    _to_image(pixels).save(buffer, format="PNG")
+    as_picture(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+TILE = 64  # pixels that a small image is enlarged to on a contact sheet
+GAP = 2
+
+
+def contact_sheet(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Images (n, H, W, C) uint8 as one picture (C, rows, columns), nearly square or so many side by side.
+
+    Small ones are enlarged; what lies between them is white.
+    """
+    factor = max(1, round(TILE / max(images.shape[1:3])))
+    images = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    sheet = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    return sheet.transpose(2, 0, 1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from sims import notebook
 from sims.errors import UserError
 
 
@@ -240,6 +241,36 @@ class Result:
     looks: dict[str, Look] = field(default_factory=dict)
     figures: dict[str, FigureFacts] = field(default_factory=dict)
     reproduction: Reproduction = field(default_factory=Reproduction)
+
+    def inline_table(self) -> tuple[list[str], list[list[str]]]:
+        """The columns and rows that a notebook shows."""
+        return [], []
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the headline, warnings, and the figures that matter most."""
+        columns, rows = self.inline_table()
+        return notebook.table(self.title, columns, rows, [self.headline, *self.warnings])
+
+
+#: The figures of rows that a notebook shows, where they were measured.
+INLINE = ("fd", "fd_held_out", "check_fd_held_out", "precision", "recall", "memorized")
+
+
+def inline_rows(facts: dict[str, FigureFacts], rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a notebook's table: what each model is, costs and scores, with half of the interval."""
+    shown = [name for name in INLINE if any(name in row.figures for row in rows)]
+    arrows = {"lower": " ↓", "higher": " ↑", "neither": ""}
+    titles = [facts[name].title + arrows[facts[name].better] if name in facts else name for name in shown]
+
+    def cell(row: Row, name: str) -> str:
+        value = row.figures.get(name)
+        return "–" if value is None else notebook.number(value.mean, value.half)
+
+    lines = [
+        [row.label, notebook.number(row.w), notebook.number(row.nfe), *(cell(row, name) for name in shown)]
+        for row in rows
+    ]
+    return ["", "w", "evaluations", *titles], lines
 
 
 @dataclass(frozen=True)

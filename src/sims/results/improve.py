@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from sims.results.adapter import AdapterCheck
-from sims.results.common import Comparison, Interval, Result, Row, TrustedChoice
+from sims.results.common import Comparison, Interval, Result, Row, TrustedChoice, inline_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +139,9 @@ class ImproveResult(Result):
     cache: CacheResult | None = None
     rounds: tuple[Round, ...] = ()
     adapter: AdapterCheck | None = None
+
+    def inline_table(self) -> tuple[list[str], list[list[str]]]:
+        return inline_rows(self.figures, self.rows)
 
     def row(self, label: str) -> Row | None:
         """The row with this label."""

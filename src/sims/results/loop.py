@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from sims import notebook
 from sims.results.common import Cost, Figure, Interval, Result, TrustedChoice
 
 Curves = dict[str, dict[str, list[list[float]]]]  # figure -> arm -> generation or level -> the value of each repeat
@@ -76,6 +78,21 @@ class StrengthChoice:
     replicas: int = 0
 
 
+def inline_curves(result: LoopResult | PollutionResult, places: dict[int, str]) -> tuple[list[str], list[list[str]]]:
+    """A notebook's table: the first figure of every arm at some generations or levels, by position and name."""
+    figure = next((name for name in result.figures if name in result.curves), "")
+    curves = result.curves.get(figure, {})
+    arms = [arm for arm in result.arms if arm.name in curves]
+
+    def cell(values: Sequence[float]) -> str:
+        value = Figure.of(values)
+        return notebook.number(value.mean, value.half)
+
+    lines = [[arm.label, notebook.number(arm.w), *(cell(curves[arm.name][place]) for place in places)] for arm in arms]
+    title = result.figures[figure].title if figure else ""
+    return ["", "w", *(f"{title}, {name}" for name in places.values())], lines
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopResult(Result):
     """Generations of models; ``judged`` are the repeats that the verdicts use."""
@@ -94,6 +111,9 @@ class LoopResult(Result):
     selection: dict[str, StrengthChoice] = field(default_factory=dict)
     verdicts: dict[str, Verdicts] = field(default_factory=dict)
     judged: tuple[int, ...] = ()
+
+    def inline_table(self) -> tuple[list[str], list[list[str]]]:
+        return inline_curves(self, {0: "generation 0", -1: f"generation {self.generations}"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,3 +185,6 @@ class PollutionResult(Result):
     strengths: dict[str, StrengthCurves] = field(default_factory=dict)
     trusted: dict[str, TrustedResult] = field(default_factory=dict)
     comparisons: tuple[LevelComparison, ...] = ()
+
+    def inline_table(self) -> tuple[list[str], list[list[str]]]:
+        return inline_curves(self, {place: f"{level:g} %" for place, level in enumerate(self.levels)})

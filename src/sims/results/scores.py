@@ -8,6 +8,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 
+from sims import notebook
 from sims.config import JSON, fitted
 from sims.errors import UserError
 from sims.results.common import ExtractorFacts, Figure, FigureFacts
@@ -113,6 +114,13 @@ class ScoreRow:
         values = {entry.name: row[entry.name] for entry in fields(cls) if entry.name in row}
         return cls(**{**values, "seeds": tuple(row["seeds"])})  # type: ignore[arg-type]
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figure, and what it depends on."""
+        half = None if self.low is None or self.high is None else (self.high - self.low) / 2
+        rows = [[self.metric, notebook.number(self.value, half)], ["real against real", notebook.number(self.floor)]]
+        rows += [["samples", f"{self.samples}, {self.num_samples:,}"], ["reference", self.reference_name]]
+        return notebook.table("score", [], [*rows, ["extractor", self.extractor_name]])
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow(ScoreRow):
@@ -206,6 +214,10 @@ class Scores:
     notes: tuple[str, ...] = ()
     rows: tuple[ScoreRow, ...] = ()
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: every figure with half of its interval, and real images in the samples' place."""
+        return ScoreTable(scores=(self,))._repr_html_()
+
     def to_json(self) -> dict[str, JSON]:
         """What ``sims evaluate --json`` prints."""
         sides = {"train": self.reference, "held_out": self.held_out}
@@ -246,6 +258,27 @@ class ScoreTable:
 
     scores: tuple[Scores, ...] = ()
     differences: tuple[Difference, ...] = ()
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figures side by side, and what can be said of their differences."""
+        names = dict.fromkeys(name for one in self.scores for name in one.figures)
+        facts = {name: fact for one in self.scores for name, fact in one.facts.items()}
+        sets = [one.samples for one in self.scores]
+        if len({*sets}) < len(sets):  # as the verdicts tell them apart
+            sets = [
+                f"{name} ({place})" for name, place in zip(sets, ("the first", "the second", *range(3, len(sets) + 1)))
+            ]
+        columns = ["", *sets, "real against real", "95 % from"]
+        rows = []
+        for name in names:
+            found = [one.figures.get(name) for one in self.scores]
+            values = ["–" if value is None else notebook.number(value.mean, value.half) for value in found]
+            floor = next((one.floor[name] for one in self.scores if name in one.floor), None)
+            interval = next(value.interval for value in found if value is not None)
+            title = facts[name].title if name in facts else name
+            rows.append([title, *values, notebook.number(floor), interval])
+        notes = dict.fromkeys(note for one in self.scores for note in one.notes)
+        return notebook.table("scores", columns, rows, [*(row.verdict for row in self.differences), *notes])
 
     def to_json(self) -> dict[str, JSON]:
         """What ``sims evaluate A B --json`` prints."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from sims.results.common import Cost, Result, Row
+from sims import notebook
+from sims.results.common import Cost, Result, Row, inline_rows
 
 STEERED = "steered"  # the label of the model that the solver made
 REJECTION, CLASSIFIER, FINE_TUNING = "rejection", "classifier guidance", "fine-tuning"
@@ -148,6 +149,11 @@ class ShiftResult(Result):
     scales: dict[str, float] = field(default_factory=dict)
     improved: str = ""
     distilled: str = ""
+
+    def inline_table(self) -> tuple[list[str], list[list[str]]]:
+        columns, lines = inline_rows(self.figures, self.rows)
+        distances = [notebook.number(row.proportions.tv.value) for row in self.rows]
+        return [*columns, "distance to the target ↓"], [[*line, tv] for line, tv in zip(lines, distances)]
 
     @property
     def base(self) -> ShiftRow:
