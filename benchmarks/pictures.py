@@ -1,16 +1,19 @@
-"""The pictures of the documentation: parts of the report of a finished run, as chromium shows them.
+"""The pictures of the documentation: parts of the report of a finished run, and of `sims view`, as chromium shows them.
 
     python benchmarks/pictures.py runs/digits [--out docs/pictures]
 
-Makes docs/pictures/report-*.png anew, from a run of `sims improve`. Needs playwright, and a chromium that is installed
-(Debian: package chromium). Prints what was made.
+Makes docs/pictures/{report,view}-*.png anew, from a run of `sims improve`. Needs the extra app, playwright, and a
+chromium that is installed (Debian: package chromium). Prints what was made.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import re
 import shutil
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,21 +34,47 @@ REPORT = {
 }
 
 
+#: Pictures of ``sims view``, and how much of its page each shows, in pixels.
+VIEW = {"view-compare": 1190, "view-search": 1330}
+
+
 def report(page: Page, run: Path, out: Path) -> list[Path]:
     """The parts of a run's report."""
     page.goto((run / "report.html").resolve().as_uri())
     return [taken(page, part, out / f"{name}.png") for name, part in REPORT.items()]
 
 
+def view(page: Page, run: Path, out: Path) -> list[Path]:
+    """The pages of ``sims view``: models side by side, and a search with a point chosen."""
+    command = [sys.executable, "-m", "sims", "view", run.name, "--port", "0", "--no-browser"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=run.parent) as server:
+        try:
+            assert server.stderr is not None
+            found = re.search(r"http://\S+", server.stderr.readline())
+            assert found is not None, "sims view did not say where it is"
+            page.goto(found[0])
+            page.wait_for_selector("#pictures-2 img", timeout=60_000)
+            page.wait_for_timeout(500)
+            made = [taken(page, ".gradio-container", out / "view-compare.png", VIEW["view-compare"])]
+            page.get_by_role("tab", name="Search").click()
+            page.locator("#curves img").click(position={"x": 600, "y": 200})
+            page.wait_for_selector("#point-pictures img")
+            page.wait_for_timeout(500)
+            return [*made, taken(page, ".gradio-container", out / "view-search.png", VIEW["view-search"])]
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
 #: What makes pictures: a function of (page, run, folder to write to) that returns the files made.
-MAKERS: tuple[Callable[[Page, Path, Path], list[Path]], ...] = (report,)
+MAKERS: tuple[Callable[[Page, Path, Path], list[Path]], ...] = (report, view)
 
 
-def taken(page: Page, part: str, file: Path) -> Path:
-    """The picture of one part of a page, with a margin around it."""
+def taken(page: Page, part: str, file: Path, height: int | None = None) -> Path:
+    """The picture of one part of a page, or of so much of it from above, with a margin around it."""
     box = page.locator(part).first.bounding_box()
     if box is None:
         raise SystemExit(f"{page.url} does not show {part}")
+    box["height"] = min(box["height"], height or box["height"])
     x, y = max(0, box["x"] - MARGIN), max(0, box["y"] - MARGIN)
     clip = {"x": x, "y": y, "width": box["width"] + 2 * MARGIN, "height": box["height"] + box["y"] - y + MARGIN}
     picture = Image.open(io.BytesIO(page.screenshot(full_page=True, clip=clip)))

@@ -89,7 +89,7 @@ def test_the_pictures_of_a_report_are_made_by_one_command(
     pictures = importlib.import_module("pictures")
     assert pictures.main([str(finished), "--out", str(tmp_path)]) == 0
     made = {file.name for file in tmp_path.iterdir()}
-    assert made == {f"{name}.png" for name in pictures.REPORT}
+    assert made == {f"{name}.png" for name in (*pictures.REPORT, *pictures.VIEW)}
     shown = [name for page in (pages.ROOT / "docs").glob("*.md") for name in made if name in page.read_text("utf-8")]
     assert set(shown) == made, "no page shows it"
     assert pictures.main([str(tmp_path)]) == 2 and "has no report.html" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_the_picture_shows_base_improved_distilled_and_real(results: dict[str, t
     assert isinstance(result, ImproveResult) and result.distilled and result.improved
     picture = contents(result, pictures)[0].opening.picture
     assert isinstance(picture, Images)
-    shown = [result.looks[label].title for label in ("base", result.improved, result.distilled)]
+    shown = [result.looks[label].title for label in ("base", result.free, result.improved, result.distilled) if label]
     assert [strip.label for strip in picture.strips] == [*dict.fromkeys(shown), "real"]
     held = result.row(result.distilled).mean("fd_held_out")  # type: ignore[union-attr]
     assert held is not None and say.fixed(held, say.decimals([held])) in picture.strips[-2].alt
@@ -99,6 +99,7 @@ def with_distances(result: ImproveResult, old: float, new: float) -> str:
 def test_the_sentence_says_no_more_than_the_figures(results: dict[str, tuple[Result, Pictures]]) -> None:
     result = results["improve"][0]
     assert isinstance(result, ImproveResult)
+    result = replace(result, free="")
     assert "the samples are better: their distance (FD) to held-out images falls from 20.00 to 10.00, by 50 %." in (
         with_distances(result, 20.0, 10.0)
     )
@@ -109,6 +110,17 @@ def test_the_sentence_says_no_more_than_the_figures(results: dict[str, tuple[Res
     assert with_distances(replace(result, rows=result.rows[:1]), 20.0, 21.0) == ""
     unverified = contents(replace(result, verified=False), Pictures())[0].opening.sentence
     assert "the samples are better" not in unverified
+
+
+def test_the_sentence_says_first_that_no_training_is_needed(results: dict[str, tuple[Result, Pictures]]) -> None:
+    result = results["improve"][0]
+    assert isinstance(result, ImproveResult)
+    for free, more in (("history", ", and "), (result.improved, "")):
+        found = with_distances(replace(result, free=free), 20.0, 10.0)
+        assert found.startswith(f"No training is needed: with {result.looks[free].title} the distance (FD) to held-out")
+        assert "falls from 20.00 to 10.00" in found and ("is not shown to be better" in found) == bool(more)
+    assert not with_distances(replace(result, free=""), 20.0, 10.0).startswith("No training")
+    assert not with_distances(replace(result, free="history"), 20.0, 21.0).startswith("No training")
 
 
 def test_sentences_of_loops_and_proportions_have_the_run_s_numbers(

@@ -31,7 +31,7 @@ REFERENCE = {"fd_held_out": "held-out images", "fd": "training images"}  # the f
 def improve_opening(c: Improve) -> Opening:
     """The base, what was saved, the distilled network, and real images; by how much the distance fell."""
     result, base = c.result, base_row(c.result.rows)
-    labels = list(dict.fromkeys(row.label for row in (base, _subject(result)) if row is not None))
+    labels = list(dict.fromkeys(row.label for row in (base, result.row(result.free), _subject(result)) if row))
     labels += [result.distilled] if result.distilled and result.distilled not in labels else []
     picture = _rows_picture(c, result.rows, labels, next(iter(_measured(result)), ""))
     return Opening(_improve_sentence(result), picture or improve_figures.fd_dots(c, labels, "opening"))
@@ -64,6 +64,12 @@ def _improve_sentence(result: ImproveResult) -> str:
     distance = f"distance (FD) to {REFERENCE[figure]}"
     if new >= old:
         return f"With {name} the samples are no better: their {distance} goes {numbers}."
+    free = result.row(result.free)
+    if shown and free is not None and figure in free.figures:
+        best, reached = called(result, free.label), say.fixed(free.figures[figure].mean, places)
+        beside = "" if free is ours else f", and {name} ({say.fixed(new, places)}) is not shown to be better"
+        falls = f"the {distance} falls from {say.fixed(old, places)} to {reached}"
+        return f"No training is needed: with {best} {falls}{beside}."
     if shown:
         return f"With {name} the samples are better: their {distance} falls {numbers}{by}."
     by_chance = any(found is None or found[2] >= 0 for found in limits)

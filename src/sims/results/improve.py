@@ -122,14 +122,16 @@ class Recommendation:
 class ImproveResult(Result):
     """The main job. ``leader`` is the method that the headline is about; ``improved`` the label that was saved.
 
-    ``distilled`` is the label of the best of them in one network, where one was made. ``adapter`` are the errors of a
-    given network on the real pictures.
+    ``free`` is the label of a rule without training that is as good as the best that was trained, within the cost that
+    was allowed; "" where none is. ``distilled`` is the label of the best of all in one network, where one was made.
+    ``adapter`` are the errors of a given network on the real pictures.
     """
 
     experiment: ClassVar[str] = "improve"
     verified: bool = True
     leader: str
     improved: str = ""
+    free: str = ""
     distilled: str = ""
     rows: tuple[Row, ...] = ()
     comparisons: tuple[Comparison, ...] = ()

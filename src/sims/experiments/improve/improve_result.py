@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from sims.data.dataset import Dataset
 from sims.experiments.facts import class_warnings, data_facts, drawn_shares, reproduction
 from sims.experiments.improve.improvement import Context
-from sims.experiments.improve.recommendation import advice, recommendations
+from sims.experiments.improve.recommendation import advice, free_enough, recommendations
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
@@ -60,6 +60,7 @@ def improve_result(
         verified=judge is not None,
         leader=subject,
         improved=outcome.improved,
+        free=free_enough(outcome.known, own, outcome.table, options.max_cost),
         distilled=HEIR.name if outcome.choice(HEIR.name) else "",
         rows=rows,
         comparisons=tuple(comparisons),

@@ -79,6 +79,21 @@ def differences(table: Sequence[Measured], a: str, b: str) -> dict[str, Interval
     return {name: paired_interval([s[name] for s in ours], [s[name] for s in theirs]) for name in names}
 
 
+def free_enough(known: Known, nfe: int, table: Sequence[Measured], max_cost: float) -> str:
+    """The best rule that needs no training, where the best that does is not shown to be better; else ""."""
+    free, trained = best(known, nfe, max_cost, trained=False), best(known, nfe, max_cost)
+    if free is None or trained is None or free == trained:
+        return free or ""
+    between = differences(table, free, trained)
+    figure = _deciding(between)
+    return "" if figure is None or between[figure].low > 0 else free
+
+
+def _deciding(between: Mapping[str, Interval]) -> str | None:
+    """The figure that is spoken of: to held-out data, where there are some."""
+    return next((name for name in reversed(REFERENCES) if name in between), None)
+
+
 def advice(known: Known, nfe: int, table: Sequence[Measured], max_cost: float) -> str:
     """One sentence: whether something that needs no training helps as much as the best that does."""
     free, trained = best(known, nfe, max_cost, trained=False), best(known, nfe, max_cost)
@@ -89,12 +104,12 @@ def advice(known: Known, nfe: int, table: Sequence[Measured], max_cost: float) -
         return f"No training is needed: {free} is the best {within}."
     assert trained is not None
     between = differences(table, free, trained)
-    figure = next((name for name in reversed(REFERENCES) if name in between), None)
+    figure = _deciding(between)
     if figure is None:
         return ""
     ours, theirs = (_mean(table, label, figure) for label in (free, trained))
     values = f"FD to {REFERENCES[figure]} data {ours:.2f} against {theirs:.2f}"
-    if between[figure].low > 0:
+    if not free_enough(known, nfe, table, max_cost):
         return f"Training pays: {trained} is better than {free}, the best {within} that needs none ({values})."
     word = "better than" if between[figure].high < 0 else "not distinguishable from"
     return f"No training is needed: {free} is {word} {trained} {within} ({values})."
