@@ -130,7 +130,7 @@ def test_figures_of_later_rounds_are_theirs(model: Path) -> None:
         told = replace(made, provenance={"method": label})
         assert measured_row(result, Path("run/improved"), told) == (row, of_first)
     assert measured_row(result, Path("run/base/snapshots/1"), made) == (first[0], True)
-    with pytest.raises(sims.UserError, match="has no row of it"):
+    with pytest.raises(sims.UserError, match="has not measured"):
         measured_row(result, Path("run/improved"), replace(made, provenance={"method": "z"}))
 
 

@@ -272,6 +272,19 @@ def test_a_model_with_a_chosen_w_samples_the_same_by_the_command_line(desk: Desk
     assert np.array_equal(np.stack(pictures)[..., None], draw(desk, asked))
     with pytest.raises(UserError, match="there already"):
         desk.write(asked, "stronger")
+    assert load(path).provenance["method"] == "sims, w = 1.25, chosen by eye"
+    words = [
+        "push",
+        str(path.parent),
+        "a/b",
+        "--model",
+        "stronger",
+        "--licence",
+        "mit",
+        "--out",
+        str(tmp_path / "card"),
+    ]
+    assert main(words) == 2, "a card has the figures of what was measured"
     shutil.rmtree(path)
 
 

@@ -99,7 +99,9 @@ def write(shelf: Shelf, name: str, model: Model, folder: str) -> Path:
     target = shelf.path / folder
     if target.is_symlink() or target.exists():
         raise UserError(f"{target} is there already: give another name")
-    return replace(model, provenance={**model.provenance, "method": name.removeprefix(of_method(""))}).save(target)
+    strength = f", w = {model.denoiser.w:g}" if isinstance(model.denoiser, Guide) else ""
+    method = f"{name.removeprefix(of_method(''))}{strength}, chosen by eye"  # no row of the run's tables is about it
+    return replace(model, provenance={**model.provenance, "method": method}).save(target)
 
 
 def _base(run: Path, known: Prepared) -> Iterator[Entry]:

@@ -119,7 +119,7 @@ def measured_row(result: ImproveResult | ShiftResult, folder: Path, model: Model
     for rows, first in (*((one.rows, False) for one in reversed(kept)), (result.rows, True)):
         if (found := next((row for row in rows if row.label == label), None)) is not None:
             return found, first
-    raise UserError(f"{folder} is {label!r:.60}, and the run's summary.json has no row of it: run its command again")
+    raise UserError(f"{folder} is {label!r:.60}, which the run has not measured: give one that stands in its table")
 
 
 def _facts(model: Model, began: Began, name: str, licence: str, row: Row, rows: tuple[Row, ...]) -> CardFacts:
