@@ -39,14 +39,6 @@ def plain(digits: Dataset) -> Dataset:
     return digits.without_labels()
 
 
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run directory of the tiny job with PCA features, finished; tests must not change it."""
-    run = tmp_path_factory.mktemp("finished") / "run"
-    assert main(tiny.improve_arguments(run, *tiny.PCA)) == 0
-    return run
-
-
 def finished_once(factory: pytest.TempPathFactory, name: str, words: Callable[[Path], list[str]]) -> Path:
     """The directory of a finished run that all processes of this test session share; tests must not change it."""
     base = factory.getbasetemp()
@@ -56,6 +48,12 @@ def finished_once(factory: pytest.TempPathFactory, name: str, words: Callable[[P
         if not (base / name / "summary.json").is_file():
             assert main(words(base / name)) == 0
     return base / name
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny job with PCA features, finished; tests must not change it."""
+    return finished_once(tmp_path_factory, "run", lambda run: tiny.improve_arguments(run, *tiny.PCA))
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,7 @@ def test_a_run_from_the_command_line(tmp_path: Path, code: str, weights: Path, s
     run = tmp_path / "run"
     words = tiny.improve_arguments(
         run, "--model", code, "--weights", str(weights), "--data.path", str(data), *tiny.PCA,
-        "--methods", "base,sims,neon,distilled", "--auxiliary.train.lr", "1e-4",
+        "--methods", "base,sims,neon,distilled", "--auxiliary.train.lr", "1e-4", "--distilled.train.lr", "1e-4",
     )  # fmt: skip
     status, _, err = say(*words)
     assert status == 0, err

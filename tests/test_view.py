@@ -493,9 +493,11 @@ def test_in_a_browser_a_picture_is_beside_its_nearest_training_picture(page: Any
 
 def test_in_a_browser_a_point_of_a_search_shows_its_samples(page: Any) -> None:
     page.get_by_role("tab", name="Search").click()
+    page.wait_for_function("() => document.querySelector('#curves img')?.naturalWidth > 0")
     image = page.locator("#curves img")
     box = image.bounding_box()
     image.click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    page.wait_for_function("() => document.querySelector('#point input').value.startsWith('w ')")
     pictures(page, "point-pictures", 16)
     assert page.input_value("#point input").startswith("w ")
 

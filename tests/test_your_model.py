@@ -35,6 +35,7 @@ PAGE = pages.read("docs/your-model.md")
 #: Less of everything; these options follow those of the page and win over them.
 IMPROVE = (
     "--sampler.solver dpmpp2m --sampler.steps 3 --batch-size 50 --auxiliary.samples 60 --auxiliary.budgets 128,256 "
+    "--auxiliary.train.lr 1e-3 --distilled.train.lr 1e-3 "  # which is sought otherwise: tests/test_probe.py
     "--auxiliary.train.batch 64 --auxiliary.train.warmup 0 --search.rungs 20,40 --search.limit 120 --guidance.pilot 8 "
     "--distilled.samples 60 --distilled.images 128 --distilled.train.batch 64 --distilled.train.warmup 0 "
     "--evaluation.samples 40 --evaluation.draws 1 --evaluation.manifold-samples 20 --evaluation.extractor pca"

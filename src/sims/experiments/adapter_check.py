@@ -9,7 +9,6 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sims.data.dataset import Dataset
@@ -322,6 +321,8 @@ def _swapped(sight: Sight, denoiser: Denoiser) -> dict[int, int]:
     known = labels >= 0
     sight = replace(sight, x=sight.x[known], noise=sight.noise[known], labels=labels[known])
     labels = labels[known]
+    from scipy.optimize import linear_sum_assignment  # here: no other command needs it
+
     middle = [level for level in sight.sigmas.tolist() if 0.5 <= level <= 10] or sight.sigmas.tolist()
     part = replace(sight, sigmas=torch.tensor(middle, device=sight.sigmas.device))
     told = [part.of(denoiser, torch.full_like(labels, label)) for label in range(count)]
