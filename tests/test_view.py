@@ -14,8 +14,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from PIL import Image
 
 from sims.app.desk import Asked, Desk, overview_html
 from sims.app.overview import Shown, find, state_of
-from sims.app.preview import SupersededError, Turns
+from sims.app.preview import SupersededError, Turns, training_data
 from sims.app.search_curves import draw_curves, last_cells
 from sims.app.shelf import of_method
 from sims.cli import main
@@ -258,6 +260,47 @@ def test_data_that_changed_are_not_shown_as_the_runs_own(runs: Path, tmp_path: P
     draw(desk, Asked(str(tmp_path / "run"), "base", count=1))
     _, found = desk.nearest(str(tmp_path / "run"), "here", 0)
     assert isinstance(found, str) and "have changed" in found
+
+
+OTHER = b'{"format": 2, "experiment": "improve", "base": 3, "data": [], "children": {"base": "x"}}'
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda data: data[: len(data) // 2],
+    "null": lambda data: b"null",
+    "other": lambda data: OTHER,
+}
+
+
+def look_at_all(desk: Desk, run: str) -> None:
+    """Whatever the pages ask for; UserErrors are what they show."""
+    base = Asked(run, "base", count=1, steps=2)
+    for model in ("base", "improved", "sims"):
+        with suppress(UserError):
+            draw(desk, replace(base, model=model))
+    looks: list[Callable[..., Any]] = [desk.state, desk.shelf, desk.searched, desk.proportions]
+    looks += [partial(desk.curves, method="sims"), partial(desk.nearest, place="here", index=0)]
+    for look in looks:
+        with suppress(UserError):
+            look(run)
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "gone", "a folder"])
+def test_damaged_runs_are_sentences_and_nothing_else(damage: str, runs: Path, tmp_path: Path) -> None:
+    names = ["config.json", "summary.json", "times.json", "models.json", "data.json", "grids.npz", "lock", "log"]
+    names += ["improved/model.json", "sims/base/model.safetensors", f"{prepared(runs / 'whole').base}/model.json"]
+    for number, name in enumerate(names):
+        run = tmp_path / str(number)
+        shutil.copytree(runs / "whole", run, copy_function=os.link, ignore=shutil.ignore_patterns("draws", "search"))
+        file = run / name
+        data = file.read_bytes()
+        file.unlink()
+        if damage in DAMAGES:
+            file.write_bytes(DAMAGES[damage](data))
+        elif damage == "a folder":
+            file.mkdir()
+        training_data.cache_clear()
+        desk = Desk(Shown((run,)))
+        assert str(run) in overview_html(desk)
+        look_at_all(desk, str(run))
 
 
 # -- written models ----------------------------------------------------------------------------------------------------

@@ -238,7 +238,8 @@ def _interval(run: Path) -> tuple[float, float]:
 
 def _load(folder: Path) -> Model:
     """A model directory, read again when it has changed."""
-    return _kept(folder, (folder / "model.json").stat().st_mtime_ns)
+    file = folder / "model.json"
+    return _kept(folder, file.stat().st_mtime_ns) if file.is_file() else load(folder)
 
 
 @functools.lru_cache(maxsize=KEPT)

@@ -82,8 +82,8 @@ def _put_times(values: JSON, file: Path) -> None:
     times = read_json(file) if file.is_file() else {}
     for pointer, seconds in times.items() if isinstance(times, dict) else ():
         place: Any = values
-        *keys, last = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
         try:
+            *keys, last = [key.replace("~1", "/").replace("~0", "~") for key in pointer.split("/")[1:]]
             for key in keys:
                 place = place[int(key) if isinstance(place, list) else key]
             place[last] = seconds
