@@ -90,6 +90,27 @@ def test_the_best_with_and_without_training_within_every_cost() -> None:
     ]  # fmt: skip
 
 
+def line(label: str, values: tuple[float, ...], figure: str = "fd") -> Any:
+    """A line of a table with a draw for every value."""
+    row = Row(label=label, method=label, figures={figure: Figure(sum(values) / len(values))})
+    draws = tuple(SimpleNamespace(scores={figure: value}) for value in values)
+    return SimpleNamespace(choice=SimpleNamespace(label=label), row=row, draws=draws)
+
+
+def test_what_chose_well_and_helps_nothing_on_fresh_seeds_is_not_recommended() -> None:
+    """Both came out ahead on the selection seeds, and held-out images know of nothing."""
+    everything, figure = known(base=(35, 0.3), cached=(43, 0.1), history=(35, 0.2)), "fd_held_out"
+    base, cached = line("base", (0.87, 0.88, 0.86), figure), line("cached", (0.89, 0.91, 0.9), figure)
+    same, better = (line("history", values, figure) for values in ((0.87, 0.87, 0.87), (0.71, 0.72, 0.7)))
+    assert advice(everything, 35, [base, cached, same], 1.25) == (
+        "Nothing is shown to help at up to 1.25 times the base's evaluations: with cached, the best on the selection "
+        "seeds, FD to held-out data 0.87 -> 0.90."
+    )
+    assert advice(everything, 35, [base, cached, better], 1.25).startswith("No training is needed: history is better")
+    alone = known(base=(35, 0.3), cached=(43, 0.1))
+    assert advice(alone, 35, [base, cached], 1.25).startswith("Nothing is shown to help")
+
+
 @pytest.mark.parametrize(
     ("cached", "says"),
     [
@@ -100,12 +121,6 @@ def test_the_best_with_and_without_training_within_every_cost() -> None:
 )
 def test_the_advice_says_first_whether_something_free_is_as_good(cached: tuple[float, ...], says: str) -> None:
     everything = known(base=(35, 120), cached=(43, 21), history=(35, 23))
-
-    def line(label: str, values: tuple[float, ...]) -> Any:
-        row = Row(label=label, method=label, figures={"fd": Figure(sum(values) / 3)})
-        draws = tuple(SimpleNamespace(scores={"fd": value}) for value in values)
-        return SimpleNamespace(choice=SimpleNamespace(label=label), row=row, draws=draws)
-
     table = [line("history", (23.0, 23.1, 23.2)), line("cached", cached), line("base", (120.0, 121.0, 122.0))]
     assert advice(everything, 35, table, 1.25).startswith(says)
     only = known(base=(35, 120), cached=(43, 25), history=(35, 23))

@@ -95,14 +95,17 @@ def _deciding(between: Mapping[str, Interval]) -> str | None:
 
 
 def advice(known: Known, nfe: int, table: Sequence[Measured], max_cost: float) -> str:
-    """One sentence: whether something that needs no training helps as much as the best that does."""
+    """One sentence: whether anything helps on fresh seeds, and what needs no training as much as what does."""
     free, trained = best(known, nfe, max_cost, trained=False), best(known, nfe, max_cost)
-    if free is None:
+    if trained is None:
         return ""
     within = f"at up to {max_cost:g} times the base's evaluations"
+    if found := _no_help(table, trained, free):
+        return f"Nothing is shown to help {within}: {found}."
+    if free is None:
+        return ""
     if free == trained:
         return f"No training is needed: {free} is the best {within}."
-    assert trained is not None
     between = differences(table, free, trained)
     figure = _deciding(between)
     if figure is None:
@@ -113,6 +116,16 @@ def advice(known: Known, nfe: int, table: Sequence[Measured], max_cost: float) -
         return f"Training pays: {trained} is better than {free}, the best {within} that needs none ({values})."
     word = "better than" if between[figure].high < 0 else "not distinguishable from"
     return f"No training is needed: {free} is {word} {trained} {within} ({values})."
+
+
+def _no_help(table: Sequence[Measured], label: str, free: str | None) -> str:
+    """What became of the best on the selection seeds, where neither it nor the best without training is better."""
+    changes = {one: differences(table, one, BASE.name) for one in (label, free) if one is not None}
+    figure = _deciding(changes[label])
+    if figure is None or any(change[figure].high < 0 for change in changes.values() if figure in change):
+        return ""
+    old, new = (_mean(table, one, figure) for one in (BASE.name, label))
+    return f"with {label}, the best on the selection seeds, FD to {REFERENCES[figure]} data {old:.2f} -> {new:.2f}"
 
 
 def _mean(table: Sequence[Measured], label: str, figure: str) -> float:
