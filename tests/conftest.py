@@ -27,6 +27,27 @@ from sims.data.dataset import Dataset  # noqa: E402
 from sims.data.sources import load_pair  # noqa: E402
 
 
+#: What takes longest comes first, so that no process is left with much to do when the others have finished.
+LONG = (
+    "processes",
+    "sharding",
+    "loop_kill",
+    "kill",
+    "view",
+    "report_kinds",
+    "your_model",
+    "replicas",
+    "how_to",
+    "usual",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files in ``LONG`` first, in its order; the others as they are."""
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
     """300 bundled digits with their classes."""
