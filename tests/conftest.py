@@ -26,7 +26,6 @@ from sims.cli import main  # noqa: E402
 from sims.data.dataset import Dataset  # noqa: E402
 from sims.data.sources import load_pair  # noqa: E402
 
-
 #: What takes longest comes first, so that no process is left with much to do when the others have finished.
 LONG = (
     "processes",
