@@ -43,7 +43,7 @@ def draw_bars(result: ShiftResult) -> Image.Image:
     axes.set_xticks(range(len(names)), names, rotation=30 if max(map(len, names)) > 4 else 0)
     axes.set_ylabel(f"share of {result.attribute}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    axes.legend(fontsize=8, ncols=4)
+    figure.legend(loc="outside upper left", fontsize=8, ncols=5)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return Image.open(buffer).convert("RGB")
