@@ -263,6 +263,14 @@ def test_data_that_changed_are_not_shown_as_the_runs_own(runs: Path, tmp_path: P
 
 
 OTHER = b'{"format": 2, "experiment": "improve", "base": 3, "data": [], "children": {"base": "x"}}'
+
+
+def test_a_run_without_a_model_says_so(runs: Path, tmp_path: Path) -> None:
+    shutil.copy(runs / "whole" / "config.json", tmp_path)
+    with pytest.raises(UserError, match="no model yet"):
+        draw(Desk(Shown((tmp_path,))), Asked(str(tmp_path), "base"))
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda data: data[: len(data) // 2],
     "null": lambda data: b"null",

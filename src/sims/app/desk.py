@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 
@@ -91,10 +91,7 @@ class Desk:
 
     def model(self, asked: Asked) -> Model:
         """The model asked for."""
-        return self._built(self.shelf(asked.run), asked)
-
-    def _built(self, shelf: Shelf, asked: Asked) -> Model:
-        entry = shelf.entry(asked.model)
+        entry = self.shelf(asked.run).entry(asked.model)
         return entry.build(_strength(entry, asked.w), asked.extra, asked.budget)
 
     def draw(self, place: object, number: int, asked: Asked, told: Told) -> Samples:
@@ -118,10 +115,8 @@ class Desk:
 
     def write(self, asked: Asked, folder: str) -> Path:
         """The model asked for as a folder of its run; its sampler is the one asked for."""
-        shelf = self.shelf(asked.run)
-        model = self._built(shelf, asked)
-        sampled = Model(model.denoiser, model.codec, asked.sampler(model), model.class_names, model.provenance)
-        return write(shelf, asked.model, sampled, folder)
+        model = self.model(asked)
+        return write(self.shelf(asked.run), asked.model, replace(model, sampler=asked.sampler(model)), folder)
 
     def searched(self, name: str) -> list[str]:
         """The methods of a run whose search can be looked at."""

@@ -13,14 +13,15 @@ import torch
 from PIL import Image
 
 from sims.config import JSON, from_dict, read_as
-from sims.data.codec import finite
 from sims.data.dataset import Dataset, View
+from sims.data.pictures import as_picture
 from sims.errors import UserError
 from sims.experiments.data import read_data
 from sims.experiments.options import DataOptions
-from sims.interop.latents import has_vae, to_images
+from sims.interop.latents import to_images
 from sims.metrics.copies import nearest
 from sims.model import Model
+from sims.runs.measure import rounded
 from sims.sampling import SamplerOptions, SamplingStep, nfe
 
 TILE = 128  # pixels that a small picture is enlarged to, at least
@@ -93,19 +94,15 @@ class Turns:
 
 def samples_of(model: Model, x: torch.Tensor, seeds: tuple[int, ...], evaluations: int) -> Samples:
     """Model space as pictures, rounded to the values that the data can have."""
-    whole, bad = finite(x)
-    if has_vae(model.codec) or model.codec.kind != "pixels":
-        images = to_images(model.codec, whole)
-    else:
-        images = model.codec.to_images(model.codec.encode(model.codec.decode(whole)))
-    return Samples(images, seeds, evaluations, int(bad.sum()))
+    kept = rounded(x, model.codec)
+    return Samples(to_images(model.codec, kept.x), seeds, evaluations, kept.diverged)
 
 
 def tile(image: np.ndarray, least: int = TILE) -> Image.Image:
     """A picture (H, W, C) uint8, small ones enlarged by whole pixels."""
     factor = max(1, -(-least // max(image.shape[:2])))
     array = image.repeat(factor, axis=0).repeat(factor, axis=1)
-    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    return as_picture(array.transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from sims.app.overview import RunState
 from sims.config import JSON, from_dict, read_as
 from sims.errors import UserError
+from sims.experiments.options import GuidanceOptions
 from sims.guidance import Guide, innermost
 from sims.methods import BASE, HEIR, METHODS, Continuous, Extra, Fixed, Method
 from sims.model import Model, load
@@ -55,6 +56,8 @@ class Shelf:
 
     def entry(self, name: str) -> Entry:
         """UserError for a name that is not there."""
+        if not self.entries:
+            raise UserError(f"{self.path} has no model yet: its base is still to be trained")
         if name not in self.entries:
             raise UserError(f"{self.path} has no model {name[:100]!r} to look at: choose one of those listed")
         return self.entries[name]
@@ -166,7 +169,8 @@ def _directory(folder: Path, name: str) -> Entry:
 def _methods(run: Path, known: Prepared, result: ImproveResult | None) -> Iterator[Entry]:
     """Every method that a run has prepared, at any strength."""
     searched = result.search.chosen if result is not None and result.search is not None else {}
-    base, interval = _base_of(run, known), _interval(run)
+    base = _base_of(run, known)
+    interval = _interval(run) if known.methods else (0.0, math.inf)
     for name, networks in known.methods.items():
         method = METHODS.get(name)
         if method is None or base is None or method.saved or method is BASE:
@@ -222,18 +226,11 @@ def _builder(
     return build
 
 
-@dataclass(frozen=True)
-class _Levels:
-    sigma_low: float = 0.0
-    sigma_high: float = math.inf
-
-
 def _interval(run: Path) -> tuple[float, float]:
-    """The noise levels at which a run's rules guide."""
-    table = read_as(run / "config.json", dict[str, JSON]).get("guidance", {})
-    known: dict[str, JSON] = table if isinstance(table, dict) else {}
-    levels = from_dict(_Levels, {key: known[key] for key in ("sigma_low", "sigma_high") if key in known}, "guidance.")
-    return levels.sigma_low, levels.sigma_high
+    """The noise levels at which the rules of an improvement guide."""
+    table = read_as(run / "config.json", dict[str, JSON]).get("guidance")
+    guidance = from_dict(GuidanceOptions, table if isinstance(table, dict) else {}, "guidance.")
+    return guidance.sigma_low, guidance.sigma_high
 
 
 def _load(folder: Path) -> Model:

@@ -295,9 +295,7 @@ def _chosen(desk: Desk, name: str) -> list[Any]:
     try:
         shelf = desk.shelf(name)
         names = list(shelf.entries)
-        if not names:
-            raise UserError("there is no model yet")
-        model = desk.model(Asked(name, names[0]))
+        model = desk.model(Asked(name, names[0] if names else ""))
     except UserError:  # the sentence stands above
         nothing = [gr.Dropdown(choices=[], value=None), *[gr.update(visible=False)] * 5, ""]
         return [gr.skip(), gr.Dropdown(choices=[ANY], value=ANY), *nothing * PANELS]
@@ -335,8 +333,7 @@ def _settings(shelf: Shelf, name: str) -> list[Any]:
 
 def _listed(shelf: Shelf) -> list[tuple[str, str]]:
     """What a list of models shows and what it stands for."""
-    entries = shelf.entries.values()
-    return [(one.title, one.name) for one in entries]
+    return [(one.title, one.name) for one in shelf.entries.values()]
 
 
 def _search(desk: Desk, compare: Compare) -> Part:
