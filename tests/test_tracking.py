@@ -149,7 +149,8 @@ def test_a_training_that_begins_again_from_its_last_state_is_one_line(tmp_path: 
 def test_a_sheet_holds_the_images_in_order() -> None:
     images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((10, 4, 4, 1), np.uint8)
     sheet = sheet_of(images)
-    assert sheet.shape == (12, 48, 3) and sheet[0, 6].tolist() == [1, 1, 1] and sheet[6, 0].tolist() == [8, 8, 8]
+    assert sheet.shape == (130, 526, 3)  # each 64 pixels a side, and 2 to the next
+    assert sheet[0, 66].tolist() == [1, 1, 1] and sheet[66, 0].tolist() == [8, 8, 8]
 
 
 def test_off_by_default(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

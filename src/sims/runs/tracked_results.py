@@ -7,6 +7,7 @@ from collections import defaultdict
 import numpy as np
 
 from sims.arrays import read_arrays
+from sims.data.pictures import contact_sheet
 from sims.errors import UserError
 from sims.results.common import Figure, Result
 from sims.results.improve import ImproveResult
@@ -15,7 +16,6 @@ from sims.results.shift import ShiftResult
 from sims.runs.tracking import Points, Tracking
 
 SHOWN, ACROSS = 64, 8  # images of a grid, and in a row of it
-GAP = 2  # pixels
 
 
 def track_result(tracking: Tracking, result: Result) -> None:
@@ -67,11 +67,5 @@ def lines_of(result: Result) -> dict[str, Points]:
 
 def sheet_of(images: np.ndarray) -> np.ndarray:
     """Images uint8 (n, H, W, C) side by side, as one (H', W', 3)."""
-    images = images[:SHOWN]
-    num, height, width, channels = images.shape
-    down = -(-num // ACROSS)
-    sheet = np.full((down * (height + GAP), min(num, ACROSS) * (width + GAP), 3), 255, np.uint8)
-    for index, image in enumerate(images if channels == 3 else images[..., :1].repeat(3, -1)):
-        top, left = (index // ACROSS) * (height + GAP), (index % ACROSS) * (width + GAP)
-        sheet[top : top + height, left : left + width] = image
-    return sheet
+    sheet = contact_sheet(images[:SHOWN], min(len(images), ACROSS)).transpose(1, 2, 0)
+    return sheet if sheet.shape[2] == 3 else sheet[..., :1].repeat(3, -1)
