@@ -117,6 +117,7 @@ def _free_socket(port: int | None) -> Iterator[socket.socket]:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             found.bind((HOST, number))
+            found.listen(128)  # from here on a browser waits, and is not refused; and the port is nobody else's
         except (OSError, OverflowError) as error:
             found.close()
             if port is not None:
