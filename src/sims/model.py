@@ -40,6 +40,7 @@ FORMAT = 1
 PLUGINS = {
     "feature_head": ("sims.heads", "make_head"),
     "diffusers": ("sims.interop.diffusers_network", "make_denoiser"),
+    "text": ("sims.interop.text_network", "make_denoiser"),
     "code": ("sims.interop.wrapping", "named_denoiser"),
 }
 

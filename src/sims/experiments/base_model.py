@@ -44,6 +44,11 @@ def given_model(
             "give the folder 'distilled' of its run"
         )
     model = with_given_vae(model, vae)
+    return with_sampler(model, sampler)
+
+
+def with_sampler(model: Model, sampler: SamplerOptions) -> Model:
+    """A given model with the sampler asked for; with its own where that is the default."""
     return model if sampler == SamplerOptions() else replace(model, sampler=sampler)
 
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from sims.config import nearest
+from sims.config import LATER, nearest
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
 from sims.interop.hub_models import HubOptions
+from sims.interop.text_pipelines import is_text_pipeline
+from sims.interop.text_to_image import TextOptions
 from sims.methods import (
     HEIR,
     LEADER,
@@ -151,8 +153,8 @@ class CommonOptions:
 
 
 @in_order(
-    "run dry_run data model weights code download vae reference trusted methods rounds keep_going max_cost seed "
-    "batch_size fit_memory network base sampler auxiliary search guidance distilled evaluation"
+    "run dry_run data model weights code download vae prompts text reference trusted methods rounds keep_going "
+    "max_cost seed batch_size fit_memory network base sampler auxiliary search guidance distilled evaluation"
 )
 @dataclass(frozen=True)
 class ImproveOptions(HubOptions, CommonOptions):
@@ -173,6 +175,8 @@ class ImproveOptions(HubOptions, CommonOptions):
     """my_model.py:make, the code that a model directory needs (it is run)."""
     vae: Path | None = None
     """Folder of the autoencoder (AutoencoderKL of diffusers) of a latent model: pictures are encoded with it, and samples decoded to measure and show them."""  # noqa: E501
+    prompts: Path | None = None
+    """Prompts of a text-to-image model, one a line; the captions of the data if not given."""
     reference: Path | None = None
     """Statistics of real data (the `references` folder of a run) to choose by, where the data itself is not at hand."""
     trusted: Path | None = None
@@ -187,6 +191,7 @@ class ImproveOptions(HubOptions, CommonOptions):
     """What a sample of the improved model may cost, in units of the base's evaluations: the best of the table within it is saved as `improved`, whatever its name (inf: at any cost)."""  # noqa: E501
     fit_memory: bool = False
     """Lower batch_size, and split training batches (accumulate), until a short pilot says that memory suffices; the run keeps what was chosen."""  # noqa: E501
+    text: TextOptions = field(default=TextOptions(), metadata=LATER)
     auxiliary: AuxiliarySettings = field(default_factory=AuxiliarySettings)
     search: SearchOptions = field(default_factory=SearchOptions)
     guidance: GuidanceOptions = field(default_factory=GuidanceOptions)
@@ -202,6 +207,11 @@ class ImproveOptions(HubOptions, CommonOptions):
     def more_help() -> str:
         """What --help says beyond the options: every method."""
         return listed()
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the model to improve draws pictures of texts."""
+        return self.model is not None and is_text_pipeline(self.model)
 
     @property
     def is_judged(self) -> bool:

@@ -166,6 +166,13 @@ def innermost(denoiser: Any) -> Any:
     return innermost(denoiser.base) if isinstance(denoiser, Guide) else denoiser
 
 
+def around(rule: Any, inner: Denoiser) -> Denoiser:
+    """The rules around a denoiser that call nothing but it, such as classifier-free guidance, around another one."""
+    if not isinstance(rule, Guide):
+        return inner
+    return dataclasses.replace(rule, base=around(rule.base, inner))  # type: ignore[type-var]
+
+
 def of_trajectory(denoiser: Any) -> bool:
     """Whether an estimate needs what a trajectory remembers: a single one is then another."""
     if not isinstance(denoiser, Guide) or denoiser.w == 0:

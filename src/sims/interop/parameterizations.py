@@ -17,6 +17,7 @@ Epsilon is the noise n; v is sqrt(a) n - sqrt(1 - a) x0 (Salimans and Ho 2022); 
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -52,16 +53,26 @@ def library() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what diffusers prints of configurations that it does not like; what is wrong is an error here."""
-    log = library().utils.logging
-    verbosity = log.get_verbosity()
-    log.set_verbosity(log.CRITICAL)
+    """Without what diffusers, and transformers where it is loaded, print of what they do not like, and their bars.
+
+    What is wrong is an error here.
+    """
+    logs = [library().utils.logging]
+    if "transformers" in sys.modules:
+        logs.append(sys.modules["transformers"].logging)
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity(log.CRITICAL)
+        log.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.set_verbosity(verbosity)
+        for log, verbosity, bars in before:
+            log.set_verbosity(verbosity)
+            if bars:
+                log.enable_progress_bar()
 
 
 @dataclass(frozen=True, eq=False)

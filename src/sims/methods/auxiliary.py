@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sims.config import to_dict
+from sims.config import JSON, to_dict
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser, as_denoiser
 from sims.errors import UserError
+from sims.guidance.guide import innermost
 from sims.methods.contract import Artefact, Base
 from sims.methods.settings import AuxiliarySettings, Expected, Settings
 from sims.methods.unguided import BASE
@@ -149,9 +150,10 @@ def train_auxiliary(
     options = settings.auxiliary
     seed = derive_seed("auxiliary", settings.seed, settings.round)
     budgets = sorted(options.budgets)
-    start, own = _start(base, options, seed), samples_folder(base, settings, run)[0].name
+    start, more = _start(base, options, seed)
+    own = samples_folder(base, settings, run)[0].name
     rated = with_rate(start, lambda: own_samples(base, settings, run), own, options.train, seed, run)
-    folder = run.artefact(name, base.key, data_key, options.init, to_dict(rated.options), budgets, seed)
+    folder = run.artefact(name, base.key, data_key, options.init, to_dict(rated.options), budgets, seed, *more)
     trained = read_trained(folder)
     if trained is None:
         trainer = Trainer(
@@ -163,11 +165,17 @@ def train_auxiliary(
     return Artefact(folder.name, trained.snapshots, Cost(budgets[-1] + rated.images), rated.said)
 
 
-def _start(base: Base, options: AuxiliarySettings, seed: int) -> Model:
+def _start(base: Base, options: AuxiliarySettings, seed: int) -> tuple[Model, list[JSON]]:
+    """What training begins with, a single network, and what its name must tell besides: the LoRA, where it is one."""
+    single = base.model.with_denoiser(innermost(base.model.denoiser))
+    if (adapted := getattr(single.denoiser, "adapted", None)) is not None:
+        if options.init != "base":
+            raise UserError(f"auxiliary.init is {options.init!r}, and a LoRA begins at the base: leave it out")
+        return single.with_denoiser(adapted(options.lora, seed)), [to_dict(options.lora)]
     if options.init == "base":
-        return base.model
+        return single, []
     if options.init == "scratch":
-        return reinitialized(base.model, seed)
+        return reinitialized(single, seed), []
     if not base.snapshots:
         raise UserError("auxiliary.init = 'snapshot' needs earlier snapshots of the base: a given model has none")
-    return load(base.snapshots[min(base.snapshots)])
+    return load(base.snapshots[min(base.snapshots)]), []

@@ -12,6 +12,8 @@ import torch
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.errors import UserError
+from sims.guidance import Guide
+from sims.guidance.guide import around
 from sims.methods.settings import Expected, Settings
 from sims.model import Model, load
 from sims.results.common import Cost, Look
@@ -117,6 +119,7 @@ class Method:
     later_rounds      runs in every round, and not in the first alone
     saved             is one network that the run leaves as a model directory of the method's name
     default           runs unless methods are named
+    of_text           can make a text-to-image pipeline better, which is guided itself, and whose own weights stay
     """
 
     name: str
@@ -139,6 +142,7 @@ class Method:
     later_rounds: bool = False
     saved: bool = False
     default: bool = True
+    of_text: bool = False
 
     def __post_init__(self) -> None:
         if bool(self.prepared_as) != (self.work is not None):
@@ -167,6 +171,8 @@ class Method:
             return "it needs earlier snapshots of the base's training, and a given model has none"
         if self.budget == "none" and not judged:
             return "there is nothing to choose its strength by"
+        if not self.of_text and (isinstance(base, Guide) or hasattr(base, "adapted")):
+            return "it works on a single network with weights of its own, and the base is a pipeline"
         if self.fits is None:
             return None
         return "it depends on the base" if base is None else self.fits(base)
@@ -188,6 +194,8 @@ class Method:
             )
         if aux is None and self.budget != "none":
             raise UserError(f"method {self.name!r} at w = {w:g} needs its prepared network")
+        if aux is not None and isinstance(base.denoiser, Guide):
+            aux = aux.with_denoiser(around(base.denoiser, aux.denoiser))
         more = () if self.extra is None else (self.extra.usual if extra is None else extra,)
         return self.construction(base, base if aux is None else aux, w, *more)
 

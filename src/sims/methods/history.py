@@ -23,4 +23,5 @@ HISTORY = Method(
     extra=Extra("memory", (0.25, 0.5, 1.0, 2.0, 4.0), usual=1.0),
     composes=True,
     budget="none",
+    of_text=True,
 )

@@ -17,4 +17,5 @@ NEON = Method(
     auxiliary_work,
     prepared_as="auxiliary",
     saved=True,
+    of_text=True,
 )

@@ -30,4 +30,5 @@ RESCALED = Method(
     extra=Extra("scale", (EVERYWHERE, 0.15, 0.3, 0.6, 1.2), usual=0.6),
     composes=True,
     budget="none",
+    of_text=True,
 )

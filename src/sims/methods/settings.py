@@ -9,6 +9,7 @@ from typing import Literal
 from sims.config import LATER
 from sims.errors import UserError
 from sims.model import Model
+from sims.networks.lora import LoraOptions
 from sims.results.common import Cost
 from sims.runs.work import Sampling
 from sims.training.options import TrainOptions
@@ -37,6 +38,9 @@ class AuxiliarySettings:
     """Noise level at which truncated synthesis ends; on the digits, levels from 0.15 to 1.2 were worse."""
     weight_decay: float = field(default=1.0, metadata=LATER)
     """Weight decay of the auxiliary of the method weight-decay; that of all others is train.weight_decay."""
+
+    lora: LoraOptions = field(default=LoraOptions(), metadata=LATER)
+    """The auxiliary of a text-to-image model, which is a LoRA on it."""
 
     def __post_init__(self) -> None:
         for name in ("stop", "weight_decay"):

@@ -18,4 +18,5 @@ SIMS = Method(
     networks=2,
     prepared_as="auxiliary",
     later_rounds=True,
+    of_text=True,
 )

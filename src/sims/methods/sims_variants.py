@@ -40,6 +40,7 @@ TRUNCATED = Method(
     _truncated_work,
     networks=2,
     prepared_as="truncated auxiliary",
+    of_text=True,
     default=False,
 )
 GUIDED = Method(

@@ -14,4 +14,5 @@ BASE = Method(
     lambda base, real, settings, run: None,
     replace,
     later_rounds=True,
+    of_text=True,
 )

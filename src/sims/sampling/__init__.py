@@ -9,13 +9,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
 from sims.allocator import keep_memory
+from sims.config import LATER
 from sims.denoiser import (
     Denoiser,
     Precision,
@@ -92,12 +94,17 @@ class SamplerOptions:
     """Classes of a class-conditional model are drawn by these weights, such as 9,1 (a single 1: evenly); by their shares of the model's training data if not given."""  # noqa: E501
     compile: bool = False
     """Let torch compile the networks, on a GPU with CUDA graphs: minutes before the first batch. On a CPU no gain was measured."""  # noqa: E501
+    levels: tuple[float, ...] = field(default=(), metadata=LATER)
+    """Noise levels to step through, falling, in place of those that follow from steps, sigma_min, sigma_max and rho."""
 
     def __post_init__(self) -> None:
         _solver(self.solver, self.churn)
         low = 0.002 if self.sigma_min is None else self.sigma_min
         edm_sigmas(self.steps, low, 2 * low if self.sigma_max is None else self.sigma_max, self.rho)
         checked_shares(self.class_shares, len(self.class_shares))
+        falling = (*self.levels, 0.0)
+        if self.levels and not all(math.inf > high > low for high, low in pairwise(falling)):
+            raise UserError(f"levels are {list(self.levels)[:8]}: give noise levels that fall and stay above 0")
 
     @property
     def churn(self) -> Churn:
@@ -110,7 +117,10 @@ class SamplerOptions:
         """
         low = denoiser.sigma_min if self.sigma_min is None else self.sigma_min
         high = denoiser.sigma_max if self.sigma_max is None else self.sigma_max
-        sigmas = edm_sigmas(self.steps, low, high, self.rho)
+        if self.levels:
+            sigmas = torch.tensor([*self.levels, 0.0], dtype=torch.float64)
+        else:
+            sigmas = edm_sigmas(self.steps, low, high, self.rho)
         rounded = denoiser.round_sigma(sigmas[:-1]).to(sigmas)
         return torch.cat([rounded.unique_consecutive(), sigmas[-1:]])
 
@@ -121,6 +131,8 @@ class SamplerOptions:
         """
         sigmas = self.sigmas(denoiser)[:-1]
         steps = int((sigmas > sigma).sum()) + 1
+        if self.levels:
+            return replace(self, steps=steps, levels=(*sigmas[sigmas > sigma].tolist(), sigma))
         return replace(self, steps=steps, sigma_min=sigma, s_churn=self.s_churn * steps / len(sigmas))
 
     def changed(self, solver: SolverName | None, steps: int | None) -> SamplerOptions:
@@ -128,7 +140,7 @@ class SamplerOptions:
         options = self
         if solver is not None:
             options = replace(options, solver=solver, s_churn=self.s_churn if solver == "heun" else 0.0)
-        return options if steps is None else replace(options, steps=steps)
+        return options if steps is None else replace(options, steps=steps, levels=())
 
     def planned(self, denoiser: Denoiser) -> Tensor:
         """Noise levels of the denoiser's evaluations, in order: what denoiser.trajectory() receives."""

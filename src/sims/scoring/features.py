@@ -53,6 +53,7 @@ class FeatureSet:
     hash          identifies the samples, not the extractor; data_shape is that of one of them, () where not known
     order         rows of what is kept, in the order in which figures of pairs take them; None: a random subset
     diverged      samples with values that were not finite, and that count as bad samples
+    fidelity      (k,) how well each shows what its prompt asks for, NaN = unknown; ``measured_as`` names the figure
     """
 
     name: str
@@ -74,6 +75,8 @@ class FeatureSet:
     order: Array | None = None
     neighbours: Neighbours | None = None
     diverged: int = 0
+    fidelity: Array | None = None
+    measured_as: str = ""
     notes: tuple[str, ...] = ()
 
     @property

@@ -64,7 +64,7 @@ class Metric:
     figures        name -> what the figure is called and which way is better, in the order of tables
     in_runs        every draw of a run is measured with it
     in_features    it looks at features; else at distances in model space, which only runs know
-    needs          what it needs beyond the features: "held_out" images, class "probabilities"
+    needs          what it needs beyond the features: "held_out" images, class "probabilities", "prompts"
     paired_halves  half the 95 % intervals of differences of two sets (the first two arguments) of the same seeds
     """
 
@@ -281,6 +281,16 @@ def _copies(s: FeatureSet, r: FeatureSet, held_out: FeatureSet | None, how: Sett
     }
 
 
+def _prompts(s: FeatureSet, r: FeatureSet, held_out: FeatureSet | None, how: Settings) -> ScoreFigures:
+    """How well samples show what their prompts ask for."""
+    known = np.zeros(0) if s.fidelity is None else s.fidelity[np.isfinite(s.fidelity)]
+    if len(known) < 2:
+        return {}
+    mean = float(known.mean())
+    half = 1.96 * float(known.std(ddof=1)) / len(known) ** 0.5
+    return {s.measured_as: _figure(mean, len(known), {}, around(mean, half), "std. error")}
+
+
 def _points(s: FeatureSet, r: FeatureSet, held_out: FeatureSet | None, how: Settings) -> ScoreFigures:
     """Distances of low-dimensional points, which are their own features."""
     if s.kept is None or r.kept is None or s.kept.shape[1] > 3:
@@ -363,6 +373,11 @@ _ALL = (
         "copies", _copies,
         {"memorized": FigureFacts("memorized", kind="share"), "distance_ratio": FigureFacts("distance ratio")},
         in_runs=True, in_features=False, needs=("held_out",),
+    ),
+    Metric(
+        "prompts", _prompts,
+        {"prompt_agreement": _share("agreement with the prompt"), "clip_score": FigureFacts("CLIP score", "higher")},
+        in_runs=True, needs=("prompts",),
     ),
     Metric(
         "points", _points,

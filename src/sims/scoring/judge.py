@@ -24,6 +24,7 @@ from sims.metrics.saved import read_tensors, write_tensors
 from sims.results.common import ClassFigures, ExtractorFacts
 from sims.results.scores import ScoreRow, Space
 from sims.scoring.features import FeatureSet, Neighbours
+from sims.scoring.fidelity import Asked
 from sims.scoring.figures import K_COVER, K_PAIR, Settings, run_metrics
 from sims.scoring.options import EvaluationOptions
 from sims.scoring.reference import Reference, read_references
@@ -37,6 +38,8 @@ _TEST_PART = 16_384  # held-out images whose nearest neighbours are sought at on
 class Draw:
     """What is kept of one draw of samples: features (n, D), distance to the nearest training image (n,), classes.
 
+    ``fidelity`` (n,) says how well each shows what its prompt asks for, by the first extractor, and by the second.
+
     ``checked`` are the features of the second extractor, which no choice was made with; ``diverged`` samples had values
     that were not finite; ``rows`` are its figures, where ``Judge.scored`` made them.
     """
@@ -46,6 +49,8 @@ class Draw:
     checked: Array | None = None
     labels: Array | None = None
     predicted: Array | None = None
+    fidelity: Array | None = None
+    check_fidelity: Array | None = None
     diverged: int = 0
     rows: tuple[ScoreRow, ...] = ()
 
@@ -79,7 +84,8 @@ class Judge:
 
     Figures of pairs look at ``manifold_samples`` samples and images. Of a latent model, features are those of the
     pixels that ``decoder`` makes of the latents (where it is known), and nearest neighbours are sought among latents.
-    ``second`` measures in other features, which no choice was made with.
+    ``second`` measures in other features, which no choice was made with. ``asked`` says what the labels of a
+    text-to-image model ask for.
     """
 
     reference: Reference
@@ -89,6 +95,15 @@ class Judge:
     second: Judge | None = None
     decoder: Autoencoder | None = None
     space: Space = MODEL_SPACE
+    asked: Asked | None = None
+
+    def for_prompts(self, asked: Asked | None) -> Judge:
+        """The judge that looks at what prompts ask for, too: the second one as far as it is a classifier."""
+        if asked is None or self.second is None:
+            return replace(self, asked=asked)
+        seen = isinstance(self.second.extractor, ClassifierExtractor) and asked.classes is not None
+        second = replace(self.second, asked=replace(asked, embedded=None) if seen else None)
+        return replace(self, asked=asked, second=second)
 
     @property
     def extractor(self) -> Extractor:
@@ -109,7 +124,7 @@ class Judge:
         found: list[JSON] = [self.extractor.hash, self.train.hash, self.test.hash if self.test else None]
         found += [digest(near.distances.tobytes()) if near else None, self.decoder.hash if self.decoder else None]
         found += [*run_metrics(), K_PAIR, K_COVER, self.manifold_samples]
-        return [*found, self.second.key if self.second else None]
+        return [*found, self.second.key if self.second else None, *([self.asked.key] if self.asked else [])]
 
     def about(self) -> ExtractorFacts:
         """What it measures with."""
@@ -159,20 +174,35 @@ class Judge:
         """
         near = np.zeros(0) if self.train_x is None else nearest_distances(x, self.train_x)  # type: ignore[arg-type]
         e, second = self.extractor, self.second
-        features, checked, predicted = [], [], []
+        features, checked, predicted, check_predicted = [], [], [], []
         for part in self._seen(x):
             features.append(extract(e, part))
             if second:
                 checked.append(extract(second.extractor, part))
+                if second.asked is not None and isinstance(second.extractor, ClassifierExtractor):
+                    check_predicted.append(second.extractor.predict(part))
             if isinstance(e, ClassifierExtractor):
                 predicted.append(e.predict(part))
-        others = [np.concatenate(parts) if parts else None for parts in (checked, predicted)]
-        told = None if labels is None else labels.numpy()
-        return Draw(np.concatenate(features), near, others[0], told, others[1], diverged)
+        others = [np.concatenate(parts) if parts else None for parts in (checked, predicted, check_predicted)]
+        told, seen = None if labels is None else labels.numpy(), np.concatenate(features)
+        draw = Draw(seen, near, others[0], told, others[1], diverged=diverged)
+        if self.asked is None or told is None:
+            return draw
+        check = None
+        if second is not None and second.asked is not None:
+            check = second.asked.fidelity(told, seen, others[2])
+        fidelity = self.asked.fidelity(told, seen, others[1])
+        return replace(draw, labels=self.asked.intended(told), fidelity=fidelity, check_fidelity=check)
 
-    def only_features(self, x: Tensor) -> Draw:
-        """Features alone, for a search."""
-        return Draw(self.features(x), np.zeros(0))
+    def only_features(self, x: Tensor, labels: Tensor | None = None) -> Draw:
+        """Features alone, for a search; and where prompts ask for something, how well samples of ``labels`` show it."""
+        features = self.features(x)
+        if self.asked is None or labels is None:
+            return Draw(features, np.zeros(0))
+        predicted = None
+        if isinstance(self.extractor, ClassifierExtractor) and self.asked.embedded is None:
+            predicted = np.concatenate([self.extractor.predict(part) for part in self._seen(x)])
+        return Draw(features, np.zeros(0), fidelity=self.asked.fidelity(labels.numpy(), features, predicted))
 
     def scored(self, draw: Draw) -> Draw:
         """A draw with all figures; those that need held-out data are left out without it.
@@ -181,7 +211,7 @@ class Judge:
         """
         rows = self._rows(draw.features, draw)
         if self.second is not None and draw.checked is not None:
-            others = self.second._rows(draw.checked, replace(draw, nearest=np.zeros(0)))
+            others = self.second._rows(draw.checked, replace(draw, nearest=np.zeros(0), fidelity=draw.check_fidelity))
             rows += tuple(replace(row, metric=f"check_{row.metric}") for row in others)
         return replace(draw, rows=rows)
 
@@ -197,6 +227,8 @@ class Judge:
             dtype=f"decoded by autoencoder {self.decoder.hash}" if self.decoder else self.space.dtype,
             diverged=draw.diverged,
             labels=draw.labels,
+            fidelity=draw.fidelity,
+            measured_as="" if self.asked is None else self.asked.figure,
         )
         how = Settings(self.manifold_samples, feature_scale=self.reference.scale, limits=False)
         return self.reference.rows(self.reference.figures(samples, run_metrics(), how), samples)

@@ -139,11 +139,12 @@ def _sampling(model: Model, batch_size: int, seconds: float, device: torch.devic
     """Of an evaluation, and seconds of a sample besides: its noise, its way to the CPU."""
     deadline = time.monotonic() + seconds
     cast(nn.Module, model.denoiser).to(device).eval().requires_grad_(False)
-    short = replace(model.sampler, steps=2, compile=False)
+    short = replace(model.sampler.changed(None, 2), compile=False)
     guided = model.with_denoiser(Extrapolate(model.denoiser, model.denoiser, 1.0))
 
     def draw(count: int, steps: int = 2) -> None:
-        model.sample(range(count), sampler=replace(model.sampler, steps=steps), batch_size=count)
+        sampler = model.sampler if steps == model.sampler.steps else model.sampler.changed(None, steps)
+        model.sample(range(count), sampler=sampler, batch_size=count)
 
     rate = _rate(draw, batch_size, deadline - seconds / 2, device)
     count, few, many = rate.batch, nfe(model, short), nfe(model, model.sampler)

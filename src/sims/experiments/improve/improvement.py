@@ -30,7 +30,10 @@ def settings_of(options: ImproveOptions, round_: int = 0, leader: Leader | None 
 
 @dataclass(frozen=True)
 class Context:
-    """A run and its options, the real data, what judges, and the features of images that are known to be real."""
+    """A run and its options, the real data, what judges, and the features of images that are known to be real.
+
+    ``faithful`` (n,) says how well the base's samples of the selection seeds show what their prompts ask for.
+    """
 
     run: Run
     options: ImproveOptions
@@ -38,6 +41,7 @@ class Context:
     real: Dataset | None = None
     judge: Judge | None = None
     trusted: np.ndarray | None = None
+    faithful: np.ndarray | None = None
 
     def stage(self, name: str, round_: int) -> AbstractContextManager[None]:
         """Time a stage of a round."""

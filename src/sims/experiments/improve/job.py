@@ -12,7 +12,7 @@ from functools import partial
 from sims.data.codec import Codec
 from sims.data.dataset import Dataset
 from sims.experiments.adapter_check import LEAST_PICTURES, check_adapter
-from sims.experiments.base_model import TRAIN_BASE, base_of, given_model, require_shape
+from sims.experiments.base_model import TRAIN_BASE, base_of, given_model, require_shape, with_sampler
 from sims.experiments.cost.described import DataSize, described, of_model, stated
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.fit import fitted
@@ -27,6 +27,7 @@ from sims.experiments.improve.trusted import read_trusted
 from sims.experiments.latent_space import decoder_of, latent_space, to_latents
 from sims.experiments.options import ImproveOptions
 from sims.experiments.runner import Experiment, carry_out, rehearsed
+from sims.experiments.text_model import Prompted, open_prompted, sized_for_text
 from sims.interop.latents import Autoencoder
 from sims.methods import BASE, Expected
 from sims.methods.auxiliary import TRAINED_HERE
@@ -51,6 +52,7 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> ImproveResult | 
 
     Errors: UserError for bad options or data, or a run directory of another configuration or in use.
     """
+    options = sized_for_text(options)
     if not options.dry_run:
         return carry_out(IMPROVE, options, quiet=quiet)
     with rehearsed(IMPROVE, options) as run:
@@ -70,6 +72,7 @@ class Opened:
     real      training data in the space of the model, and ``test``, held-out data; None without data
     pictures  of training and test, where these were encoded as latents
     trusted   images that are known to be real, where there are some
+    prompted  of a text-to-image model, what its labels mean
     """
 
     model: Model | None
@@ -79,6 +82,7 @@ class Opened:
     pictures: Pair | None
     trusted: Dataset | None
     seconds: float
+    prompted: Prompted | None = None
 
     @property
     def is_latent(self) -> bool:
@@ -102,7 +106,11 @@ def _opened(run: Run, options: ImproveOptions, at_hand: bool = True) -> Opened:
     A rehearsal may do so without the data (not ``at_hand``).
     """
     begin = time.perf_counter()
-    model = given_model(options.model, options.sampler, run.device, options.vae, options.weights, options.download)
+    prompted = open_prompted(options, run.device, run.log) if options.is_text else None
+    if prompted is not None:
+        model: Model | None = with_sampler(prompted.model, options.sampler)
+    else:
+        model = given_model(options.model, options.sampler, run.device, options.vae, options.weights, options.download)
     _check_parts(options, model, run.num_processes)
     at_hand = at_hand and options.data.path != "none"
     space = latent_space(options, model, at_hand)
@@ -112,7 +120,7 @@ def _opened(run: Run, options: ImproveOptions, at_hand: bool = True) -> Opened:
         trusted = read_trusted(str(options.trusted), pictures[0] if pictures else real, options.data.source)
     if model is not None and real is not None and model.codec.kind == real.codec.kind == "pixels":
         model = replace(model, codec=real.codec)  # its samples are rounded to the values that the data can have
-    return Opened(model, space, real, test, pictures, trusted, time.perf_counter() - begin)
+    return Opened(model, space, real, test, pictures, trusted, time.perf_counter() - begin, prompted)
 
 
 def _rehearse_references(run: Run, options: ImproveOptions, opened: Opened) -> None:
@@ -135,7 +143,7 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
         budgets = ", ".join(f"{budget:,}" for budget in options.auxiliary.budgets)
         run.log(f"auxiliary: budgets of {budgets} images, by the length of the base's training")
     options = fitted(run, options, partial(opened.size, options), model, partial(work_of, options))
-    conditional = options.data.conditional if model is None else model.num_classes > 0
+    conditional = options.data.conditional if model is None else model.num_classes > 0 and opened.prompted is None
     context = Context(run, options, clock, real if real is None or conditional else real.without_labels())
     if options.is_judged:
         with clock.stage("references"):
@@ -143,13 +151,15 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
             features = None
             if opened.trusted is not None:
                 features = extract(judge.extractor, opened.trusted.all()[0].to(run.device))
+        if opened.prompted is not None:
+            judge = judge.for_prompts(opened.prompted.asked(real, judge.extractor))
         context = replace(context, judge=judge, trusted=features)
     if model is None:
         with clock.stage(TRAIN_BASE):
             base = base_of(run, options, context.real, None)
     else:
         base = base_of(run, options, context.real, model)
-    adapter = _looked_at(context, base.model) if model is not None else None
+    adapter = _looked_at(context, base.model) if model is not None and opened.prompted is None else None
     first, rounds = run_round(context, base, 0), []
     outcome: RoundOutcome = first
     for round_ in range(options.rounds):
@@ -214,7 +224,8 @@ def _data(
     """Training and held-out data in the space of the model; and the pictures that were encoded, if any were."""
     data = options.data
     train, test = read_images(run, data, options.seed)
-    if model is not None and model.num_classes and (space is not None or model.data_shape == train.data_shape):
+    classed = model is not None and model.num_classes > 0 and not options.is_text
+    if model is not None and classed and (space is not None or model.data_shape == train.data_shape):
         train, test = (in_classes_of(model, str(options.model), part, data.path) for part in (train, test))
     pictures = None
     if space is not None:

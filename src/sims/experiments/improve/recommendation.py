@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 
@@ -40,7 +41,7 @@ def best(known: Known, nfe: int, max_cost: float | None, trained: bool = True) -
     able = [
         (fd, label)
         for label, (choice, fd) in known.items()
-        if (max_cost is None or choice.nfe <= max_cost * nfe) and (trained or _is_free(choice))
+        if fd < math.inf and (max_cost is None or choice.nfe <= max_cost * nfe) and (trained or _is_free(choice))
     ]
     found = min(able, default=None)
     return None if found is None or found[1] == BASE.name else found[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sims.denoiser import Denoiser
 from sims.experiments.base_model import base_work
@@ -13,7 +13,7 @@ from sims.experiments.improve.outputs import grids_work
 from sims.experiments.improve.recommendation import Known, judged, to_save
 from sims.experiments.improve.rows import Measured, measure, table_work, with_retained
 from sims.experiments.improve.search import Searched
-from sims.experiments.improve.selection import select
+from sims.experiments.improve.selection import faithful, select
 from sims.experiments.improve.variants import CHOOSE, Variants, cached_rival, find_variants, variants_work
 from sims.experiments.options import ImproveOptions
 from sims.guidance import Guide
@@ -65,6 +65,7 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
         if lacks is not None:
             context.run.log(f"{method.name} is left out: {lacks}")
     methods = methods_of(options, base.model.denoiser, round_)
+    context = replace(context, faithful=faithful(context, Choice(BASE.name, BASE.name, base.model), round_))
     chosen, searches = _choose_all(context, base, methods, round_)
     choices = [chosen[name] for name in (*(method.name for method in methods), PAIR) if name in chosen]
     variants = None

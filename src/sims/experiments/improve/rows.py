@@ -54,7 +54,8 @@ def measure(context: Context, choice: Choice, round_: int) -> Measured:
             context.run, folder, seeds, lambda part: sampled(choice.model, part, batch_size=options.batch_size),
             lambda samples: judge.scored(judge.measure(samples.x, samples.labels, samples.diverged)), Draw, advance,
         )  # fmt: skip
-    names = choice.model.class_names or tuple(map(str, range(getattr(judge.extractor, "num_classes", 0))))
+    named = judge.asked.class_names if judge.asked is not None else choice.model.class_names
+    names = named or tuple(map(str, range(getattr(judge.extractor, "num_classes", 0))))
     row = replace(
         row,
         figures={name: Figure.of([draw.scores[name] for draw in draws]) for name in draws[0].scores},

@@ -84,7 +84,7 @@ def evaluations(setting: Setting) -> int:
 
 def with_setting(model: Model, rule: CacheRule | None, setting: Setting) -> Model:
     """The model with another sampler; if it is guided, with few corrections."""
-    sampler = replace(model.sampler, solver=setting.solver, steps=setting.steps, s_churn=0.0)
+    sampler = replace(model.sampler, solver=setting.solver, steps=setting.steps, s_churn=0.0, levels=())
     if rule is None:
         return replace(model, sampler=sampler)
     guided = model.denoiser

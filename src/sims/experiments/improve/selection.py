@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sims.files import digest
 from sims.metrics.frechet import Moments, frechet_distance
 from sims.processes import agree
 from sims.runs.measure import draw_and_measure, sampled
+from sims.scoring.fidelity import is_lost
 from sims.scoring.judge import Draw
 from sims.seeds import Purpose, seed_range
 
@@ -36,20 +38,37 @@ def draws_folder(context: Context, choice: Choice, size: int, round_: int, purpo
 
 
 def select(context: Context, choice: Choice, round_: int) -> Selection:
-    """What the last rung of a search would measure: on its seeds, with its number of samples."""
+    """What the last rung of a search would measure: on its seeds, with its number of samples.
+
+    The distance to the training data of what shows less of its prompts than the base is infinite: it is no choice.
+    """
+    judge, draw = context.needed_judge, _drawn(context, choice, round_)
+    features = draw.features
+    half = half_width([features], judge.frechet)
+    test = None if judge.test is None else frechet_distance(Moments.of(features), judge.test.moments)
+    fd, half, test, perfect = agree((judge.frechet(features), half, test, judge.perfect(len(features))))
+    lost = context.faithful is not None and draw.fidelity is not None and is_lost(context.faithful, draw.fidelity)
+    return Selection(features, math.inf if agree(lost) else fd, half, test, perfect)
+
+
+def faithful(context: Context, base: Choice, round_: int) -> np.ndarray | None:
+    """How well the base's samples of the selection seeds show what their prompts ask for; None without prompts."""
+    if context.judge is None or context.judge.asked is None:
+        return None
+    return _drawn(context, base, round_).fidelity
+
+
+def _drawn(context: Context, choice: Choice, round_: int) -> Draw:
+    """A choice's samples of the selection seeds."""
     judge, options, count = context.needed_judge, context.options, max(context.options.search.rungs)
     seeds = seed_range("selection", options.seed, count, round_)
     with context.run.progress(f"select {choice.label}", count) as advance:
         (draw,) = draw_and_measure(
             context.run, draws_folder(context, choice, count, round_, "selection"), [seeds],
             lambda part: sampled(choice.model, part, batch_size=options.batch_size),
-            lambda samples: judge.only_features(samples.x), Draw, advance,
+            lambda samples: judge.only_features(samples.x, samples.labels), Draw, advance,
         )  # fmt: skip
-    features = draw.features
-    half = half_width([features], judge.frechet)
-    test = None if judge.test is None else frechet_distance(Moments.of(features), judge.test.moments)
-    fd, half, test, perfect = agree((judge.frechet(features), half, test, judge.perfect(len(features))))
-    return Selection(features, fd, half, test, perfect)
+    return draw
 
 
 def noise_of(context: Context, before: Selection, after: Selection) -> float:

@@ -23,7 +23,21 @@ from sims.experiments.improve.sampler_search import (
 from sims.experiments.improve.selection import Selection, noise_of, select
 from sims.experiments.options import ImproveOptions
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, LEADER, PAIR, RIVAL, Base, Expected, Fixed, Method
+from sims.methods import (
+    BASE,
+    BASE_TUNED,
+    CACHED,
+    FAST,
+    HEIR,
+    LEADER,
+    METHODS,
+    PAIR,
+    RIVAL,
+    Base,
+    Expected,
+    Fixed,
+    Method,
+)
 from sims.results.common import Cost
 from sims.results.improve import TriedSampler
 from sims.runs.work import Sampling, Work
@@ -77,7 +91,10 @@ def cached_rival(
     able = [
         choice
         for choice in choices
-        if fds.get(choice.label, math.inf) < base_fd and choice.label != LEADER.name and choice.method != PAIR
+        if _costs_more(choice)
+        and fds.get(choice.label, math.inf) < base_fd
+        and choice.label != LEADER.name
+        and choice.method != PAIR
     ]
     for choice in sorted(able, key=lambda choice: fds[choice.label]):
         model = cached_model(context.run, choice.model, context.options.guidance, context.options.seed)
@@ -86,6 +103,11 @@ def cached_rival(
             note = ", ".join(text for text in (choice.label, choice.note, CACHED_NOTE) if text)
             return replace(choice, label=RIVAL, model=model, cost=choice.cost + spent, note=note)
     return None
+
+
+def _costs_more(choice: Choice) -> bool:
+    """Whether its rule evaluates more than the base does."""
+    return choice.method not in METHODS or METHODS[choice.method].networks > 1
 
 
 def _cheapest(

@@ -1,0 +1,122 @@
+"""A text-to-image model in an experiment: its prompts, what it is sampled by, and sizes of a job that suit it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from sims.data.captions import Captions, captions_of, read_prompts
+from sims.data.dataset import Dataset
+from sims.errors import UserError
+from sims.experiments.improve.search import SearchOptions
+from sims.experiments.options import ImproveOptions
+from sims.interop.text_to_image import open_text_to_image
+from sims.methods import METHODS, AuxiliarySettings, default_methods
+from sims.metrics.extractors import Extractor
+from sims.model import Model
+from sims.scoring.fidelity import Asked
+from sims.scoring.options import EvaluationOptions
+from sims.training.options import TrainOptions
+
+T = TypeVar("T")
+TRAIN = TrainOptions(batch=16, warmup=800, ema_rampup=0.5)
+BUDGETS = (2_000, 4_000, 8_000, 16_000)  # images
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A text-to-image model, and the class (P,) of every prompt, -1 = none; None without captions that have classes."""
+
+    model: Model
+    classes: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+
+    def classes_in(self, data: Dataset | None) -> np.ndarray | None:
+        """The class (P,) of every prompt by the numbers that data have for classes of their names, -1 = none."""
+        if self.classes is None or data is None or data.labels is None:
+            return None
+        number = {name: index for index, name in enumerate(data.class_names)}
+        names = self.class_names or tuple(map(str, range(int(self.classes.max()) + 1)))
+        found = np.array([*(number.get(name, -1) for name in names), -1])
+        return found[self.classes]
+
+    def asked(self, data: Dataset | None, extractor: Extractor) -> Asked | None:
+        """What the prompts ask for, as far as an extractor can tell; None where it cannot."""
+        classes = self.classes_in(data)
+        if classes is None or data is None:
+            return None
+        return Asked(classes, class_names=data.class_names)
+
+
+def sized_for_text(options: ImproveOptions) -> ImproveOptions:
+    """The sizes that suit such a model, whose samples are dear, wherever they were left at their defaults."""
+    if not options.is_text:
+        return options
+    plain = AuxiliarySettings()
+    auxiliary = options.auxiliary
+    auxiliary = replace(
+        auxiliary,
+        samples=_instead(auxiliary.samples, plain.samples, 2_000),
+        budgets=_instead(auxiliary.budgets, plain.budgets, BUDGETS),
+        train=_instead(auxiliary.train, plain.train, TRAIN),
+    )
+    search = _instead(options.search, SearchOptions(), SearchOptions(rungs=(100, 200, 400), limit=4_000))
+    guidance = options.guidance
+    guidance = replace(guidance, pilot=_instead(guidance.pilot, type(guidance)().pilot, 32))
+    evaluation = options.evaluation
+    usual = EvaluationOptions()
+    if (evaluation.samples, evaluation.draws) == (usual.samples, usual.draws):
+        evaluation = replace(evaluation, samples=1_000, draws=3)
+    usable = tuple(name for name in options.methods if METHODS[name].of_text)
+    return replace(
+        options,
+        methods=_instead(options.methods, default_methods(), usable),
+        auxiliary=auxiliary,
+        search=search,
+        guidance=guidance,
+        evaluation=evaluation,
+        batch_size=_instead(options.batch_size, 500, 8),
+    )
+
+
+def _instead(value: T, usual: Any, other: T) -> T:
+    return other if value == usual else value
+
+
+def open_prompted(options: ImproveOptions, device: torch.device, log: Callable[[str], None]) -> Prompted:
+    """The model that is to be made better, with the prompts of a file or the captions of the data.
+
+    Errors: UserError where there are no prompts, or for options that such a model has no use for.
+    """
+    assert options.model is not None
+    for name in ("vae", "weights", "trusted"):
+        if getattr(options, name) is not None:
+            raise UserError(f"{options.model} draws pictures of texts: leave out option {name!r}")
+    data, captions = options.data, Captions(())
+    if data.path != "none" and (options.prompts is None or not data.path.startswith("hf:")):
+        captions = _captions(options)
+    elif options.prompts is None:
+        raise UserError(
+            f"{options.model} draws pictures of texts, and there are none: give a file of prompts with option "
+            "'prompts', or captioned pictures with data.path"
+        )
+    prompts = captions.distinct if options.prompts is None else read_prompts(options.prompts)
+    model = open_text_to_image(options.model, prompts, options.text, data.source.folder, log)
+    classes = captions.classes(prompts)
+    known = classes if len(classes) and (classes >= 0).any() else None
+    return Prompted(model.to(device), known, captions.class_names)
+
+
+def _captions(options: ImproveOptions) -> Captions:
+    """The captions of the data; none where prompts are given and the data have no captions."""
+    data = options.data
+    try:
+        return captions_of(data.path, data.source, options.text.column)
+    except UserError:
+        if options.prompts is None or options.text.column is not None:
+            raise
+        return Captions(())
