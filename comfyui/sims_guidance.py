@@ -1,9 +1,9 @@
 # Copyright 2026 the sims authors. Licensed under the Apache License, Version 2.0: apache.org/licenses/LICENSE-2.0
 """A node of ComfyUI: guide a model away from a LoRA that was trained on the model's own samples (SIMS).
 
-Put this file into ComfyUI/custom_nodes. Load `neon-kohya.safetensors`' counterpart, the *negative* LoRA, with
-LoraLoaderModelOnly at strength 1 (SD3: negative.safetensors), connect the model without it to `model` and the model
-with it to `negative`, and sample from what comes out:
+Put this file into ComfyUI/custom_nodes. Load negative-kohya.safetensors of a run (SD3: negative.safetensors) with
+LoraLoaderModelOnly at strength 1, connect the model without it to `model` and the model with it to `negative`, and
+sample from what comes out:
 
     denoised = cfg + w (cfg - cfg of the negative)
 

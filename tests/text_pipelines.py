@@ -123,7 +123,9 @@ def embeddings(kind: str, number: int) -> dict[str, Tensor]:
     return found
 
 
-def draw(pipe: Any, kind: str, numbers: Sequence[int] = (0,), scale: float = 3.0, steps: int = 4, **more: Any) -> Tensor:
+def draw(
+    pipe: Any, kind: str, numbers: Sequence[int] = (0,), scale: float = 3.0, steps: int = 4, **more: Any
+) -> Tensor:
     """Latents (B, 4, 8, 8) of these prompts, from noise that follows from the number of each."""
     prompts = [embeddings(kind, number) for number in numbers]
     noise = [torch.randn(1, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(100 + n)) for n in numbers]
@@ -171,9 +173,6 @@ def merged(network: nn.Module, tensors: dict[str, Tensor], factor: float) -> Non
         module = name.removesuffix(".lora_A.weight")
         down, up = tensors[name], tensors[f"{module}.lora_B.weight"]
         weight = weights[f"{module}.weight"]
-        if weight.ndim == 2:
-            delta = up @ down
-        else:
-            delta = torch.einsum("or,rikl->oikl", up[:, :, 0, 0], down)
+        delta = up @ down if weight.ndim == 2 else torch.einsum("or,rikl->oikl", up[:, :, 0, 0], down)
         weights[f"{module}.weight"] = weight + factor * delta
     network.load_state_dict(weights)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -219,7 +220,7 @@ def _underscored(module: str) -> str:
 
 def _kohya_name(module: str, network: nn.Module) -> str:
     """As kohya trains it: SD 1.x and 2.x on the network of diffusers, SDXL on the one that was published first."""
-    config = network.config
+    config: Any = network.config
     if getattr(config, "addition_embed_type", None) != "text_time" or not isinstance(config.layers_per_block, int):
         return _underscored(module)
     if module in _OUTSIDE_BLOCKS:

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sims.errors import UserError
@@ -50,7 +51,7 @@ def _guider() -> Any:
         start, stop     the same as fractions of the steps
         """
 
-        _input_predictions = list(_PREDICTIONS)
+        _input_predictions: Any = list(_PREDICTIONS)  # noqa: RUF012 (diffusers asks for a list)
 
         @register_to_config
         def __init__(
@@ -66,7 +67,8 @@ def _guider() -> Any:
         ) -> None:
             super().__init__(start, stop, enabled)
             self.guidance_scale, self.w, self.condition_only = guidance_scale, w, condition_only
-            self.adapter_name, self.timesteps = adapter_name, tuple(timesteps or (None, None))
+            self.adapter_name = adapter_name
+            self.timesteps = (timesteps[0], timesteps[1]) if timesteps else (None, None)
             self._used = ExitStack()
 
         def forward(
@@ -118,12 +120,10 @@ class _Predictions:
                 f"w={settings.w:g} to compute it at every step"
             )
         schedule = read_schedule({**scheduler.config, "_class_name": type(scheduler).__name__})
-        # Within the scheduler's levels; what lies beyond its ends is no limit.
         low, high = settings.interval
-        import torch
-
-        ends = schedule.timestep(torch.tensor([low, high], dtype=torch.float64).clamp(*_ends(schedule))).tolist()
-        limits = (ends[0] if low >= schedule.sigma_min else None, ends[1] if high <= schedule.sigma_max else None)
+        times = schedule.timestep(schedule.clamp(torch.tensor([low, high], dtype=torch.float64))).tolist()
+        # An end beyond the scheduler's levels is no limit.
+        limits = (times[0] if low >= schedule.sigma_min else None, times[1] if high < schedule.sigma_max else None)
         given = {"guidance_scale": settings.scale, "w": settings.w, "condition_only": settings.condition_only}
         return cls(**{**given, "timesteps": limits, **others})
 
@@ -177,7 +177,3 @@ class _Predictions:
     @property
     def num_conditions(self) -> int:
         return len(self.needed())
-
-
-def _ends(schedule: Any) -> tuple[float, float]:
-    return schedule.sigma_min, schedule.sigma_max

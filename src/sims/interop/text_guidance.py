@@ -2,10 +2,11 @@
 
 A run leaves a folder: the network fine-tuned on the model's own samples as a LoRA, and how to guide away from it.
 
-    negative.safetensors      the LoRA, in diffusers' naming
-    neon.safetensors          the LoRA times -w, for every program that loads LoRAs, at strength 1
-    neon-kohya.safetensors    the same in kohya's naming, of U-Nets
-    guidance.json             strength and what belongs to it (TextGuidance); written last
+    negative.safetensors          the LoRA, in diffusers' naming
+    neon.safetensors              the LoRA times -w, to be loaded at strength 1
+    negative-kohya.safetensors    both in kohya's naming, for U-Nets: ComfyUI and A1111 read these alone
+    neon-kohya.safetensors
+    guidance.json                 strength and what belongs to it (TextGuidance); written last
 
 ``guide_pipeline`` makes a pipeline draw guided samples. All outputs of one call have one noise level, and in every
 parameterization D = c_skip x + c_out F with factors that depend on the level alone; classifier-free guidance is linear
@@ -18,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,12 +36,10 @@ from sims.guidance.cache import CacheRule, Step
 from sims.interop.lora_files import baked, has_kohya_names, read_lora, scaled, write_kohya, write_lora
 from sims.interop.parameterizations import Schedule, read_schedule
 
-NEGATIVE, MERGED, KOHYA, SETTINGS = (
-    "negative.safetensors",
-    "neon.safetensors",
-    "neon-kohya.safetensors",
-    "guidance.json",
-)
+NEGATIVE, NEGATIVE_KOHYA = "negative.safetensors", "negative-kohya.safetensors"
+OPPOSITE, OPPOSITE_KOHYA = "neon.safetensors", "neon-kohya.safetensors"
+SETTINGS = "guidance.json"
+NOTE = "modelspec.description"  # what programs show of a file
 ADAPTER = "sims_negative"
 FORMAT = 1
 COMPONENTS = {
@@ -113,7 +113,7 @@ def write_guidance(
 ) -> TextGuidance:
     """Write the folder of a run; ``tensors`` are peft's of the LoRA, ``alpha`` its alpha (None = its rank).
 
-    The file of kohya's naming is left out for networks that have no name there (SD3). Settings as ``TextGuidance``.
+    The files in kohya's naming are left out for networks that have no names there (SD3). Settings as ``TextGuidance``.
     Errors: UserError for settings out of range, another pipeline, and tensors that are no LoRA.
     """
     component, network = network_of(pipeline)
@@ -127,11 +127,13 @@ def write_guidance(
         refresh=refresh,
     )
     folder, own = Path(folder), baked(tensors, alpha)
-    write_lora(folder / NEGATIVE, own, component, {"sims": "the model fine-tuned on its own samples"})
-    opposite, note = scaled(own, -w), {"sims": f"minus {w:g} times the change by its own samples; strength 1"}
-    write_lora(folder / MERGED, opposite, component, note)
-    if has_kohya_names(network):
-        write_kohya(folder / KOHYA, opposite, network, note)
+    for plain, kohya, lora, note in (
+        (NEGATIVE, NEGATIVE_KOHYA, own, "the model fine-tuned on its own samples: to guide away from"),
+        (OPPOSITE, OPPOSITE_KOHYA, scaled(own, -w), f"minus {w:g} times the change by own samples: load at strength 1"),
+    ):
+        write_lora(folder / plain, lora, component, {NOTE: note})
+        if has_kohya_names(network):
+            write_kohya(folder / kohya, lora, network, {NOTE: note})
     write_json(folder / SETTINGS, to_dict(settings))
     return settings
 
@@ -239,10 +241,13 @@ def _load_adapter(pipeline: Any, network: Any, tensors: Mapping[str, Tensor]) ->
     modes = {id(module): module.training for module in network.modules()}
     named = ("_hf_peft_config_loaded",)
     before = {name: network.__dict__[name] for name in named if name in network.__dict__}
-    network.load_lora_adapter(dict(tensors), prefix=None, adapter_name=ADAPTER, _pipeline=pipeline)
+    with warnings.catch_warnings():  # of other adapters, which are meant to be there
+        warnings.simplefilter("ignore")
+        network.load_lora_adapter(dict(tensors), prefix=None, adapter_name=ADAPTER, _pipeline=pipeline)
     for name, layer in network.named_modules():
-        if _has_adapter(layer, ADAPTER):
+        if hasattr(layer, "merged_adapters"):  # loading made the new adapter the only active one, in every layer
             layer._active_adapter = active.get(name, [])
+        if _has_adapter(layer, ADAPTER):
             layer.train(modes.get(id(layer.get_base_layer()), network.training))
             for part in (layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]):
                 part.requires_grad_(False)
