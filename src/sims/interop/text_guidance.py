@@ -182,10 +182,6 @@ def guide_pipeline(pipeline: Any, folder: Path | str, w: float | None = None, ch
     pipeline's own network, so weights are held once; other adapters stay as they are, for both predictions. With
     ``check`` the base must be the one that the LoRA was trained from. Errors: UserError for another pipeline or base,
     files that are missing or do not fit, adapters that are merged into the weights.
-
-    >>> from sims.interop.text_guidance import guide_pipeline, unguide  # doctest: +SKIP
-    >>> settings = guide_pipeline(pipeline, "improved")  # doctest: +SKIP
-    >>> pipeline("a red fox", guidance_scale=settings.scale).images  # doctest: +SKIP
     """
     settings = read_guidance(folder)
     if w is not None:
