@@ -48,7 +48,7 @@ def loaded(kind: str, file: Path) -> Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_diffusers_applies_the_change_once(kind: str, tmp_path: Path) -> None:
     tensors = trained(kind)
-    write_lora(tmp_path / "a.safetensors", tensors, component(kind), {"made_by": "a test"}, alpha=2.0)
+    write_lora(tmp_path / "a.safetensors", tensors, component(kind), alpha=2.0)
     wanted = by_hand(kind, tensors, FACTOR)
     assert (wanted - output(network_of(pipeline(kind)), kind)).abs().max() > 0.05
     assert (loaded(kind, tmp_path / "a.safetensors") - wanted).abs().max() < 1e-5

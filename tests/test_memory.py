@@ -186,7 +186,7 @@ def test_the_pilot_trains_the_job_s_own_batch_and_leaves_the_model_alone() -> No
         Training("distilled", TrainOptions(precision="fp32", batch=64), taught=True),
     ]
     state = torch.random.get_rng_state()
-    measured = measure_rates(model, data, trainings, 32, 1, CPU)
+    measured = measure_rates(model, model, data, trainings, 32, 1, CPU)
     assert torch.equal(state, torch.random.get_rng_state())
     after = model.denoiser.state_dict()  # type: ignore[attr-defined]
     assert all(torch.equal(value, after[name]) for name, value in before.items())

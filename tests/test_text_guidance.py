@@ -27,7 +27,9 @@ MIDDLE = {"sd": (0.5, 5.0), "sdxl": (0.5, 5.0), "sd3": (0.5, 5.0)}
 
 
 def folder_of(kind: str, folder: Path, **more: Any) -> Path:
-    write_guidance(folder, pipeline(kind), trained(kind), alpha=2.0, **{"w": W, "scale": SCALE, **more})
+    pipe = pipeline(kind)
+    how = {"alpha": 2.0, "w": W, "scale": SCALE, **more}
+    write_guidance(folder, type(pipe).__name__, network_of(pipe), trained(kind), **how)
     return folder
 
 

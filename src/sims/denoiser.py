@@ -198,6 +198,13 @@ def networks_of(denoiser: Any) -> list[nn.Module]:
     return [denoiser] if isinstance(denoiser, nn.Module) else list(getattr(denoiser, "networks", ()))
 
 
+def weights_of(denoiser: Any) -> list[nn.Parameter]:
+    """The weights of all its networks, once each; also those that stay as they are and are another file's."""
+    found = [weight for network in networks_of(denoiser) for weight in network.parameters()]
+    found += [weight for network in networks_of(denoiser) for weight in getattr(network, "frozen_weights", ())]
+    return list({id(weight): weight for weight in found}.values())
+
+
 def compile_networks(denoiser: object, graphs: bool = False) -> None:
     """Let torch compile the networks inside a denoiser, in place; an exact one has none. ``graphs``: CUDA graphs."""
     compiler = getattr(denoiser, "compile_networks", None)

@@ -40,6 +40,11 @@ def rehearsed(everything: bool = False) -> Iterator[None]:
         _rehearsed = before
 
 
+def may_write() -> bool:
+    """Whether files may be written here: not in a rehearsal."""
+    return _rehearsed is None
+
+
 def fits_memory(size: int) -> bool:
     """Whether an array of so many bytes is to be held in memory."""
     return size <= (IN_MEMORY if _rehearsed is None else _rehearsed)

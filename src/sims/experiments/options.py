@@ -244,5 +244,10 @@ class ImproveOptions(HubOptions, CommonOptions):
             raise UserError(
                 f"trusted images choose a strength for models of the data: leave out option 'trusted', or {other}"
             )
+        if self.prompts is not None and not self.is_text:
+            raise UserError(
+                f"prompts {self.prompts} are for a text-to-image model of diffusers: give its folder with option "
+                "'model', or leave them out"
+            )
         if self.data.path == "none" and self.model is None:
             raise UserError("without real data (data.path none) a trained model is needed: give option 'model'")

@@ -76,7 +76,6 @@ def write_lora(
     file: Path | str,
     tensors: Mapping[str, Tensor],
     component: str,
-    metadata: Mapping[str, str] | None = None,
     alpha: float | None = None,
 ) -> None:
     """Write a LoRA in diffusers' naming, for ``load_lora_weights`` of a pipeline with this component.
@@ -84,18 +83,17 @@ def write_lora(
     ``tensors`` are peft's (``get_peft_model_state_dict(network, adapter_name=...)``), ``alpha`` is the one that they
     were trained with (None: the rank), ``component`` is "unet" or "transformer". Errors: UserError as ``baked``.
     """
-    _save(file, {f"{component}.{name}": tensor for name, tensor in baked(tensors, alpha).items()}, metadata)
+    _save(file, {f"{component}.{name}": tensor for name, tensor in baked(tensors, alpha).items()})
 
 
 def write_kohya(
     file: Path | str,
     tensors: Mapping[str, Tensor],
     network: nn.Module,
-    metadata: Mapping[str, str] | None = None,
     alpha: float | None = None,
 ) -> None:
     """Write a LoRA in kohya's naming, for A1111, ComfyUI, kohya and diffusers; errors as ``to_kohya``."""
-    _save(file, to_kohya(baked(tensors, alpha), network), metadata)
+    _save(file, to_kohya(baked(tensors, alpha), network))
 
 
 def has_kohya_names(network: nn.Module) -> bool:
@@ -246,7 +244,7 @@ def _kohya_name(module: str, network: nn.Module) -> str:
     return _underscored(f"output_blocks.{int(block) * layers + number}.{inner[kind]}.{rest}")
 
 
-def _save(file: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> None:
+def _save(file: Path | str, tensors: Mapping[str, Tensor]) -> None:
     kept = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     with atomic_path(file) as temporary:
-        save_file(kept, temporary, metadata={"format": "pt", **(metadata or {})})
+        save_file(kept, temporary, metadata={"format": "pt"})  # one entry: the order of several is left to chance

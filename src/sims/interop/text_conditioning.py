@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sims.config import read_as
-from sims.data.mapped import Rows, mapped, say
+from sims.data.mapped import Asked, Rows, mapped, may_write, say
 from sims.errors import UserError
 from sims.files import digest, write_json
 from sims.interop.diffusers_folder import listed
@@ -53,6 +53,7 @@ class Conditioning:
     ) -> None:
         self.pipeline, self.prompts, self.negative, self.cache = pipeline, tuple(prompts), negative, cache
         self._network, self._log = network, log
+        self._rehearsed: dict[int, np.ndarray] = {}
 
     @cached_property
     def content(self) -> str:
@@ -67,10 +68,19 @@ class Conditioning:
         if len(index) and index.max() > len(self.prompts):
             raise UserError(f"label {int(index.max())} is none of the {len(self.prompts):,} prompts")
         unique, back = np.unique(index, return_inverse=True)
-        rows = torch.from_numpy(self._table[unique])[torch.from_numpy(back)].to(device)
+        rows = torch.from_numpy(self._read(unique))[torch.from_numpy(back)].to(device)
         split = self._widths.tokens * self._widths.width
         tokens = rows[:, :split].reshape(len(rows), self._widths.tokens, self._widths.width)
         return tokens, rows[:, split:] if self._widths.pooled else None
+
+    def _read(self, index: np.ndarray) -> np.ndarray:
+        """Rows of the table; in a rehearsal, which writes nothing, each is made once."""
+        if not isinstance(self._table.array, Asked):
+            return self._table[index]
+        missing = np.array([i for i in index.tolist() if i not in self._rehearsed], dtype=np.int64)
+        if len(missing):
+            self._rehearsed |= dict(zip(missing.tolist(), self._table[missing]))
+        return np.stack([self._rehearsed[i] for i in index.tolist()])
 
     @cached_property
     def _widths(self) -> Widths:
@@ -78,6 +88,8 @@ class Conditioning:
         if not file.is_file():
             tokens, pooled = self._encoded([], none=True)
             found = Widths(tokens.shape[1], tokens.shape[2], 0 if pooled is None else pooled.shape[1])
+            if not may_write():
+                return found
             self.cache.mkdir(parents=True, exist_ok=True)
             write_json(file, vars(found))
         return read_as(file, Widths)  # type: ignore[no-any-return]
@@ -110,15 +122,17 @@ class Conditioning:
         how: dict[str, Any] = {"device": torch.device("cpu"), "num_images_per_prompt": 1}
         if self.pipeline.kind.component == "transformer":
             how |= {"prompt_2": None, "prompt_3": None}
-        for prompt in prompts:  # one at a time, so that no prompt's numbers depend on the others'
-            found = self._encoders.encode_prompt(prompt=prompt, do_classifier_free_guidance=False, **how)
-            tokens.append(found[0])
-            pooled += [found[2]] if self.pipeline.kind.pooled else []
-        if none:
-            told = {"negative_prompt": self.negative or None}
-            found = self._encoders.encode_prompt(prompt="", do_classifier_free_guidance=True, **told, **how)
-            tokens.append(found[1])
-            pooled += [found[3]] if self.pipeline.kind.pooled else []
+        encoders = self._encoders
+        with quiet():
+            for prompt in prompts:  # one at a time, so that no prompt's numbers depend on the others'
+                found = encoders.encode_prompt(prompt=prompt, do_classifier_free_guidance=False, **how)
+                tokens.append(found[0])
+                pooled += [found[2]] if self.pipeline.kind.pooled else []
+            if none:
+                told = {"negative_prompt": self.negative or None}
+                found = encoders.encode_prompt(prompt="", do_classifier_free_guidance=True, **told, **how)
+                tokens.append(found[1])
+                pooled += [found[3]] if self.pipeline.kind.pooled else []
         return torch.cat(tokens).float().cpu(), torch.cat(pooled).float().cpu() if pooled else None
 
     @cached_property
@@ -148,6 +162,14 @@ class Conditioning:
         return made
 
     def release(self) -> None:
-        """Let go of the encoders, once all prompts are embedded."""
+        """Let go of the encoders, once all prompts are embedded; prompts that were cut are spoken of."""
         _ = self._table
-        self.__dict__.pop("_encoders", None)
+        encoders = self.__dict__.pop("_encoders", None)
+        tokenizer = getattr(encoders, "tokenizer", None)
+        if tokenizer is None:
+            return
+        with quiet():
+            lengths = [len(tokenizer(prompt).input_ids) for prompt in self.prompts]
+        most = tokenizer.model_max_length
+        if cut := sum(length > most for length in lengths):
+            self._log(f"{cut:,} of the {len(lengths):,} prompts are longer than {most} tokens, and cut there")

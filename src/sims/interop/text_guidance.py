@@ -39,7 +39,6 @@ from sims.interop.parameterizations import Schedule, read_schedule
 NEGATIVE, NEGATIVE_KOHYA = "negative.safetensors", "negative-kohya.safetensors"
 OPPOSITE, OPPOSITE_KOHYA = "neon.safetensors", "neon-kohya.safetensors"
 SETTINGS = "guidance.json"
-NOTE = "modelspec.description"  # what programs show of a file
 ADAPTER = "sims_negative"
 FORMAT = 1
 COMPONENTS = {
@@ -91,49 +90,57 @@ class TextGuidance:
             raise UserError(f"refresh is {self.refresh}: a fraction of the steps is above 0 and at most 1")
 
 
-def network_of(pipeline: Any) -> tuple[str, Any]:
-    """The name of the component that denoises, and that network; UserError for other pipelines."""
-    name = type(pipeline).__name__
+def component_of(name: str) -> str:
+    """What pipelines of a class call the network that denoises; UserError for other pipelines."""
     if name not in COMPONENTS:
         raise UserError(f"a {name} cannot be guided: only {', '.join(COMPONENTS)} can; open the model as one of these")
-    return COMPONENTS[name], getattr(pipeline, COMPONENTS[name])
+    return COMPONENTS[name]
+
+
+def network_of(pipeline: Any) -> tuple[str, Any]:
+    """The name of the component that denoises, and that network; UserError for other pipelines."""
+    component = component_of(type(pipeline).__name__)
+    return component, getattr(pipeline, component)
 
 
 def write_guidance(
     folder: Path | str,
-    pipeline: Any,
+    pipeline: str,
+    network: nn.Module,
     tensors: Mapping[str, Tensor],
     *,
     w: float,
     scale: float,
+    opposite: float | Mapping[str, Tensor] | None = None,
     condition_only: bool = False,
     interval: tuple[float, float] = (0.0, math.inf),
     refresh: float | CacheRule | None = None,
     alpha: float | None = None,
 ) -> TextGuidance:
-    """Write the folder of a run; ``tensors`` are peft's of the LoRA, ``alpha`` its alpha (None = its rank).
+    """Write the folder of a run, for the ``network`` of a class of pipelines.
 
-    The files in kohya's naming are left out for networks that have no names there (SD3). Settings as ``TextGuidance``.
+    ``tensors`` are peft's of the LoRA, ``alpha`` its alpha (None = its rank). ``opposite`` is what becomes Neon's: a
+    strength, by which the LoRA is subtracted (``w`` if not given), or a LoRA of its own that is to be added. The files
+    in kohya's naming are left out for networks that have no names there (SD3). Settings as ``TextGuidance``.
     Errors: UserError for settings out of range, another pipeline, and tensors that are no LoRA.
     """
-    component, network = network_of(pipeline)
+    component = component_of(pipeline)
     settings = TextGuidance(
         w=w,
         scale=scale,
-        pipeline=type(pipeline).__name__,
+        pipeline=pipeline,
         base=base_hash(network),
         condition_only=condition_only,
         interval=interval,
         refresh=refresh,
     )
     folder, own = Path(folder), baked(tensors, alpha)
-    for plain, kohya, lora, note in (
-        (NEGATIVE, NEGATIVE_KOHYA, own, "the model fine-tuned on its own samples: to guide away from"),
-        (OPPOSITE, OPPOSITE_KOHYA, scaled(own, -w), f"minus {w:g} times the change by own samples: load at strength 1"),
-    ):
-        write_lora(folder / plain, lora, component, {NOTE: note})
+    opposite = w if opposite is None else opposite
+    neon = scaled(own, -opposite) if isinstance(opposite, float | int) else baked(opposite, alpha)
+    for plain, kohya, lora in ((NEGATIVE, NEGATIVE_KOHYA, own), (OPPOSITE, OPPOSITE_KOHYA, neon)):
+        write_lora(folder / plain, lora, component)
         if has_kohya_names(network):
-            write_kohya(folder / kohya, lora, network, {NOTE: note})
+            write_kohya(folder / kohya, lora, network)
     write_json(folder / SETTINGS, to_dict(settings))
     return settings
 

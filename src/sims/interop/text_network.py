@@ -109,6 +109,16 @@ class TextNetwork(nn.Module):
             torch.manual_seed(seed)
             return self._remade(to_dict(lora)).to(self.device)
 
+    @property
+    def alpha(self) -> float | None:
+        """That of the LoRA; None without one."""
+        return None if self.settings is None else self.settings.alpha
+
+    @property
+    def adapter(self) -> dict[str, Tensor]:
+        """The LoRA by peft's names."""
+        return {name.replace("/", ".").replace(f".{ADAPTER}.", "."): value for name, value in self.lora.items()}
+
     def scaled(self, factor: float) -> TextNetwork:
         """The same network with its LoRA times a factor: W + factor (alpha / rank) B A."""
         made = copy.deepcopy(self)
@@ -210,6 +220,11 @@ class TextDenoiser(DiffusersDenoiser):
     @property
     def device(self) -> torch.device:
         return self.network.device  # type: ignore[return-value]
+
+    @property
+    def frozen_weights(self) -> list[nn.Parameter]:
+        """The pipeline's own, which all that is laid on it shares."""
+        return list(self.network.frozen.parameters())  # type: ignore[union-attr]
 
     @property
     def prompts(self) -> tuple[str, ...]:

@@ -32,8 +32,8 @@ class TextOptions:
     """Steps of the pipeline's scheduler; as many as diffusers takes if not given."""
     negative: str = ""
     """Negative prompt, which guidance leads away from."""
-    size: tuple[int, int] | None = None
-    """HEIGHT,WIDTH of the pictures in pixels; the network's own if not given."""
+    size: int | tuple[int, int] | None = None
+    """Pixels a side of the pictures, or HEIGHT,WIDTH; the network's own if not given."""
     weights: Precision = "fp32"
     """Number format that the network's own weights are held in; bf16 or fp16 halve the memory (GPUs)."""
     column: str | None = None
@@ -64,7 +64,8 @@ def open_text_to_image(
     scale = 1.0 if why is not None else opened.usual_scale if scale is None else scale
     codec = latent_codec(opened.folder / "vae")
     vae: VAE = read_as(opened.folder / "vae" / "config.json", VAE, rest=True)
-    shape = opened.latent_shape(options.size, vae.reduction)
+    size = (options.size, options.size) if isinstance(options.size, int) else options.size
+    shape = opened.latent_shape(size, vae.reduction)
     content = content_of(cache, opened.network)
     frozen = frozen_network(opened.kind.network, opened.network, content, DTYPES[options.weights])
     told = Conditioning(opened, prompts, options.negative, cache, frozen, log)

@@ -165,13 +165,21 @@ def train_auxiliary(
     return Artefact(folder.name, trained.snapshots, Cost(budgets[-1] + rated.images), rated.said)
 
 
+def trainable(model: Model, options: AuxiliarySettings, seed: int) -> Model:
+    """What is trained of a model: the single network inside; of a pipeline's, whose weights stay, a new LoRA on it."""
+    single = innermost(model.denoiser)
+    if (adapted := getattr(single, "adapted", None)) is not None:
+        single = adapted(options.lora, seed)
+    return model.with_denoiser(single)
+
+
 def _start(base: Base, options: AuxiliarySettings, seed: int) -> tuple[Model, list[JSON]]:
     """What training begins with, a single network, and what its name must tell besides: the LoRA, where it is one."""
-    single = base.model.with_denoiser(innermost(base.model.denoiser))
-    if (adapted := getattr(single.denoiser, "adapted", None)) is not None:
+    single = trainable(base.model, options, seed)
+    if single.denoiser is not innermost(base.model.denoiser):
         if options.init != "base":
             raise UserError(f"auxiliary.init is {options.init!r}, and a LoRA begins at the base: leave it out")
-        return single.with_denoiser(adapted(options.lora, seed)), [to_dict(options.lora)]
+        return single, [to_dict(options.lora)]
     if options.init == "base":
         return single, []
     if options.init == "scratch":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 
+from sims.denoiser import weights_of
 from sims.errors import UserError
 from sims.experiments.cost.described import DataSize
 from sims.experiments.cost.judge_rates import JudgeRates, measure_judge
@@ -17,6 +18,8 @@ from sims.experiments.cost.rates import Rates, measure_rates, share_of
 from sims.experiments.cost.table import Estimate
 from sims.experiments.options import ImproveOptions
 from sims.guidance import Extrapolate
+from sims.guidance.guide import innermost
+from sims.methods.auxiliary import trainable
 from sims.model import Model
 from sims.runs.work import Sampling, Training, Work
 from sims.sampling import nfe
@@ -87,17 +90,23 @@ def run_pilot(
     if model is None:
         model = new_model(example, options.network, options.sampler, options.seed, options.base.train)
     model = model.to(device)
-    denoiser = cast(torch.nn.Module, model.denoiser)
+    trained = trainable(model, options.auxiliary, options.seed)
     guided = Extrapolate(model.denoiser, model.denoiser, 1.0, (options.guidance.sigma_low, options.guidance.sigma_high))
     own, pair = nfe(model, model.sampler), nfe(guided, model.sampler)
     sampling = Sampling(model.denoiser, model.sampler, own, pair, is_foreign(model))
     work = plan(sampling)
-    rates = measure_rates(model, example, trainings_of(work), options.batch_size, processes, device)
-    parameters = list(denoiser.parameters())
+    rates = measure_rates(model, trained, example, trainings_of(work), options.batch_size, processes, device)
+    parameters = weights_of(model)
     settled = options.network.settled(model.data_shape, model.codec.latents is not None)
-    network = type(getattr(denoiser, "network", denoiser)).__name__ if given else settled.said()
-    weights = sum(p.numel() * p.element_size() for p in parameters)
+    network = _called(innermost(model.denoiser)) if given else settled.said()
+    weights = sum(p.numel() * p.element_size() for p in cast(torch.nn.Module, trained.denoiser).parameters())
     return Pilot(sampling, work, rates, network, sum(p.numel() for p in parameters), weights)
+
+
+def _called(denoiser: Any) -> str:
+    """The class of its network, also of one that lies in a pipeline."""
+    network = getattr(denoiser, "network", denoiser)
+    return type(getattr(network, "frozen", network)).__name__
 
 
 def trainings_of(work: Sequence[Work]) -> list[Training]:

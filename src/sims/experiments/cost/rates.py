@@ -63,9 +63,10 @@ class Rates:
 
 
 def measure_rates(
-    model: Model, data: Dataset, trainings: Sequence[Training], batch_size: int, processes: int, device: torch.device
-) -> Rates:
-    """Train and sample ``model`` for a short while; ``data`` has its shape and classes.
+    model: Model, trained: Model, data: Dataset, trainings: Sequence[Training], batch_size: int, processes: int,
+    device: torch.device,
+) -> Rates:  # fmt: skip
+    """Sample ``model`` and train ``trained``, the network inside, for a short while; ``data`` has shape and classes.
 
     Batches are smaller than the job's where the time or half of the free memory does not suffice. Nothing is written,
     ``model`` keeps its weights, and the random generators their state. Several processes measure each for itself.
@@ -73,7 +74,7 @@ def measure_rates(
     kinds = {_kind(training): training for training in trainings}
     seconds = SECONDS / (len(kinds) + 1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        rates = {kind: _training(model, data, one, processes, seconds, device) for kind, one in kinds.items()}
+        rates = {kind: _training(trained, data, one, processes, seconds, device) for kind, one in kinds.items()}
         evaluation, sample = _sampling(model, batch_size, seconds, device)
     return Rates({training: rates[_kind(training)] for training in trainings}, evaluation, sample)
 
@@ -138,7 +139,8 @@ def _training(
 def _sampling(model: Model, batch_size: int, seconds: float, device: torch.device) -> tuple[Rate, float]:
     """Of an evaluation, and seconds of a sample besides: its noise, its way to the CPU."""
     deadline = time.monotonic() + seconds
-    cast(nn.Module, model.denoiser).to(device).eval().requires_grad_(False)
+    for network in model.networks:
+        network.to(device).eval().requires_grad_(False)
     short = replace(model.sampler.changed(None, 2), compile=False)
     guided = model.with_denoiser(Extrapolate(model.denoiser, model.denoiser, 1.0))
 
@@ -150,7 +152,7 @@ def _sampling(model: Model, batch_size: int, seconds: float, device: torch.devic
     count, few, many = rate.batch, nfe(model, short), nfe(model, model.sampler)
     with Peak(device) as pair:
         guided.sample(range(count), sampler=short, batch_size=count)
-    weights = sum(p.numel() * p.element_size() for p in cast(nn.Module, model.denoiser).parameters())
+    weights = sum(p.numel() * p.element_size() for network in model.networks for p in network.parameters())
     rate = replace(rate, item=max(rate.item, (pair.bytes - rate.fixed) / count), fixed=rate.fixed + 2 * weights)
     brief = rate.image + rate.step / count  # of a sample of few evaluations
     whole = brief * many / few

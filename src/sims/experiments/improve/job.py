@@ -20,7 +20,7 @@ from sims.experiments.cost.table import Estimate
 from sims.experiments.data import in_classes_of, open_judge, read_images, same_data
 from sims.experiments.improve.improve_result import improve_result
 from sims.experiments.improve.improvement import Context, settings_of
-from sims.experiments.improve.outputs import GRIDS, save_models, write_grids, write_metrics
+from sims.experiments.improve.outputs import GRIDS, save_adapters, save_models, write_grids, write_metrics
 from sims.experiments.improve.rounds import RoundOutcome, methods_of, next_base, run_round, work_of
 from sims.experiments.improve.selection import accept
 from sims.experiments.improve.trusted import read_trusted
@@ -170,6 +170,8 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
         accepted = all(entry.accepted for entry in rounds)
         if accepted or round_ == 0:
             save_models(context, outcome)
+            if opened.prompted is not None:
+                save_adapters(context, outcome)
         if not accepted and not options.keep_going:
             break
     if run.is_main:

@@ -16,9 +16,12 @@ from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rows import Measured
 from sims.experiments.options import ImproveOptions
 from sims.files import write_arrays
-from sims.guidance import CorrectionGuide
+from sims.guidance import CorrectionGuide, Extrapolate, Guide
+from sims.guidance.guide import innermost
 from sims.interop.latents import to_images
-from sims.methods import CACHED, FAST, LEADER, METHODS, Expected, Method
+from sims.interop.text_guidance import write_guidance
+from sims.interop.text_network import TextNetwork
+from sims.methods import CACHED, FAST, LEADER, METHODS, NEON, Expected, Method
 from sims.metrics.copies import nearest
 from sims.runs.work import Leaves, Work
 from sims.seeds import seed_range
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from sims.experiments.improve.rounds import RoundOutcome
 
 GRIDS = "grids"
+ADAPTERS = "text-to-image"
 
 
 def write_metrics(context: Context, table: Sequence[Measured]) -> None:
@@ -83,6 +87,25 @@ def save_models(context: Context, outcome: RoundOutcome) -> None:
         if choice is not None:
             model = choice.model.with_denoiser(choice.model.denoiser, method=choice.label)
             model.save(context.run.path / name)
+
+
+def save_adapters(context: Context, outcome: RoundOutcome) -> None:
+    """``text-to-image``: the LoRAs that a run on a text-to-image pipeline made, as other programs read them.
+
+    The one that the leading method guides away from, its strength and its cached corrections; Neon's, which is added.
+    """
+    leader, neon = outcome.choice(LEADER.name), outcome.choice(NEON.name)
+    if not context.run.is_main or leader is None or not isinstance(leader.model.denoiser, Extrapolate):
+        return
+    network: TextNetwork = innermost(leader.model.denoiser.aux).network
+    cached, rule = outcome.choice(CACHED), outcome.base.model.denoiser
+    guided = leader.model.denoiser if cached is None else cached.model.denoiser
+    write_guidance(
+        context.run.path / ADAPTERS, network.conditioning.pipeline.kind.pipeline, network.frozen, network.adapter,
+        w=leader.w, scale=1 + rule.w if isinstance(rule, Guide) else 1.0, alpha=network.alpha,
+        interval=leader.model.denoiser.interval, refresh=guided.cache if isinstance(guided, CorrectionGuide) else None,
+        opposite=innermost(neon.model.denoiser).network.adapter if neon is not None and neon.w else None,
+    )  # fmt: skip
 
 
 def grids_work(options: ImproveOptions, methods: Sequence[Method], expected: Expected) -> Work:

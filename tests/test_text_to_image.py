@@ -1,0 +1,387 @@
+"""Text-to-image pipelines: read, sampled, improved by LoRAs and handed back, held against diffusers itself."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shlex
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor
+
+import sims
+from sims.cli import main
+from sims.data.captions import captions_of, read_prompts
+from sims.data.pictures import SourceOptions
+from sims.data.store import Store
+from sims.denoiser import weights_of
+from sims.errors import UserError
+from sims.experiments.options import ImproveOptions
+from sims.experiments.text_model import sized_for_text
+from sims.guidance.guide import innermost
+from sims.interop.text_guidance import guide_pipeline
+from sims.interop.text_to_image import TextOptions, open_text_to_image
+from sims.model import Model
+from sims.networks.lora import LoraOptions
+from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
+from sims.sampling.noise import SeededNoise
+from sims.scoring.fidelity import Asked, is_lost
+from sims.training.trainer import Trainer
+from text_folders import KINDS, PROMPTS, opened, write_pictures, write_pipeline
+
+SCALE = 2.0
+SMALL = shlex.split(
+    "--text.steps 5 --text.scale 2.0 --auxiliary.samples 24 --auxiliary.budgets 32,64 --auxiliary.train.batch 8 "
+    "--auxiliary.train.lr 0.01 --auxiliary.train.warmup 16 --auxiliary.lora.rank 2 --auxiliary.lora.alpha 3 "
+    "--search.rungs 16,24 --search.limit 60 --evaluation.samples 24 --evaluation.draws 2 "
+    "--evaluation.manifold-samples 20 --batch-size 8 --guidance.pilot 8 --methods base,sims,neon,history "
+    "--search.max-w 2"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pipelines of all kinds and pictures."""
+    folder = tmp_path_factory.mktemp("text")
+    for kind in KINDS:
+        write_pipeline(kind, folder / kind)
+    write_pictures(folder / "pictures")
+    return folder
+
+
+def arguments(place: Path, kind: str, run: Path, *more: str) -> list[str]:
+    given = ["--model", str(place / kind), "--data.path", str(place / "pictures")]
+    return ["improve", "--run", str(run), *given, "--data.source.cache", str(place / "cache"), *SMALL, *more]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def finished(request: pytest.FixtureRequest, place: Path) -> tuple[str, Path]:
+    """The kind and the run of an improvement; of the first with classifiers and a rule without training."""
+    run = place / f"run-{request.param}"
+    quick = [] if request.param == KINDS[0] else ["--evaluation.extractor", "pca", "--methods", "base,sims,neon", "--search.w", "1.5"]
+    assert main(arguments(place, request.param, run, *quick)) == 0
+    return request.param, run
+
+
+def base(place: Path, kind: str, **options: Any) -> Model:
+    return open_text_to_image(
+        place / kind, PROMPTS, TextOptions(**{"steps": 5, "scale": SCALE, **options}), place / "cache"
+    )
+
+
+def noise_for(pipe: Any, model: Model, seeds: range) -> Tensor:
+    """The library's latents for our noise at the first level."""
+    high = float(model.sampler.sigmas(model.denoiser)[0])
+    noise = SeededNoise(seeds, model.data_shape, model.num_classes).initial()
+    if hasattr(pipe, "transformer"):
+        return noise * high / (1 + high)
+    pipe.scheduler.set_timesteps(5)
+    return noise * high / float(pipe.scheduler.init_noise_sigma)
+
+
+def drawn(pipe: Any, model: Model, seeds: range, labels: Tensor) -> Tensor:
+    """Latents as the library draws them with these seeds' noise."""
+    prompts = [PROMPTS[label] for label in labels.tolist()]
+    latents = noise_for(pipe, model, seeds)
+    how = {"num_inference_steps": 5, "guidance_scale": SCALE, "latents": latents, "output_type": "latent"}
+    return pipe(prompt=prompts, **how).images  # type: ignore[no-any-return]
+
+
+def assert_close(ours: Tensor, theirs: Tensor, kind: str) -> None:
+    """Flow models begin at s = 1 there and at s = 0.999 here, which the first step carries along."""
+    tolerance = 5e-3 if kind == "sd3" else 1e-5
+    assert (ours - theirs).abs().max() < tolerance * theirs.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pipeline_is_sampled_as_the_library_does(place: Path, kind: str) -> None:
+    model = base(place, kind)
+    ours, labels = model.sample_labelled(range(4))
+    assert labels is not None
+    assert_close(ours, drawn(opened(kind, place / kind), model, range(4), labels), kind)
+
+
+def test_negative_prompt_scale_and_size_are_the_library_s(place: Path) -> None:
+    model = base(place, "sd", scale=3.0, negative="ab", size=(16, 24))
+    ours, _ = model.sample_labelled(range(2), labels=[1])
+    pipe = opened("sd", place / "sd")
+    how = {"negative_prompt": "ab", "guidance_scale": 3.0, "output_type": "latent", "num_inference_steps": 5}
+    theirs = pipe(PROMPTS[1], latents=noise_for(pipe, model, range(2)), num_images_per_prompt=2, **how).images
+    assert ours.shape == (2, 4, 8, 12)
+    assert_close(ours, theirs, "sd")
+
+
+def test_a_sample_depends_on_its_seed_and_prompt_alone(place: Path) -> None:
+    model = base(place, "sdxl")
+    together = model.sample(range(5), batch_size=5)
+    alone = torch.cat([model.sample([seed]) for seed in range(5)])
+    assert (together - alone).abs().max() < 1e-5 * together.abs().max()
+
+
+def test_prompts_that_are_added_leave_the_others_as_they_were(place: Path) -> None:
+    few = base(place, "sd").sample(range(2), labels=[2])
+    more = open_text_to_image(place / "sd", (*PROMPTS, "pink"), TextOptions(SCALE, steps=5), place / "cache")
+    assert torch.equal(more.sample(range(2), labels=[2]), few)
+
+
+def test_every_method_runs_and_leaves_what_it_should(finished: tuple[str, Path], place: Path) -> None:
+    kind, run = finished
+    result = read_result(run, ImproveResult)
+    rows = {row.label: row for row in result.rows}
+    assert {"base", "sims", "neon"} <= set(rows)
+    assert (rows["base"].nfe, rows["sims"].nfe, rows["neon"].nfe) == (10, 20, 10)  # two passes of guidance
+    agreement = {name for name in rows["sims"].figures if "agreement" in name}
+    assert agreement == ({"prompt_agreement", "check_prompt_agreement"} if kind == KINDS[0] else set())
+    left = {path.name for path in (run / "text-to-image").iterdir()}
+    kohya = set() if kind == "sd3" else {"negative-kohya.safetensors", "neon-kohya.safetensors"}
+    assert left == {"negative.safetensors", "neon.safetensors", "guidance.json"} | kohya
+    size = sum(file.stat().st_size for file in (run / "sims").rglob("*.safetensors"))
+    assert size < (place / kind).joinpath(*_weights(kind)).stat().st_size  # no copy of the pipeline's network
+
+
+def _weights(kind: str) -> tuple[str, str]:
+    return "transformer" if kind == "sd3" else "unet", "diffusion_pytorch_model.safetensors"
+
+
+def test_the_opposite_lora_alone_draws_the_same_in_the_library(finished: tuple[str, Path], place: Path) -> None:
+    kind, run = finished
+    model = sims.load(run / "neon")
+    ours, labels = model.sample_labelled(range(3))
+    assert labels is not None
+    pipe = opened(kind, place / kind)
+    plain = drawn(pipe, model, range(3), labels)
+    for name in ("neon.safetensors", "neon-kohya.safetensors"):
+        if (run / "text-to-image" / name).is_file():
+            pipe.load_lora_weights(run / "text-to-image", weight_name=name)
+            theirs = drawn(pipe, model, range(3), labels)
+            pipe.unload_lora_weights()
+            assert_close(ours, theirs, kind)
+            assert (theirs - plain).abs().max() > 0
+
+
+def test_the_guided_pair_draws_the_same_in_the_library(finished: tuple[str, Path], place: Path) -> None:
+    kind, run = finished
+    settings = json.loads((run / "text-to-image" / "guidance.json").read_text())
+    guided = base(place, kind).guided(sims.load(run / "sims" / "aux"), settings["w"])
+    ours, labels = guided.sample_labelled(range(3))
+    assert labels is not None
+    other = run / "full"
+    shutil.copytree(run / "text-to-image", other)
+    (other / "guidance.json").write_text(json.dumps(settings | {"refresh": None}))
+    pipe = opened(kind, place / kind)
+    guide_pipeline(pipe, other)
+    assert_close(ours, drawn(pipe, guided, range(3), labels), kind)
+
+
+def test_there_is_one_copy_of_the_pipeline_s_weights(finished: tuple[str, Path]) -> None:
+    _, run = finished
+    pair = sims.load(run / "sims")
+    base_network, lora_network = innermost(pair.denoiser).network, innermost(pair.denoiser.aux).network
+    own = {weight.data_ptr() for weight in lora_network.lora.values()}
+    held = {weight.data_ptr() for weight in lora_network._twin[0].parameters()} - own
+    assert held == {weight.data_ptr() for weight in base_network.frozen.parameters()}
+    assert sum(weight.numel() for weight in weights_of(pair)) == sum(
+        weight.numel() for weight in [*base_network.frozen.parameters(), *lora_network.lora.values()]
+    )
+
+
+def test_what_is_saved_is_read_again(finished: tuple[str, Path], tmp_path: Path) -> None:
+    _, run = finished
+    model = sims.load(run / "sims")
+    again = sims.load(model.save(tmp_path / "again"))
+    assert again.hash == model.hash
+    assert torch.equal(again.sample(range(2)), model.sample(range(2)))
+
+
+def test_a_run_without_data_continues_where_it_was_cut(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in synthesis and in training, it leaves the bytes that a run at once leaves."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    more = ["--data.path", "none", "--prompts", str(prompts), "--auxiliary.train.checkpoint-seconds", "0"]
+    assert main(arguments(place, "sd", tmp_path / "whole", *more)) == 0
+    for owner, name, at in ((Store, "write", 1), (Trainer, "update", 5)):
+        calls, function = itertools.count(1), getattr(owner, name)
+
+        def cut(*given: Any, calls: Any = calls, function: Any = function, at: int = at, **named: Any) -> Any:
+            if next(calls) == at:
+                raise KeyboardInterrupt
+            return function(*given, **named)
+
+        monkeypatch.setattr(owner, name, cut)
+        main(arguments(place, "sd", tmp_path / "cut", *more))
+        monkeypatch.undo()
+    assert not (tmp_path / "cut" / "summary.json").exists()
+    assert main(arguments(place, "sd", tmp_path / "cut", *more)) == 0
+    for file in (tmp_path / "whole" / "text-to-image").iterdir():
+        assert file.read_bytes() == (tmp_path / "cut" / "text-to-image" / file.name).read_bytes()
+
+
+def test_a_lora_is_drawn_by_its_seed_and_changes_nothing_at_first(place: Path) -> None:
+    model = innermost(base(place, "sd").denoiser)
+    first, same, other = (model.adapted(LoraOptions(rank=3), seed) for seed in (1, 1, 2))
+    states = [list(one.state_dict().values()) for one in (first, same, other)]
+    assert all(map(torch.equal, states[0], states[1]))
+    assert not all(map(torch.equal, states[0], states[2]))
+    x, sigma, labels = torch.randn(2, 4, 8, 8), torch.tensor([1.0, 3.0]), torch.tensor([0, 2])
+    assert torch.equal(first(x, sigma, labels), model(x, sigma, labels))
+
+
+def test_recomputing_activations_changes_no_gradient(place: Path) -> None:
+    model = innermost(base(place, "sd").denoiser)
+    found = []
+    for checkpointing in (False, True):
+        lora = model.adapted(LoraOptions(rank=2, dropped=0.0, checkpointing=checkpointing), 0).train()
+        lora.requires_grad_(True)
+        torch.manual_seed(0)
+        lora(torch.randn(2, 4, 8, 8), torch.tensor([1.0, 3.0]), torch.tensor([0, 2])).square().sum().backward()
+        found.append([weight.grad for weight in lora.parameters()])
+    assert any(grad.abs().max() > 0 for grad in found[0])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-7) for a, b in zip(*found))
+
+
+def test_a_rehearsal_says_what_it_takes_and_writes_nothing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    given = arguments(place, "sd", run, "--dry-run", "--data.source.cache", str(tmp_path / "cache"))
+    assert main(given) == 0
+    told = capsys.readouterr().out
+    assert "UNet2DConditionModel" in told and "10 evaluations a sample, 20 guided" in told
+    assert not run.exists() and not (tmp_path / "cache").exists()
+
+
+def test_sizes_suit_such_a_model_unless_they_are_given(place: Path) -> None:
+    plain = sized_for_text(ImproveOptions(model=place / "sd"))
+    assert (plain.batch_size, plain.auxiliary.samples, plain.auxiliary.train.batch) == (8, 2_000, 16)
+    assert plain.methods == ("base", "rescaled", "history", "sims", "neon")
+    given = sized_for_text(ImproveOptions(model=place / "sd", batch_size=3, methods=("base", "sims")))
+    assert (given.batch_size, given.methods) == (3, ("base", "sims"))
+    other = ImproveOptions()
+    assert sized_for_text(other) is other
+
+
+# -- prompts and captions ----------------------------------------------------------------------------------------------
+
+
+def test_captions_of_folders_and_tables(place: Path, tmp_path: Path) -> None:
+    found = captions_of(str(place / "pictures"), SourceOptions())
+    rows = [json.loads(line) for line in (place / "pictures/train/metadata.jsonl").read_text().splitlines()]
+    assert found.texts == tuple(row["text"] for row in rows)
+    assert found.classes(("red", "blue", "pink")).tolist() == [0, 2, -1]
+    cells = [{"bytes": (place / "pictures/train" / row["file_name"]).read_bytes(), "path": None} for row in rows]
+    table = pa.table({"image": cells, "caption": [[row["text"], "another"] for row in rows]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert captions_of(str(tmp_path / "train.parquet"), SourceOptions()).texts == found.texts
+
+
+def test_prompts_are_read_once_each(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffa cat\n\n  a dog \na cat\n", encoding="utf-8")
+    assert read_prompts(file) == ("a cat", "a dog")
+
+
+def test_fidelity_is_by_class_or_by_embedding() -> None:
+    asked = Asked(classes=np.array([1, -1, 0]))
+    found = asked.fidelity(np.array([0, 1, 2, 2]), np.zeros((4, 2)), np.array([1, 0, 0, 1]))
+    assert found is not None
+    np.testing.assert_array_equal(found, [1, np.nan, 1, 0])
+    by_text = Asked(embedded=np.array([[1.0, 0.0], [3.0, 4.0]]))
+    scores = by_text.fidelity(np.array([0, 1]), np.array([[2.0, 0.0], [4.0, -3.0]]), None)
+    assert scores is not None
+    np.testing.assert_allclose(scores, [100, 0], atol=1e-5)
+
+
+def test_a_loss_beyond_the_noise_is_one() -> None:
+    before = np.ones(100)
+    assert is_lost(before, np.where(np.arange(100) < 10, 0.0, 1.0))
+    assert not is_lost(before, np.where(np.arange(100) < 2, 0.0, 1.0))
+    assert not is_lost(before, np.full(100, np.nan))
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence that a command ends with."""
+    assert main(given) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    return told
+
+
+def test_bad_input_is_one_sentence(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    run = tmp_path / "run"
+    told = refused(arguments(place, "sd", run, "--prompts", str(empty)), capsys)
+    assert "holds no prompts" in told
+    told = refused(arguments(place, "sd", run, "--data.path", "none"), capsys)
+    assert "give a file of prompts" in told
+    assert "leave out" in refused(arguments(place, "sd", run, "--vae", str(place / "sd")), capsys)
+    assert "text.scale is 0.5" in refused(arguments(place, "sd", run, "--text.scale", "0.5"), capsys)
+    assert "multiples of 2" in refused(arguments(place, "sd", run, "--text.size", "15,16"), capsys)
+    told = refused(arguments(place, "sd", run, "--auxiliary.lora.targets", "to_nothing"), capsys)
+    assert "no such layers" in told
+    digits = ["improve", "--run", str(run), "--prompts", str(place / "prompts.txt")]
+    assert "for a text-to-image model" in refused(digits, capsys)
+    assert not run.exists() or not (run / "summary.json").exists()
+
+
+def test_a_distilled_model_takes_no_scale(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    turbo = tmp_path / "sd-turbo"
+    shutil.copytree(place / "sd", turbo)
+    model = open_text_to_image(turbo, PROMPTS, TextOptions(), place / "cache")
+    assert model.denoiser is innermost(model.denoiser)  # no guidance
+    with pytest.raises(UserError, match="distilled into it"):
+        open_text_to_image(turbo, PROMPTS, TextOptions(scale=7.5), place / "cache")
+    told = write_pipeline("sd", tmp_path / "lcm", time_cond_proj_dim=8)
+    with pytest.raises(UserError, match="time_cond_proj_dim"):
+        open_text_to_image(told, PROMPTS, TextOptions(scale=7.5), place / "cache")
+
+
+def test_pipelines_that_cannot_be_read(place: Path, tmp_path: Path) -> None:
+    def altered(change: dict[str, Any]) -> Path:
+        folder = tmp_path / f"changed-{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(place / "sd", folder)
+        index = json.loads((folder / "model_index.json").read_text()) | change
+        (folder / "model_index.json").write_text(json.dumps(index))
+        return folder
+
+    def sentence(folder: Path) -> str:
+        with pytest.raises(UserError) as caught:
+            open_text_to_image(folder, PROMPTS, TextOptions(steps=5), place / "cache")
+        return str(caught.value)
+
+    assert "only StableDiffusionPipeline" in sentence(altered({"_class_name": "KandinskyPipeline"}))
+    assert "code from a folder is not run" in sentence(altered({"text_encoder": ["my_module", "Encoder"]}))
+    for component in ("unet", "text_encoder"):
+        folder = altered({})
+        (weights,) = (folder / component).glob("*.safetensors")
+        torch.save({}, weights.with_suffix(".bin"))
+        weights.unlink()
+        assert "safetensors" in sentence(folder)
+    folder = altered({})
+    shutil.rmtree(folder / "vae")
+    assert "no autoencoder" in sentence(folder)
+
+
+def test_a_model_whose_pipeline_has_changed_is_not_opened(finished: tuple[str, Path], tmp_path: Path) -> None:
+    _, run = finished
+    copied = tmp_path / "neon"
+    shutil.copytree(run / "neon", copied)
+    (file,) = copied.rglob("pipeline.json")
+    told = json.loads(file.read_text())
+    told["prompts"][0] = "pink"
+    file.write_text(json.dumps(told))
+    with pytest.raises(UserError, match="others than they were"):
+        sims.load(copied)
