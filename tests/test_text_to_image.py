@@ -66,7 +66,8 @@ def arguments(place: Path, kind: str, run: Path, *more: str) -> list[str]:
 def finished(request: pytest.FixtureRequest, place: Path) -> tuple[str, Path]:
     """The kind and the run of an improvement; of the first with classifiers and a rule without training."""
     run = place / f"run-{request.param}"
-    quick = [] if request.param == KINDS[0] else ["--evaluation.extractor", "pca", "--methods", "base,sims,neon", "--search.w", "1.5"]
+    quick = shlex.split("--evaluation.extractor pca --methods base,sims,neon --search.w 1.5")
+    quick = [] if request.param == KINDS[0] else quick
     assert main(arguments(place, request.param, run, *quick)) == 0
     return request.param, run
 
