@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 import sims
 from sims.cli import main
@@ -23,11 +24,13 @@ from sims.data.pictures import SourceOptions
 from sims.data.store import Store
 from sims.denoiser import weights_of
 from sims.errors import UserError
-from sims.experiments.options import ImproveOptions
-from sims.experiments.text_model import sized_for_text
+from sims.experiments.options import DataOptions, ImproveOptions
+from sims.experiments.text_model import open_prompted, sized_for_text
 from sims.guidance.guide import innermost
 from sims.interop.text_guidance import guide_pipeline
 from sims.interop.text_to_image import TextOptions, open_text_to_image
+from sims.metrics.extractors import extract
+from sims.metrics.pretrained import ClipExtractor, get_extractor
 from sims.model import Model
 from sims.networks.lora import LoraOptions
 from sims.results.improve import ImproveResult
@@ -300,6 +303,32 @@ def test_fidelity_is_by_class_or_by_embedding() -> None:
     scores = by_text.fidelity(np.array([0, 1]), np.array([[2.0, 0.0], [4.0, -3.0]]), None)
     assert scores is not None
     np.testing.assert_allclose(scores, [100, 0], atol=1e-5)
+
+
+def test_clip_score_is_the_cosine_that_clip_gives(place: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {"bos_token_id": 53, "eos_token_id": 54, "pad_token_id": 54}
+    vision = {**sizes, "image_size": 28, "patch_size": 14, "projection_dim": 16}
+    text = {**sizes, **special, "projection_dim": 16, "vocab_size": 55, "max_position_embeddings": 12}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)).eval()
+    clip.save_pretrained(tmp_path)
+    extractor = get_extractor(f"clip:{tmp_path}")
+    assert isinstance(extractor, ClipExtractor)
+    cache = SourceOptions(cache=place / "cache")
+    options = ImproveOptions(model=place / "sd", data=DataOptions(path=str(place / "pictures"), source=cache))
+    prompted = open_prompted(options, torch.device("cpu"), print)
+    found = prompted.asked(None, extractor)
+    assert found is not None and found.figure == "clip_score"
+    features = extract(extractor, torch.rand(3, 3, 28, 28) * 2 - 1)
+    words = CLIPTokenizer.from_pretrained(place / "sd" / "tokenizer")(["green"], return_tensors="pt")
+    with torch.no_grad():
+        truth = torch.nn.functional.cosine_similarity(
+            torch.from_numpy(features), clip.get_text_features(**words).pooler_output
+        )
+    scores = found.fidelity(np.full(3, prompted.prompts.index("green")), features, None)
+    assert scores is not None
+    np.testing.assert_allclose(scores, 100 * truth.numpy(), rtol=1e-4)
 
 
 def test_a_loss_beyond_the_noise_is_one() -> None:

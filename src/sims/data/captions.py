@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,6 +38,12 @@ class Captions:
     @property
     def distinct(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(self.texts))
+
+    def shares(self, prompts: Sequence[str]) -> tuple[float, ...]:
+        """How often each prompt is a caption, of all captions that are prompts; () where none is."""
+        counts = Counter(self.texts)
+        found = [counts[prompt] for prompt in prompts]
+        return tuple(count / sum(found) for count in found) if any(found) else ()
 
     def classes(self, prompts: Sequence[str]) -> np.ndarray:
         """The class (P,) of every prompt: that of the pictures that bear it as a caption, -1 where they differ."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,10 +15,13 @@ from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
 from sims.experiments.options import ImproveOptions
+from sims.guidance.guide import innermost
 from sims.interop.text_to_image import open_text_to_image
 from sims.methods import METHODS, AuxiliarySettings, default_methods
 from sims.metrics.extractors import Extractor
+from sims.metrics.pretrained import ClipExtractor
 from sims.model import Model
+from sims.sampling.noise import checked_shares
 from sims.scoring.fidelity import Asked
 from sims.scoring.options import EvaluationOptions
 from sims.training.options import TrainOptions
@@ -32,6 +36,8 @@ class Prompted:
     """A text-to-image model, and the class (P,) of every prompt, -1 = none; None without captions that have classes."""
 
     model: Model
+    folder: Path
+    prompts: tuple[str, ...]
     classes: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
 
@@ -47,9 +53,13 @@ class Prompted:
     def asked(self, data: Dataset | None, extractor: Extractor) -> Asked | None:
         """What the prompts ask for, as far as an extractor can tell; None where it cannot."""
         classes = self.classes_in(data)
-        if classes is None or data is None:
+        embedded = None
+        if isinstance(extractor, ClipExtractor):  # the tokenizer of most pipelines is CLIP's
+            tokenizer = extractor.folder if extractor.has_tokenizer else self.folder / "tokenizer"
+            embedded = extractor.text_features(self.prompts, tokenizer)
+        if classes is None and embedded is None:
             return None
-        return Asked(classes, class_names=data.class_names)
+        return Asked(classes, embedded, () if data is None or classes is None else data.class_names)
 
 
 def sized_for_text(options: ImproveOptions) -> ImproveOptions:
@@ -106,9 +116,11 @@ def open_prompted(options: ImproveOptions, device: torch.device, log: Callable[[
         )
     prompts = captions.distinct if options.prompts is None else read_prompts(options.prompts)
     model = open_text_to_image(options.model, prompts, options.text, data.source.folder, log)
+    if options.prompts is None:  # drawn as often as the data have them
+        innermost(model.denoiser).class_shares = checked_shares(captions.shares(prompts), len(prompts))
     classes = captions.classes(prompts)
     known = classes if len(classes) and (classes >= 0).any() else None
-    return Prompted(model.to(device), known, captions.class_names)
+    return Prompted(model.to(device), options.model, prompts, known, captions.class_names)
 
 
 def _captions(options: ImproveOptions) -> Captions:

@@ -241,6 +241,7 @@ class TextDenoiser(DiffusersDenoiser):
 
     def _around(self, network: nn.Module) -> TextDenoiser:
         made = TextDenoiser(network, self.data_shape, self.num_classes, **self.config)  # type: ignore[arg-type]
+        made.class_shares = self.class_shares
         return made.eval().requires_grad_(False)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
@@ -240,6 +240,7 @@ class HubExtractor(PixelExtractor):
         if weights is None or not (folder / "config.json").is_file():
             raise UserError(f"{folder} is no model folder: it needs config.json and {' or '.join(names)}")
         sha256 = _weights_hash(weights, expected_hash)
+        self.folder = folder
         self.network = self._load(folder)
         self._prepare(self.network.config)
         self._identify(sha256, WEIGHTS[self.kind][1].sha256, precision, config=file_hash(folder / "config.json"))
@@ -338,6 +339,38 @@ class ClipExtractor(HubExtractor):
         square = pixels[:, :, top : top + side, left : left + side]
         images = normalized(resized(square, self._size).round().clamp(0, 255), OPENAI)
         return functional.normalize(self.network(pixel_values=images.to(self.dtype)).image_embeds.float())
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str], tokenizer: Path) -> Array:
+        """The embeddings (N, D) of texts, of unit length, in the space of the images'; too long ones are cut.
+
+        ``tokenizer`` is a folder with CLIP's. Errors: UserError where it is another one, or half of the weights lacks.
+        """
+        import transformers
+
+        with _quiet(transformers.logging):
+            split = transformers.CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True)
+            loaded: Any = transformers.CLIPTextModelWithProjection.from_pretrained(
+                self.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+            )
+        network, report = loaded
+        if missing := report["missing_keys"]:
+            raise UserError(f"the weights in {self.folder} lack {len(missing)} tensors of the text half: copy it whole")
+        if len(split) != network.config.vocab_size:
+            raise UserError(
+                f"the tokenizer in {tokenizer} knows {len(split):,} tokens, and CLIP in {self.folder} "
+                f"{network.config.vocab_size:,}: give the folder that CLIP was published in, whole"
+            )
+        most, found = network.config.max_position_embeddings, []
+        for text in texts:  # one at a time, so that no text's numbers depend on the others'
+            tokens = split([text], truncation=True, max_length=most, return_tensors="pt")
+            found.append(functional.normalize(network.eval()(**tokens).text_embeds.float()))
+        return torch.cat(found).numpy()
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the folder has one."""
+        return any((self.folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
 
 
 def _lite0_file() -> Path:

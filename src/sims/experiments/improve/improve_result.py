@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 
+import numpy as np
+
 from sims.data.dataset import Dataset
 from sims.experiments.facts import class_warnings, data_facts, drawn_shares, reproduction
 from sims.experiments.improve.improvement import Context
@@ -18,6 +20,7 @@ from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Data, Floor, Row
 from sims.results.improve import CacheResult, Chosen, ImproveResult, Round, SearchCell, SearchResult, Spent
 from sims.sampling import nfe, shares_to_draw
+from sims.scoring.fidelity import Asked
 from sims.scoring.figures import run_figures
 
 
@@ -37,12 +40,14 @@ def improve_result(
     headline, warnings = _headline({row.label: row for row in rows}, comparisons, subject)
     own = nfe(model, model.sampler)
     headline = f"{advice(outcome.known, own, outcome.table, options.max_cost)} {headline}".strip()
-    conditional, floor = model.num_classes > 0, None
-    drawn = drawn_shares(model.num_classes, shares_to_draw(model.sampler, model))
+    drawn, names, floor = drawn_shares(model.num_classes, shares_to_draw(model.sampler, model)), model.class_names, None
+    if options.is_text:
+        drawn, names = _of_prompts(drawn, judge.asked if judge is not None else None)
+    conditional = len(drawn) > 0
     data = data_facts(real, test, conditional, drawn) if real else Data("none", drawn_shares=drawn)
     if judge is not None:
         samples = options.evaluation.draws * options.evaluation.samples
-        warnings += class_warnings(model.class_names, drawn, judge.train.labels, samples)
+        warnings += class_warnings(names, drawn, judge.train.labels, samples)
     if judge is not None and judge.floor is not None and real is not None and test is not None:
         text = f"real against real: {len(real):,} training images against {len(test):,} held-out ones"
         floor = Floor({"fd_held_out": judge.floor}, text)
@@ -51,7 +56,7 @@ def improve_result(
         title=f"{options.data.path if options.model is None else options.model.name}: a model improves itself",
         headline=headline,
         warnings=tuple(warnings),
-        data=replace(data, shape=model.data_shape, num_classes=model.num_classes, conditional=conditional),
+        data=replace(data, shape=model.data_shape, num_classes=len(drawn), conditional=conditional),
         extractor=judge.about() if judge else None,
         floor=floor,
         looks=looks_of(row.method for row in rows),
@@ -113,6 +118,14 @@ def _headline(rows: dict[str, Row], comparisons: Sequence[Comparison], leader: s
             warnings.append(f"{entry.b} reached a lower FD to the training data than {leader}.")
     bad = "".join(f"; {row.diverged:,} samples of {row.label} diverged" for row in (base, ours) if row.diverged)
     return f"{leader} against {BASE.name}: {'; '.join(parts)}{bad}.", warnings
+
+
+def _of_prompts(shares: tuple[float, ...], asked: Asked | None) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """The shares of the classes that prompts ask for, drawn by these shares, and their names; () where not known."""
+    if asked is None or asked.classes is None or (asked.classes < 0).any():
+        return (), ()
+    found = np.bincount(asked.classes, weights=shares, minlength=len(asked.class_names))
+    return tuple(found.tolist()), asked.class_names
 
 
 def _search(context: Context, outcome: RoundOutcome) -> SearchResult | None:
