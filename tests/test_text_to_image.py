@@ -24,6 +24,7 @@ from sims.data.pictures import SourceOptions
 from sims.data.store import Store
 from sims.denoiser import weights_of
 from sims.errors import UserError
+from sims.experiments.cost import rates
 from sims.experiments.options import DataOptions, ImproveOptions
 from sims.experiments.text_model import open_prompted, sized_for_text
 from sims.guidance.guide import innermost
@@ -45,7 +46,7 @@ SMALL = shlex.split(
     "--text.steps 5 --text.scale 2.0 --auxiliary.samples 24 --auxiliary.budgets 32,64 --auxiliary.train.batch 8 "
     "--auxiliary.train.lr 0.01 --auxiliary.train.warmup 16 --auxiliary.lora.rank 2 --auxiliary.lora.alpha 3 "
     "--search.rungs 16,24 --search.limit 60 --evaluation.samples 24 --evaluation.draws 2 "
-    "--evaluation.manifold-samples 20 --batch-size 8 --guidance.pilot 8 --methods base,sims,neon,history "
+    "--evaluation.manifold-samples 20 --batch-size 8 --guidance.pilot 8 --methods base,sims,neon "
     "--search.max-w 2"
 )
 
@@ -67,11 +68,11 @@ def arguments(place: Path, kind: str, run: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def finished(request: pytest.FixtureRequest, place: Path) -> tuple[str, Path]:
-    """The kind and the run of an improvement; of the first with classifiers and a rule without training."""
-    run = place / f"run-{request.param}"
-    quick = shlex.split("--evaluation.extractor pca --methods base,sims,neon --search.w 1.5")
-    quick = [] if request.param == KINDS[0] else quick
-    assert main(arguments(place, request.param, run, *quick)) == 0
+    """The kind and the run of an improvement: of the first with pictures to judge by, of the others without."""
+    run, prompts = place / f"run-{request.param}", place / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS))
+    unjudged = [] if request.param == KINDS[0] else ["--data.path", "none", "--prompts", str(prompts)]
+    assert main(arguments(place, request.param, run, *unjudged)) == 0
     return request.param, run
 
 
@@ -93,7 +94,7 @@ def noise_for(pipe: Any, model: Model, seeds: range) -> Tensor:
 
 def drawn(pipe: Any, model: Model, seeds: range, labels: Tensor) -> Tensor:
     """Latents as the library draws them with these seeds' noise."""
-    prompts = [PROMPTS[label] for label in labels.tolist()]
+    prompts = [innermost(model.denoiser).prompts[label] for label in labels.tolist()]
     latents = noise_for(pipe, model, seeds)
     how = {"num_inference_steps": 5, "guidance_scale": SCALE, "latents": latents, "output_type": "latent"}
     return pipe(prompt=prompts, **how).images  # type: ignore[no-any-return]
@@ -138,8 +139,7 @@ def test_prompts_that_are_added_leave_the_others_as_they_were(place: Path) -> No
 
 def test_every_method_runs_and_leaves_what_it_should(finished: tuple[str, Path], place: Path) -> None:
     kind, run = finished
-    result = read_result(run, ImproveResult)
-    rows = {row.label: row for row in result.rows}
+    rows = {row.label: row for row in read_result(run, ImproveResult).rows}
     assert {"base", "sims", "neon"} <= set(rows)
     assert (rows["base"].nfe, rows["sims"].nfe, rows["neon"].nfe) == (10, 20, 10)  # two passes of guidance
     agreement = {name for name in rows["sims"].figures if "agreement" in name}
@@ -209,9 +209,15 @@ def test_a_run_without_data_continues_where_it_was_cut(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in synthesis and in training, it leaves the bytes that a run at once leaves."""
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("\n".join(PROMPTS))
-    more = ["--data.path", "none", "--prompts", str(prompts), "--auxiliary.train.checkpoint-seconds", "0"]
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    more = [
+        "--data.path",
+        "none",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--auxiliary.train.checkpoint-seconds",
+        "0",
+    ]
     assert main(arguments(place, "sd", tmp_path / "whole", *more)) == 0
     for owner, name, at in ((Store, "write", 1), (Trainer, "update", 5)):
         calls, function = itertools.count(1), getattr(owner, name)
@@ -254,8 +260,9 @@ def test_recomputing_activations_changes_no_gradient(place: Path) -> None:
 
 
 def test_a_rehearsal_says_what_it_takes_and_writes_nothing(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rates, "SECONDS", 0.5)
     run = tmp_path / "run"
     given = arguments(place, "sd", run, "--dry-run", "--data.source.cache", str(tmp_path / "cache"))
     assert main(given) == 0
