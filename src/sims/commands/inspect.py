@@ -12,7 +12,7 @@ from sims.config import JSON, read_as, to_dict, to_toml
 from sims.data.codec import Codec
 from sims.data.parquet import column_names
 from sims.data.store import Store, StoreHeader, is_store
-from sims.denoiser import Denoiser, networks_of
+from sims.denoiser import Denoiser, weights_of
 from sims.errors import UserError
 from sims.files import read_json
 from sims.guidance import Guide, innermost
@@ -152,7 +152,7 @@ def _denoiser_lines(denoiser: Denoiser, entry: Mapping[str, Any], path: Path) ->
 
 def parameters(denoiser: Any) -> int:
     """Number of weights of a network, or of all networks of a guided model."""
-    return sum(weight.numel() for network in networks_of(denoiser) for weight in network.parameters())
+    return sum(weight.numel() for weight in weights_of(denoiser))
 
 
 def store_lines(path: Path) -> list[Line]:
@@ -217,7 +217,9 @@ def _sampler(options: SamplerOptions) -> dict[str, JSON]:
     """What differs from the defaults, and always solver and steps."""
     default = to_dict(SamplerOptions())
     return {
-        name: value for name, value in to_dict(options).items() if name in ("solver", "steps") or value != default[name]
+        name: value
+        for name, value in to_dict(options).items()
+        if name in ("solver", "steps") or value != default.get(name)
     }
 
 

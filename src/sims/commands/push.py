@@ -17,6 +17,7 @@ from sims.files import read_json_lines, write_atomic
 from sims.guidance import Guide
 from sims.interop.hub_models import OUR_FILES, HubName
 from sims.interop.hub_upload import checked_name, upload
+from sims.interop.text_export import is_on_pipeline
 from sims.model import Model, load
 from sims.report.card import PICTURE, CardFacts, model_card, samples_png
 from sims.report.context import base_row
@@ -80,6 +81,11 @@ def write_folder(run: Path, which: str, name: str, licence: str, out: Path) -> N
         raise UserError(f"{run} is a run of {result.experiment}, which leaves no model: give one of improve or shift")
     folder = _folder(run, which, began)
     model = load(folder)
+    if is_on_pipeline(model):
+        raise UserError(
+            f"{folder} lies on a text-to-image pipeline that is not its own: upload the LoRAs in "
+            f"{run / 'text-to-image'}, which any program loads"
+        )
     row, first = measured_row(result, folder, model)
     rows = tuple(one for one in result.rows if first or one.w == 0)
     facts = _facts(model, began, name, licence, row, rows if row in rows else (*rows, row))

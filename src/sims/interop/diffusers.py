@@ -35,6 +35,7 @@ from sims.interop.diffusers_guided import GuidedNetwork
 from sims.interop.diffusers_network import ARCHITECTURES, DIT, UNET, DiffusersDenoiser, DiffusersNetwork, Timesteps
 from sims.interop.diffusers_weights import pretrained
 from sims.interop.latents import latent_codec
+from sims.interop.text_pipelines import is_text_pipeline
 from sims.model import Model
 from sims.sampling import SamplerOptions
 
@@ -71,6 +72,11 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
     A guided pair that ``save_diffusers`` wrote is read as one. UserError for text-conditional models, weights that are
     not safetensors, and missing parts.
     """
+    if is_text_pipeline(Path(folder)):
+        raise UserError(
+            f"{folder} draws pictures of texts: give it to `sims improve` as option 'model', with prompts or captioned "
+            "pictures; what that leaves is opened like any model"
+        )
     layout = find_layout(Path(folder))
     notes, scheduler = layout.notes, read_as(layout.scheduler, dict[str, JSON])
     null_class = notes.null_class if null_class is None else null_class

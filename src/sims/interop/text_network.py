@@ -110,6 +110,11 @@ class TextNetwork(nn.Module):
             return self._remade(to_dict(lora)).to(self.device)
 
     @property
+    def component(self) -> str:
+        """What its pipeline calls it."""
+        return self.conditioning.pipeline.kind.component
+
+    @property
     def alpha(self) -> float | None:
         """That of the LoRA; None without one."""
         return None if self.settings is None else self.settings.alpha
@@ -195,7 +200,7 @@ class TextNetwork(nn.Module):
         pooled = None if pooled is None else pooled.to(dtype)
         timestep = timestep.expand(len(x))  # (B,)
         kind = self.conditioning.pipeline.kind
-        if kind.component == "transformer":
+        if self.component == "transformer":
             found = module(x, tokens, pooled, timestep, return_dict=False)
         else:
             more = {}

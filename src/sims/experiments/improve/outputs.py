@@ -16,11 +16,9 @@ from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.rows import Measured
 from sims.experiments.options import ImproveOptions
 from sims.files import write_arrays
-from sims.guidance import CorrectionGuide, Extrapolate, Guide
-from sims.guidance.guide import innermost
+from sims.guidance import CorrectionGuide, Extrapolate
 from sims.interop.latents import to_images
-from sims.interop.text_guidance import write_guidance
-from sims.interop.text_network import TextNetwork
+from sims.interop.text_export import write_pair
 from sims.methods import CACHED, FAST, LEADER, METHODS, NEON, Expected, Method
 from sims.metrics.copies import nearest
 from sims.runs.work import Leaves, Work
@@ -97,15 +95,11 @@ def save_adapters(context: Context, outcome: RoundOutcome) -> None:
     leader, neon = outcome.choice(LEADER.name), outcome.choice(NEON.name)
     if not context.run.is_main or leader is None or not isinstance(leader.model.denoiser, Extrapolate):
         return
-    network: TextNetwork = innermost(leader.model.denoiser.aux).network
-    cached, rule = outcome.choice(CACHED), outcome.base.model.denoiser
-    guided = leader.model.denoiser if cached is None else cached.model.denoiser
-    write_guidance(
-        context.run.path / ADAPTERS, network.conditioning.pipeline.kind.pipeline, network.frozen, network.adapter,
-        w=leader.w, scale=1 + rule.w if isinstance(rule, Guide) else 1.0, alpha=network.alpha,
-        interval=leader.model.denoiser.interval, refresh=guided.cache if isinstance(guided, CorrectionGuide) else None,
-        opposite=innermost(neon.model.denoiser).network.adapter if neon is not None and neon.w else None,
-    )  # fmt: skip
+    cached = outcome.choice(CACHED)
+    opposite = neon.model.denoiser if neon is not None and neon.w else None
+    write_pair(
+        context.run.path / ADAPTERS, leader.model.denoiser, None if cached is None else cached.model.denoiser, opposite
+    )
 
 
 def grids_work(options: ImproveOptions, methods: Sequence[Method], expected: Expected) -> Work:
