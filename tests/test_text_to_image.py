@@ -27,6 +27,7 @@ from sims.errors import UserError
 from sims.experiments.cost import rates
 from sims.experiments.options import DataOptions, ImproveOptions
 from sims.experiments.text_model import open_prompted, sized_for_text
+from sims.guidance import ConditionalExtrapolate
 from sims.guidance.guide import innermost
 from sims.interop.text_guidance import guide_pipeline
 from sims.interop.text_to_image import TextOptions, open_text_to_image
@@ -171,17 +172,22 @@ def test_the_opposite_lora_alone_draws_the_same_in_the_library(finished: tuple[s
             assert (theirs - plain).abs().max() > 0
 
 
-def test_the_guided_pair_draws_the_same_in_the_library(finished: tuple[str, Path], place: Path) -> None:
+@pytest.mark.parametrize("condition_only", [False, True])
+def test_the_guided_pair_draws_the_same_in_the_library(
+    finished: tuple[str, Path], place: Path, tmp_path: Path, condition_only: bool
+) -> None:
     kind, run = finished
     settings = json.loads((run / "text-to-image" / "guidance.json").read_text())
-    guided = base(place, kind).guided(sims.load(run / "sims" / "aux"), settings["w"])
+    model, aux = base(place, kind), sims.load(run / "sims" / "aux").denoiser
+    rule = ConditionalExtrapolate(model.denoiser, innermost(aux), settings["w"])
+    guided = model.with_denoiser(rule) if condition_only else model.guided(aux, settings["w"])
     ours, labels = guided.sample_labelled(range(3))
     assert labels is not None
-    other = run / "full"
-    shutil.copytree(run / "text-to-image", other)
-    (other / "guidance.json").write_text(json.dumps(settings | {"refresh": None}))
+    shutil.copytree(run / "text-to-image", tmp_path / "guidance")
+    changed = settings | {"refresh": None, "condition_only": condition_only}
+    (tmp_path / "guidance" / "guidance.json").write_text(json.dumps(changed))
     pipe = opened(kind, place / kind)
-    guide_pipeline(pipe, other)
+    guide_pipeline(pipe, tmp_path / "guidance")
     assert_close(ours, drawn(pipe, guided, range(3), labels), kind)
 
 

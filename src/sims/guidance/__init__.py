@@ -6,6 +6,7 @@ import pkgutil
 from sims.guidance.another_class import AnotherClass
 from sims.guidance.cache import CacheRule, Step
 from sims.guidance.classifier_free import ClassifierFree, knows_no_class
+from sims.guidance.conditional import ConditionalExtrapolate
 from sims.guidance.correction import CorrectionGuide
 from sims.guidance.extrapolate import Extrapolate
 from sims.guidance.guide import RULES, Guide, innermost, of_trajectory
@@ -24,6 +25,7 @@ __all__ = [
     "AnotherClass",
     "CacheRule",
     "ClassifierFree",
+    "ConditionalExtrapolate",
     "CorrectionGuide",
     "Extrapolate",
     "Guide",

@@ -23,7 +23,7 @@ from sims.methods.rescaled import RESCALED
 from sims.methods.self_trained import SELF_TRAINED
 from sims.methods.settings import LENGTH, AuxiliarySettings, DistilledOptions, Expected, Leader, Settings
 from sims.methods.sims import SIMS
-from sims.methods.sims_variants import GUIDED, SCRATCH, TRUNCATED
+from sims.methods.sims_variants import CONDITIONAL, GUIDED, SCRATCH, TRUNCATED
 from sims.methods.skip_layer import SKIP_LAYER
 from sims.methods.time_step import TIME_STEP
 from sims.methods.unguided import BASE
@@ -36,7 +36,7 @@ METHODS: dict[str, Method] = {
         *(BASE, CONTINUED, PLACEBO, SELF_TRAINED),
         *(RESCALED, HISTORY, TIME_STEP, SKIP_LAYER, PERTURBED_ATTENTION, DROPOUT_GUIDANCE, ICG, CFG),
         *(AUTOGUIDANCE, WEIGHT_DECAY, HEAD, DISCRIMINATOR, DDO),
-        *(SIMS, TRUNCATED, GUIDED, SCRATCH, NEON, DISTILLED),
+        *(SIMS, TRUNCATED, CONDITIONAL, GUIDED, SCRATCH, NEON, DISTILLED),
     )
 }
 LEADER = SIMS  # the headline is about it, and some of the others follow from what it chose

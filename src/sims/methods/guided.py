@@ -8,7 +8,7 @@ import torch
 
 from sims.denoiser import Denoiser
 from sims.errors import UserError
-from sims.guidance import Extrapolate
+from sims.guidance import ConditionalExtrapolate, Extrapolate
 from sims.guidance.guide import around, innermost
 from sims.model import Model
 
@@ -16,6 +16,11 @@ from sims.model import Model
 def extrapolate(base: Model, aux: Model, w: float) -> Denoiser:
     """D_base + w (D_base - D_aux)."""
     return Extrapolate(base.denoiser, aux.denoiser, w)
+
+
+def extrapolate_conditional(base: Model, aux: Model, w: float) -> Denoiser:
+    """D_cfg + w s (D(y) - D_aux(y)), around classifier-free guidance of scale s."""
+    return ConditionalExtrapolate(base.denoiser, innermost(aux.denoiser), w)
 
 
 def replace(base: Model, aux: Model, w: float) -> Denoiser:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sims.data.dataset import Dataset
-from sims.methods.auxiliary import altered, guided_work, train_auxiliary
+from sims.guidance import ClassifierFree
+from sims.methods.auxiliary import altered, auxiliary_work, guided_work, prepare_auxiliary, train_auxiliary
 from sims.methods.contract import Artefact, Base, Continuous, Method
 from sims.methods.distilled import guided_samples
-from sims.methods.guided import extrapolate
+from sims.methods.guided import extrapolate, extrapolate_conditional
 from sims.methods.settings import Settings
 from sims.results.common import Cost, Look
 from sims.runs.directory import Run
@@ -40,6 +41,20 @@ TRUNCATED = Method(
     _truncated_work,
     networks=2,
     prepared_as="truncated auxiliary",
+    of_text=True,
+    default=False,
+)
+CONDITIONAL = Method(
+    "sims-conditional",
+    "sims, in the conditional pass alone",
+    Look("SIMS, conditional pass", "#4a5ac0", "#98a4f0", "D"),
+    Continuous(usual=2.5),
+    prepare_auxiliary,
+    extrapolate_conditional,
+    auxiliary_work,
+    networks=2,
+    prepared_as="auxiliary",
+    fits=lambda base: None if isinstance(base, ClassifierFree) else "its base has no classifier-free guidance",
     of_text=True,
     default=False,
 )
