@@ -93,8 +93,9 @@ def main() -> None:
     if settings.table_only:
         save(file, content)
         return
-    content["training"] = training(settings.run, settings.samples)
-    save(file, content)
+    if (settings.run / "base" / "snapshots").is_dir():  # trained in the run
+        content["training"] = training(settings.run, settings.samples)
+        save(file, content)
     content["second_extractor"] = second_extractor(settings.run, settings.data, settings.samples, settings.draws)
     save(file, content)
 

@@ -119,7 +119,7 @@ class Conditioning:
         """Of prompts, and behind them of no prompt where that is asked for."""
         tokens: list[Tensor] = []
         pooled: list[Tensor] = []
-        how: dict[str, Any] = {"device": torch.device("cpu"), "num_images_per_prompt": 1}
+        how: dict[str, Any] = {"device": _device(), "num_images_per_prompt": 1}
         if self.pipeline.kind.component == "transformer":
             how |= {"prompt_2": None, "prompt_3": None}
         encoders = self._encoders
@@ -157,7 +157,7 @@ class Conditioning:
             ) from error
         for part in made.components.values():
             if isinstance(part, nn.Module) and part is not self._network:
-                part.eval().requires_grad_(False)
+                part.eval().requires_grad_(False).to(_device())
         made.set_progress_bar_config(disable=True)
         return made
 
@@ -173,3 +173,8 @@ class Conditioning:
         most = tokenizer.model_max_length
         if cut := sum(length > most for length in lengths):
             self._log(f"{cut:,} of the {len(lengths):,} prompts are longer than {most} tokens, and cut there")
+
+
+def _device() -> torch.device:
+    """Where prompts are embedded, once for all: large encoders take seconds for each on a CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
