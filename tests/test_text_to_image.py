@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
@@ -201,6 +202,21 @@ def test_there_is_one_copy_of_the_pipeline_s_weights(finished: tuple[str, Path])
     assert sum(weight.numel() for weight in weights_of(pair)) == sum(
         weight.numel() for weight in [*base_network.frozen.parameters(), *lora_network.lora.values()]
     )
+
+
+def test_export_writes_the_loras(
+    finished: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, run = finished
+    assert main(["export", str(run / "neon"), str(tmp_path / "one")]) == 0
+    assert main(["export", str(run / "sims"), str(tmp_path / "pair")]) == 0
+    theirs = load_file(run / "text-to-image" / "neon.safetensors")
+    ours = load_file(tmp_path / "one" / "lora.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    negative = (run / "text-to-image" / "negative.safetensors").read_bytes()
+    assert (tmp_path / "pair" / "negative.safetensors").read_bytes() == negative
+    assert "nothing to export" in refused(["export", str(run / "sims" / "base"), str(tmp_path / "none")], capsys)
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_is_saved_is_read_again(finished: tuple[str, Path], tmp_path: Path) -> None:
@@ -416,6 +432,7 @@ def test_pipelines_that_cannot_be_read(place: Path, tmp_path: Path) -> None:
     folder = altered({})
     shutil.rmtree(folder / "vae")
     assert "no autoencoder" in sentence(folder)
+    assert "another task" in sentence(write_pipeline("sd", tmp_path / "inpainting", in_channels=9))
 
 
 def test_a_model_whose_pipeline_has_changed_is_not_opened(finished: tuple[str, Path], tmp_path: Path) -> None:

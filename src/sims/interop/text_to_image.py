@@ -64,6 +64,11 @@ def open_text_to_image(
     scale = 1.0 if why is not None else opened.usual_scale if scale is None else scale
     codec = latent_codec(opened.folder / "vae")
     vae: VAE = read_as(opened.folder / "vae" / "config.json", VAE, rest=True)
+    if vae.latent_channels != opened.facts.in_channels:
+        raise UserError(
+            f"the network in {folder} takes {opened.facts.in_channels} channels, and latents have "
+            f"{vae.latent_channels}: it is made for another task than to draw of a text alone, choose another model"
+        )
     size = (options.size, options.size) if isinstance(options.size, int) else options.size
     shape = opened.latent_shape(size, vae.reduction)
     content = content_of(cache, opened.network)
