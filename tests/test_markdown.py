@@ -43,6 +43,7 @@ RUN_BY = {
     "docs/edm.md": "test_your_model.test_every_command_of_the_page_runs",
     "docs/edm2.md": "test_your_model.test_every_command_of_the_page_runs",
     "docs/diffusers.md": "test_your_model.test_every_command_of_the_page_runs",
+    "docs/text-to-image.md": "test_text_page.test_the_page_runs_from_top_to_bottom",
     "docs/which-checkpoint.md": "test_how_to.test_checkpoints_are_compared",
     "docs/why-it-works.md": "test_how_to.test_the_exact_example_is_exact",
     "CONTRIBUTING.md": "test_markdown.test_what_contributing_says_can_be_added_can_be_added",
