@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sims.commands.options import ExportCommand
+from sims.errors import UserError
 from sims.interop.diffusers import save_diffusers
 from sims.interop.nvidia import export_tensors, has_their_network
 from sims.interop.opening import load
@@ -15,6 +16,8 @@ def export(options: ExportCommand) -> int:
     """Write the folder or file; UserError for a model that neither has a class for, or if something is in the way."""
     model = load(options.model, download=options.download)
     if is_on_pipeline(model):
+        if options.like is not None:
+            raise UserError("LoRAs are written for the pipeline that they were made on: leave out option 'like'")
         show(export_adapters(model, options.out))
     elif keeps_its_names(model):
         export_state_dict(model, options.out)

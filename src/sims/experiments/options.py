@@ -244,7 +244,7 @@ class ImproveOptions(HubOptions, CommonOptions):
             raise UserError(
                 f"trusted images choose a strength for models of the data: leave out option 'trusted', or {other}"
             )
-        if self.prompts is not None and not self.is_text:
+        if self.prompts is not None and not self.is_text and (self.model is None or self.model.exists()):
             raise UserError(
                 f"prompts {self.prompts} are for a text-to-image model of diffusers: give its folder with option "
                 "'model', or leave them out"

@@ -12,6 +12,7 @@ import torch
 
 from sims.data.captions import Captions, captions_of, read_prompts
 from sims.data.dataset import Dataset
+from sims.data.sources import BUILT_IN
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
 from sims.experiments.options import ImproveOptions
@@ -28,6 +29,7 @@ from sims.training.options import TrainOptions
 
 T = TypeVar("T")
 TRAIN = TrainOptions(batch=16, warmup=800, ema_rampup=0.5)
+UNTOLD = "a classifier of labels beside the captions, or evaluation.extractor clip, would"
 BUDGETS = (2_000, 4_000, 8_000, 16_000)  # images
 
 
@@ -106,7 +108,16 @@ def open_prompted(options: ImproveOptions, device: torch.device, log: Callable[[
     for name in ("vae", "weights", "trusted"):
         if getattr(options, name) is not None:
             raise UserError(f"{options.model} draws pictures of texts: leave out option {name!r}")
+    if options.text.weights == "fp16" and device.type == "cpu":
+        raise UserError("text.weights is fp16: it needs a GPU, choose bf16 or fp32 on a CPU")
+    if options.auxiliary.init != "base":
+        raise UserError(f"auxiliary.init is {options.auxiliary.init!r}, and a LoRA begins at the base: leave it out")
     data, captions = options.data, Captions(())
+    if data.path in BUILT_IN:
+        raise UserError(
+            f"{options.model} draws pictures of texts, and data.path is {data.path!r}: give captioned pictures, or "
+            "none, with a file of prompts as option 'prompts'"
+        )
     if data.path != "none" and (options.prompts is None or not data.path.startswith("hf:")):
         captions = _captions(options)
     elif options.prompts is None:

@@ -165,6 +165,7 @@ class TextNetwork(nn.Module):
         self._twin = (twin.eval(),)
         for name, parameter in twin.named_parameters():
             if ".lora_" in name:
+                parameter.data = parameter.data.float()  # whatever the network is held in: small steps add up
                 self.lora[name.replace(".", "/")] = parameter
 
     def _bind(self) -> None:

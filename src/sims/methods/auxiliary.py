@@ -177,8 +177,6 @@ def _start(base: Base, options: AuxiliarySettings, seed: int) -> tuple[Model, li
     """What training begins with, a single network, and what its name must tell besides: the LoRA, where it is one."""
     single = trainable(base.model, options, seed)
     if single.denoiser is not innermost(base.model.denoiser):
-        if options.init != "base":
-            raise UserError(f"auxiliary.init is {options.init!r}, and a LoRA begins at the base: leave it out")
         return single, [to_dict(options.lora)]
     if options.init == "base":
         return single, []
