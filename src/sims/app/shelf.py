@@ -13,8 +13,8 @@ from sims.app.overview import RunState
 from sims.config import JSON, from_dict, read_as
 from sims.errors import UserError
 from sims.experiments.options import GuidanceOptions
-from sims.guidance import Guide, innermost
-from sims.methods import BASE, HEIR, METHODS, Continuous, Extra, Fixed, Method
+from sims.guidance import ClassifierFree, Guide, innermost
+from sims.methods import BASE, HEIR, LEADER, METHODS, Continuous, Extra, Fixed, Method
 from sims.model import Model, load
 from sims.results.improve import Chosen, ImproveResult
 from sims.runs.prepared import Prepared, prepared
@@ -120,7 +120,9 @@ def _base_of(run: Path, known: Prepared) -> Callable[[], Model] | None:
         folder = run / known.base
     elif snapshots:
         folder = snapshots[-1].parent
-    elif (run / IMPROVED / "model.json").is_file():  # of a model that was given
+    elif (inside := run / LEADER.name / "base" / "model.json").is_file():  # of a model that was given
+        folder = inside.parent
+    elif (run / IMPROVED / "model.json").is_file():
         folder = run / IMPROVED
     else:
         return None
@@ -128,7 +130,8 @@ def _base_of(run: Path, known: Prepared) -> Callable[[], Model] | None:
     def build() -> Model:
         model = _load(folder)
         sampler = from_dict(SamplerOptions, known.sampler, "sampler.") if known.sampler else model.sampler
-        return replace(model, denoiser=innermost(model.denoiser), sampler=sampler)
+        denoiser = innermost(model.denoiser) if folder.name == IMPROVED else model.denoiser
+        return replace(model, denoiser=denoiser, sampler=sampler)
 
     return build
 
@@ -154,7 +157,8 @@ def _directory(folder: Path, name: str) -> Entry:
     """A model directory, at another strength where it is guided."""
     strength = None
     about = read_as(folder / "model.json", dict[str, JSON])
-    if about.get("children") and isinstance(w := about.get("w"), int | float):
+    own = about.get("kind") == ClassifierFree.kind  # the scale of a pipeline, which is how its base is sampled
+    if about.get("children") and not own and isinstance(w := about.get("w"), int | float):
         strength = Strength(float(w), _scale(float(w)))
 
     def build(w: float, extra: float | None, budget: int | None) -> Model:
@@ -219,7 +223,7 @@ def _builder(
             aux = _load(folders[chosen])
         w = method.strengths.w if isinstance(method.strengths, Fixed) else w
         denoiser = method.build(model, aux, w, usual.value if extra is None else extra)
-        if isinstance(denoiser, Guide):
+        if isinstance(denoiser, Guide) and not isinstance(denoiser, type(model.denoiser)):  # the base's own is its own
             denoiser = denoiser.limited(interval)
         return model.with_denoiser(denoiser)
 

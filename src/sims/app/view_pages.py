@@ -19,11 +19,13 @@ from sims.app.proportion_view import draw_bars, group_pictures, share_html
 from sims.app.search_curves import said
 from sims.app.shelf import Shelf, of_method
 from sims.errors import UserError
+from sims.guidance.guide import innermost
 
 TITLE = "sims view"
 PANELS = 3
 _BAR = gr.Progress()  # gradio gives each event its own where this is the default
 EVERY = 4.0  # seconds from one look at the runs to the next
+MOST_CLASSES = 2_000  # in a list to choose from
 ANY = "any"
 CSS = Path(__file__).with_name("view.css")
 
@@ -299,7 +301,8 @@ def _chosen(desk: Desk, name: str) -> list[Any]:
     except UserError:  # the sentence stands above
         nothing = [gr.Dropdown(choices=[], value=None), *[gr.update(visible=False)] * 5, ""]
         return [gr.skip(), gr.Dropdown(choices=[ANY], value=ANY), *nothing * PANELS]
-    named = [model.class_names[k] if k < len(model.class_names) else str(k) for k in range(model.num_classes)]
+    names_of = model.class_names or getattr(innermost(model.denoiser), "prompts", ())
+    named = [names_of[k] if k < len(names_of) else str(k) for k in range(min(model.num_classes, MOST_CLASSES))]
     classes = [(ANY, ANY), *((title, str(k)) for k, title in enumerate(named))]
     found: list[Any] = [desk.usual_count(model), gr.Dropdown(choices=classes, value=ANY)]
     for place in range(PANELS):
