@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shlex
 import shutil
 from pathlib import Path
@@ -26,12 +27,15 @@ from sims.data.store import Store
 from sims.denoiser import weights_of
 from sims.errors import UserError
 from sims.experiments.cost import rates
+from sims.experiments.improve.search import Arm, Search, SearchOptions
+from sims.experiments.improve.selection import Selection, accept
 from sims.experiments.options import DataOptions, ImproveOptions
 from sims.experiments.text_model import open_prompted, sized_for_text
 from sims.guidance import ConditionalExtrapolate
 from sims.guidance.guide import innermost
 from sims.interop.text_guidance import guide_pipeline
 from sims.interop.text_to_image import TextOptions, open_text_to_image
+from sims.methods import Continuous
 from sims.metrics.extractors import extract
 from sims.metrics.pretrained import ClipExtractor, get_extractor
 from sims.model import Model
@@ -365,6 +369,24 @@ def test_a_loss_beyond_the_noise_is_one() -> None:
     assert is_lost(before, np.where(np.arange(100) < 10, 0.0, 1.0))
     assert not is_lost(before, np.where(np.arange(100) < 2, 0.0, 1.0))
     assert not is_lost(before, np.full(100, np.nan))
+
+
+def test_what_loses_prompts_is_no_choice() -> None:
+    """Beyond w = 0.2 prompts are lost: the search ends below it; where all are lost, no round is accepted."""
+
+    def distance(found: np.ndarray) -> float:
+        w = float(found[0, 0])
+        return 10 - w if w <= 0.2 else math.inf
+
+    def features(arm: Arm, w: float, first: int, last: int) -> np.ndarray:
+        return np.full((last - first, 1), w)
+
+    found = Search(features, distance, [Arm(1)], Continuous(), SearchOptions(rungs=(20, 60))).run()
+    assert found.w == 0.15
+    assert all(cell.half_width is None for cell in found.cells if cell.fd is None)
+    before, after = (Selection(np.zeros((2, 1)), fd, None, None, 0.0) for fd in (5.0, math.inf))
+    accepted, reason = accept(before, after, 0.0, first=True)
+    assert not accepted and "less of their prompts" in reason
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------

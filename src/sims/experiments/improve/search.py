@@ -180,7 +180,8 @@ class Search:
             assert have is not None
             finite = np.isfinite(have[:n]).all()
             self.cells[key] = self.distance(have[:n]) if finite else math.inf
-            self.half_widths[key] = half_width([have[:n]], self.distance) if finite else None
+            known = self.cells[key] < math.inf
+            self.half_widths[key] = half_width([have[:n]], self.distance) if known else None
         return self.cells[key]
 
 

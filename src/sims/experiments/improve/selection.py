@@ -86,6 +86,8 @@ def accept(before: Selection | None, after: Selection | None, noise: float, firs
     """
     if before is None or after is None:
         return True, "accepted without verification: there is nothing to judge it by"
+    if after.fd == math.inf:
+        return False, "stopped: at every strength that was tried, samples show less of their prompts than the base's do"
     change = f"FD to train {before.fd:.2f} -> {after.fd:.2f} on the selection seeds"
     if after.fd + noise >= before.fd:
         return False, f"stopped: {change} is no improvement beyond the noise of {noise:.2f}"

@@ -134,6 +134,8 @@ def _cheapest(
         of_base = choice.method == base.method
         gained = (base_fd - select(context, choice, 0).fd) / (base_fd - full_fd)
         kept = gained + 1 if of_base else gained  # the base has the whole gain to lose
+        if not math.isfinite(kept):  # samples that show less of their prompts
+            return kept
         entry = TriedSampler(
             method=choice.method, solver=setting.solver, steps=setting.steps, refreshes=setting.refreshes, w=choice.w,
             nfe=choice.nfe, retained=kept,
