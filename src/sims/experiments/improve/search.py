@@ -82,6 +82,8 @@ def half_width(features: Sequence[Array], statistic: Callable[..., float], parts
         return None
     groups = np.array_split(np.arange(count), parts)
     values = np.array([statistic(*(np.delete(array, group, axis=0) for array in features)) for group in groups])
+    if not np.isfinite(values).all():  # some are refused without a tenth of their samples
+        return None
     error = math.sqrt((parts - 1) / parts * float(((values - values.mean()) ** 2).sum()))
     return float(special.stdtrit(parts - 1, 0.975)) * error
 
@@ -180,8 +182,7 @@ class Search:
             assert have is not None
             finite = np.isfinite(have[:n]).all()
             self.cells[key] = self.distance(have[:n]) if finite else math.inf
-            known = self.cells[key] < math.inf
-            self.half_widths[key] = half_width([have[:n]], self.distance) if known else None
+            self.half_widths[key] = half_width([have[:n]], self.distance) if self.cells[key] < math.inf else None
         return self.cells[key]
 
 
