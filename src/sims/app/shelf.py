@@ -13,7 +13,7 @@ from sims.app.overview import RunState
 from sims.config import JSON, from_dict, read_as
 from sims.errors import UserError
 from sims.experiments.options import GuidanceOptions
-from sims.guidance import ClassifierFree, Guide, innermost
+from sims.guidance import ClassifierFree, Extrapolate, Guide, innermost
 from sims.methods import BASE, HEIR, LEADER, METHODS, Continuous, Extra, Fixed, Method
 from sims.model import Model, load
 from sims.results.improve import Chosen, ImproveResult
@@ -120,7 +120,7 @@ def _base_of(run: Path, known: Prepared) -> Callable[[], Model] | None:
         folder = run / known.base
     elif snapshots:
         folder = snapshots[-1].parent
-    elif (inside := run / LEADER.name / "base" / "model.json").is_file():  # of a model that was given
+    elif (inside := run / LEADER.name / Extrapolate.children[0] / "model.json").is_file():  # of a model that was given
         folder = inside.parent
     elif (run / IMPROVED / "model.json").is_file():
         folder = run / IMPROVED

@@ -110,7 +110,7 @@ def open_prompted(options: ImproveOptions, device: torch.device, log: Callable[[
             raise UserError(f"{options.model} draws pictures of texts: leave out option {name!r}")
     if options.text.weights == "fp16" and device.type == "cpu":
         raise UserError("text.weights is fp16: it needs a GPU, choose bf16 or fp32 on a CPU")
-    if options.auxiliary.init != "base":
+    if options.auxiliary.init != AuxiliarySettings().init:
         raise UserError(f"auxiliary.init is {options.auxiliary.init!r}, and a LoRA begins at the base: leave it out")
     data, captions = options.data, Captions(())
     if data.path in BUILT_IN:

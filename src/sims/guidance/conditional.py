@@ -12,6 +12,7 @@ from sims.errors import UserError
 from sims.guidance.cache import CacheRule
 from sims.guidance.classifier_free import ClassifierFree
 from sims.guidance.correction import CorrectionGuide
+from sims.guidance.extrapolate import Extrapolate
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,8 @@ class ConditionalExtrapolate(CorrectionGuide, kind="conditional-extrapolation"):
     28
     """
 
-    children = ("base", "aux")
-    calls = ("base", "single", "aux")
+    children = Extrapolate.children
+    calls = (children[0], "single", children[1])
 
     base: Denoiser
     aux: Denoiser
