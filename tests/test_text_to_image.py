@@ -208,6 +208,12 @@ def test_there_is_one_copy_of_the_pipeline_s_weights(finished: tuple[str, Path])
     )
 
 
+def test_prompts_are_no_classes_of_a_reference(finished: tuple[str, Path], place: Path) -> None:
+    options = {"extractor": "pca", "metrics": ["fd"], "samples": 24, "draws": 1}
+    scores = sims.evaluate(finished[1] / "neon", str(place / "pictures"), options=options, quiet=True)
+    assert "fd" in scores.figures and not any("class shares" in note for note in scores.notes)
+
+
 def test_export_writes_the_loras(
     finished: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

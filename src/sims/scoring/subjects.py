@@ -24,6 +24,7 @@ from sims.files import digest
 from sims.interop.hub_models import PREFIX, HubName
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.interop.opening import load
+from sims.interop.text_export import is_on_pipeline
 from sims.model import Model
 from sims.scoring.options import ScoreOptions
 from sims.scoring.statistics import Statistics, is_statistics, read_statistics
@@ -208,8 +209,11 @@ def _draws_of_model(model: Model, name: str, how: ScoreOptions) -> list[Stream]:
         codec, shape = UINT8, decoder.pixel_shape(shape)
     shown = decoder.pixels if decoder else None
 
+    prompted = is_on_pipeline(model)
+
     def sample(part: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return model.sample_labelled(part, batch_size=how.sample_batch)
+        x, labels = model.sample_labelled(part, batch_size=how.sample_batch)
+        return x, None if prompted else labels  # prompts are no classes of a reference
 
     parts = [seeds[draw * how.samples : (draw + 1) * how.samples] for draw in range(draws)]
     return [
