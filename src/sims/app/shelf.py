@@ -14,6 +14,7 @@ from sims.config import JSON, from_dict, read_as
 from sims.errors import UserError
 from sims.experiments.options import GuidanceOptions
 from sims.guidance import ClassifierFree, Extrapolate, Guide, innermost
+from sims.guidance.guide import limited
 from sims.methods import BASE, HEIR, LEADER, METHODS, Continuous, Extra, Fixed, Method
 from sims.model import Model, load
 from sims.results.improve import Chosen, ImproveResult
@@ -223,9 +224,7 @@ def _builder(
             aux = _load(folders[chosen])
         w = method.strengths.w if isinstance(method.strengths, Fixed) else w
         denoiser = method.build(model, aux, w, usual.value if extra is None else extra)
-        if isinstance(denoiser, Guide) and not isinstance(denoiser, type(model.denoiser)):  # the base's own is its own
-            denoiser = denoiser.limited(interval)
-        return model.with_denoiser(denoiser)
+        return model.with_denoiser(limited(denoiser, model.denoiser, interval))
 
     return build
 

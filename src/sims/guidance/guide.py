@@ -173,6 +173,13 @@ def around(rule: Any, inner: Denoiser) -> Denoiser:
     return dataclasses.replace(rule, base=around(rule.base, inner))  # type: ignore[type-var]
 
 
+def limited(denoiser: Denoiser, base: Denoiser, interval: tuple[float, float]) -> Denoiser:
+    """What guides a base, at the noise levels in (low, high] alone; a rule that is the base's own stays as it is."""
+    if not isinstance(denoiser, Guide) or isinstance(denoiser, type(base)):
+        return denoiser
+    return denoiser.limited(interval)
+
+
 def of_trajectory(denoiser: Any) -> bool:
     """Whether an estimate needs what a trajectory remembers: a single one is then another."""
     if not isinstance(denoiser, Guide) or denoiser.w == 0:

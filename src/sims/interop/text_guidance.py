@@ -35,19 +35,17 @@ from sims.files import write_json
 from sims.guidance.cache import CacheRule, Step
 from sims.interop.lora_files import baked, has_kohya_names, read_lora, scaled, write_kohya, write_lora
 from sims.interop.parameterizations import Schedule, read_schedule
+from sims.interop.text_pipelines import KINDS
 
 NEGATIVE, NEGATIVE_KOHYA = "negative.safetensors", "negative-kohya.safetensors"
 OPPOSITE, OPPOSITE_KOHYA = "neon.safetensors", "neon-kohya.safetensors"
 SETTINGS = "guidance.json"
 ADAPTER = "sims_negative"
 FORMAT = 1
-COMPONENTS = {
-    "StableDiffusionPipeline": "unet",
-    "StableDiffusionImg2ImgPipeline": "unet",
-    "StableDiffusionXLPipeline": "unet",
-    "StableDiffusionXLImg2ImgPipeline": "unet",
-    "StableDiffusion3Pipeline": "transformer",
-    "StableDiffusion3Img2ImgPipeline": "transformer",
+COMPONENTS = {  # of the pipelines that are read, and of those that begin at a picture
+    name.replace("Pipeline", f"{begin}Pipeline"): kind.component
+    for name, kind in KINDS.items()
+    for begin in ("", "Img2Img")
 }
 _NOT_BATCHED = ("cross_attention_kwargs", "joint_attention_kwargs")
 _ATTRIBUTE = "sims_guide"  # of a network that is guided

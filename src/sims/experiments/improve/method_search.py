@@ -13,7 +13,7 @@ from sims.experiments.improve.search import Arm, Features, Search, Searched, aro
 from sims.experiments.improve.trusted import MOST, Candidates
 from sims.experiments.options import ImproveOptions
 from sims.files import digest
-from sims.guidance import Guide
+from sims.guidance.guide import limited
 from sims.methods import Artefact, Base, Continuous, Expected, Method
 from sims.model import Model
 from sims.processes import agree
@@ -29,9 +29,7 @@ def built(context: Context, method: Method, base: Base, artefact: Artefact, arm:
     """The base with a method at strength w; the guidance interval applies to whatever guides."""
     aux = None if method.budget == "none" else artefact.load(arm.budget, context.run.device)
     denoiser = method.build(base.model, aux, w, arm.extra)
-    if isinstance(denoiser, Guide) and not isinstance(denoiser, type(base.model.denoiser)):  # the base's own is its own
-        denoiser = denoiser.limited(context.interval)
-    return base.model.with_denoiser(denoiser)
+    return base.model.with_denoiser(limited(denoiser, base.model.denoiser, context.interval))
 
 
 def search_method(
