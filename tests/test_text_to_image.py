@@ -33,6 +33,7 @@ from sims.experiments.options import DataOptions, ImproveOptions
 from sims.experiments.text_model import open_prompted, sized_for_text
 from sims.guidance import ConditionalExtrapolate
 from sims.guidance.guide import innermost
+from sims.interop.text_export import export_adapters
 from sims.interop.text_guidance import guide_pipeline
 from sims.interop.text_to_image import TextOptions, open_text_to_image
 from sims.methods import Continuous
@@ -229,6 +230,10 @@ def test_export_writes_the_loras(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     negative = (run / "text-to-image" / "negative.safetensors").read_bytes()
     assert (tmp_path / "pair" / "negative.safetensors").read_bytes() == negative
+    pair = sims.load(run / "sims")
+    rule = ConditionalExtrapolate(pair.denoiser.base, innermost(pair.denoiser.aux), 0.5)
+    export_adapters(pair.with_denoiser(rule), tmp_path / "conditional")
+    assert json.loads((tmp_path / "conditional" / "guidance.json").read_text())["condition_only"] is True
     assert "nothing to export" in refused(["export", str(run / "sims" / "base"), str(tmp_path / "none")], capsys)
     assert not (tmp_path / "none").exists()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sims.denoiser import Denoiser
 from sims.errors import UserError
-from sims.guidance import Extrapolate, Guide
+from sims.guidance import ClassifierFree, ConditionalExtrapolate, Extrapolate, Guide
 from sims.guidance.guide import innermost
 from sims.interop.diffusers_folder import fresh_folder
 from sims.interop.lora_files import has_kohya_names, write_kohya, write_lora
@@ -15,6 +15,7 @@ from sims.interop.text_guidance import write_guidance
 from sims.interop.text_network import TextDenoiser
 from sims.model import Model
 
+Pair = Extrapolate | ConditionalExtrapolate
 LORA, LORA_KOHYA = "lora.safetensors", "lora-kohya.safetensors"
 
 
@@ -30,22 +31,20 @@ def export_adapters(model: Model, folder: Path) -> str:
     """
     rule, network = model.denoiser, innermost(model.denoiser).network
     with fresh_folder(folder) as temporary:
-        if isinstance(rule, Extrapolate):
+        if isinstance(rule, Pair):
             write_pair(temporary, rule)
             return f"{folder} holds the LoRA to guide away from, its opposite, and how to guide (guide_pipeline)"
+        if isinstance(rule, Guide) and not isinstance(rule, ClassifierFree):
+            raise UserError(f"{rule.kind} cannot be exported: export 'neon' or 'sims' of a run, which are LoRAs")
         if network.settings is None:
             raise UserError("this model is the pipeline itself, without a LoRA: there is nothing to export")
-        if isinstance(rule, Guide) and rule.kind != "classifier-free":
-            raise UserError(f"{rule.kind} cannot be exported: export 'neon' or 'sims' of a run, which are LoRAs")
         write_lora(temporary / LORA, network.adapter, network.component, network.alpha)
         if has_kohya_names(network.frozen):
             write_kohya(temporary / LORA_KOHYA, network.adapter, network.frozen, network.alpha)
     return f"{folder} holds a LoRA: pipe.load_lora_weights({str(folder)!r}, weight_name={LORA!r})"
 
 
-def write_pair(
-    folder: Path, guided: Extrapolate, cached: Denoiser | None = None, opposite: Denoiser | None = None
-) -> None:
+def write_pair(folder: Path, guided: Pair, cached: Denoiser | None = None, opposite: Denoiser | None = None) -> None:
     """The LoRA of a guided pair's auxiliary, its strength, and in ``opposite`` Neon's: see ``write_guidance``.
 
     Corrections are reused as ``cached`` does, the same pair, where that is given.
@@ -56,5 +55,6 @@ def write_pair(
     write_guidance(
         folder, network.conditioning.pipeline.kind.pipeline, network.frozen, network.adapter,
         w=guided.w, scale=scale, alpha=network.alpha, interval=guided.interval, refresh=rule,
+        condition_only=isinstance(guided, ConditionalExtrapolate),
         opposite=None if opposite is None else innermost(opposite).network.adapter,
     )  # fmt: skip
