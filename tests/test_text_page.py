@@ -55,6 +55,7 @@ def test_the_page_runs_from_top_to_bottom(desk: Path) -> None:
     left = {path.name for path in (desk / "runs/sd15/text-to-image").iterdir()}
     table = PAGE.split("| who reads it |")[1].split("\n\n")[0]
     assert left == set(re.findall(r"`([a-z-]+\.(?:safetensors|json))`", table))
+    assert "nothing tells whether samples show their prompts" in (desk / "runs/sd15/log").read_text()
     assert "not verified" in (desk / "runs/sd3/report.html").read_text().lower()
     for code in pages.blocks("python", PAGE):
         here = code.replace('"cuda"', '"cpu"').replace("num_inference_steps=25", "num_inference_steps=2")

@@ -380,10 +380,9 @@ def test_clip_score_is_the_cosine_that_clip_gives(place: Path, tmp_path: Path) -
 
 
 def test_a_loss_beyond_the_noise_is_one() -> None:
-    before = np.ones(100)
-    assert is_lost(before, np.where(np.arange(100) < 10, 0.0, 1.0))
-    assert not is_lost(before, np.where(np.arange(100) < 2, 0.0, 1.0))
-    assert not is_lost(before, np.full(100, np.nan))
+    assert is_lost(np.where(np.arange(100) < 10, -1.0, 0.0))
+    assert not is_lost(np.where(np.arange(100) < 2, -1.0, 0.0))
+    assert not is_lost(np.zeros(100))
 
 
 def test_what_loses_prompts_is_no_choice() -> None:

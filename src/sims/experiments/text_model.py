@@ -29,7 +29,6 @@ from sims.training.options import TrainOptions
 
 T = TypeVar("T")
 TRAIN = TrainOptions(batch=16, warmup=800, ema_rampup=0.5)
-UNTOLD = "a classifier of labels beside the captions, or evaluation.extractor clip, would"
 BUDGETS = (2_000, 4_000, 8_000, 16_000)  # images
 
 

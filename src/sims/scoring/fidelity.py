@@ -50,8 +50,9 @@ class Asked:
         return np.where(intended < 0, np.nan, predicted == intended).astype(np.float32)
 
 
-def is_lost(before: Array, after: Array) -> bool:
-    """Whether samples (n,) are less faithful than others of the same seeds and prompts, beyond two standard errors."""
-    change = after - before
-    change = change[np.isfinite(change)]
+def is_lost(change: Array) -> bool:
+    """Whether samples are less faithful than others of the same seeds and prompts, by two standard errors of the mean.
+
+    ``change`` (n,) is their fidelity less that of the others; 0 where nothing is known.
+    """
     return len(change) > 1 and bool(change.mean() < -2 * change.std(ddof=1) / len(change) ** 0.5)

@@ -27,7 +27,7 @@ from sims.experiments.improve.trusted import read_trusted
 from sims.experiments.latent_space import decoder_of, latent_space, to_latents
 from sims.experiments.options import ImproveOptions
 from sims.experiments.runner import Experiment, carry_out, rehearsed
-from sims.experiments.text_model import UNTOLD, Prompted, open_prompted, sized_for_text
+from sims.experiments.text_model import Prompted, open_prompted, sized_for_text
 from sims.interop.latents import Autoencoder
 from sims.methods import BASE, Expected
 from sims.methods.auxiliary import TRAINED_HERE
@@ -153,8 +153,6 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
                 features = extract(judge.extractor, opened.trusted.all()[0].to(run.device))
         if opened.prompted is not None:
             judge = judge.for_prompts(opened.prompted.asked(real, judge.extractor))
-            if judge.asked is None:
-                run.log("nothing tells whether samples show their prompts, so no strength is refused for it: " + UNTOLD)
         context = replace(context, judge=judge, trusted=features)
     if model is None:
         with clock.stage(TRAIN_BASE):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from sims.config import convert, to_dict
 from sims.experiments.improve.improvement import Context
 from sims.experiments.improve.search import Arm, Features, Search, Searched, around, search_bound, search_expected
+from sims.experiments.improve.selection import distance, with_change
 from sims.experiments.improve.trusted import MOST, Candidates
 from sims.experiments.options import ImproveOptions
 from sims.files import digest
@@ -20,7 +20,6 @@ from sims.processes import agree
 from sims.runs.measure import draw_and_measure, parts_of, sampled
 from sims.runs.work import Leaves, Work
 from sims.sampling import nfe
-from sims.scoring.fidelity import is_lost
 from sims.scoring.judge import Draw
 from sims.seeds import seed_range
 
@@ -67,17 +66,16 @@ def search_method(
             nonlocal evaluations
             model = built(context, method, base, artefact, arm, w)
             evaluations += (last - first) * nfe(model, model.sampler)
-            parts = parts_of(seeds[first:last], size)
             kept = draw_and_measure(
-                run, folder / _cell(arm, w), parts,
+                run, folder / _cell(arm, w), parts_of(seeds[first:last], size),
                 lambda part: sampled(model, part, batch_size=size),
                 lambda samples: judge.only_features(samples.x, samples.labels), Draw, advance,
             )  # fmt: skip
-            return np.concatenate([_with_change(context, draw, part) for draw, part in zip(kept, parts)])
+            return with_change(context, kept, first)
 
         # Every process must see the same distances to the last bit, or their ways would part.
         arms = [Arm(budget, extra) for budget in budgets for extra in _extras(method)]
-        search = Search(features, lambda x: agree(_distance(context, x)), arms, strengths, settings, name)
+        search = Search(features, lambda x: agree(distance(context, x)), arms, strengths, settings, name)
         searched = replace(search.run(), extra_name=method.extra.name if method.extra else "")
         if context.trusted is not None:
             searched = _by_trusted(context, searched, features, len(seeds))
@@ -86,23 +84,6 @@ def search_method(
     file = folder / "chosen.json"
     with run.progress(f"choose budget and w ({name})", 8 * sum(settings.rungs)) as advance:
         return convert(run.once(file, choose, together=True), Searched, str(file), "entry")  # type: ignore[no-any-return]
-
-
-def _with_change(context: Context, draw: Draw, part: range) -> np.ndarray:
-    """Features (n, D) of a part of the selection seeds; where prompts count, fidelity less the base's behind them."""
-    if context.faithful is None or draw.fidelity is None:
-        return draw.features
-    begin = seed_range("selection", context.options.seed, max(context.options.search.rungs)).start
-    change = draw.fidelity - context.faithful[part.start - begin : part.stop - begin]
-    return np.column_stack([draw.features, np.nan_to_num(change)])
-
-
-def _distance(context: Context, found: np.ndarray) -> float:
-    """To the training data; infinite for samples that show less of their prompts than the base's do."""
-    if context.faithful is None:
-        return context.needed_judge.frechet(found)
-    features, change = found[:, :-1], found[:, -1]
-    return math.inf if is_lost(np.zeros_like(change), change) else context.needed_judge.frechet(features)
 
 
 def _extras(method: Method) -> tuple[float | None, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,16 +47,42 @@ def select(context: Context, choice: Choice, round_: int) -> Selection:
     features = draw.features
     half = half_width([features], judge.frechet)
     test = None if judge.test is None else frechet_distance(Moments.of(features), judge.test.moments)
-    fd, half, test, perfect = agree((judge.frechet(features), half, test, judge.perfect(len(features))))
-    lost = context.faithful is not None and draw.fidelity is not None and is_lost(context.faithful, draw.fidelity)
-    return Selection(features, math.inf if agree(lost) else fd, half, test, perfect)
+    fd = distance(context, with_change(context, [draw]))
+    fd, half, test, perfect = agree((fd, half, test, judge.perfect(len(features))))
+    return Selection(features, fd, half, test, perfect)
 
 
 def faithful(context: Context, base: Choice, round_: int) -> np.ndarray | None:
-    """How well the base's samples of the selection seeds show what their prompts ask for; None without prompts."""
-    if context.judge is None or context.judge.asked is None:
+    """How well the base's samples of the selection seeds show what their prompts ask for; None where nothing tells."""
+    if context.judge is None or not context.options.is_text:
         return None
-    return _drawn(context, base, round_).fidelity
+    found = None if context.judge.asked is None else _drawn(context, base, round_).fidelity
+    if found is None:
+        context.run.log(
+            "nothing tells whether samples show their prompts, so no strength is refused for it: a classifier of "
+            "labels beside the captions, or evaluation.extractor clip, would"
+        )
+    return found
+
+
+def with_change(context: Context, draws: Sequence[Draw], first: int = 0) -> np.ndarray:
+    """Features (n, D) of the selection seeds from the ``first`` on; where prompts count, their change behind them.
+
+    That is the fidelity less the base's, so that parts and tenths of the samples keep it.
+    """
+    features = np.concatenate([draw.features for draw in draws])
+    if context.faithful is None:
+        return features
+    fidelity = np.concatenate([draw.fidelity for draw in draws if draw.fidelity is not None])
+    return np.column_stack([features, np.nan_to_num(fidelity - context.faithful[first : first + len(fidelity)])])
+
+
+def distance(context: Context, found: np.ndarray) -> float:
+    """Of ``with_change``, to the training data; infinite where samples show less of their prompts than the base's."""
+    frechet = context.needed_judge.frechet
+    if context.faithful is None:
+        return frechet(found)
+    return math.inf if is_lost(found[:, -1]) else frechet(found[:, :-1])
 
 
 def _drawn(context: Context, choice: Choice, round_: int) -> Draw:
