@@ -3,8 +3,9 @@
     python benchmarks/claim.py --bed digits-5k --repeats 5 --out benchmarks/results/claim-digits-5k.json
 
 Beds: digits-5k, digits-20k (bundled), cifar10-8x8 (--data FOLDER with train and test parquet files). The repeats run
-as separate processes of one thread each, ``--jobs`` at a time; an interrupted benchmark continues. Every interval is
-Student's t over the repeats, and every comparison with the base is paired within the repeat.
+as separate processes of one thread each (``--threads``), ``--jobs`` at a time; an interrupted benchmark continues.
+Every interval is Student's t over the repeats, and every comparison with the base is paired within the repeat; of a
+single repeat, over its draws of samples.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ def command(recipe: str, run: Path, seed: int, data: str | None, extra: list[str
     return [*words, *extra]
 
 
-def run_repeat(recipe: str, run: Path, seed: int, data: str | None, extra: list[str]) -> ImproveResult:
+def run_repeat(recipe: str, options: argparse.Namespace, seed: int, extra: list[str]) -> ImproveResult:
+    run = folder_of(options, seed)
     run.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     with run.with_name(f"{run.name}.log").open("a") as log:
-        words = command(recipe, run, seed, data, extra)
+        words = command(recipe, run, seed, options.data, extra)
         subprocess.run(words, env=environment, stderr=log, stdout=log, check=True)
     print(f"{run.name} finished", flush=True)
     return read_result(run, ImproveResult)
@@ -149,6 +151,7 @@ def repeats(
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=1, help="of each repeat")
     parser.add_argument("--folder", type=Path, default=Path("runs") / NAME)
     parser.add_argument("--data", help="folder with the data set of a bed that is not bundled")
     parser.add_argument("--out", type=Path, required=True)
@@ -158,7 +161,7 @@ def repeats(
         parser.error(f"--data is for beds that are not bundled, and needed there: {options.bed} is {named}")
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         jobs = [
-            pool.submit(run_repeat, beds[options.bed], folder_of(options, seed), seed, options.data, [*words, *extra])
+            pool.submit(run_repeat, beds[options.bed], options, seed, [*words, *extra])
             for seed in range(options.first_seed, options.first_seed + options.repeats)
         ]
         return options, extra, [job.result() for job in jobs]
@@ -175,7 +178,7 @@ def write(options: argparse.Namespace, extra: list[str], results: list[ImproveRe
         "bed": options.bed,
         "repeats": options.repeats,
         "date": datetime.date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a repeat",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, threads a repeat: {options.threads}",
         "command": f"python benchmarks/{NAME}.py --bed {options.bed} --repeats {options.repeats} "
         f"--first-seed {options.first_seed} {'--data DATA ' if options.data else ''}--out {options.out}",
         "options": extra,

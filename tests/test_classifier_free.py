@@ -77,6 +77,31 @@ def test_a_trajectory_is_the_same_and_costs_two_evaluations(model: Model) -> Non
     assert nfe(guided.with_strength(0), options) == 11
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_small_batches_take_one_pass_for_both(model: Model, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass over both where that is faster, two where it is not: the same samples, and the same to pay."""
+    calls: list[tuple[int, ...]] = []
+    forward = Exact.forward
+
+    def counted(self: Exact, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        calls.append((len(x), len(sigma), int((y == 3).sum())))
+        return forward(self, x, sigma, y)
+
+    monkeypatch.setattr(Exact, "forward", counted)
+    options, labels = SamplerOptions(solver="euler", steps=6), torch.tensor([0, 1, 2, 2])
+    guided = ClassifierFree(model.denoiser, w=0.7)
+    if cached:
+        guided = guided.with_cache(CacheRule.from_pilot(guided, range(64), options, refreshes=3))
+        calls.clear()
+    few, _ = sims.sample_seeds(guided, range(4), options, labels)
+    joined = list(calls)
+    assert joined.count((8, 8, 4)) == (3 if cached else 6) and len(joined) == 6
+    calls.clear()
+    many, _ = sims.sample_seeds(guided, range(8), options, labels.repeat(2))
+    assert {size for size, _, _ in calls} == {8} and len(calls) == (9 if cached else 12)
+    torch.testing.assert_close(few, many[:4], atol=1e-6, rtol=1e-6)
+
+
 def test_strength_moves_samples_away_from_the_other_classes(model: Model) -> None:
     labels = torch.zeros(400, dtype=torch.int64)
     others = (MEANS[1] + MEANS[2]) / 2

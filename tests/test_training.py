@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Interrupted(Exception):
 
 def train(data: Any, folder: Path, images: int = 640, options: TrainOptions = FAST, **more: Any) -> Trained:
     """Train the tiny network; ``stop_after`` steps it is interrupted, ``dropout`` and others go where they belong."""
-    stop_after, dropout = more.pop("stop_after", None), more.pop("dropout", 0.0)
+    stop_after, sizes = more.pop("stop_after", None), {name: more.pop(name) for name in {*more} & {"dropout", "width"}}
     steps = 0
 
     def advance(count: int) -> None:
@@ -44,7 +45,7 @@ def train(data: Any, folder: Path, images: int = 640, options: TrainOptions = FA
         if stop_after is not None and steps > stop_after:
             raise Interrupted
 
-    start = tiny.model(getattr(data, "data", data), dropout=dropout)
+    start = tiny.model(getattr(data, "data", data), **sizes)
     trainer = Trainer(start, data, options, folder, images=images, seed=more.pop("seed", 5), **more)
     return trainer.run(advance, lambda text: None)
 
@@ -81,6 +82,32 @@ def test_interrupted_training_ends_bit_for_bit_the_same(
     for budget in whole.snapshots:
         ours, theirs = (load_file(run.snapshots[budget] / "model.safetensors") for run in (whole, parts))
         assert equal(ours, theirs)
+
+
+def test_moments_of_8_bits_take_a_quarter_and_resume_bit_for_bit(plain: Dataset, tmp_path: Path) -> None:
+    """Where bitsandbytes is installed; they train as well as those of 32 bits."""
+    few = replace(FAST, optimizer="adam8bit", weight_decay=0.01)
+    whole = train(plain, tmp_path / "whole", options=few, width=64)
+    with pytest.raises(Interrupted):
+        train(plain, tmp_path / "parts", options=few, width=64, stop_after=7)
+    parts = train(plain, tmp_path / "parts", options=few, width=64)
+    assert equal(state(whole.folder), state(parts.folder)) and parts.losses == whole.losses
+    kept = state(whole.folder)
+    large = {name for name, value in kept.items() if name.startswith("optimizer.") and value.dtype == torch.uint8}
+    assert large and all(kept[name].numel() >= 4096 for name in large)
+    full = train(plain, tmp_path / "full", options=replace(FAST, weight_decay=0.01), width=64)
+    size, less = (sum(v.nbytes for n, v in state(run.folder).items() if "optimizer" in n) for run in (full, whole))
+    assert less < 0.75 * size  # of a network this small; what is above 4,096 numbers takes a quarter
+    begun = tiny.model(plain, width=64).denoiser.state_dict()  # type: ignore[attr-defined]
+    assert distance(weights(whole), weights(full)) < 0.2 * distance(weights(full), begun)
+
+
+def test_without_bitsandbytes_it_is_named(plain: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"sims-diffusion\[8bit\]"):
+        train(plain, tmp_path, options=replace(FAST, optimizer="adam8bit"))
+    with pytest.raises(UserError, match="shard with optimizer adam8bit"):
+        replace(FAST, optimizer="adam8bit", shard=True)
 
 
 def test_an_interruption_before_the_first_checkpoint_starts_anew(plain: Dataset, tmp_path: Path) -> None:

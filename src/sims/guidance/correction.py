@@ -35,13 +35,19 @@ class CorrectionGuide(IntervalGuide):
         """c, like x, where ``denoised`` is the base's estimate and ``others`` evaluate what else it ``calls``."""
         raise NotImplementedError
 
+    def together(
+        self, x: Tensor, sigma: Tensor, labels: Tensor | None, base: Evaluate, *others: Evaluate
+    ) -> tuple[Tensor, Tensor]:
+        """The base's estimate and c; a rule that can have both of one call says so here."""
+        denoised = base(x, sigma, labels)
+        return denoised, self.correction(x, sigma, labels, denoised, *others)
+
     def estimate(self, x: Tensor, sigma: Tensor, labels: Tensor | None, base: Evaluate, *others: Evaluate) -> Tensor:
         """The guided estimate, each sample at its own level; the cache plays no part here."""
-        denoised = base(x, sigma, labels)
         guided = self.is_guided(sigma)  # (B,)
         if not guided.any():
-            return denoised
-        correction = self.correction(x, sigma, labels, denoised, *others)
+            return base(x, sigma, labels)
+        denoised, correction = self.together(x, sigma, labels, base, *others)
         return torch.where(expand(guided, x), denoised + self.w * correction, denoised)
 
     def trajectory(self, sigmas: Tensor) -> Evaluate:
@@ -99,13 +105,12 @@ class Trajectory:
         assert self._position < len(self._steps), "more evaluations than levels were planned"
         step, level = self._steps[self._position], self._sigmas[self._position]
         self._position += 1
-        denoised = self._base(x, sigma, labels)
-        if step is None:
-            return denoised
-        if step.refresh:
-            self._correction = self._guided.correction(x, sigma, labels, denoised, *self._others)
+        if step is None or not step.refresh:
+            denoised = self._base(x, sigma, labels)
+        else:
+            denoised, self._correction = self._guided.together(x, sigma, labels, self._base, *self._others)
             if self._records is not None:
                 self._records.append((level, self._correction.detach().to("cpu", torch.float32, copy=True)))
-        if self._correction is None:  # a plan may begin without any correction
+        if step is None or self._correction is None:  # a plan may begin without any correction
             return denoised
         return denoised + (self._guided.w * step.scale) * self._correction

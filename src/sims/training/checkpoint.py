@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sims.config import fitted, to_dict
 from sims.errors import UserError
 from sims.files import atomic_path, parse_json
+from sims.training.adam import is_8bit
 from sims.training.ema import EMA, PowerEMA, PowerState
 from sims.training.sharding import alike, local, whole
 
@@ -46,7 +47,10 @@ def save_state(
     tensors: dict[str, Tensor] = {f"network.{k}": v.detach() for k, v in network.state_dict().items()}
     for prefix, average in _averages(ema):
         tensors |= {f"{prefix}{k}": v for k, v in average.state_dict().items()}
-    for index, entry in optimizer.state_dict()["state"].items():
+    for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        entry = {name: torch.as_tensor(value) for name, value in optimizer.state.get(parameter, {}).items()}
+        if is_8bit(optimizer):  # whose parameters share their tables
+            entry = {name: value.clone() for name, value in entry.items()}
         tensors |= {f"optimizer.{index}.{name}": value for name, value in entry.items()}
     contiguous: dict[str, Tensor] = {}
     for name, value in tensors.items():
@@ -81,12 +85,15 @@ def load_state(
     _restore(network, _part(tensors, "network."))
     for prefix, average in _averages(ema):
         _restore(average, _part(tensors, prefix))
-    entries: dict[int, dict[str, Tensor]] = {}
+    entries: dict[int, dict[str, Tensor | int]] = {}
     parameters = list(network.parameters())
     for name, value in _part(tensors, "optimizer.").items():
         index, field = name.split(".", 1)
         parameter = parameters[int(index)]
-        if field != "step":  # the file has lost how weights lie in memory, and moments must lie alike
+        if field == "step":
+            entries.setdefault(int(index), {})[field] = int(value) if is_8bit(optimizer) else value
+            continue
+        if value.numel() == parameter.numel():  # the file has lost how weights lie in memory, and moments lie alike
             value = alike(value, parameter)
         entries.setdefault(int(index), {})[field] = value
     groups = optimizer.state_dict()["param_groups"]

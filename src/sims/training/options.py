@@ -57,6 +57,8 @@ class TrainOptions:
     """Probability of each augmentation (EDM: 0.12 to 0.15; 0 = none), which the network must be able to be told."""
     augment_transforms: tuple[Transform, ...] = TRANSFORMS
     """Augmentations; all of them take 9 labels."""
+    optimizer: Literal["adam", "adam8bit"] = field(default="adam", metadata=LATER)
+    """Adam; adam8bit keeps its moments in 8 bits, a quarter of the memory (extra 8bit, the package bitsandbytes)."""
     precision: Precision = "auto"
     """Arithmetic of the network in training; auto is bf16 where the device has it natively and a short measurement says that it is faster, else fp32. fp16: GPUs."""  # noqa: E501
     compile: bool = False
@@ -90,8 +92,10 @@ class TrainOptions:
                 f"so choose one from 0 up to, but not including, {limit:g}"
             )
         self._check_ema()
-        if self.shard and (self.compile or self.precision == "fp16"):
-            chosen = "compile" if self.compile else "precision fp16"
+        whole = {"compile": self.compile, "precision fp16": self.precision == "fp16"}
+        whole["optimizer adam8bit"] = self.optimizer == "adam8bit"
+        if self.shard and any(whole.values()):
+            chosen = next(name for name, is_chosen in whole.items() if is_chosen)
             raise UserError(f"shard with {chosen} is not supported: leave one of them out (bf16 needs no scaling)")
         batches = self.decay_batches
         if (batches is None) == (self.decay == "sqrt") or (batches is not None and batches < 1):

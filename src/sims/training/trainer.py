@@ -21,6 +21,7 @@ from sims.errors import UserError
 from sims.files import write_json
 from sims.model import Model
 from sims.processes import agree, join
+from sims.training.adam import make_adam
 from sims.training.arithmetic import autocast_dtype, loss_scaler
 from sims.training.augment import Augment, Mirrored, check_augmentation
 from sims.training.checkpoint import Progress, load_state, save_state
@@ -196,11 +197,7 @@ class Trainer:
         copied = (lambda network: self._copy()) if self.split else copy.deepcopy
         self.ema = PowerEMA(self.network, self.options.ema_rel, copied) if power else EMA(self.network, copied)
         self.parameters = list(self.network.parameters())
-        betas = (0.9, self.options.beta2)
-        self.optimizer = torch.optim.Adam(
-            self.parameters, lr=self.options.learning_rate, betas=betas, fused=True,
-            weight_decay=self.options.weight_decay, decoupled_weight_decay=self.options.weight_decay > 0,
-        )  # fmt: skip
+        self.optimizer = make_adam(self.parameters, self.options)
         self.step, self.nonfinite, self.partial = 0, 0, (0.0, 0)
         self.losses: list[tuple[int, float]] = []
         self.wrapped = self.network if self.split else self.accelerator.prepare(self.network)
