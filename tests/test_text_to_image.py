@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 import sims
 from sims.cli import main
-from sims.data.captions import captions_of, read_prompts
+from sims.data.captions import captions_of, held_out, read_prompts
 from sims.data.pictures import SourceOptions
 from sims.data.store import Store
 from sims.denoiser import weights_of
@@ -275,6 +278,56 @@ def test_a_run_without_data_continues_where_it_was_cut(
     assert main(arguments(place, "sd", tmp_path / "cut", *more)) == 0
     for file in (tmp_path / "whole" / "text-to-image").iterdir():
         assert file.read_bytes() == (tmp_path / "cut" / "text-to-image" / file.name).read_bytes()
+
+
+def test_two_processes_train_the_lora_that_one_does(place: Path, tmp_path: Path) -> None:
+    """Synthesis and batches are shared out; what is left differs by the order of sums alone."""
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this PyTorch has no gloo, which processes on CPUs talk through")
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    given = ["--data.path", "none", "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sims,neon"]
+    given += ["--auxiliary.train.precision", "fp32", "--auxiliary.budgets", "32", "--guidance.cache-cost", "0"]
+    one, two = (arguments(place, "sdxl", tmp_path / name, *given) for name in ("one", "two"))
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "--", "sims"]
+    done = subprocess.run([*start, *two], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert main(one) == 0
+    for name in ("negative.safetensors", "neon.safetensors"):
+        ours, theirs = (load_file(tmp_path / run / "text-to-image" / name) for run in ("one", "two"))
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            torch.testing.assert_close(theirs[key], value, atol=1e-4, rtol=1e-3)
+
+
+def test_the_table_is_of_prompts_that_were_held_out(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No sample of them is synthesized, trained on or searched with; batches are fitted to the memory there is."""
+    monkeypatch.setattr(rates, "SECONDS", 0.5)
+    run = tmp_path / "run"
+    given = ["--text.held-out", "0.34", "--methods", "base,sims", "--search.w", "1", "--search.budget", "32"]
+    assert main(arguments(place, "sd", run, *given, "--fit-memory")) == 0
+    prompts = captions_of(str(place / "pictures"), SourceOptions()).distinct
+    (back,) = held_out(prompts, 0.34).nonzero()[0].tolist()
+    (store,) = {file.parent for file in run.rglob("part-*.parquet")}
+    synthesized = Store.read(store).labels
+    assert synthesized is not None and len(synthesized) == 24 and {*synthesized.tolist()} == {0, 1, 2} - {back}
+    result = read_result(run, ImproveResult)
+    asked = PROMPTS.index(prompts[back])  # the class of the pictures that bear it
+    assert result.data.drawn_shares == tuple(float(index == asked) for index in range(3))
+    assert result.headline.endswith("Every figure is of the 1 of 3 prompts that only the table is of.")
+    kept = json.loads((run / "batches.json").read_text())
+    assert kept["batch_size"] <= 8 and kept["parts"]["auxiliary"] >= 1
+
+
+def test_prompts_are_held_out_by_their_texts_alone() -> None:
+    prompts = tuple(f"prompt {index}" for index in range(50))
+    found = held_out(prompts, 0.2)
+    assert found.sum() == 10 and not held_out(prompts, 0.0).any()
+    assert held_out(prompts[::-1], 0.2)[::-1].tolist() == found.tolist()
+    for share in (0.001, 0.999):
+        with pytest.raises(UserError, match=r"of 50 prompts: at least one must be kept back and one left"):
+            held_out(prompts, share)
 
 
 def test_a_lora_is_drawn_by_its_seed_and_changes_nothing_at_first(place: Path) -> None:

@@ -16,7 +16,7 @@ from sims.data.pictures import SourceOptions
 from sims.data.readers import Pictures
 from sims.data.sources import open_path
 from sims.errors import UserError
-from sims.files import parse_csv, parse_json, read_bytes
+from sims.files import digest, parse_csv, parse_json, read_bytes
 
 COLUMNS = ("text", "caption", "prompt", "captions", "prompts", "description")
 _NAMES = ("file_name", "filename", "image", "path")
@@ -66,6 +66,23 @@ def read_prompts(file: Path) -> tuple[str, ...]:
     if (longest := max(map(len, prompts))) > _LONGEST:
         raise UserError(f"{file} has a line of {longest:,} characters: a prompt has at most {_LONGEST:,}")
     return prompts
+
+
+def held_out(prompts: Sequence[str], share: float) -> np.ndarray:
+    """Which of the prompts (P,) are kept back, so large a share of them: by their texts alone, whatever the order.
+
+    Errors: UserError where that is none, or all.
+    """
+    count, size = round(share * len(prompts)), len(prompts)
+    if share and not 0 < count < size:
+        raise UserError(
+            f"text.held_out is {share:g}, which is {count:,} of {size:,} prompts: at least one must be kept back and "
+            "one left, give another share or more prompts"
+        )
+    order = sorted(range(size), key=lambda index: digest(prompts[index]))
+    found = np.zeros(size, dtype=bool)
+    found[order[:count]] = True
+    return found
 
 
 def captions_of(source: str, options: SourceOptions, column: str | None = None) -> Captions:

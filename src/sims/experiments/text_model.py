@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from sims.data.captions import Captions, captions_of, read_prompts
+from sims.data.captions import Captions, captions_of, held_out, read_prompts
 from sims.data.dataset import Dataset
 from sims.data.sources import BUILT_IN
 from sims.errors import UserError
@@ -34,13 +34,17 @@ BUDGETS = (2_000, 4_000, 8_000, 16_000)  # images
 
 @dataclass(frozen=True)
 class Prompted:
-    """A text-to-image model, and the class (P,) of every prompt, -1 = none; None without captions that have classes."""
+    """A text-to-image model, and the class (P,) of every prompt, -1 = none; None without captions that have classes.
+
+    ``held_out`` are the shares (P,) by which the prompts that were kept back are drawn; () where none was.
+    """
 
     model: Model
     folder: Path
     prompts: tuple[str, ...]
     classes: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
+    held_out: tuple[float, ...] = ()
 
     def classes_in(self, data: Dataset | None) -> np.ndarray | None:
         """The class (P,) of every prompt by the numbers that data have for classes of their names, -1 = none."""
@@ -126,11 +130,17 @@ def open_prompted(options: ImproveOptions, device: torch.device, log: Callable[[
         )
     prompts = captions.distinct if options.prompts is None else read_prompts(options.prompts)
     model = open_text_to_image(options.model, prompts, options.text, data.source.folder, log)
-    if options.prompts is None:  # drawn as often as the data have them
-        innermost(model.denoiser).class_shares = checked_shares(captions.shares(prompts), len(prompts))
+    shares = captions.shares(prompts) if options.prompts is None else ()  # drawn as often as the data have them
+    back: tuple[float, ...] = ()
+    kept = held_out(prompts, options.text.held_out)
+    if kept.any():
+        log(f"{kept.sum():,} of {len(prompts):,} prompts are kept out of synthesis, training and search")
+        every = np.array(shares or [1.0] * len(prompts))
+        shares, back = every * ~kept, checked_shares(every * kept, len(prompts))
+    innermost(model.denoiser).class_shares = checked_shares(shares, len(prompts))
     classes = captions.classes(prompts)
     known = classes if len(classes) and (classes >= 0).any() else None
-    return Prompted(model.to(device), options.model, prompts, known, captions.class_names)
+    return Prompted(model.to(device), options.model, prompts, known, captions.class_names, back)
 
 
 def _captions(options: ImproveOptions) -> Captions:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sims.config import read_as, to_dict
+from sims.config import LATER, read_as, to_dict
 from sims.data.mapped import say
 from sims.denoiser import Denoiser, Precision
 from sims.errors import UserError
@@ -38,10 +38,14 @@ class TextOptions:
     """Number format that the network's own weights are held in; bf16 or fp16 halve the memory (GPUs)."""
     column: str | None = None
     """Column of the data's captions, where it is not text, caption or prompt."""
+    held_out: float = field(default=0.0, metadata=LATER)
+    """Share of the prompts that are kept out of synthesis, training and search; then the table is of these alone."""
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 1 <= self.scale < math.inf:
             raise UserError(f"text.scale is {self.scale}: give a number from 1 (no guidance) on, such as 7.5")
+        if not 0 <= self.held_out < 1:
+            raise UserError(f"text.held_out is {self.held_out}: give a share of the prompts from 0 up to below 1")
 
 
 def open_text_to_image(

@@ -40,7 +40,11 @@ def improve_result(
     headline, warnings = _headline({row.label: row for row in rows}, comparisons, subject)
     own = nfe(model, model.sampler)
     headline = f"{advice(outcome.known, own, outcome.table, options.max_cost)} {headline}".strip()
-    drawn, names, floor = drawn_shares(model.num_classes, shares_to_draw(model.sampler, model)), model.class_names, None
+    shares = shares_to_draw(context.shown(model).sampler, model)
+    drawn, names, floor = drawn_shares(model.num_classes, shares), model.class_names, None
+    if context.held_out:
+        kept = np.count_nonzero(context.held_out)
+        headline += f" Every figure is of the {kept:,} of {model.num_classes:,} prompts that only the table is of."
     if options.is_text:
         drawn, names = _of_prompts(drawn, judge.asked if judge is not None else None)
     conditional = len(drawn) > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,7 +32,8 @@ def settings_of(options: ImproveOptions, round_: int = 0, leader: Leader | None 
 class Context:
     """A run and its options, the real data, what judges, and the features of images that are known to be real.
 
-    ``faithful`` (n,) says how well the base's samples of the selection seeds show what their prompts ask for.
+    ``faithful`` (n,) says how well the base's samples of the selection seeds show what their prompts ask for;
+    ``held_out`` are the shares of the prompts that were kept back for the table, where some were.
     """
 
     run: Run
@@ -42,6 +43,13 @@ class Context:
     judge: Judge | None = None
     trusted: np.ndarray | None = None
     faithful: np.ndarray | None = None
+    held_out: tuple[float, ...] = ()
+
+    def shown(self, model: Model) -> Model:
+        """A model as its samples are judged and shown: of the prompts that were kept back, where some were."""
+        if not self.held_out:
+            return model
+        return replace(model, sampler=replace(model.sampler, class_shares=self.held_out))
 
     def stage(self, name: str, round_: int) -> AbstractContextManager[None]:
         """Time a stage of a round."""

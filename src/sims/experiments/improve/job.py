@@ -154,6 +154,8 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
         if opened.prompted is not None:
             judge = judge.for_prompts(opened.prompted.asked(real, judge.extractor))
         context = replace(context, judge=judge, trusted=features)
+    if opened.prompted is not None:
+        context = replace(context, held_out=opened.prompted.held_out)
     if model is None:
         with clock.stage(TRAIN_BASE):
             base = base_of(run, options, context.real, None)

@@ -50,12 +50,13 @@ def write_grids(context: Context, outcome: RoundOutcome) -> None:
     arrays: dict[str, np.ndarray] = {"seeds": np.asarray(seeds)}
     codec = outcome.base.model.codec
     for choice in (line.choice for line in outcome.table):
-        x, _ = finite(choice.model.sample(seeds, batch_size=GRID))
+        shown = context.shown(choice.model)
+        x, _ = finite(shown.sample(seeds, batch_size=GRID))
         arrays[f"{choice.label}@{choice.w:g}"] = to_images(codec, x, device)
         guided = choice.model.denoiser
         if choice.label == LEADER.name and isinstance(guided, CorrectionGuide):
             for w in (0.5 * choice.w, 2.0 * choice.w):
-                other = choice.model.with_denoiser(guided.with_cache(None).with_strength(w))
+                other = shown.with_denoiser(guided.with_cache(None).with_strength(w))
                 others, _ = finite(other.sample(seeds, batch_size=GRID))
                 arrays[f"{choice.label}@{w:g}"] = to_images(codec, others, device)
             if real is not None:

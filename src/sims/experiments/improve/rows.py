@@ -42,19 +42,20 @@ def measure(context: Context, choice: Choice, round_: int) -> Measured:
     if context.judge is None:
         return Measured(choice, row)
     judge, evaluation, options = context.judge, context.options.evaluation, context.options
+    model = context.shown(choice.model)
     size = evaluation.samples
     seeds = parts_of(seed_range("evaluation", options.seed, evaluation.draws * size, round_), size)
-    folder = draws_folder(context, choice, size, round_, "evaluation")
+    folder = draws_folder(context, replace(choice, model=model), size, round_, "evaluation")
 
     with (
         context.stage(_evaluating(choice.label), round_),
         context.run.progress(f"evaluate {choice.label}", evaluation.draws * size) as advance,
     ):
         draws = draw_and_measure(
-            context.run, folder, seeds, lambda part: sampled(choice.model, part, batch_size=options.batch_size),
+            context.run, folder, seeds, lambda part: sampled(model, part, batch_size=options.batch_size),
             lambda samples: judge.scored(judge.measure(samples.x, samples.labels, samples.diverged)), Draw, advance,
         )  # fmt: skip
-    named = judge.asked.class_names if judge.asked is not None else choice.model.class_names
+    named = judge.asked.class_names if judge.asked is not None else model.class_names
     names = named or tuple(map(str, range(getattr(judge.extractor, "num_classes", 0))))
     row = replace(
         row,
