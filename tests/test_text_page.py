@@ -12,8 +12,8 @@ import pytest
 
 import pages
 from sims.experiments.cost import rates
+from sims.experiments.job_sizes import sized_for_text
 from sims.experiments.options import ImproveOptions
-from sims.experiments.text_model import sized_for_text
 
 PAGE = pages.read("docs/text-to-image.md")
 #: Less of everything; these options follow those of the page and win over them.

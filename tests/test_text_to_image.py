@@ -32,8 +32,9 @@ from sims.errors import UserError
 from sims.experiments.cost import rates
 from sims.experiments.improve.search import Arm, Search, SearchOptions
 from sims.experiments.improve.selection import Selection, accept
+from sims.experiments.job_sizes import sized_for_text
 from sims.experiments.options import DataOptions, ImproveOptions
-from sims.experiments.text_model import open_prompted, sized_for_text
+from sims.experiments.text_model import open_prompted
 from sims.guidance import ConditionalExtrapolate
 from sims.guidance.guide import innermost
 from sims.interop.text_export import export_adapters

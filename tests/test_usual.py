@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,22 @@ from sims.cli import main
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.cost import rates
+from sims.experiments.improve.search import SearchOptions
+from sims.experiments.job_sizes import said, sized_for_data
 from sims.experiments.options import BaseOptions, ImproveOptions
 from sims.guidance import knows_no_class
 from sims.methods import AuxiliarySettings, DistilledOptions
 from sims.model import load, make_network
+from sims.networks import usual as table
 from sims.networks.options import NetworkOptions
 from sims.networks.usual import LATENTS, MLP, PIXELS, TINY, Machine, attended, usual
+from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.sampling import SamplerOptions
+from sims.scoring.options import EvaluationOptions
 from sims.training import base
 from sims.training.base import new_model
+from sims.training.options import TrainOptions
 
 MACHINES: tuple[Machine, ...] = ("cpu", "small GPU", "large GPU")
 
@@ -93,6 +101,79 @@ def test_budgets_follow_from_the_length_of_the_bases_training() -> None:
         AuxiliarySettings(budgets=(0,))
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 14, 14), (3, 32, 32), (3, 48, 64), (3, 100, 90), (1, 256, 256)])
+@pytest.mark.parametrize("latent", [False, True])
+def test_sizes_follow_from_the_data_and_the_machine(
+    machine: Machine, shape: tuple[int, ...], latent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row makes options that can be run, all of them said, and what is given stays."""
+    monkeypatch.setattr(table, "this_machine", lambda: machine)
+    row, plain = usual(shape, latent), ImproveOptions()
+    sized = sized_for_data(plain, shape, latent, 50_000)
+    assert sized.network == plain.network.settled(shape, latent) and sized.base.images == row.images
+    train, budgets = sized.base.train, sized.auxiliary.budgets
+    assert (train.batch, train.lr) == (row.sizes.batch, row.sizes.lr)
+    assert train.warmup == (25_600 if row.sizes.batch == 256 else 100 * row.sizes.batch)
+    assert (train.decay == "sqrt") == (row.sizes.decay_batches is not None)
+    assert sized.auxiliary.train.batch == sized.distilled.train.batch == train.batch
+    assert sized.auxiliary.train.ema_rampup == 0.5 and sized.auxiliary.train.lr is None
+    assert sized.settled(shape, latent).auxiliary.budgets == tuple(round(row.images * s) for s in row.sizes.budgets)
+    assert not budgets or max(budgets) <= row.images / 2
+    assert (sized.sampler.solver, sized.sampler.steps) == (row.sizes.solver, row.sizes.steps)
+    assert sized.distilled.images == round(row.images * row.sizes.distilled)
+    assert f"batch {train.batch}" in said(sized.settled(shape, latent))
+    assert sized_for_data(sized, shape, latent, 50_000) == sized
+    few = sized_for_data(plain, shape, latent, 200)
+    assert few.base.images == min(row.images, 200_000)
+    chosen = replace(
+        plain, batch_size=7, base=BaseOptions(images=9, train=TrainOptions(batch=3, lr=0.5, warmup=11)),
+        auxiliary=AuxiliarySettings(samples=5, budgets=(4,)), sampler=SamplerOptions(steps=5),
+        search=SearchOptions(rungs=(2,), limit=3), evaluation=EvaluationOptions(samples=6, draws=2),
+    )  # fmt: skip
+    kept = sized_for_data(chosen, shape, latent, 50_000)
+    for name in ("batch_size", "base", "sampler", "search", "evaluation"):
+        assert getattr(kept, name) == getattr(chosen, name), name
+    assert (kept.auxiliary.samples, kept.auxiliary.budgets) == (5, (4,))
+    given = ImproveOptions(model=Path("model"))
+    assert sized_for_data(given, shape, latent, 50_000) is given
+
+
+def test_a_job_on_a_cpu_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer samples as pictures grow; the digits have what they had."""
+    monkeypatch.setattr(table, "this_machine", lambda: "cpu")
+    digits = sized_for_data(ImproveOptions(), (1, 8, 8), False, 1_437)
+    assert (
+        replace(digits, network=NetworkOptions(), base=BaseOptions(), distilled=DistilledOptions()) == ImproveOptions()
+    )
+    assert (digits.base.images, digits.distilled.images) == (1_280_000, 128_000)
+    jobs = [sized_for_data(ImproveOptions(), (3, side, side), False, 5_000) for side in (28, 64, 128)]
+    for of in (lambda job: job.auxiliary.samples, lambda job: job.evaluation.samples, lambda job: job.batch_size):
+        assert sorted({of(job) for job in jobs}, reverse=True) == [of(job) for job in jobs]
+    assert [job.evaluation.samples * job.evaluation.draws for job in jobs] == [10_000, 3_000, 1_500]
+
+
+def test_a_run_keeps_the_sizes_it_began_with(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: tiny.Say
+) -> None:
+    """On whatever machine it goes on; the report shows them all."""
+    sizes = "--network.width 8 --network.channel-mult 1,1 --network.blocks 1 --network.attention 0 --data.limit 60"
+    words = f"{sizes} --base.images 64 --auxiliary.samples 16 --auxiliary.budgets 32 --batch-size 16 --search.rungs 8"
+    words += " --evaluation.samples 16 --evaluation.draws 2 --evaluation.manifold-samples 10 --methods base"
+    given = ["improve", "--run", tmp_path / "run", "--data.path", photos, *tiny.PCA, *words.split()]
+    status, _, err = say(*given)
+    assert status == 0, err
+    kept = json.loads((tmp_path / "run" / "sizes.json").read_text())
+    assert kept["base"]["train"]["batch"] == 128 and kept["sampler"]["solver"] == "unipc" and "batch_size" not in kept
+    assert "sizes: batch 128" in err
+    monkeypatch.setattr(table, "this_machine", lambda: "large GPU")
+    (tmp_path / "run" / "summary.json").unlink()
+    status, _, err = say(*given)
+    assert status == 0 and "sizes: batch 128" in err
+    result = read_result(tmp_path / "run", ImproveResult)
+    assert 'solver = "unipc"' in result.reproduction.config_toml and "width = 8" in result.reproduction.config_toml
+
+
 def test_the_digits_have_what_they_had(plain: Dataset) -> None:
     made = new_model(plain, NetworkOptions(), SamplerOptions(), 0)
     asked = NetworkOptions(type="mlp", width=256, blocks=3, embedding=64)
@@ -138,7 +219,8 @@ def test_photographs_are_planned_with_a_unet(photos: Path, tmp_path: Path, say: 
     assert status == 0, err
     row = usual((3, 64, 64))
     assert f"network   {row.type}, width {row.width}" in out and "mlp" not in out
-    assert f"{row.images:,}" in out and "total" in out and not (tmp_path / "run").exists()
+    assert row.length(270) == 270_000 and "270,000" in out and "unipc, 16 steps" in out
+    assert "total" in out and not (tmp_path / "run").exists()
 
 
 def test_photographs_run_end_to_end(photos: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from sims.data.dataset import Dataset
 from sims.data.in_memory import ArrayLike
 from sims.errors import UserError
 from sims.experiments.data import read_data
+from sims.experiments.job_sizes import sized_training
 from sims.experiments.options import BaseOptions, DataOptions
 from sims.model import Model, load
 from sims.networks.options import NetworkOptions
@@ -95,7 +96,9 @@ def _train(
     if data.path == "none":
         raise UserError("data.path is none: training needs data, such as digits or a folder of images")
     real, _ = read_data(data, seed)  # the held-out part stays unseen, so that the model can be judged by it
-    images = base.length(real.data_shape, real.codec.latents is not None)
+    latent = real.codec.latents is not None
+    base, sampler = sized_training(base, sampler, real.data_shape, latent, len(real), network.type)
+    images = base.length(real.data_shape, latent)
     with run.progress("train", images) as advance:
         trained = train_base(
             real if data.conditional else real.without_labels(),

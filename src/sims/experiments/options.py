@@ -78,9 +78,9 @@ class BaseOptions:
         if any(not 0 < share < 1 for share in self.snapshots):
             raise UserError(f"base.snapshots is {list(self.snapshots)}: shares of the length lie between 0 and 1")
 
-    def length(self, data_shape: Sequence[int], latent: bool = False) -> int:
-        """Images that a training sees: as many as were asked for, else what is usual for such data on this machine."""
-        return self.images or usual(data_shape, latent).images
+    def length(self, data_shape: Sequence[int], latent: bool = False, count: int | None = None) -> int:
+        """Images that a training sees: as many as were asked for, else what is usual for so many pictures here."""
+        return self.images or usual(data_shape, latent).length(count)
 
 
 @dataclass(frozen=True)

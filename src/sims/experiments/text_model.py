@@ -1,11 +1,10 @@
-"""A text-to-image model in an experiment: its prompts, what it is sampled by, and sizes of a job that suit it."""
+"""A text-to-image model in an experiment: its prompts, and what it is sampled by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,22 +13,15 @@ from sims.data.captions import Captions, captions_of, held_out, read_prompts
 from sims.data.dataset import Dataset
 from sims.data.sources import BUILT_IN
 from sims.errors import UserError
-from sims.experiments.improve.search import SearchOptions
 from sims.experiments.options import ImproveOptions
 from sims.guidance.guide import innermost
 from sims.interop.text_to_image import open_text_to_image
-from sims.methods import METHODS, AuxiliarySettings, default_methods
+from sims.methods import AuxiliarySettings
 from sims.metrics.extractors import Extractor
 from sims.metrics.pretrained import ClipExtractor
 from sims.model import Model
 from sims.sampling.noise import checked_shares
 from sims.scoring.fidelity import Asked
-from sims.scoring.options import EvaluationOptions
-from sims.training.options import TrainOptions
-
-T = TypeVar("T")
-TRAIN = TrainOptions(batch=16, warmup=800, ema_rampup=0.5)
-BUDGETS = (2_000, 4_000, 8_000, 16_000)  # images
 
 
 @dataclass(frozen=True)
@@ -65,41 +57,6 @@ class Prompted:
         if classes is None and embedded is None:
             return None
         return Asked(classes, embedded, () if data is None or classes is None else data.class_names)
-
-
-def sized_for_text(options: ImproveOptions) -> ImproveOptions:
-    """The sizes that suit such a model, whose samples are dear, wherever they were left at their defaults."""
-    if not options.is_text:
-        return options
-    plain = AuxiliarySettings()
-    auxiliary = options.auxiliary
-    auxiliary = replace(
-        auxiliary,
-        samples=_instead(auxiliary.samples, plain.samples, 2_000),
-        budgets=_instead(auxiliary.budgets, plain.budgets, BUDGETS),
-        train=_instead(auxiliary.train, plain.train, TRAIN),
-    )
-    search = _instead(options.search, SearchOptions(), SearchOptions(rungs=(100, 200, 400), limit=4_000))
-    guidance = options.guidance
-    guidance = replace(guidance, pilot=_instead(guidance.pilot, type(guidance)().pilot, 32))
-    evaluation = options.evaluation
-    usual = EvaluationOptions()
-    if (evaluation.samples, evaluation.draws) == (usual.samples, usual.draws):
-        evaluation = replace(evaluation, samples=1_000, draws=3)
-    usable = tuple(name for name in options.methods if METHODS[name].of_text)
-    return replace(
-        options,
-        methods=_instead(options.methods, default_methods(), usable),
-        auxiliary=auxiliary,
-        search=search,
-        guidance=guidance,
-        evaluation=evaluation,
-        batch_size=_instead(options.batch_size, 500, 8),
-    )
-
-
-def _instead(value: T, usual: Any, other: T) -> T:
-    return other if value == usual else value
 
 
 def open_prompted(options: ImproveOptions, device: torch.device, log: Callable[[str], None]) -> Prompted:

@@ -1,6 +1,7 @@
-"""What is usual: the network, and the length of its training, that follow from the data and the machine. One table.
+"""What is usual: the network and the sizes of a job, which follow from the data and the machine. One table.
 
-Rows for large GPUs are published settings; those for less are the same networks, narrower and of fewer blocks.
+Rows for large GPUs are published settings; those for less are the same networks, narrower and of fewer blocks, and on a
+CPU so few samples that a job ends within a day at 64 pixels.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 
 Machine = Literal["cpu", "small GPU", "large GPU"]
 LARGE = 24 << 30  # bytes of a GPU's memory
+EPOCHS = 1_000  # that a training lasts at most: own choice, between the digits' 890 here and CIFAR-10's 4,000 (EDM)
 TINY = 12  # pixels a side, up to which a picture is but a few numbers
 
 EDM, ADM, EDM2 = "Karras et al. 2022, table 7", "Dhariwal and Nichol 2021, table 4", "Karras et al. 2024, table 6"
@@ -22,10 +24,57 @@ OWN = "measured on the digits"
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """The sizes of a job, by the options that they stand in for; these of the options themselves where nothing is said.
+
+    batch, lr      base.train.batch, and that of all that trains; base.train.lr; warm-ups last for 100 batches
+    decay_batches  base.train.decay sqrt, from so many batches on
+    solver, steps  of the sampler
+    at_once        batch_size
+    own, budgets   auxiliary.samples; auxiliary.budgets, as shares of the base's training
+    rungs, limit   of the search
+    judged, draws  evaluation.samples and .draws
+    distilled      distilled.images, as a share of the base's training
+    """
+
+    batch: int = 256
+    lr: float | None = None
+    decay_batches: int | None = None
+    solver: Literal["heun", "unipc"] = "heun"
+    steps: int = 18
+    at_once: int = 500
+    own: int = 10_000
+    budgets: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4)
+    rungs: tuple[int, ...] = (400, 1_000, 2_500)
+    limit: int = 26_000
+    judged: int = 5_000
+    draws: int = 5
+    distilled: float = 0.1
+
+
+PLAIN = Sizes()
+# On a CPU: of Fashion-MNIST (docs/figures.md), and with fewer samples as these grow; UniPC in 16 evaluations for 35.
+CPU_32 = Sizes(
+    batch=128, solver="unipc", steps=16, at_once=250, budgets=(0.025, 0.05, 0.1), rungs=(250, 500, 1_000), limit=8_000,
+    judged=2_000, distilled=0.16,
+)  # fmt: skip
+CPU_64 = replace(
+    CPU_32, at_once=64, own=5_000, rungs=(100, 200, 400), limit=3_000, judged=1_000, draws=3, distilled=0.12
+)
+CPU_128 = replace(CPU_64, batch=64, at_once=16, own=2_000, rungs=(50, 100, 200), limit=1_500, judged=500)
+# Published: of CIFAR-10 and FFHQ 64 (EDM), ImageNet (ADM; DiT), latents (EDM2).
+EDM_SMALL, ADM_SMALL = Sizes(at_once=128), Sizes(lr=1e-4, steps=40, at_once=16)
+EDM_32, EDM_64 = Sizes(batch=512), Sizes(lr=2e-4, steps=40, at_once=250)
+ADM_SIZES, DIT_SIZES = Sizes(lr=1e-4, steps=40, at_once=32), Sizes(lr=1e-4, steps=32, at_once=64)
+EDM2_SIZES = Sizes(batch=2_048, lr=1e-2, decay_batches=70_000, steps=32, at_once=64)
+
+
+@dataclass(frozen=True)
 class Usual:
     """A network by its options, for data up to so many pixels a side, and the images that its training sees.
 
-    ``attention``: for each of these sizes, the largest resolution up to it attends.
+    ``attention``: for each of these sizes, the largest resolution up to it attends. ``images`` are never more than
+    ``EPOCHS`` times all pictures.
     """
 
     side: int
@@ -37,28 +86,33 @@ class Usual:
     attention: tuple[int, ...]
     images: int
     source: str
+    sizes: Sizes
     patch: int = 1
 
+    def length(self, count: int | None = None) -> int:
+        """Images that a training sees, of so many pictures."""
+        return min(self.images, EPOCHS * count) if count else self.images
 
-MLP = Usual(TINY, "cpu", "mlp", 256, 3, (), (), 1_280_000, OWN)
+
+MLP = Usual(TINY, "cpu", "mlp", 256, 3, (), (), 1_280_000, OWN, PLAIN)
 PIXELS = (
-    Usual(16, "cpu", "ddpmpp", 32, 1, (1, 2), (8,), 1_000_000, EDM),
-    Usual(32, "cpu", "ddpmpp", 32, 1, (1, 2, 2), (8,), 1_000_000, EDM),
-    Usual(64, "cpu", "ddpmpp", 32, 1, (1, 2, 2, 2), (8,), 500_000, EDM),
-    Usual(128, "cpu", "ddpmpp", 32, 1, (1, 1, 2, 2, 2), (8,), 300_000, EDM),
-    Usual(1 << 20, "cpu", "ddpmpp", 32, 1, (1, 1, 1, 2, 2, 2), (8,), 200_000, EDM),
-    Usual(16, "small GPU", "ddpmpp", 64, 2, (1, 2), (8,), 20_000_000, EDM),
-    Usual(32, "small GPU", "ddpmpp", 64, 3, (2, 2, 2), (16,), 20_000_000, EDM),
-    Usual(64, "small GPU", "ddpmpp", 64, 3, (1, 2, 2, 2), (16,), 20_000_000, EDM),
-    Usual(1 << 20, "small GPU", "adm", 64, 2, (1, 1, 2, 3, 4), (16, 8), 10_000_000, ADM),
-    Usual(32, "large GPU", "ddpmpp", 128, 4, (2, 2, 2), (16,), 50_000_000, EDM),
-    Usual(64, "large GPU", "ddpmpp", 128, 4, (1, 2, 2, 2), (16,), 50_000_000, EDM),
-    Usual(1 << 20, "large GPU", "adm", 192, 3, (1, 1, 2, 3, 4), (32, 16, 8), 50_000_000, ADM),
+    Usual(16, "cpu", "ddpmpp", 32, 1, (1, 2), (8,), 1_000_000, EDM, CPU_32),
+    Usual(32, "cpu", "ddpmpp", 32, 1, (1, 2, 2), (8,), 1_000_000, EDM, CPU_32),
+    Usual(64, "cpu", "ddpmpp", 32, 1, (1, 2, 2, 2), (8,), 500_000, EDM, CPU_64),
+    Usual(128, "cpu", "ddpmpp", 32, 1, (1, 1, 2, 2, 2), (8,), 300_000, EDM, CPU_128),
+    Usual(1 << 20, "cpu", "ddpmpp", 32, 1, (1, 1, 1, 2, 2, 2), (8,), 200_000, EDM, CPU_128),
+    Usual(16, "small GPU", "ddpmpp", 64, 2, (1, 2), (8,), 20_000_000, EDM, PLAIN),
+    Usual(32, "small GPU", "ddpmpp", 64, 3, (2, 2, 2), (16,), 20_000_000, EDM, PLAIN),
+    Usual(64, "small GPU", "ddpmpp", 64, 3, (1, 2, 2, 2), (16,), 20_000_000, EDM, EDM_SMALL),
+    Usual(1 << 20, "small GPU", "adm", 64, 2, (1, 1, 2, 3, 4), (16, 8), 10_000_000, ADM, ADM_SMALL),
+    Usual(32, "large GPU", "ddpmpp", 128, 4, (2, 2, 2), (16,), 50_000_000, EDM, EDM_32),
+    Usual(64, "large GPU", "ddpmpp", 128, 4, (1, 2, 2, 2), (16,), 50_000_000, EDM, EDM_64),
+    Usual(1 << 20, "large GPU", "adm", 192, 3, (1, 1, 2, 3, 4), (32, 16, 8), 50_000_000, ADM, ADM_SIZES),
 )
 LATENTS = (
-    Usual(1 << 20, "cpu", "dit", 192, 6, (), (), 500_000, DITS, 2),
-    Usual(1 << 20, "small GPU", "dit", 384, 12, (), (), 20_000_000, DITS, 2),
-    Usual(1 << 20, "large GPU", "edm2", 128, 3, (1, 2, 3, 4), (16, 8), 50_000_000, EDM2),
+    Usual(1 << 20, "cpu", "dit", 192, 6, (), (), 500_000, DITS, CPU_64, 2),
+    Usual(1 << 20, "small GPU", "dit", 384, 12, (), (), 20_000_000, DITS, DIT_SIZES, 2),
+    Usual(1 << 20, "large GPU", "edm2", 128, 3, (1, 2, 3, 4), (16, 8), 50_000_000, EDM2, EDM2_SIZES),
 )
 
 

@@ -24,10 +24,11 @@ from sims.experiments.improve.outputs import GRIDS, save_adapters, save_models, 
 from sims.experiments.improve.rounds import RoundOutcome, methods_of, next_base, run_round, work_of
 from sims.experiments.improve.selection import accept
 from sims.experiments.improve.trusted import read_trusted
+from sims.experiments.job_sizes import kept_sizes, sized_for_data, sized_for_text
 from sims.experiments.latent_space import decoder_of, latent_space, to_latents
 from sims.experiments.options import ImproveOptions
 from sims.experiments.runner import Experiment, carry_out, rehearsed
-from sims.experiments.text_model import Prompted, open_prompted, sized_for_text
+from sims.experiments.text_model import Prompted, open_prompted
 from sims.interop.latents import Autoencoder
 from sims.methods import BASE, Expected
 from sims.methods.auxiliary import TRAINED_HERE
@@ -59,6 +60,7 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> ImproveResult | 
         known = stated(options.data)
         opened = _opened(run, options, at_hand=known is None)
         size = opened.size(options) if known is None else of_model(known, opened.model, options)
+        options = sized_for_data(options, size.shape, opened.is_latent, size.num_train)
         options = options.settled(size.shape, opened.is_latent)
         _rehearse_references(run, options, opened)
         return estimate(options, size, opened.model, partial(work_of, options), run.device, run.num_processes)
@@ -138,10 +140,8 @@ def _improve(run: Run, options: ImproveOptions) -> ImproveResult:
     with clock.stage("read the data"):
         opened = _opened(run, options)
     model, real, test = opened.model, opened.real, opened.test
-    given, options = options, options.settled(opened.data_shape, opened.is_latent)
-    if not given.auxiliary.budgets:
-        budgets = ", ".join(f"{budget:,}" for budget in options.auxiliary.budgets)
-        run.log(f"auxiliary: budgets of {budgets} images, by the length of the base's training")
+    options = kept_sizes(run, options, opened.data_shape, opened.is_latent, None if real is None else len(real))
+    options = options.settled(opened.data_shape, opened.is_latent)
     options = fitted(run, options, partial(opened.size, options), model, partial(work_of, options))
     conditional = options.data.conditional if model is None else model.num_classes > 0 and opened.prompted is None
     context = Context(run, options, clock, real if real is None or conditional else real.without_labels())
