@@ -18,11 +18,12 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sims.metrics.intervals import paired_ratio_interval, t_interval
+from sims.results.common import Figure
 from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result, to_json
 
@@ -53,6 +54,23 @@ def run_repeat(recipe: str, options: argparse.Namespace, seed: int, extra: list[
         subprocess.run(words, env=environment, stderr=log, stdout=log, check=True)
     print(f"{run.name} finished", flush=True)
     return read_result(run, ImproveResult)
+
+
+def by_draw(result: ImproveResult, run: Path) -> list[ImproveResult]:
+    """A repeat as one for each of its draws of samples, paired by seed: what intervals there are without others.
+
+    They are then those of the samples alone; base, training and search are the same in all.
+    """
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    found = {(line["draw"], line["label"], line["metric"]): Figure(line["value"]) for line in lines}
+
+    def one(draw: int) -> ImproveResult:
+        rows = [
+            replace(row, figures={name: found[draw, row.label, name] for name in row.figures}) for row in result.rows
+        ]
+        return replace(result, rows=tuple(rows))
+
+    return [one(draw) for draw in sorted({line["draw"] for line in lines})]
 
 
 def collect(results: list[ImproveResult]) -> list[dict[str, Any]]:
@@ -167,6 +185,11 @@ def repeats(
         return options, extra, [job.result() for job in jobs]
 
 
+def independent(options: argparse.Namespace, results: list[ImproveResult]) -> list[ImproveResult]:
+    """What intervals are over: repeats, or the draws of a single one."""
+    return results if len(results) > 1 else by_draw(results[0], folder_of(options, options.first_seed))
+
+
 def folder_of(options: argparse.Namespace, seed: int) -> Path:
     return Path(options.folder) / f"{options.bed}-{seed}"
 
@@ -192,7 +215,7 @@ def write(options: argparse.Namespace, extra: list[str], results: list[ImproveRe
 
 def main() -> None:
     options, extra, results = repeats(__doc__, BEDS, [])
-    rows = collect(results)
+    rows = collect(independent(options, results))
     lines = verdict(options.bed, rows)
     chosen = [to_json(result.search.chosen) for result in results if result.search]
     write(options, extra, results, {"verdict": lines, "rows": rows, "chosen": chosen})

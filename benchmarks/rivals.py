@@ -81,10 +81,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     options, extra, results = claim.repeats(__doc__, BEDS, ["--methods", "all"])
-    rows, lines = rows_of(results), verdict(results)
+    rows, lines = rows_of(claim.independent(options, results)), verdict(results)
     found = {"verdict": lines, "headlines": [found.headline for found in results], "rows": rows}
     claim.write(options, extra, results, found)
-    title = f"# {options.bed}: every method on the same bases, {options.repeats} repeats"
+    over = f"{options.repeats} repeats" if options.repeats > 1 else "one repeat, intervals over its draws of samples"
+    title = f"# {options.bed}: every method on the same bases, {over}"
     text = [title, "", *[f"- {line}" for line in lines], "", table(rows), ""]
     options.out.with_suffix(".md").write_text("\n".join(text))
     print("\n".join(text))

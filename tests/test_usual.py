@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import tiny
-from sims.cli import main
+from sims.cli import main, parse
 from sims.data.dataset import Dataset
 from sims.errors import UserError
 from sims.experiments.cost import rates
@@ -135,6 +135,11 @@ def test_sizes_follow_from_the_data_and_the_machine(
     for name in ("batch_size", "base", "sampler", "search", "evaluation"):
         assert getattr(kept, name) == getattr(chosen, name), name
     assert (kept.auxiliary.samples, kept.auxiliary.budgets) == (5, (4,))
+    words = "--batch-size 500 --sampler.steps 18 --base.train.batch 256 --search.rungs 400,1000,2500"
+    same = parse("improve", ["--data.path", "mine", *words.split()])
+    told = sized_for_data(same, shape, latent, 50_000)  # a default that is given is given
+    assert (told.batch_size, told.sampler, told.base.train.batch) == (500, SamplerOptions(), 256)
+    assert told.search.rungs == (400, 1_000, 2_500) and told.search.limit == row.sizes.limit
     given = ImproveOptions(model=Path("model"))
     assert sized_for_data(given, shape, latent, 50_000) is given
 
@@ -143,9 +148,8 @@ def test_a_job_on_a_cpu_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer samples as pictures grow; the digits have what they had."""
     monkeypatch.setattr(table, "this_machine", lambda: "cpu")
     digits = sized_for_data(ImproveOptions(), (1, 8, 8), False, 1_437)
-    assert (
-        replace(digits, network=NetworkOptions(), base=BaseOptions(), distilled=DistilledOptions()) == ImproveOptions()
-    )
+    others = {"network": NetworkOptions(), "base": BaseOptions(), "distilled": DistilledOptions()}
+    assert replace(digits, **others) == replace(ImproveOptions().settled((1, 8, 8)), **others)
     assert (digits.base.images, digits.distilled.images) == (1_280_000, 128_000)
     jobs = [sized_for_data(ImproveOptions(), (3, side, side), False, 5_000) for side in (28, 64, 128)]
     for of in (lambda job: job.auxiliary.samples, lambda job: job.evaluation.samples, lambda job: job.batch_size):

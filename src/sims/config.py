@@ -25,6 +25,40 @@ MOST_SIZE, MOST_ENTRIES = 1 << 20, 100_000  # of numbers and lists that say what
 _SHOWN = 80  # characters of a foreign text that enter a message
 
 
+class _Open:
+    """A default that stands for what is usual for the data: equal to its value, and told from the same value given."""
+
+
+class _OpenInt(int, _Open): ...
+
+
+class _OpenStr(str, _Open): ...
+
+
+class _OpenTuple(tuple, _Open): ...  # type: ignore[type-arg]
+
+
+def left_open(value: T) -> T:
+    """A default of an option that something else may follow from as long as nobody gives the option, even this value.
+
+    >>> batch = left_open(256)
+    >>> batch == 256, suited(batch, 128), suited(256, 128)
+    (True, 128, 256)
+    """
+    kinds: dict[type, Any] = {int: _OpenInt, str: _OpenStr, tuple: _OpenTuple}
+    return kinds[type(value)](value)  # type: ignore[no-any-return]
+
+
+def is_open(value: object) -> bool:
+    """Whether an option was left open."""
+    return isinstance(value, _Open)
+
+
+def suited(value: T, other: T) -> T:
+    """An option's value, or another one where it was left open."""
+    return other if is_open(value) else value
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint for a misspelt name: ``; did you mean 'x'?``, or the list of the names that there are."""
     names, name = sorted(names), name[:_SHOWN]  # comparing long texts takes forever

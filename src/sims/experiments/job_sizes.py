@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from sims.config import JSON, override, plain
-from sims.experiments.improve.search import SearchOptions
+from sims.config import JSON, is_open, override, plain, suited
 from sims.experiments.options import BaseOptions, ImproveOptions
-from sims.methods import METHODS, AuxiliarySettings, default_methods
-from sims.networks.usual import PLAIN, Sizes, usual
+from sims.methods import METHODS, default_methods
+from sims.networks.usual import Sizes, usual
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions
-from sims.scoring.options import EvaluationOptions
 from sims.training.options import TrainOptions
 
-T = TypeVar("T")
 WARM = 100  # batches
-PROMPTED = TrainOptions(batch=16, warmup=800, ema_rampup=0.5)
 PROMPTED_BUDGETS = (2_000, 4_000, 8_000, 16_000)  # images
 
 
@@ -33,36 +29,32 @@ def sized_for_data(
         return options
     sizes = usual(data_shape, latent, kind=options.network.type).sizes
     base, sampler = sized_training(options.base, options.sampler, data_shape, latent, count, options.network.type)
-    auxiliary, distilled, evaluation = options.auxiliary, options.distilled, options.evaluation
+    auxiliary, distilled, evaluation, search = options.auxiliary, options.distilled, options.evaluation, options.search
     images = base.images or 1
-    shares = () if sizes.budgets == PLAIN.budgets else sizes.budgets
-    budgets = tuple(sorted({max(1, round(images * share)) for share in shares}))
-    auxiliary = replace(
-        auxiliary,
-        samples=_instead(auxiliary.samples, PLAIN.own, sizes.own),
-        budgets=auxiliary.budgets or budgets,
-        train=_train(auxiliary.train, sizes),
-    )
-    distilled = replace(
-        distilled, images=distilled.images or round(images * sizes.distilled), train=_train(distilled.train, sizes)
-    )
-    if (evaluation.samples, evaluation.draws) == (PLAIN.judged, PLAIN.draws):
-        evaluation = replace(evaluation, samples=sizes.judged, draws=sizes.draws)
-    search = replace(
-        options.search,
-        rungs=_instead(options.search.rungs, PLAIN.rungs, sizes.rungs),
-        limit=_instead(options.search.limit, PLAIN.limit, sizes.limit),
-    )
+    budgets = tuple(sorted({max(1, round(images * share)) for share in sizes.budgets}))
     return replace(
         options,
         network=options.network.settled(data_shape, latent),
         base=base,
         sampler=sampler,
-        auxiliary=auxiliary,
-        distilled=distilled,
-        evaluation=evaluation,
-        search=search,
-        batch_size=_instead(options.batch_size, PLAIN.at_once, sizes.at_once),
+        auxiliary=replace(
+            auxiliary,
+            samples=suited(auxiliary.samples, sizes.own),
+            budgets=auxiliary.budgets or budgets,
+            train=_train(auxiliary.train, sizes),
+        ),
+        distilled=replace(
+            distilled,
+            images=distilled.images or max(1, round(images * sizes.distilled)),
+            train=_train(distilled.train, sizes),
+        ),
+        evaluation=replace(
+            evaluation,
+            samples=suited(evaluation.samples, sizes.judged),
+            draws=suited(evaluation.draws, sizes.draws),
+        ),
+        search=replace(search, rungs=suited(search.rungs, sizes.rungs), limit=suited(search.limit, sizes.limit)),
+        batch_size=suited(options.batch_size, sizes.at_once),
     )
 
 
@@ -94,20 +86,19 @@ def sized_training(
 ) -> tuple[BaseOptions, SamplerOptions]:
     """How a new model is trained on such data, and sampled."""
     row = usual(data_shape, latent, kind=kind)
-    train = _train(base.train, row.sizes)
-    if base.train.lr is None and (base.train.decay, base.train.decay_batches) == ("constant", None):
-        decay = {} if row.sizes.decay_batches is None else {"decay": "sqrt", "decay_batches": row.sizes.decay_batches}
-        train = replace(train, lr=row.sizes.lr, **decay)  # type: ignore[arg-type]
-    if (sampler.solver, sampler.steps) == (PLAIN.solver, PLAIN.steps):
+    train, rate = _train(base.train, row.sizes), dict[str, Any]()
+    if train.lr is None and train.decay == "constant":
+        rate = {"lr": row.sizes.lr}
+        if row.sizes.decay_batches is not None:
+            rate |= {"decay": "sqrt", "decay_batches": row.sizes.decay_batches}
+    if is_open(sampler.solver) and is_open(sampler.steps):  # steps are of a solver
         sampler = replace(sampler, solver=row.sizes.solver, steps=row.sizes.steps)
-    return replace(base, images=base.images or row.length(count), train=train), sampler
+    return replace(base, images=base.images or row.length(count), train=replace(train, **rate)), sampler
 
 
 def _train(train: TrainOptions, sizes: Sizes) -> TrainOptions:
-    batch = _instead(train.batch, PLAIN.batch, sizes.batch)
-    if batch == train.batch and sizes == PLAIN:
-        return train
-    return replace(train, batch=batch, warmup=_instead(train.warmup, TrainOptions().warmup, WARM * batch))
+    batch = suited(train.batch, sizes.batch)
+    return replace(train, batch=batch, warmup=suited(train.warmup, WARM * batch))
 
 
 def said(options: ImproveOptions) -> str:
@@ -126,32 +117,24 @@ def sized_for_text(options: ImproveOptions) -> ImproveOptions:
     """The sizes that suit such a model, whose samples are dear, wherever they were left at their defaults."""
     if not options.is_text:
         return options
-    plain = AuxiliarySettings()
-    auxiliary = options.auxiliary
-    auxiliary = replace(
-        auxiliary,
-        samples=_instead(auxiliary.samples, plain.samples, 2_000),
-        budgets=_instead(auxiliary.budgets, plain.budgets, PROMPTED_BUDGETS),
-        train=_instead(auxiliary.train, plain.train, PROMPTED),
+    auxiliary, evaluation, search, train = (
+        options.auxiliary,
+        options.evaluation,
+        options.search,
+        options.auxiliary.train,
     )
-    search = _instead(options.search, SearchOptions(), SearchOptions(rungs=(100, 200, 400), limit=4_000))
-    guidance = options.guidance
-    guidance = replace(guidance, pilot=_instead(guidance.pilot, type(guidance)().pilot, 32))
-    evaluation = options.evaluation
-    usual = EvaluationOptions()
-    if (evaluation.samples, evaluation.draws) == (usual.samples, usual.draws):
-        evaluation = replace(evaluation, samples=1_000, draws=3)
     usable = tuple(name for name in options.methods if METHODS[name].of_text)
     return replace(
         options,
-        methods=_instead(options.methods, default_methods(), usable),
-        auxiliary=auxiliary,
-        search=search,
-        guidance=guidance,
-        evaluation=evaluation,
-        batch_size=_instead(options.batch_size, 500, 8),
+        methods=usable if options.methods == default_methods() else options.methods,
+        auxiliary=replace(
+            auxiliary,
+            samples=suited(auxiliary.samples, 2_000),
+            budgets=auxiliary.budgets or PROMPTED_BUDGETS,
+            train=replace(train, batch=suited(train.batch, 16), warmup=suited(train.warmup, 800)),
+        ),
+        search=replace(search, rungs=suited(search.rungs, (100, 200, 400)), limit=suited(search.limit, 4_000)),
+        guidance=replace(options.guidance, pilot=suited(options.guidance.pilot, 32)),
+        evaluation=replace(evaluation, samples=suited(evaluation.samples, 1_000), draws=suited(evaluation.draws, 3)),
+        batch_size=suited(options.batch_size, 8),
     )
-
-
-def _instead(value: T, usual: Any, other: T) -> T:
-    return other if value == usual else value

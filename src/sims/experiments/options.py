@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from sims.config import LATER, nearest
+from sims.config import LATER, left_open, nearest
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.experiments.improve.search import SearchOptions
@@ -93,7 +93,7 @@ class GuidanceOptions:
     """Guide only up to this noise level."""
     cache_cost: float = 1.25
     """Sampling cost of the cached improved model, in units of the base's; 0 turns caching off."""
-    pilot: int = 256
+    pilot: int = left_open(256)
     """Samples of the pilot that decides where the correction is recomputed."""
 
     def __post_init__(self) -> None:
@@ -131,7 +131,7 @@ class CommonOptions:
     data: DataOptions = field(default_factory=DataOptions)
     seed: int = 0
     """Seed of everything: networks, training, samples."""
-    batch_size: int = 500
+    batch_size: int = left_open(500)
     """Samples computed at once."""
     network: NetworkOptions = field(default_factory=NetworkOptions)
     base: BaseOptions = field(default_factory=BaseOptions)

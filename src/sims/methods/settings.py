@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from sims.config import LATER
+from sims.config import LATER, left_open
 from sims.errors import UserError
 from sims.model import Model
 from sims.networks.lora import LoraOptions
@@ -23,7 +23,7 @@ LENGTH = 1_280_000  # images, taken for the training of a model that was given
 class AuxiliarySettings:
     """The auxiliary that sims and neon share (and placebo copies with real data)."""
 
-    samples: int = 10_000
+    samples: int = left_open(10_000)
     """Own samples the auxiliary is trained on (n_s in the paper)."""
     budgets: tuple[int, ...] = ()
     """Training budgets to choose from, in images seen (B in the paper); if not given, 5, 10, 20 and 40 % of the base's training, or 64,000 to 512,000 for a model that was given."""  # noqa: E501

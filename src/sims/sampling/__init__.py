@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sims.allocator import keep_memory
-from sims.config import LATER
+from sims.config import LATER, left_open
 from sims.denoiser import (
     Denoiser,
     Precision,
@@ -70,9 +70,9 @@ class SamplerOptions:
     torch.Size([5])
     """
 
-    solver: SolverName = "heun"
+    solver: SolverName = left_open("heun")  # noqa: RUF009
     """heun: 2 steps - 1 evaluations, second order, takes churn. dpmpp2m: one evaluation a step, deterministic; unipc likewise, third order; euler likewise, first order (DDIM). consistency: of consistency models, noise added anew after each of few steps."""  # noqa: E501
-    steps: int = 18
+    steps: int = left_open(18)
     """Number of steps from sigma_max to 0."""
     sigma_min: float | None = None
     """Lowest noise level before 0; the model's own if not given."""

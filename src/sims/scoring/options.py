@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sims.config import nearest
+from sims.config import left_open, nearest
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.metrics.pretrained import FITTED, NAMES
@@ -18,9 +18,9 @@ EXTRACTORS = ("auto", *FITTED, *NAMES)
 class EvaluationOptions:
     """How models are judged."""
 
-    draws: int = 5
+    draws: int = left_open(5)
     """Independent draws of samples; their spread gives the intervals."""
-    samples: int = 5_000
+    samples: int = left_open(5_000)
     """Samples per draw."""
     extractor: str = "auto"
     """Features: classifier (small, trained on the real labels), pca (of the pixels), or inception, dinov2, clip, efficientnet-lite0, torchscript:PATH; auto: classifier where there are labels, else pca."""  # noqa: E501

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sims.config import LATER
+from sims.config import LATER, left_open
 from sims.errors import UserError
 from sims.training.arithmetic import Precision
 from sims.training.augment import TRANSFORMS, Transform
@@ -19,13 +19,13 @@ LEARNING_RATE = 1e-3  # of small networks that are trained here, from the beginn
 class TrainOptions:
     """How a network is trained; durations are counted in images seen."""
 
-    batch: int = 256
+    batch: int = left_open(256)
     """Images per step, over all processes."""
     lr: float | None = None
     """Learning rate (Adam): 1e-3 unless stated; of a network that was trained elsewhere, or at another rate, what a probe finds."""  # noqa: E501
     beta2: float = 0.999
     """Decay of Adam's second moment (EDM: 0.999, EDM2: 0.99)."""
-    warmup: int = 25_600
+    warmup: int = left_open(25_600)
     """Images over which the learning rate rises linearly from zero."""
     decay: Literal["constant", "cosine", "sqrt"] = "constant"
     """Learning rate after the warm-up; cosine falls to zero at the end, sqrt as 1 / sqrt(batches) (EDM2)."""

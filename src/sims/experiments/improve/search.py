@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
+from sims.config import left_open
 from sims.errors import UserError
 from sims.methods.contract import STRENGTHS, Continuous
 from sims.results.improve import Chosen, SearchCell
@@ -37,13 +38,13 @@ Features = Callable[[Arm, float, int, int], Array]  # arm, w, first, last -> fea
 class SearchOptions:
     """How budget and strength are chosen."""
 
-    rungs: tuple[int, ...] = (400, 1_000, 2_500)
+    rungs: tuple[int, ...] = left_open((400, 1_000, 2_500))
     """Samples per cell in each round of the search; after each round half of the budgets are dropped."""
     w: float | None = None
     """A fixed strength instead of a search."""
     budget: int | None = None
     """A fixed budget (images seen by the auxiliary) instead of a search."""
-    limit: int = 26_000
+    limit: int = left_open(26_000)
     """At most about this many samples; the search then settles for the best cell so far."""
     max_w: float = 16.0
     """The range of w extends itself up to here when the best lies at its end."""
