@@ -16,10 +16,12 @@ import tiny
 from sims.cli import main, parse
 from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.experiments.base_model import base_work
 from sims.experiments.cost import rates
 from sims.experiments.improve.search import SearchOptions
 from sims.experiments.job_sizes import said, sized_for_data
 from sims.experiments.options import BaseOptions, ImproveOptions
+from sims.experiments.shift.options import ShiftOptions
 from sims.guidance import knows_no_class
 from sims.methods import AuxiliarySettings, DistilledOptions
 from sims.model import load, make_network
@@ -275,3 +277,13 @@ def test_labels_are_dropped_so_that_no_class_is_known(kind: str, digits: Dataset
     assert 15 < int((like[1] < like[0]).sum()) < 49
     with pytest.raises(UserError, match="label_dropout"):
         NetworkOptions(label_dropout=1.0)
+
+
+def test_every_experiment_trains_its_base_as_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "this_machine", lambda: "cpu")
+    for options in (ShiftOptions(), ImproveOptions()):
+        training = base_work(options, (3, 32, 32)).training
+        assert training is not None and (training.options.batch, training.options.warmup) == (128, 12_800)
+        given = replace(options, base=BaseOptions(train=TrainOptions(batch=256)))
+        training = base_work(given, (3, 32, 32)).training
+        assert training is not None and (training.options.batch, training.options.warmup) == (256, 25_600)
