@@ -86,6 +86,7 @@ def test_interrupted_training_ends_bit_for_bit_the_same(
 
 def test_moments_of_8_bits_take_a_quarter_and_resume_bit_for_bit(plain: Dataset, tmp_path: Path) -> None:
     """Where bitsandbytes is installed; they train as well as those of 32 bits."""
+    pytest.importorskip("bitsandbytes")  # not among the tests' packages: diffusers would import it in every process
     few = replace(FAST, optimizer="adam8bit", weight_decay=0.01)
     whole = train(plain, tmp_path / "whole", options=few, width=64)
     with pytest.raises(Interrupted):

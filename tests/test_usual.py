@@ -149,6 +149,8 @@ def test_sizes_follow_from_the_data_and_the_machine(
 def test_a_job_on_a_cpu_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer samples as pictures grow; the digits have what they had."""
     monkeypatch.setattr(table, "this_machine", lambda: "cpu")
+    shorter = ImproveOptions(base=BaseOptions(images=9, train=TrainOptions(batch=128)))
+    assert sized_for_data(shorter, (1, 8, 8)).base == shorter.base
     digits = sized_for_data(ImproveOptions(), (1, 8, 8), False, 1_437)
     others = {"network": NetworkOptions(), "base": BaseOptions(), "distilled": DistilledOptions()}
     assert replace(digits, **others) == replace(ImproveOptions().settled((1, 8, 8)), **others)

@@ -9,7 +9,7 @@ from typing import Any
 from sims.config import JSON, is_open, override, plain, suited
 from sims.experiments.options import BaseOptions, ImproveOptions
 from sims.methods import METHODS, default_methods
-from sims.networks.usual import Sizes, usual
+from sims.networks.usual import PLAIN, Sizes, usual
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions
 from sims.training.options import TrainOptions
@@ -97,6 +97,8 @@ def sized_training(
 
 
 def _train(train: TrainOptions, sizes: Sizes) -> TrainOptions:
+    if sizes.batch == PLAIN.batch:
+        return train
     batch = suited(train.batch, sizes.batch)
     return replace(train, batch=batch, warmup=suited(train.warmup, WARM * batch))
 
