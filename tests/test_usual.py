@@ -19,7 +19,7 @@ from sims.errors import UserError
 from sims.experiments.base_model import base_work
 from sims.experiments.cost import rates
 from sims.experiments.improve.search import SearchOptions
-from sims.experiments.job_sizes import said, sized_for_data
+from sims.experiments.job_sizes import said, sized_base, sized_for_data
 from sims.experiments.options import BaseOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
 from sims.guidance import knows_no_class
@@ -30,6 +30,7 @@ from sims.networks.options import NetworkOptions
 from sims.networks.usual import LATENTS, MLP, PIXELS, TINY, Machine, attended, usual
 from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result
+from sims.runs.work import Training
 from sims.sampling import SamplerOptions
 from sims.scoring.options import EvaluationOptions
 from sims.training import base
@@ -284,8 +285,10 @@ def test_labels_are_dropped_so_that_no_class_is_known(kind: str, digits: Dataset
 def test_every_experiment_trains_its_base_as_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table, "this_machine", lambda: "cpu")
     for options in (ShiftOptions(), ImproveOptions()):
-        training = base_work(options, (3, 32, 32)).training
-        assert training is not None and (training.options.batch, training.options.warmup) == (128, 12_800)
+        sized = sized_base(options, (3, 32, 32), False, 500)
+        train = sized.base.train
+        assert (train.batch, train.warmup, sized.base.images) == (128, 12_800, 500_000)
+        assert base_work(sized, (3, 32, 32)).training == Training("base", train)
         given = replace(options, base=BaseOptions(train=TrainOptions(batch=256)))
-        training = base_work(given, (3, 32, 32)).training
-        assert training is not None and (training.options.batch, training.options.warmup) == (256, 25_600)
+        train = sized_base(given, (3, 32, 32), False, 500).base.train
+        assert (train.batch, train.warmup) == (256, 25_600)

@@ -10,7 +10,6 @@ import torch
 
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.experiments.job_sizes import sized_training
 from sims.experiments.latent_space import with_given_vae
 from sims.experiments.options import CommonOptions
 from sims.guidance import Guide
@@ -64,7 +63,7 @@ def require_shape(model: Model | None, given: Path | None, shape: tuple[int, ...
 
 def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model | None) -> Base:
     """The given model, which draws classes in the shares that it knows, else in those of the data; or one trained."""
-    seed = derive_seed("base", options.seed)
+    seed, train = derive_seed("base", options.seed), options.base.train
     if arithmetic.has_bf16(run.device):
         run.log(f"arithmetic of training, where it is auto: {arithmetic.said(run.device)}")
     if given is not None:
@@ -76,16 +75,14 @@ def base_of(run: Run, options: CommonOptions, real: Dataset | None, given: Model
             run.log(
                 "the model does not say how often it saw each class: classes are drawn as often as the data have them"
             )
-        return Base(given, given.hash, seed=seed, train=options.base.train)
+        return Base(given, given.hash, seed=seed, train=train)
     assert real is not None
     latent, folder = real.codec.latents is not None, run.path / "base"
-    kind = options.network.type
-    settled, sampler = sized_training(options.base, options.sampler, real.data_shape, latent, len(real), kind)
-    images, train = settled.length(real.data_shape, latent), settled.train
+    images = options.base.length(real.data_shape, latent)
     run.log(f"network: {options.network.settled(real.data_shape, latent).said()}; trained on {images:,} images")
     with run.progress("train the base", images) as advance:
         trained = train_base(
-            real, options.network, sampler, train, folder, images=images, seed=seed,
+            real, options.network, options.sampler, train, folder, images=images, seed=seed,
             snapshots=tuple(max(1, round(images * share)) for share in options.base.snapshots),
             accelerator=run.accelerator, advance=advance, log=run.log,
         )  # fmt: skip
@@ -99,6 +96,7 @@ TRAIN_BASE = "train the base"
 
 def base_work(options: CommonOptions, data_shape: Sequence[int], latent: bool = False) -> Work:
     """What training the base counts."""
-    base, _ = sized_training(options.base, options.sampler, data_shape, latent, kind=options.network.type)
-    training, snapshots = Training("base", base.train), len({*base.snapshots}) + 1
-    return training_work(TRAIN_BASE, training, base.length(data_shape, latent), leaves="base", snapshots=snapshots)
+    training, snapshots = Training("base", options.base.train), len({*options.base.snapshots}) + 1
+    return training_work(
+        TRAIN_BASE, training, options.base.length(data_shape, latent), leaves="base", snapshots=snapshots
+    )

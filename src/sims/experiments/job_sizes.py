@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sims.config import JSON, is_open, override, plain, suited
-from sims.experiments.options import BaseOptions, ImproveOptions
+from sims.experiments.options import BaseOptions, CommonOptions, ImproveOptions
 from sims.methods import METHODS, default_methods
 from sims.networks.usual import PLAIN, Sizes, usual
 from sims.runs.directory import Run
 from sims.sampling import SamplerOptions
 from sims.training.options import TrainOptions
 
+C = TypeVar("C", bound=CommonOptions)
 WARM = 100  # batches
 PROMPTED_BUDGETS = (2_000, 4_000, 8_000, 16_000)  # images
 
@@ -94,6 +95,12 @@ def sized_training(
     if is_open(sampler.solver) and is_open(sampler.steps):  # steps are of a solver
         sampler = replace(sampler, solver=row.sizes.solver, steps=row.sizes.steps)
     return replace(base, images=base.images or row.length(count), train=replace(train, **rate)), sampler
+
+
+def sized_base(options: C, data_shape: Sequence[int], latent: bool, count: int | None) -> C:
+    """The options of any experiment that trains a base on such data: how that is trained, and sampled."""
+    base, sampler = sized_training(options.base, options.sampler, data_shape, latent, count, options.network.type)
+    return replace(options, base=base, sampler=sampler)
 
 
 def _train(train: TrainOptions, sizes: Sizes) -> TrainOptions:

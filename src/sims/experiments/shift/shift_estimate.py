@@ -11,6 +11,7 @@ from sims.experiments.base_model import base_work, given_model
 from sims.experiments.cost.described import described, of_model, stated
 from sims.experiments.cost.estimate import estimate
 from sims.experiments.cost.table import Estimate
+from sims.experiments.job_sizes import sized_base
 from sims.experiments.options import CommonOptions, ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.problem import given_classifiers, read_problem
@@ -46,6 +47,10 @@ def estimate_shift(run: Run, options: ShiftOptions) -> Estimate:
             options.model, options.sampler, run.device, weights=options.weights, download=options.download
         )
         size = of_model(known, model, job)
+    if model is None:
+        latent = size.codec.latents is not None
+        job = sized_base(job, size.shape, latent, size.num_train)
+        options = sized_base(options, size.shape, latent, size.num_train)
     estimated = estimate(job, size, model, partial(work_of_shift, options), run.device, run.num_processes)
     return replace(estimated, notes=[*estimated.notes, *NOTES])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sims.experiments.base_model import TRAIN_BASE, base_of
 from sims.experiments.cost.table import Estimate
 from sims.experiments.improve.sampler_search import CACHED_NOTE, cached_model, pilot_cost
+from sims.experiments.job_sizes import sized_base
 from sims.experiments.runner import Experiment, carry_out, rehearsed
 from sims.experiments.shift import proportion_solver as solver
 from sims.experiments.shift.closed_loop import ClosedLoop, Solved
@@ -53,6 +54,9 @@ def shift(options: ShiftOptions, *, quiet: bool = False) -> ShiftResult | Estima
 def _work(run: Run, options: ShiftOptions) -> ShiftResult:
     """Everything but ``summary.json``."""
     problem = read_problem(run, options)
+    if problem.model is None:
+        data = problem.base_data
+        options = sized_base(options, data.data_shape, data.codec.latents is not None, len(data))
     clock = Clock(run)
     with clock.stage("references"):
         meter = open_meter(run, options, problem)
