@@ -229,6 +229,7 @@ def test_photographs_are_planned_with_a_unet(photos: Path, tmp_path: Path, say: 
     row = usual((3, 64, 64))
     assert f"network   {row.type}, width {row.width}" in out and "mlp" not in out
     assert row.length(270) == 270_000 and "270,000" in out and "unipc, 16 steps" in out
+    assert "sizes     batch 128, learning rate 0.001, warm-up 12,800 images; 5,000 own samples" in out
     assert "total" in out and not (tmp_path / "run").exists()
 
 

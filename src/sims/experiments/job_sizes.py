@@ -112,7 +112,8 @@ def _train(train: TrainOptions, sizes: Sizes) -> TrainOptions:
 
 def said(options: ImproveOptions) -> str:
     """The sizes of a job in words."""
-    train, search, evaluation = options.base.train, options.search, options.evaluation
+    train = options.base.train if options.model is None else options.auxiliary.train
+    search, evaluation = options.search, options.evaluation
     budgets = ", ".join(f"{budget:,}" for budget in options.auxiliary.budgets)
     rate = f", learning rate {train.learning_rate:g}" if options.model is None else ""
     return (

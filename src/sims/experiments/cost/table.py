@@ -18,6 +18,7 @@ class Estimate:
     nfe           network evaluations of a sample, ``guided_nfe`` of one of a guided pair
     device        its name; ``processes`` are at work, each on one of its own
     given         the model was given, and is not trained
+    sizes         those of the job, in words
     """
 
     data: DataSize
@@ -36,6 +37,7 @@ class Estimate:
     processes: int
     notes: list[str]
     given: bool = False
+    sizes: str = ""
 
     def seconds(self, work: Work) -> float:
         """Time of a stage on this device."""
@@ -60,6 +62,7 @@ class Estimate:
             f"data      {shape}, {classes} ({self.data.source})",
             f"network   {self.network}, {self.parameters / 1e6:,.1f} M parameters",
             f"sampler   {self.sampler}: {self.nfe} evaluations a sample, {self.guided_nfe} guided",
+            *([f"sizes     {self.sizes}"] if self.sizes else []),
             f"device    {self.processes} x {self.device}, {size(self.free)} of memory free",
             f"measured  {self._measured()}",
             "",

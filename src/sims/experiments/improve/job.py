@@ -24,7 +24,7 @@ from sims.experiments.improve.outputs import GRIDS, save_adapters, save_models, 
 from sims.experiments.improve.rounds import RoundOutcome, methods_of, next_base, run_round, work_of
 from sims.experiments.improve.selection import accept
 from sims.experiments.improve.trusted import read_trusted
-from sims.experiments.job_sizes import kept_sizes, sized_for_data, sized_for_text
+from sims.experiments.job_sizes import kept_sizes, said, sized_for_data, sized_for_text
 from sims.experiments.latent_space import decoder_of, latent_space, to_latents
 from sims.experiments.options import ImproveOptions
 from sims.experiments.runner import Experiment, carry_out, rehearsed
@@ -63,7 +63,8 @@ def improve(options: ImproveOptions, *, quiet: bool = False) -> ImproveResult | 
         options = sized_for_data(options, size.shape, opened.is_latent, size.num_train)
         options = options.settled(size.shape, opened.is_latent)
         _rehearse_references(run, options, opened)
-        return estimate(options, size, opened.model, partial(work_of, options), run.device, run.num_processes)
+        found = estimate(options, size, opened.model, partial(work_of, options), run.device, run.num_processes)
+        return replace(found, sizes=said(options))
 
 
 @dataclass(frozen=True)
