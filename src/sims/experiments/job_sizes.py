@@ -116,10 +116,13 @@ def said(options: ImproveOptions) -> str:
     search, evaluation = options.search, options.evaluation
     budgets = ", ".join(f"{budget:,}" for budget in options.auxiliary.budgets)
     rate = f", learning rate {train.learning_rate:g}" if options.model is None else ""
+    judged = (
+        f"; searched with {'/'.join(map(str, search.rungs))} samples; judged on {evaluation.draws} x "
+        f"{evaluation.samples:,}"
+    )
     return (
         f"batch {train.batch}{rate}, warm-up {train.warmup:,} images; {options.auxiliary.samples:,} own samples, "
-        f"budgets {budgets}; searched with {'/'.join(map(str, search.rungs))} samples; judged on {evaluation.draws} x "
-        f"{evaluation.samples:,}"
+        f"budgets {budgets}{judged if options.is_judged else ''}"
     )
 
 
