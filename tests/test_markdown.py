@@ -210,14 +210,22 @@ def changed(row: dict[str, Any], figure: str) -> str:
     return "0 %" if mean in ("+0 %", "−0 %") else mean
 
 
-@pytest.mark.parametrize("bed", ["digits-5k", "cifar10-8x8"])
+HEADINGS = {
+    "digits-5k": "Digits, base of 5,000 steps",
+    "cifar10-8x8": "CIFAR-10 at 8×8, grey",
+    "fashion-mnist": "Fashion-MNIST, every method on one base",
+}
+
+
+@pytest.mark.parametrize("bed", HEADINGS)
 def test_the_tables_of_rivals_say_what_their_results_say(bed: str) -> None:
     rows = {row["label"]: row for row in json.loads(pages.read(f"benchmarks/results/rivals-{bed}.json"))["rows"]}
-    heading = {"digits-5k": "Digits, base of 5,000 steps", "cifar10-8x8": "CIFAR-10 at 8×8, grey"}[bed]
-    section = pages.read("docs/figures.md").split(f"### {heading}\n")[1].split("\n#")[0]
+    section = pages.read("docs/figures.md").split(f"### {HEADINGS[bed]}\n")[1].split("\n#")[0]
     written = [re.findall(r"(\S+ %)(?: \[|(?= \|))", line)[:3] for line in section.splitlines() if line.count("[") == 3]
     found = {tuple(changed(row, name) for name in ("fd", "fd_held_out", "check_fd_held_out")) for row in rows.values()}
-    assert len(written) > 20 and {tuple(line) for line in written} <= found
+    assert len(written) > 15 and {tuple(line) for line in written} <= found
+    if bed == "fashion-mnist":  # README's column is of another run
+        return
     column = {"digits-5k": 4, "cifar10-8x8": 5}[bed]
     lines = [line.split("|") for line in pages.read("README.md").splitlines() if line.startswith("| ") and "%" in line]
     for cells in lines:
