@@ -30,9 +30,9 @@ def sized_for_data(
         return options
     sizes = usual(data_shape, latent, kind=options.network.type).sizes
     base, sampler = sized_training(options.base, options.sampler, data_shape, latent, count, options.network.type)
-    auxiliary, distilled, evaluation, search = options.auxiliary, options.distilled, options.evaluation, options.search
-    images = base.images or 1
-    budgets = tuple(sorted({max(1, round(images * share)) for share in sizes.budgets}))
+    images, evaluation, search = base.length(data_shape, latent), options.evaluation, options.search
+    auxiliary = options.auxiliary.settled(images, sizes.budgets)
+    distilled = options.distilled.settled(images, sizes.distilled)
     return replace(
         options,
         network=options.network.settled(data_shape, latent),
@@ -41,14 +41,9 @@ def sized_for_data(
         auxiliary=replace(
             auxiliary,
             samples=suited(auxiliary.samples, sizes.own),
-            budgets=auxiliary.budgets or budgets,
             train=_train(auxiliary.train, sizes),
         ),
-        distilled=replace(
-            distilled,
-            images=distilled.images or max(1, round(images * sizes.distilled)),
-            train=_train(distilled.train, sizes),
-        ),
+        distilled=replace(distilled, train=_train(distilled.train, sizes)),
         evaluation=replace(
             evaluation,
             samples=suited(evaluation.samples, sizes.judged),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,12 +11,12 @@ from sims.config import LATER, left_open
 from sims.errors import UserError
 from sims.model import Model
 from sims.networks.lora import LoraOptions
+from sims.networks.usual import PLAIN
 from sims.results.common import Cost
 from sims.runs.work import Sampling
 from sims.training.options import TrainOptions
 from sims.training.probe import STEPS
 
-SHARES, DISTILLED_SHARE = (0.05, 0.1, 0.2, 0.4), 0.1  # of the base's training
 LENGTH = 1_280_000  # images, taken for the training of a model that was given
 
 
@@ -51,9 +52,9 @@ class AuxiliarySettings:
         if self.samples < 2:
             raise UserError(f"auxiliary.samples is {self.samples}: at least 2 are needed")
 
-    def settled(self, images: int) -> AuxiliarySettings:
+    def settled(self, images: int, shares: Sequence[float] = PLAIN.budgets) -> AuxiliarySettings:
         """With the budgets that follow from ``images``, the length of the base's training, where none are given."""
-        found = sorted({max(1, round(images * share)) for share in SHARES})
+        found = sorted({max(1, round(images * share)) for share in shares})
         return self if self.budgets else replace(self, budgets=tuple(found))
 
 
@@ -67,9 +68,9 @@ class DistilledOptions:
     """Training images seen; 0: a tenth of the base's training, or 128,000 for a model that was given."""
     train: TrainOptions = field(default_factory=TrainOptions)
 
-    def settled(self, images: int) -> DistilledOptions:
+    def settled(self, images: int, share: float = PLAIN.distilled) -> DistilledOptions:
         """With the length that follows from ``images``, that of the base's training, where none is given."""
-        return self if self.images else replace(self, images=max(1, round(images * DISTILLED_SHARE)))
+        return self if self.images else replace(self, images=max(1, round(images * share)))
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,10 @@ class TrainOptions:
                 f"so choose one from 0 up to, but not including, {limit:g}"
             )
         self._check_ema()
-        whole = {"compile": self.compile, "precision fp16": self.precision == "fp16"}
-        whole["optimizer adam8bit"] = self.optimizer == "adam8bit"
-        if self.shard and any(whole.values()):
-            chosen = next(name for name, is_chosen in whole.items() if is_chosen)
-            raise UserError(f"shard with {chosen} is not supported: leave one of them out (bf16 needs no scaling)")
+        whole = ["compile"] * self.compile + ["precision fp16"] * (self.precision == "fp16")
+        whole += ["optimizer adam8bit"] * (self.optimizer == "adam8bit")
+        if self.shard and whole:
+            raise UserError(f"shard with {whole[0]} is not supported: leave one of them out (bf16 needs no scaling)")
         batches = self.decay_batches
         if (batches is None) == (self.decay == "sqrt") or (batches is not None and batches < 1):
             raise UserError(
