@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+import sims
 import tiny
 from sims.cli import main, parse
 from sims.data.dataset import Dataset
@@ -347,6 +348,29 @@ def test_a_ready_made_extractor_judges_and_is_found_again(tmp_path: Path) -> Non
     torch.jit.script(torch.nn.Flatten()).save(str(file))
     (tmp_path / "run" / "summary.json").unlink()
     assert main(tiny.improve_arguments(tmp_path / "run", *words)) == 2, "the weights are others now"
+
+
+def test_a_ready_made_extractor_scores_a_second_time(tmp_path: Path) -> None:
+    """It chooses nothing, needs no labels, and the run's figures are those of `sims evaluate` with it."""
+    file, run = tmp_path / "tiny.pt", tmp_path / "run"
+    torch.jit.script(torch.nn.Sequential(torch.nn.AvgPool2d(2), torch.nn.Flatten())).save(str(file))
+    words = [*tiny.PCA, "--methods", "base,sims", "--evaluation.check-extractor", f"torchscript:{file}"]
+    assert main(tiny.improve_arguments(run, *words)) == 0
+    result = result_of(run)
+    assert result.second_extractor is not None and result.second_extractor.num_features == 16
+    assert result.second_extractor.name in (run / "report.html").read_text(encoding="utf-8")
+    options = {"samples": 100, "draws": 2, "metrics": ["fd"]}
+    improved, reference = run / "improved", run / "references" / "check"
+    again = sims.evaluate(improved, reference, options=options, cache=tmp_path, quiet=True).figures
+    found = next(row for row in result.rows if row.label == result.improved).figures
+    for name in ("fd", "fd_held_out"):
+        assert found[f"check_{name}"].mean == pytest.approx(again[name].mean, rel=1e-6)
+    bare = tmp_path / "bare"  # scores nothing a second time, and chooses the same
+    assert main(tiny.improve_arguments(bare, *tiny.PCA, "--methods", "base,sims")) == 0
+    assert result_of(bare).second_extractor is None
+    assert [(row.label, row.w, row.figures["fd"]) for row in result_of(bare).rows] == [
+        (row.label, row.w, row.figures["fd"]) for row in result.rows
+    ]
 
 
 def test_an_unknown_extractor_is_refused_before_anything_runs(tmp_path: Path, say: tiny.Say) -> None:

@@ -136,7 +136,7 @@ def _results(c: Improve) -> list[Block]:
         _recommended(c),
         figures.fd_dots(c),
         prose(text),
-        prose(tables.extractor_text(result.extractor)),
+        prose(tables.extractor_text(result)),
         _comparison_table(c),
         tables.all_figures(c, result.rows),
     )

@@ -102,7 +102,7 @@ def _arm(c: Loops, name: str) -> Cell:
 
 def _distances(c: Loops) -> list[Block]:
     names = curves.distances_of(c.result)
-    text = prose(extractor_text(c.result.extractor))
+    text = prose(extractor_text(c.result))
     panels = curves.curve_panels(c, "distances", names, "Distances: mean over the repeats. Lower is better.")
     return present(panels, _figure_table(c, names[:2]), text)
 

@@ -151,7 +151,7 @@ def _table(c: Shift) -> list[Block]:
     return present(
         table(columns, caption + tables.draws_text([row for row in rows if row.drawn is None])),
         prose(tried if scales else ""),
-        prose(tables.extractor_text(result.extractor)),
+        prose(tables.extractor_text(result)),
         tables.all_figures(c, rows),
     )
 

@@ -91,14 +91,21 @@ def all_figures(context: Context[Result], rows: Sequence[Row]) -> Details | None
     return details("All figures", table([names, *columns], caption))
 
 
-def extractor_text(extractor: ExtractorFacts | None) -> str:
+def extractor_text(result: Result) -> str:
     """Which features the distances were measured in; empty where there were none."""
-    if extractor is None:
+    if result.extractor is None:
         return ""
-    text = f"Measured with {extractor.name}, {say.count(extractor.num_features)} features"
-    if extractor.accuracy is not None:
-        text += f", {say.percent(extractor.accuracy)} test accuracy as a classifier"
-    return f"{text} (hash {extractor.hash[:16]}). FDs of different extractors or sample counts cannot be compared."
+    text = f"Measured with {_extractor(result.extractor)}"
+    if result.second_extractor is not None:
+        text += f"; a second time, in features that nothing was chosen with, with {_extractor(result.second_extractor)}"
+    return f"{text}. FDs of different extractors or sample counts cannot be compared."
+
+
+def _extractor(facts: ExtractorFacts) -> str:
+    text = f"{facts.name}, {say.count(facts.num_features)} features"
+    if facts.accuracy is not None:
+        text += f", {say.percent(facts.accuracy)} test accuracy as a classifier"
+    return f"{text} (hash {facts.hash[:16]})"
 
 
 def trusted_table(choice: TrustedChoice, name: str) -> Table | None:

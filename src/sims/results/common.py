@@ -237,6 +237,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     data: Data
     extractor: ExtractorFacts | None = None
+    second_extractor: ExtractorFacts | None = None
     floor: Floor | None = None
     looks: dict[str, Look] = field(default_factory=dict)
     figures: dict[str, FigureFacts] = field(default_factory=dict)

@@ -130,6 +130,10 @@ class Judge:
         """What it measures with."""
         return self.reference.facts()
 
+    def about_second(self) -> ExtractorFacts | None:
+        """What it measures a second time with."""
+        return self.second.about() if self.second else None
+
     @functools.cached_property
     def floor(self) -> float | None:
         """Fréchet distance of the training set to the test set: what a perfect copy of the training set would score."""

@@ -12,6 +12,7 @@ from sims.metrics.pretrained import FITTED, NAMES
 from sims.scoring.figures import METRICS
 
 EXTRACTORS = ("auto", *FITTED, *NAMES)
+SECOND = tuple(name for name in EXTRACTORS if name != "pca")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class EvaluationOptions:
     extractor_seed: int = 0
     """Seed of the classifier's training."""
     check: bool = True
-    """Score a second time, on a classifier of another architecture and seed that no choice was made with."""
+    """Score a second time, in features that no choice was made with: those of ``check_extractor``."""
+    check_extractor: str = "auto"
+    """Features of the second scores: classifier (of another architecture and seed), or inception, dinov2, clip, efficientnet-lite0, torchscript:PATH; auto: classifier where there are labels, else none."""  # noqa: E501
     manifold_samples: int = 2_000
     """Samples (and real images) per draw that precision, recall and KID look at."""
 
@@ -38,9 +41,14 @@ class EvaluationOptions:
             raise UserError(f"evaluation.samples is {self.samples}: at least 2 samples are needed for a covariance")
         if self.draws < 1:
             raise UserError(f"evaluation.draws is {self.draws}: at least 1 is needed (5 for useful intervals)")
-        kind = self.extractor.partition(":")[0]
-        if kind not in EXTRACTORS:
-            raise UserError(f"unknown extractor {kind!r}{nearest(kind, EXTRACTORS)}")
+        for name, known in ((self.extractor, EXTRACTORS), (self.check_extractor, SECOND)):
+            kind = name.partition(":")[0]
+            if kind not in known:
+                raise UserError(f"unknown extractor {kind!r}{nearest(kind, known)}")
+        if self.check_extractor == self.extractor != "auto" and self.extractor != "classifier":
+            raise UserError(
+                f"evaluation.check_extractor is {self.extractor}, which is the one that chooses: give another, or auto"
+            )
         if self.manifold_samples < 10:
             raise UserError(f"evaluation.manifold_samples is {self.manifold_samples}: at least 10 are needed")
 

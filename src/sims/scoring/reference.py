@@ -132,10 +132,37 @@ def _range_of(seeds: np.ndarray | None) -> tuple[int, int]:
 # -- the ``references`` folder of a run --------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Measure:
+    """An extractor that a run measures with: a ready one by its ``name``, or a ``kind`` that is fitted to the data."""
+
+    name: str
+    kind: str | None
+    ready: Extractor | None
+
+    @classmethod
+    def of(cls, name: str, labels: object, data: str, shape: tuple[int, ...], download: bool) -> _Measure:
+        kind = fitted_kind(name, labels, data)
+        return cls(name, kind, get_extractor(name, download=download, data_shape=shape) if kind is None else None)
+
+
+def check_of(options: EvaluationOptions, labels: object) -> str | None:
+    """The second extractor of data with these labels, by its name; None where nothing is scored a second time."""
+    name = options.check_extractor
+    if not options.check or (name == "auto" and (labels is None or options.extractor == "pca")):
+        return None
+    if name == "classifier" and labels is None:
+        raise UserError(
+            "option 'check_extractor' is classifier, which needs labels, and the data have none: leave it at auto, or "
+            "give a ready-made one such as efficientnet-lite0"
+        )
+    return "classifier" if name == "auto" else name
+
+
 def _begun(
     train: Dataset, test: Dataset | None, options: EvaluationOptions, decoder: Autoencoder | None
-) -> tuple[Stream, Stream | None, str | None, Extractor | None]:
-    """What is seen of training and held-out data; the kind of the extractor that is fitted to it, or a ready one."""
+) -> tuple[Stream, Stream | None, list[_Measure]]:
+    """What is seen of training and held-out data; the extractor that chooses, and the second one where there is one."""
     streams = [of_dataset(data) if data is not None else None for data in (train, test)]
     if decoder:
         streams = [decoded(stream, decoder) if stream else None for stream in streams]
@@ -144,14 +171,14 @@ def _begun(
     for stream, what in ((seen, "training"), (held_out, "held-out")):
         if stream is not None and stream.count < 2:
             raise UserError(f"{stream.name} has a single {what} image, and scores need two: give more of them")
-    kind, ready = fitted_kind(options.extractor, train.labels, train.name), None
-    if kind is None:
-        ready = get_extractor(options.extractor, download=options.download, data_shape=tuple(seen.data_shape))
-    if train.labels is not None and (kind == "classifier" or (options.check and kind is None)):
+    names = [options.extractor, *filter(None, [check_of(options, train.labels)])]
+    shape = tuple(seen.data_shape)
+    measures = [_Measure.of(name, train.labels, train.name, shape, options.download) for name in names]
+    if train.labels is not None and any(measure.kind == "classifier" for measure in measures):
         require_classes(train.labels, "training")
         if held_out is not None and held_out.labels is not None:
             require_classes(held_out.labels, "test")
-    return seen, held_out, kind, ready
+    return seen, held_out, measures
 
 
 def make_references(
@@ -168,8 +195,7 @@ def make_references(
     """
     if (folder / "judge.json").is_file():
         return
-    seen, held_out, kind, ready = _begun(train, test, options, decoder)
-    seed, shape = options.extractor_seed, tuple(seen.data_shape)
+    seen, held_out, measures = _begun(train, test, options, decoder)
     judged = held_out if held_out is not None and held_out.labels is not None else seen
 
     def make(place: Path, extractor: Extractor, about: dict[str, JSON]) -> None:
@@ -184,16 +210,17 @@ def make_references(
                 save_statistics(place / f"{name}.safetensors", found, extractor)
         write_json(place / "judge.json", about)
 
-    if options.check and options.extractor != "pca" and train.labels is not None:
-        made, accuracy = fit_classifier(seen, judged, seed=seed + 1, variant="b")
-        make(folder / "check", made, {"accuracy": accuracy})
-    if ready is not None:
-        make(folder, ready, {"accuracy": None, "ready_made": options.extractor, "data_shape": list(shape)})
-    elif kind == "classifier":
-        made, accuracy = fit_classifier(seen, judged, seed=seed, variant="a")
-        make(folder, made, {"accuracy": accuracy})
-    else:
-        make(folder, fit_components(seen, FIT_IMAGES), {"accuracy": None})
+    for number, measure in reversed([*enumerate(measures)]):  # what chooses is written last: then all is there
+        place = folder / "check" if number else folder
+        if measure.ready is not None:
+            shape: list[JSON] = list(seen.data_shape)
+            make(place, measure.ready, {"accuracy": None, "ready_made": measure.name, "data_shape": shape})
+        elif measure.kind == "classifier":
+            seed, variant = options.extractor_seed + number, "ab"[number]
+            made, accuracy = fit_classifier(seen, judged, seed=seed, variant=variant)
+            make(place, made, {"accuracy": accuracy})
+        else:
+            make(place, fit_components(seen, FIT_IMAGES), {"accuracy": None})
 
 
 def try_references(
@@ -201,12 +228,12 @@ def try_references(
 ) -> None:
     """UserError for an extractor that ``make_references`` could not use: features of a few images are made."""
     try:
-        seen, _, _, ready = _begun(train, test, replace(options, download=False), decoder)
+        seen, _, measures = _begun(train, test, replace(options, download=False), decoder)
     except UserError:
         if options.download:  # what is missing here is fetched by the job
             return
         raise
-    if ready is not None:
+    for ready in filter(None, (measure.ready for measure in measures)):
         extract(ready, seen.read(range(min(2, seen.count))).x)
 
 

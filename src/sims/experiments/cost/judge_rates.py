@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from sims.scoring.extractor_fitting import fitted_kind
 from sims.scoring.features import FeatureSet, Neighbours
 from sims.scoring.judge import MODEL_SPACE, Draw, Judge
 from sims.scoring.options import EvaluationOptions
-from sims.scoring.reference import Reference
+from sims.scoring.reference import Reference, check_of
 from sims.training.classifier import default_steps, train_classifier
 
 MOST = 5_000  # features of the pilot, where there are many dimensions
@@ -78,18 +79,21 @@ def _extractors(
 ) -> tuple[list[Extractor], float]:
     """The extractor of the job, then the one that only scores; and the seconds that all of their training takes."""
     assert data.some is not None
-    kind = fitted_kind(options.extractor, labels, data.some.name)
     extractors: list[Extractor] = []
     seconds = 0.0
-    if kind is None:
-        extractors.append(get_extractor(options.extractor, download=False, data_shape=tuple(x.shape[1:])))
-    elif kind == "pca":
-        seconds = timed(lambda: extractors.append(PCAExtractor.fit(x)), CPU) * data.num_train / len(x)
-    if labels is None or options.extractor == "pca":
-        return extractors, seconds
-    for variant in "a" * (kind == "classifier") + "b" * options.check:
-        classifier, more = _classifier(x, labels, data, variant)
-        extractors, seconds = [*extractors, classifier], seconds + more
+    for name, variant in zip((options.extractor, check_of(options, labels)), "ab", strict=True):
+        if name is None:
+            continue
+        kind = fitted_kind(name, labels, data.some.name)
+        if kind is None:
+            extractors.append(get_extractor(name, download=False, data_shape=tuple(x.shape[1:])))
+        elif kind == "pca":
+            fit = partial(PCAExtractor.fit, x)
+            extractors.append(fit())
+            seconds += timed(fit, CPU) * data.num_train / len(x)
+        elif labels is not None:
+            classifier, more = _classifier(x, labels, data, variant)
+            extractors, seconds = [*extractors, classifier], seconds + more
     return extractors, seconds
 
 

@@ -62,6 +62,7 @@ def improve_result(
         warnings=tuple(warnings),
         data=replace(data, shape=model.data_shape, num_classes=len(drawn), conditional=conditional),
         extractor=judge.about() if judge else None,
+        second_extractor=judge.about_second() if judge else None,
         floor=floor,
         looks=looks_of(row.method for row in rows),
         figures={name: facts for name, facts in run_figures().items() if any(name in row.figures for row in rows)},

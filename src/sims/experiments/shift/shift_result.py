@@ -182,6 +182,7 @@ def summarized(
             imbalance=options.imbalance,
         ),
         extractor=meter.judge.about(),
+        second_extractor=meter.judge.about_second(),
         looks={row.label: LOOKS[row.label] for row in rows},
         figures={name: facts for name, facts in FIGURES.items() if name in measured},
         reproduction=reproduction(options, clock),
