@@ -1,12 +1,11 @@
-"""What a finished run at a real size shows: its table, a second extractor, the base's own training, and a picture.
+"""What a finished run at a real size shows: its table, the base's own training, and a picture.
 
     sims improve --recipe fashion-mnist --data.path FASHION_MNIST --run runs/fashion-mnist
-    python benchmarks/real_size.py runs/fashion-mnist --data FASHION_MNIST --name fashion-mnist
+    python benchmarks/real_size.py runs/fashion-mnist --name fashion-mnist
 
-The table is the run's own, whose first extractor is the classifier that chose. Beside it: Fréchet distances of base,
-improved, SIMS, distilled, Neon in EfficientNet-Lite0 (ImageNet), which chose nothing, with paired differences to the
-base; those of the base's snapshots in the run's classifier, which say what a gain is worth in training; and samples of
-the same seeds, none selected, with real pictures below (``benchmarks/results/NAME.png``).
+The table is the run's own, in the features that chose and in those that did not. Beside it: Fréchet distances of the
+base's snapshots in both, which say what a gain is worth in training; and samples of the same seeds, none selected, with
+real pictures below (``benchmarks/results/NAME.png``).
 """
 
 from __future__ import annotations
@@ -26,29 +25,19 @@ from sims.results.summaries import read_result
 
 COLUMNS, SCALE = 16, 2
 LABEL, GAP = 84, 8  # pixels
-NAMES = {"sims/base": "base", "improved": "improved", "sims": "sims", "distilled": "distilled", "neon": "neon"}
-
-
-def second_extractor(run: Path, data: str, samples: int, draws: int) -> list[dict[str, Any]]:
-    """Rows of the models in EfficientNet-Lite0, each with its paired differences to the base."""
-    models = {name: run / folder for folder, name in NAMES.items() if (run / folder / "model.json").is_file()}
-    options = {"extractor": "efficientnet-lite0", "metrics": ["fd"], "draws": draws, "samples": samples}
-    rows = []
-    for name, path in models.items():
-        scores = sims.evaluate(path, data, options=options)
-        rows.append({"label": name, **{figure: asdict(value) for figure, value in scores.figures.items()}})
-        print(name, {figure: round(value.mean, 2) for figure, value in scores.figures.items()}, flush=True)
-    table = sims.compare([*models.values()], data, options=options, quiet=True)
-    return [*rows, {"differences": table.to_json()}]
 
 
 def training(run: Path, samples: int) -> list[dict[str, Any]]:
-    """Distances of the base's snapshots, one draw each, in the features of the run."""
+    """Distances of the base's snapshots, one draw each, in the features of the run, then in its second ones."""
     options = {"metrics": ["fd"], "draws": 1, "samples": samples}
     rows = []
     for path in sorted((run / "base" / "snapshots").iterdir()):
-        scores = sims.evaluate(path, run / "references", options=options, quiet=True)
-        rows.append({"images": int(path.name), **{name: value.mean for name, value in scores.figures.items()}})
+        row: dict[str, Any] = {"images": int(path.name)}
+        for folder, prefix in ((run / "references", ""), (run / "references" / "check", "check_")):
+            if folder.is_dir():
+                scores = sims.evaluate(path, folder, options=options, quiet=True)
+                row |= {prefix + name: value.mean for name, value in scores.figures.items()}
+        rows.append(row)
         print(rows[-1], flush=True)
     return rows
 
@@ -75,11 +64,9 @@ def picture(run: Path, file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--data", required=True)
     parser.add_argument("--name", required=True)
-    parser.add_argument("--samples", type=int, default=2_000, help="a draw, for the second extractor")
-    parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--table-only", action="store_true", help="no second extractor, nothing of the base's training")
+    parser.add_argument("--samples", type=int, default=2_000, help="of every snapshot of the base")
+    parser.add_argument("--table-only", action="store_true", help="nothing of the base's training")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     settings = parser.parse_args()
     result = read_result(settings.run, ImproveResult)
@@ -90,13 +77,8 @@ def main() -> None:
     content["tried"] = [asdict(entry) for entry in result.cache.tried] if result.cache else []
     file = settings.out / f"{settings.name}.json"
     content["recommended"] = [asdict(entry) for entry in result.recommended]
-    if settings.table_only:
-        save(file, content)
-        return
-    if (settings.run / "base" / "snapshots").is_dir():  # trained in the run
+    if (settings.run / "base" / "snapshots").is_dir() and not settings.table_only:  # trained in the run
         content["training"] = training(settings.run, settings.samples)
-        save(file, content)
-    content["second_extractor"] = second_extractor(settings.run, settings.data, settings.samples, settings.draws)
     save(file, content)
 
 

@@ -6,7 +6,7 @@
 The base is measured at several scales of classifier-free guidance (equal seeds, steps and samples). At the scale whose
 FD to the training pictures is lowest, so that the base is at its best, `sims improve` trains a LoRA, and chooses
 strengths; every row has its FD, the agreement of two classifiers with the prompts' classes, and intervals over draws.
-EfficientNet-Lite0, which chose nothing, measures base, guided pair and Neon once more (``--table-only``: does not).
+With ``--second efficientnet-lite0`` (and a folder of its own) features that chose nothing measure all rows once more.
 Samples of the same seeds, none selected, go into a picture beside the result. Interrupted, it continues.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common import flat, improved, save
-from real_size import picture, second_extractor
+from real_size import picture
 from sims.data.pictures import SourceOptions
 from sims.experiments.improve.search import SearchOptions
 from sims.experiments.options import DataOptions, ImproveOptions
@@ -29,14 +29,18 @@ from sims.scoring.options import EvaluationOptions
 SCALES = (1.5, 1.0, 2.0, 3.0)
 
 
-def options(toy: Path, folder: Path, name: str, scale: float, steps: int, **more: Any) -> ImproveOptions:
+def options(given: argparse.Namespace, name: str, scale: float, **more: Any) -> ImproveOptions:
     """A run in a folder of this name."""
-    source = SourceOptions(cache=folder / "cache")
     return ImproveOptions(
-        run=folder / name, model=toy / "pipeline", data=DataOptions(path=str(toy / "data"), source=source),
-        text=TextOptions(scale=scale, steps=steps), batch_size=100, search=SearchOptions(rungs=(200, 500), limit=5_000),
-        evaluation=EvaluationOptions(samples=1_000, draws=4, manifold_samples=1_000), **more,
-    )  # fmt: skip
+        run=given.folder / name,
+        model=given.toy / "pipeline",
+        data=DataOptions(path=str(given.toy / "data"), source=SourceOptions(cache=given.folder / "cache")),
+        text=TextOptions(scale=scale, steps=given.steps),
+        batch_size=100,
+        search=SearchOptions(rungs=(200, 500), limit=5_000),
+        evaluation=EvaluationOptions(samples=1_000, draws=4, manifold_samples=1_000, check_extractor=given.second),
+        **more,
+    )
 
 
 def main() -> None:
@@ -45,20 +49,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=12, help="of the pipeline's scheduler")
     parser.add_argument("--methods", default="base,sims,neon")
-    parser.add_argument("--table-only", action="store_true")
+    parser.add_argument("--second", default="auto", help="extractor of the second scores, such as efficientnet-lite0")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/text-to-image.json"))
     given = parser.parse_args()
     scales = {}
     first = given.folder / f"scale-{SCALES[0]:g}" / "references"
     for scale in SCALES:
-        job = options(given.toy, given.folder, f"scale-{scale:g}", scale, given.steps, methods=("base",))
+        job = options(given, f"scale-{scale:g}", scale, methods=("base",))
         if first.is_dir() and not (references := job.run / "references").exists():
             shutil.copytree(first, references)  # the same pictures, the same classifiers
         scales[scale] = improved(job, quiet=True).rows[0]
         print(f"scale {scale:g}: FD to train {scales[scale].figures['fd'].mean:.1f}", flush=True)
     best = min(scales, key=lambda scale: scales[scale].figures["fd"].mean)
     methods = tuple(given.methods.split(","))
-    job = options(given.toy, given.folder, f"improve-{best:g}", best, given.steps, methods=methods)
+    job = options(given, f"improve-{best:g}", best, methods=methods)
     if not (references := job.run / "references").exists():
         shutil.copytree(first, references)
     result = improved(replace(job))
@@ -69,9 +73,6 @@ def main() -> None:
     content["search"] = asdict(result.search)["chosen"] if result.search else {}
     picture(job.run, given.out.with_suffix(".png"))
     save(given.out, content)
-    if not given.table_only:
-        content["second_extractor"] = second_extractor(job.run, str(given.toy / "data"), 1_000, 4)
-        save(given.out, content)
 
 
 if __name__ == "__main__":
