@@ -3,8 +3,8 @@
     python benchmarks/rivals.py --bed digits-5k --repeats 5 --out benchmarks/results/rivals-digits-5k.json
 
 A repeat is the whole of ``sims improve --methods all`` with its own seed: base, all that is trained, every search
-(paired seeds, the same budget for all), one draw of fresh samples per row. Beds as in ``claim.py``, and fashion-mnist
-(--data FOLDER with the IDX files). An interrupted benchmark continues; further options go to ``sims improve``.
+(paired seeds, the same budget for all), one draw of fresh samples per row. Beds as in ``claim.py``. An interrupted
+benchmark continues; further options go to ``sims improve``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import claim
 from sims.methods import METHODS
 from sims.results.improve import ImproveResult
 
-BEDS = {**claim.BEDS, "fashion-mnist": "fashion-mnist"}
 COLUMNS = (
     "method, evaluations, training, w, FD train, change, FD test, change, second FD test, KID test, recall, memorized, "
     "s per 1,000"
@@ -80,7 +79,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    options, extra, results = claim.repeats(__doc__, BEDS, ["--methods", "all"])
+    options, extra, results = claim.repeats(__doc__, ["--methods", "all"])
     rows, lines = rows_of(claim.independent(options, results)), verdict(results)
     found = {"verdict": lines, "headlines": [found.headline for found in results], "rows": rows}
     claim.write(options, extra, results, found)
