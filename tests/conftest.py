@@ -30,15 +30,23 @@ from sims.data.sources import load_pair  # noqa: E402
 #: What takes longest comes first, so that no process is left with much to do when the others have finished.
 LONG = (
     "processes",
-    "sharding",
-    "loop_kill",
-    "kill",
+    "text_to_image",
     "view",
-    "report_kinds",
-    "your_model",
-    "replicas",
-    "how_to",
+    "adapter_check",
     "usual",
+    "sharding",
+    "errors",
+    "text_page",
+    "your_model",
+    "kill",
+    "report_kinds",
+    "report_reading",
+    "notebook",
+    "loop_kill",
+    "recipes",
+    "how_to",
+    "user_code_runs",
+    "replicas",
 )
 
 
