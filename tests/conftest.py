@@ -26,6 +26,9 @@ from scoring import in_bytes  # noqa: E402
 from sims.cli import main  # noqa: E402
 from sims.data.dataset import Dataset  # noqa: E402
 from sims.data.sources import load_pair  # noqa: E402
+from sims.experiments.shift import attributes  # noqa: E402
+
+attributes.EPOCHS = tiny_shift.EPOCHS
 
 #: What takes longest comes first, so that no process is left with much to do when the others have finished.
 LONG = (

@@ -32,6 +32,7 @@ from sims.data.dataset import Dataset
 from sims.data.sources import load_pair
 from sims.errors import UserError
 from sims.experiments.options import ImproveOptions
+from sims.experiments.shift import attributes
 from sims.runs.directory import Run
 from sims.runs.synthesize import synthesize
 from sims.training.trainer import Trainer, TrainOptions, read_trained
@@ -81,6 +82,7 @@ def commands(out: Path) -> list[list[str]]:
 def work(out: Path) -> None:
     """Everything, on as many processes as there are; the training ``continued`` goes on if it has begun."""
     torch.set_num_threads(1)
+    attributes.EPOCHS = tiny_shift.EPOCHS
     for words in [*commands(out), training(out / "continued")]:
         said = io.StringIO()
         with contextlib.redirect_stdout(said):

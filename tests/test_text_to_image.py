@@ -10,6 +10,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,7 @@ from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result
 from sims.sampling.noise import SeededNoise
 from sims.scoring.fidelity import Asked, is_lost
+from sims.training.classifier import train_classifier
 from sims.training.trainer import Trainer
 from text_folders import KINDS, PROMPTS, opened, write_pictures, write_pipeline
 
@@ -60,6 +63,14 @@ SMALL = shlex.split(
     "--evaluation.manifold-samples 20 --batch-size 8 --guidance.pilot 8 --methods base,sims,neon "
     "--search.max-w 2"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """Classifiers of pictures are trained for less long than usual."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sims.scoring.extractor_fitting.train_classifier", partial(train_classifier, steps=20))
+        yield
 
 
 @pytest.fixture(scope="module")

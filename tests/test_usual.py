@@ -167,6 +167,7 @@ def test_a_run_keeps_the_sizes_it_began_with(
 ) -> None:
     """On whatever machine it goes on; the report shows them all."""
     sizes = "--network.width 8 --network.channel-mult 1,1 --network.blocks 1 --network.attention 0 --data.limit 60"
+    sizes += " --data.source.size 16"
     words = f"{sizes} --base.images 64 --auxiliary.samples 16 --auxiliary.budgets 32 --batch-size 16 --search.rungs 8"
     words += " --evaluation.samples 16 --evaluation.draws 2 --evaluation.manifold-samples 10 --methods base"
     given = ["improve", "--run", tmp_path / "run", "--data.path", photos, *tiny.PCA, *words.split()]
@@ -235,7 +236,7 @@ def test_photographs_are_planned_with_a_unet(photos: Path, tmp_path: Path, say: 
 
 def test_photographs_run_end_to_end(photos: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    sizes = "--network.width 8 --network.channel-mult 1,1 --network.blocks 1 --network.attention 0 --data.limit 60"
+    sizes = "--network.width 8 --network.channel-mult 1,1,1,1 --network.blocks 1 --data.limit 60"
     short = "--base.images 64 --base.train.batch 16 --auxiliary.samples 16 --auxiliary.budgets 32,64 --batch-size 16"
     judged = "--auxiliary.train.batch 16 --search.rungs 8,16 --evaluation.samples 16 --evaluation.draws 2"
     more = "--evaluation.manifold-samples 10 --methods base,sims --guidance.cache-cost 0 --sampler.steps 1"

@@ -14,6 +14,8 @@ from sims.results.common import Reproduction
 from sims.results.shift import ShiftResult
 from sims.results.summaries import read_result
 
+EPOCHS = 60.0  # of its classifiers, for 300
+
 ARGUMENTS = shlex.split(
     "--members 1 --imbalance 0=0.06 --network.width 64 --network.blocks 1 --network.embedding 32 --sampler.steps 6 "
     "--batch-size 200 --base.images 51200 --base.train.batch 128 --attributes zero:yes=0/no=1+2+3+4+5+6+7+8+9 --target "
