@@ -79,7 +79,7 @@ def open_judge(
     if run.is_main:
         if not (folder / "judge.json").is_file():
             run.log("measuring the real data (where it has labels, small classifiers are trained first)")
-        shown = (*pictures, options) if pictures else (train, test, options, decoder)
-        make_references(folder, *shown)
+        real, held_out = pictures or (train, test)
+        make_references(folder, real, held_out, options, None if pictures else decoder, run.progress)
     run.barrier()
     return load_judge(folder, train, test, options, run.device, decoder)

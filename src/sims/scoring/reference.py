@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -187,11 +187,12 @@ def make_references(
     test: Dataset | None,
     options: EvaluationOptions,
     decoder: Autoencoder | None = None,
+    progress: Progress = lambda what, total: nullcontext(lambda done: None),
 ) -> None:
     """The extractors and references of a run's data, made once and kept in ``folder`` (and ``folder/check``).
 
     ``train`` and ``test`` carry labels where the data has them, whether or not the model is conditional. They are
-    latents where there is a ``decoder``, and it is their pixels that are measured.
+    latents where there is a ``decoder``, and it is their pixels that are measured. ``progress`` shows how far it is.
     """
     if (folder / "judge.json").is_file():
         return
@@ -204,7 +205,8 @@ def make_references(
             extractor.save(place / "extractor.safetensors")
         for name, stream, data in (("train", seen, train), ("test", held_out, test)):
             if stream is not None and data is not None:
-                features = _features(extractor, stream)
+                with progress(f"{extractor.name}: {data.name} ({name})", stream.count) as advance:
+                    features = _features(extractor, stream, advance)
                 named = f"{data.name} ({name})"
                 found = FeatureSet(named, data.fingerprint, Moments.of(features), features, labels=data.labels)
                 save_statistics(place / f"{name}.safetensors", found, extractor)
@@ -237,11 +239,14 @@ def try_references(
         extract(ready, seen.read(range(min(2, seen.count))).x)
 
 
-def _features(extractor: Extractor, stream: Stream) -> np.ndarray:
+def _features(extractor: Extractor, stream: Stream, advance: Callable[[int], None]) -> np.ndarray:
     """Features (N, D) of a stream, as many images at a time as are looked at together."""
-    size = at_once(stream.data_shape)
-    parts = (range(first, min(first + size, stream.count)) for first in range(0, stream.count, size))
-    return np.concatenate([extract(extractor, stream.read(part).x, size) for part in parts])
+    size, found = at_once(stream.data_shape), []
+    for first in range(0, stream.count, size):
+        part = range(first, min(first + size, stream.count))
+        found.append(extract(extractor, stream.read(part).x, size))
+        advance(len(part))
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)
