@@ -15,6 +15,7 @@ from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kill.py"
+METHODS = ["--methods", "base,autoguidance,sims,distilled"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def kill_when(script: ModuleType, job: list[str], place: Path, files: int) -> No
 
 
 def test_a_job_killed_three_times_leaves_the_same_files(script: ModuleType, tmp_path: Path) -> None:
-    whole, killed, job = tmp_path / "whole", tmp_path / "killed", script.command("small")
+    whole, killed, job = tmp_path / "whole", tmp_path / "killed", script.command("small", METHODS)
     script.finish(job, whole)
     expected, total = script.contents(whole / "run"), files_in(whole / "run")
     assert {"summary.json", "metrics.jsonl", "config.json", "grids.npz", "improved/model.json"} <= {*expected}

@@ -175,7 +175,7 @@ def test_a_run_keeps_the_sizes_it_began_with(
     assert status == 0, err
     kept = json.loads((tmp_path / "run" / "sizes.json").read_text())
     assert kept["base"]["train"]["batch"] == 128 and kept["sampler"]["solver"] == "unipc" and "batch_size" not in kept
-    assert "sizes: batch 128" in err
+    assert "sizes: batch 128" in err and "round 1: nothing beside the base was asked for" in err
     monkeypatch.setattr(table, "this_machine", lambda: "large GPU")
     (tmp_path / "run" / "summary.json").unlink()
     status, _, err = say(*given)

@@ -205,6 +205,8 @@ def _verdict(outcome: RoundOutcome, round_: int) -> Round:
         change = f"{by[BASE.name]:.2f} -> {by[outcome.improved]:.2f} with {outcome.improved}"
         reason = f"{'accepted' if accepted else 'no improvement'}: FD to train {change}, on the selection seeds"
     rows = tuple(line.row for line in outcome.table)
+    if rows and {row.method for row in rows} == {BASE.name}:
+        reason = "nothing beside the base was asked for"
     return Round(round=round_ + 1, accepted=accepted, reason=reason, rows=rows)
 
 
