@@ -121,8 +121,8 @@ def share(gains: list[float], full: list[float]) -> dict[str, float]:
     return asdict(t_interval([n * whole - (n - 1) * other for other in without])) | {"mean": whole}
 
 
-def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
-    """Which bounds hold, in words."""
+def verdict(bed: str, rows: list[dict[str, Any]], methods: str = "distilled") -> list[str]:
+    """Which bounds hold, in words, of these methods."""
     fall, rise = LIMITS[bed]
     found = {row["label"]: row for row in rows}
     lines = []
@@ -138,7 +138,7 @@ def verdict(bed: str, rows: list[dict[str, Any]]) -> list[str]:
         )
         lines.append(f"{'holds' if ok_test else 'FAILS'} ({features}): FD to test {test['mean']:+.1f} %, "
                      f"95 % [{test['low']:+.1f}, {test['high']:+.1f}] (upper bound {rise} %)")  # fmt: skip
-    for label in ("sims (cached)", "sims (fast)", "distilled"):
+    for label in ("sims (cached)", "sims (fast)", *(["distilled"] if "distilled" in methods else [])):
         if label not in found:
             lines.append(f"FAILS: {label} is missing in a repeat, and so in the table")
         else:
@@ -212,6 +212,11 @@ def independent(options: argparse.Namespace, results: list[ImproveResult]) -> li
     return results if len(results) > 1 else by_draw(results[0], folder_of(options, options.first_seed))
 
 
+def over(options: argparse.Namespace) -> str:
+    """What intervals are over, in words."""
+    return f"{options.repeats} repeats" if options.repeats > 1 else "one repeat, intervals over its draws of samples,"
+
+
 def folder_of(options: argparse.Namespace, seed: int) -> Path:
     return Path(options.folder) / f"{options.bed}-{seed}"
 
@@ -228,6 +233,7 @@ def write(options: argparse.Namespace, extra: list[str], results: list[ImproveRe
         f"--first-seed {options.first_seed} {'--data DATA ' if options.data else ''}--out {options.out}",
         "options": extra,
         "extractor": to_json(results[0].extractor),
+        "second_extractor": to_json(results[0].second_extractor),
         "floor": to_json(results[0].floor),
     }
     tail = {"seconds": [result.reproduction.seconds for result in results]}
@@ -238,10 +244,11 @@ def write(options: argparse.Namespace, extra: list[str], results: list[ImproveRe
 def main() -> None:
     options, extra, results = repeats(__doc__, [])
     rows = collect(independent(options, results))
-    lines = verdict(options.bed, rows)
+    methods = extra[extra.index("--methods") + 1] if "--methods" in extra else "distilled"
+    lines = verdict(options.bed, rows, methods)
     chosen = [to_json(result.search.chosen) for result in results if result.search]
     write(options, extra, results, {"verdict": lines, "rows": rows, "chosen": chosen})
-    title = f"# {options.bed}: {options.repeats} repeats of the whole procedure"
+    title = f"# {options.bed}: {over(options)} of the whole procedure"
     title += " on one base" if "--model" in extra else ""
     text = [title, "", *[f"- {line}" for line in lines], "", table(rows)]
     options.out.with_suffix(".md").write_text("\n".join(text) + "\n")

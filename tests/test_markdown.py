@@ -210,6 +210,18 @@ def changed(row: dict[str, Any], figure: str) -> str:
     return "0 %" if mean in ("+0 %", "−0 %") else mean
 
 
+def test_the_table_of_the_base_of_a_million_images_says_what_its_result_says() -> None:
+    rows = json.loads(pages.read("benchmarks/results/claim-fashion-mnist.json"))["rows"]
+    section = pages.read("docs/figures.md").split("### Fashion-MNIST, a base of a million images\n")[1].split("\n#")[0]
+    written = [re.findall(r"(\S+ %) \[", line) for line in section.splitlines() if line.count("[") == 3]
+    expected = [[changed(row, name) for name in ("fd", "fd_held_out", "check_fd_held_out")] for row in rows[1:]]
+    assert sorted(written) == sorted(expected) and len(written) == 5
+    told = pages.read("README.md").split("judged by EfficientNet too")[1].split("\n")[0]
+    pairs = re.findall(r"(\S+ %) \((\S+ %)\)", told)
+    by = {row["label"]: (changed(row, "fd_held_out"), changed(row, "check_fd_held_out")) for row in rows}
+    assert pairs == [by[label] for label in ("sims (fast)", "sims (cached)", "sims", "neon")]
+
+
 HEADINGS = {
     "digits-5k": "Digits, base of 5,000 steps",
     "cifar10-8x8": "CIFAR-10 at 8×8, grey",

@@ -82,7 +82,7 @@ def commands(out: Path) -> list[list[str]]:
 def work(out: Path) -> None:
     """Everything, on as many processes as there are; the training ``continued`` goes on if it has begun."""
     torch.set_num_threads(1)
-    attributes.EPOCHS = tiny_shift.EPOCHS
+    attributes.EPOCHS = 150.0  # for 300
     for words in [*commands(out), training(out / "continued")]:
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
