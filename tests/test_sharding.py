@@ -29,9 +29,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "ddpmpp": {"type": "ddpmpp", **UNET},
     "edm2": {"type": "edm2", **UNET},  # forced weight normalization, numbers of no dimension, a head for the loss
 }
-OPTIONS = TrainOptions(
-    batch=32, warmup=64, accumulate=2, checkpoint_seconds=0.0, precision="fp32", shard=True, weight_decay=2.0
-)
+OPTIONS = TrainOptions(batch=32, warmup=64, accumulate=2, precision="fp32", shard=True, weight_decay=2.0)
 POWER = TrainOptions(**{**vars(OPTIONS), "weight_decay": 0.0, "ema": "power", "ema_rel": (0.1, 0.2), "ema_every": 96})
 
 
