@@ -22,7 +22,7 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sims.metrics.intervals import paired_ratio_interval, t_interval
 from sims.results.common import Figure
@@ -30,20 +30,23 @@ from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result, to_json
 
 NAME = Path(sys.argv[0]).stem  # of the benchmark that runs
+
+
+class Bed(NamedTuple):
+    """A recipe, and the bounds of the change in percent: to train at most, to test the interval's end at most."""
+
+    recipe: str
+    fall: int
+    rise: int
+    bundled: bool = False
+
+
 BEDS = {
-    "digits-5k": "digits",
-    "digits-20k": "digits-20k",
-    "cifar10-8x8": "cifar10-8x8",
-    "cifar10-32x32": "cifar10-cpu",
-    "fashion-mnist": "fashion-mnist",
-}
-BUNDLED = ("digits-5k", "digits-20k")
-LIMITS = {
-    "digits-5k": (-25, 5),
-    "digits-20k": (-25, 5),
-    "cifar10-8x8": (-35, 0),
-    "cifar10-32x32": (-30, 0),
-    "fashion-mnist": (-30, 0),
+    "digits-5k": Bed("digits", -25, 5, bundled=True),
+    "digits-20k": Bed("digits-20k", -25, 5, bundled=True),
+    "cifar10-8x8": Bed("cifar10-8x8", -35, 0),
+    "cifar10-32x32": Bed("cifar10-cpu", -30, 0),
+    "fashion-mnist": Bed("fashion-mnist", -30, 0),
 }
 FIGURES = ("fd", "fd_held_out", "kid_held_out", "precision", "recall", "memorized", "distance_ratio")
 CHECKED = tuple(f"check_{name}" for name in FIGURES[:5])
@@ -121,9 +124,9 @@ def share(gains: list[float], full: list[float]) -> dict[str, float]:
     return asdict(t_interval([n * whole - (n - 1) * other for other in without])) | {"mean": whole}
 
 
-def verdict(bed: str, rows: list[dict[str, Any]], methods: str = "distilled") -> list[str]:
-    """Which bounds hold, in words, of these methods."""
-    fall, rise = LIMITS[bed]
+def verdict(bed: Bed, rows: list[dict[str, Any]], labels: set[str]) -> list[str]:
+    """Which bounds hold, in words; ``labels`` are those of any repeat."""
+    fall, rise = bed.fall, bed.rise
     found = {row["label"]: row for row in rows}
     lines = []
     for prefix, features in (("", "selection's features"), ("check_", "features selection did not use")):
@@ -138,7 +141,9 @@ def verdict(bed: str, rows: list[dict[str, Any]], methods: str = "distilled") ->
         )
         lines.append(f"{'holds' if ok_test else 'FAILS'} ({features}): FD to test {test['mean']:+.1f} %, "
                      f"95 % [{test['low']:+.1f}, {test['high']:+.1f}] (upper bound {rise} %)")  # fmt: skip
-    for label in ("sims (cached)", "sims (fast)", *(["distilled"] if "distilled" in methods else [])):
+    for label in ("sims (cached)", "sims (fast)", "distilled"):
+        if label not in labels:
+            continue
         if label not in found:
             lines.append(f"FAILS: {label} is missing in a repeat, and so in the table")
         else:
@@ -196,12 +201,13 @@ def repeats(description: str | None, words: list[str]) -> tuple[argparse.Namespa
     parser.add_argument("--data", help="folder with the data set of a bed that is not bundled")
     parser.add_argument("--out", type=Path, required=True)
     options, extra = parser.parse_known_args()
-    if (options.data is None) != (options.bed in BUNDLED):
-        named = "bundled" if options.bed in BUNDLED else "not bundled"
+    bed = BEDS[options.bed]
+    if (options.data is None) != bed.bundled:
+        named = "bundled" if bed.bundled else "not bundled"
         parser.error(f"--data is for beds that are not bundled, and needed there: {options.bed} is {named}")
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         jobs = [
-            pool.submit(run_repeat, BEDS[options.bed], options, seed, [*words, *extra])
+            pool.submit(run_repeat, bed.recipe, options, seed, [*words, *extra])
             for seed in range(options.first_seed, options.first_seed + options.repeats)
         ]
         return options, extra, [job.result() for job in jobs]
@@ -214,7 +220,7 @@ def independent(options: argparse.Namespace, results: list[ImproveResult]) -> li
 
 def over(options: argparse.Namespace) -> str:
     """What intervals are over, in words."""
-    return f"{options.repeats} repeats" if options.repeats > 1 else "one repeat, intervals over its draws of samples,"
+    return f"{options.repeats} repeats" if options.repeats > 1 else "one repeat, intervals over its draws of samples"
 
 
 def folder_of(options: argparse.Namespace, seed: int) -> Path:
@@ -244,12 +250,11 @@ def write(options: argparse.Namespace, extra: list[str], results: list[ImproveRe
 def main() -> None:
     options, extra, results = repeats(__doc__, [])
     rows = collect(independent(options, results))
-    methods = extra[extra.index("--methods") + 1] if "--methods" in extra else "distilled"
-    lines = verdict(options.bed, rows, methods)
+    lines = verdict(BEDS[options.bed], rows, {row.label for result in results for row in result.rows})
     chosen = [to_json(result.search.chosen) for result in results if result.search]
     write(options, extra, results, {"verdict": lines, "rows": rows, "chosen": chosen})
-    title = f"# {options.bed}: {over(options)} of the whole procedure"
-    title += " on one base" if "--model" in extra else ""
+    whole = "the whole procedure on one base" if "--model" in extra else "the whole procedure"
+    title = f"# {options.bed}: {whole}, {over(options)}"
     text = [title, "", *[f"- {line}" for line in lines], "", table(rows)]
     options.out.with_suffix(".md").write_text("\n".join(text) + "\n")
     print("\n".join([*lines, table(rows)]))

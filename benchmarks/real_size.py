@@ -27,11 +27,11 @@ COLUMNS, SCALE = 16, 2
 LABEL, GAP = 84, 8  # pixels
 
 
-def training(run: Path, samples: int) -> list[dict[str, Any]]:
+def training(base: Path, run: Path, samples: int) -> list[dict[str, Any]]:
     """Distances of the base's snapshots, one draw each, in the features of the run, then in its second ones."""
     options = {"metrics": ["fd"], "draws": 1, "samples": samples}
     rows = []
-    for path in sorted((run / "base" / "snapshots").iterdir()):
+    for path in sorted((base / "snapshots").iterdir()):
         row: dict[str, Any] = {"images": int(path.name)}
         for folder, prefix in ((run / "references", ""), (run / "references" / "check", "check_")):
             if folder.is_dir():
@@ -65,6 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--base", type=Path, help="where the base was trained, unless in the run")
     parser.add_argument("--samples", type=int, default=2_000, help="of every snapshot of the base")
     parser.add_argument("--table-only", action="store_true", help="nothing of the base's training")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
@@ -77,8 +78,9 @@ def main() -> None:
     content["tried"] = [asdict(entry) for entry in result.cache.tried] if result.cache else []
     file = settings.out / f"{settings.name}.json"
     content["recommended"] = [asdict(entry) for entry in result.recommended]
-    if (settings.run / "base" / "snapshots").is_dir() and not settings.table_only:  # trained in the run
-        content["training"] = training(settings.run, settings.samples)
+    base = settings.base or settings.run / "base"
+    if (base / "snapshots").is_dir() and not settings.table_only:
+        content["training"] = training(base, settings.run, settings.samples)
     save(file, content)
 
 

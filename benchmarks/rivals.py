@@ -83,7 +83,7 @@ def main() -> None:
     rows, lines = rows_of(claim.independent(options, results)), verdict(results)
     found = {"verdict": lines, "headlines": [found.headline for found in results], "rows": rows}
     claim.write(options, extra, results, found)
-    title = f"# {options.bed}: every method on the same bases, {claim.over(options).rstrip(',')}"
+    title = f"# {options.bed}: every method on the same bases, {claim.over(options)}"
     text = [title, "", *[f"- {line}" for line in lines], "", table(rows), ""]
     options.out.with_suffix(".md").write_text("\n".join(text))
     print("\n".join(text))

@@ -45,7 +45,7 @@ class EvaluationOptions:
             kind = name.partition(":")[0]
             if kind not in known:
                 raise UserError(f"unknown extractor {kind!r}{nearest(kind, known)}")
-        if self.check_extractor == self.extractor != "auto" and self.extractor != "classifier":
+        if self.check_extractor == self.extractor not in ("auto", "classifier"):
             raise UserError(
                 f"evaluation.check_extractor is {self.extractor}, which is the one that chooses: give another, or auto"
             )
