@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from sims.errors import UserError
+from sims.experiments.improve.own_sampler import best_at_its_cost
 from sims.experiments.improve.recommendation import advice, best, recommendations, to_save
-from sims.experiments.improve.sampler_search import OF_BASE, STEPS, Setting, best_of_base, evaluations, fewest
+from sims.experiments.improve.sampler_search import OWN, STEPS, Setting, evaluations, fewest, own_expected, suits_best
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
 from sims.results.common import Figure, Row
@@ -46,17 +47,32 @@ def test_few_steps_may_do_better_than_more() -> None:
 def test_the_base_has_the_sampler_that_suits_it_best() -> None:
     """The cheapest of those that are no worse than the best; none where its own is better."""
     shares = {("heun", 6): 1.2, ("unipc", 10): 1.215, ("dpmpp2m", 8): 1.0}
-    found = best_of_base(lambda s: shares.get((s.solver, s.steps), 0.5))
+    found = suits_best(lambda s: shares.get((s.solver, s.steps), 0.5))
     assert found == Setting("unipc", 10)  # 10 evaluations: Heun makes 11
-    assert best_of_base(lambda s: 0.97) is None
-    assert best_of_base(lambda s: math.nan if s.steps > STEPS[0] else 0.99) == Setting("unipc", STEPS[0])
-    everything = {s for solver in OF_BASE for s in (Setting(solver, n) for n in STEPS)}
+    assert suits_best(lambda s: 0.97) is None
+    assert suits_best(lambda s: math.nan if s.steps > STEPS[0] else 0.99) == Setting("unipc", STEPS[0])
     seen: set[Setting] = set()
-    best_of_base(lambda s: seen.add(s) or 0.0)
-    assert seen == everything and all(s.refreshes == 0 and s.stronger == 1 for s in seen)
+    suits_best(lambda s: seen.add(s) or 0.0)
+    assert seen == {*OWN} and all(s.refreshes == 0 and s.stronger == 1 for s in seen)
+    assert own_expected(11) == (6 + 8 + 10 + 11 + 6 + 8 + 10, 7)
 
 
-@pytest.mark.parametrize("solver", OF_BASE)
+def test_what_costs_no_more_than_the_base_has_its_own_sampler_sought() -> None:
+    """The best of these, if it is better than the base: neither two networks, nor the base with another sampler."""
+    found = {"base": (35, 120.0), "sims": (70, 20.0), "history": (35, 30.0), "neon": (35, 25.0), "distilled": (36, 1.0)}
+    choices = {name: (SimpleNamespace(method=name, label=name, nfe=nfe), fd) for name, (nfe, fd) in found.items()}
+    choices |= {
+        "base (tuned)": (SimpleNamespace(method="base", nfe=10), 5.0),
+        "sims (fast)": (SimpleNamespace(method="sims", nfe=11), 6.0),
+        "pair": (SimpleNamespace(method="sims+history", nfe=35), 7.0),
+    }
+    best: Any = best_at_its_cost(choices)  # type: ignore[arg-type]
+    assert best.label == "neon"
+    worse = {name: (choice, fd + 200 * (name != "base")) for name, (choice, fd) in choices.items()}
+    assert best_at_its_cost(worse) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", sorted({setting.solver for setting in OWN}))
 def test_evaluations_are_those_of_the_solver(solver: Any) -> None:
     exact = GaussianMixture(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
     assert all(evaluations(Setting(solver, n)) == nfe(exact, SamplerOptions(solver, n)) for n in STEPS)

@@ -27,7 +27,7 @@ from sims.experiments.improve.improvement import Choice
 from sims.experiments.improve.rows import Measured, with_retained
 from sims.experiments.options import ImproveOptions
 from sims.guidance import Extrapolate
-from sims.methods import METHODS, VARIANTS, default_methods
+from sims.methods import METHODS, TUNED, VARIANTS, default_methods
 from sims.model import load as load_model
 from sims.preconditioning import Preconditioned
 from sims.results.common import Cost, Figure, Row
@@ -70,7 +70,10 @@ def test_the_table_has_a_row_for_every_method(result: ImproveResult) -> None:
     rows = {row.label: row for row in result.rows}
     able = [name for name in default_methods() if METHODS[name].fits is None]  # this base has no classes
     assert [label for label in rows if label in METHODS] == able
-    assert {*able, "sims (cached)"} <= set(rows) <= {*able, *VARIANTS} and set(rows) == set(result.looks)
+    tuned = {label.removesuffix(TUNED) for label in rows if label.endswith(TUNED)}  # the base, and the best at its cost
+    assert {*able, "sims (cached)"} <= set(rows) <= {*able, *VARIANTS, *(name + TUNED for name in tuned)}
+    assert set(rows) == set(result.looks) and len(tuned - {"base"}) <= 1
+    assert all(METHODS[name].networks == 1 and rows[name + TUNED].nfe <= rows["base"].nfe for name in tuned)
     for row in rows.values():
         assert (row.draws, row.samples_per_draw, row.diverged) == (2, 100, 0)
         for name in ("fd", "fd_held_out", "kid_held_out", "precision", "recall", "memorized"):
@@ -90,12 +93,13 @@ def test_what_needs_no_training_alone(finished: Path, tmp_path: Path) -> None:
     given, run = next((finished / "base" / "snapshots").glob("*12800")), tmp_path / "run"
     assert main(tiny.improve_arguments(run, *tiny.PCA, "--model", str(given), "--methods", "free")) == 0
     result = result_of(run)
-    labels = [row.label for row in result.rows]
+    labels = [row.label for row in result.rows if not row.label.endswith(TUNED)]
     assert labels == ["base", "rescaled", "history", "time-step", "dropout-guidance"]  # one block cannot be left out
     assert all(row.budget is None and row.cost.images == 0 for row in result.rows)
     assert not (run / "artefacts").exists()
     saved = load_model(run / "improved")
-    assert result.improved in ("rescaled", "history") and evaluations(saved, saved.sampler) == 11
+    assert result.improved.removesuffix(TUNED) in ("rescaled", "history") and evaluations(saved, saved.sampler) <= 11
+    assert {row.label for row in result.rows} >= {"base (tuned)", result.improved}  # its sampler is sought like others'
     assert {item.trained for item in result.recommended} == {True, False}
     assert f"{result.improved} against base: FD to training data" in result.headline
     assert f"with {result.improved}, on the selection seeds" in (run / "log").read_text()

@@ -29,7 +29,6 @@ from sims.experiments.improve.job import improve
 from sims.experiments.improve.sampler_search import (
     SEARCHED,
     Setting,
-    best_of_base,
     cheapest_bound,
     cheapest_expected,
     evaluations,
@@ -348,7 +347,6 @@ def test_the_cheapest_sampler_has_a_bound(own: int) -> None:
 
             for solver in SEARCHED:
                 fewest(retained, solver)
-            best_of_base(retained)
             assert 0 < spent <= bound
     usual, settings = cheapest_expected(own)
     assert 2 <= settings < usual <= bound < 40 * own

@@ -92,7 +92,7 @@ class GuidanceOptions:
     sigma_high: float = float("inf")
     """Guide only up to this noise level."""
     cache_cost: float = 1.25
-    """Sampling cost of the cached improved model, in units of the base's; 0 turns caching off."""
+    """Sampling cost of the cached improved model, in units of the base's; 0: no caching, no other samplers."""
     pilot: int = left_open(256)
     """Samples of the pilot that decides where the correction is recomputed."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from sims.methods.autoguidance import AUTOGUIDANCE
 from sims.methods.cfg import CFG
@@ -43,9 +44,8 @@ LEADER = SIMS  # the headline is about it, and some of the others follow from wh
 HEIR = DISTILLED  # the best of them in one network: the next round's base
 RIVAL = "rival (cached)"  # the best of the others that cost more, at less cost
 CACHED, FAST = f"{LEADER.name} (cached)", f"{LEADER.name} (fast)"  # the leader, sampled at less cost
-BASE_TUNED = f"{BASE.name} (tuned)"  # with the solver and number of steps that suit it best
+TUNED = " (tuned)"  # behind the name of what has the solver and number of steps that suit it best
 VARIANTS = {
-    BASE_TUNED: Look(f"{BASE.look.title}, tuned", "#8a8f98", "#9aa3ad", "p"),
     CACHED: Look(f"{LEADER.look.title}, cached", "#0b8496", "#45c6d8", "s"),
     FAST: Look(f"{LEADER.look.title}, fast", "#00699e", "#5fb8e8", "p"),
     RIVAL: Look("Best rival, cached", "#58703f", "#a7c08c", "s"),
@@ -82,5 +82,11 @@ def listed() -> str:
 
 
 def looks_of(names: Iterable[str]) -> dict[str, Look]:
-    """The look of every method, or variant of the leading one, of these names."""
-    return {name: VARIANTS[name] if name in VARIANTS else METHODS[name].look for name in names}
+    """The look of every method, or variant of one, of these names."""
+    return {name: VARIANTS[name] if name in VARIANTS else _look(name) for name in names}
+
+
+def _look(name: str) -> Look:
+    method = name.removesuffix(TUNED)
+    look = METHODS[method].look
+    return look if method == name else replace(look, title=f"{look.title}, tuned", marker="p")

@@ -270,17 +270,15 @@ def _cache(c: Improve, cache: CacheResult) -> list[Block]:
         Column("w", [say.strength(item.w) if item.w else "" for item in tried]),
         Column("corrections", [say.count(item.refreshes) for item in tried]),
         Column("NFE", [say.short_count(item.nfe) for item in tried]),
+        Column("FD to training data", [say.fixed(item.fd) for item in tried]),
         Column("gain kept", [say.percent(item.retained) for item in tried]),
     ]
-    caption = (
-        "Tried on the selection seeds, of which some scatter is left in the last column. Of the base: the share that "
-    )
-    caption += "is left if what it loses is taken off the gain."
+    caption = "Tried on the selection seeds, of which some scatter is left in the last two columns."
     return present(
         facts(*tiles),
         figures.cache_strip(c, cache),
         prose(cheapest),
-        details("Cheaper samplers that were tried", table(columns, caption)),
+        details("Other samplers that were tried", table(columns, caption)),
         Text(f"Solver: {cache.solver}. The levels are fixed before sampling, by noise level alone."),
     )
 

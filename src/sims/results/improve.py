@@ -66,7 +66,10 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class TriedSampler:
-    """A cheaper sampler that was tried on the selection seeds, of a method, and the share of the gain it kept."""
+    """A cheaper sampler that was tried on the selection seeds: FD to the training data, and the share of the gain kept.
+
+    ``method`` is what it is of; the share is of the leading method alone.
+    """
 
     method: str
     solver: str
@@ -74,7 +77,8 @@ class TriedSampler:
     refreshes: int
     w: float
     nfe: float
-    retained: float
+    fd: float | None = None
+    retained: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from sims.experiments.improve.recommendation import advice, free_enough, recomme
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, BASE_TUNED, CACHED, FAST, HEIR, LEADER, looks_of
+from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, TUNED, looks_of
 from sims.metrics.intervals import paired_interval
 from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Data, Floor, Row
@@ -87,7 +87,7 @@ def _comparisons(table: Sequence[Measured], subject: str) -> list[Comparison]:
     """What the result is about against every other, the leader at less cost against the base; paired by seed."""
     draws = {line.choice.label: [draw.scores for draw in line.draws] for line in table}
     pairs = [(subject, label) for label in draws if label != subject]
-    pairs += [(FAST, BASE.name), (FAST, BASE_TUNED)]
+    pairs += [(FAST, BASE.name), (FAST, BASE.name + TUNED)]
     found = []
     for a, b in pairs:
         ours, theirs = draws.get(a, []), draws.get(b, [])
@@ -179,5 +179,5 @@ def _cache(outcome: RoundOutcome, rows: Sequence[Row]) -> CacheResult | None:
         retained=by[CACHED].retained,
         cheapest=quick.note if quick else None,
         cheapest_nfe=quick.nfe if quick else None,
-        tried=outcome.variants.tried,
+        tried=outcome.tried,
     )

@@ -70,7 +70,7 @@ class Context:
 class Choice:
     """A method ready to be judged: its model, strength and budget, and what it cost beyond the base.
 
-    ``label`` is the method's name, or that of a variant of the leading method.
+    ``label`` is the method's name, or that of a variant; ``planned`` is what a plan, which cannot know it, has instead.
     """
 
     method: str
@@ -80,6 +80,7 @@ class Choice:
     budget: int | None = None
     cost: Cost = field(default_factory=Cost)
     note: str = ""
+    planned: str = ""
 
     @property
     def nfe(self) -> int:

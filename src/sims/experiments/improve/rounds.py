@@ -10,6 +10,7 @@ from sims.experiments.base_model import base_work
 from sims.experiments.improve.choices import choose, choosing_work, in_order, pair_of
 from sims.experiments.improve.improvement import Choice, Context, settings_of
 from sims.experiments.improve.outputs import grids_work
+from sims.experiments.improve.own_sampler import at_its_best, best_at_its_cost, own_planned
 from sims.experiments.improve.recommendation import Known, judged, to_save
 from sims.experiments.improve.rows import Measured, measure, table_work, with_retained
 from sims.experiments.improve.search import Searched
@@ -19,7 +20,7 @@ from sims.experiments.options import ImproveOptions
 from sims.guidance import Guide
 from sims.methods import BASE, HEIR, LEADER, METHODS, PAIR, Base, Expected, Method
 from sims.processes import agree
-from sims.results.improve import Chosen
+from sims.results.improve import Chosen, TriedSampler
 from sims.runs.work import Sampling, Work
 from sims.sampling import FEW, nfe
 from sims.seeds import derive_seed
@@ -29,7 +30,8 @@ from sims.seeds import derive_seed
 class RoundOutcome:
     """What a round found: its base, every line of the table, the searches by method, what the variants are.
 
-    ``known`` are all choices with their FD on the selection seeds; ``improved`` is the label of what is saved.
+    ``known`` are all choices with their FD on the selection seeds; ``improved`` is the label of what is saved;
+    ``tried`` are other samplers of some.
     """
 
     base: Base
@@ -38,6 +40,7 @@ class RoundOutcome:
     variants: Variants | None = None
     known: Known = field(default_factory=dict)
     improved: str = LEADER.name
+    tried: tuple[TriedSampler, ...] = ()
 
     def choice(self, label: str) -> Choice | None:
         """The choice with this label."""
@@ -74,20 +77,42 @@ def run_round(context: Context, base: Base, round_: int) -> RoundOutcome:
             variants = find_variants(context, base, choices, leader, searches[LEADER.name].fd, round_)
         place = choices.index(leader) + 1
         choices[place:place] = variants.choices
-        if variants.of_base is not None and BASE.name in chosen:
-            choices.insert(choices.index(chosen[BASE.name]) + 1, variants.of_base)
         if not round_ and nfe(base.model, base.model.sampler) > FEW:
             fds = {name: found.fd for name, found in searches.items()}
             rival = cached_rival(context, list(chosen.values()), fds, variants.before.fd)
             choices += [] if rival is None else [rival]
     known: Known = {}
-    improved = LEADER.name
+    improved, tried = LEADER.name, () if variants is None else variants.tried
     if context.judge is not None:
         with context.stage(CHOOSE, round_):
+            choices, of_own = _tuned(context, base, choices, methods, searches, round_)
             known = judged(context, choices, searches, round_)
+        tried += of_own
         improved = agree(to_save(known, nfe(base.model, base.model.sampler), options.max_cost))
     table = with_retained([measure(context, choice, round_) for choice in choices])
-    return RoundOutcome(base, table, searches, variants, known, improved)
+    return RoundOutcome(base, table, searches, variants, known, improved, tried)
+
+
+def _tuned(
+    context: Context,
+    base: Base,
+    choices: Sequence[Choice],
+    methods: Sequence[Method],
+    searches: Mapping[str, Searched],
+    round_: int,
+) -> tuple[list[Choice], tuple[TriedSampler, ...]]:
+    """The choices with the base, and the best at its cost, as their own samplers suit them best; and what was tried."""
+    found, tried = [*choices], list[TriedSampler]()
+    if not own_planned(context.options, methods, nfe(base.model, base.model.sampler), round_):
+        return found, ()
+    known = judged(context, choices, searches, round_)
+    for choice in (known[BASE.name][0], best_at_its_cost(known)):
+        if choice is not None:
+            tuned, others = at_its_best(context, choice)
+            place = found.index(choice) + 1
+            found[place:place] = [] if tuned is None else [tuned]
+            tried += others
+    return found, tuple(tried)
 
 
 def _choose_all(

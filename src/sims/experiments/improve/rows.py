@@ -9,10 +9,11 @@ import numpy as np
 
 from sims.experiments.improve.choices import expected_pair
 from sims.experiments.improve.improvement import Choice, Context, mark
+from sims.experiments.improve.own_sampler import own_planned
 from sims.experiments.improve.selection import draws_folder
 from sims.experiments.improve.variants import cached_nfe, has_rival
 from sims.experiments.options import ImproveOptions
-from sims.methods import BASE, BASE_TUNED, CACHED, FAST, LEADER, PAIR, RIVAL, Expected, Method
+from sims.methods import BASE, CACHED, FAST, LEADER, PAIR, RIVAL, Expected, Method
 from sims.results.common import Figure, Row
 from sims.runs.measure import draw_and_measure, parts_of, sampled, seconds
 from sims.runs.work import Leaves, Work
@@ -48,7 +49,7 @@ def measure(context: Context, choice: Choice, round_: int) -> Measured:
     folder = draws_folder(context, replace(choice, model=model), size, round_, "evaluation")
 
     with (
-        context.stage(_evaluating(choice.label), round_),
+        context.stage(_evaluating(choice.planned or choice.label), round_),
         context.run.progress(f"evaluate {choice.label}", evaluation.draws * size) as advance,
     ):
         draws = draw_and_measure(
@@ -101,7 +102,7 @@ def table_work(options: ImproveOptions, methods: Sequence[Method], expected: Exp
         rows += (
             [] if round_ or not has_rival(methods) else [(RIVAL, cached_nfe(options, expected.nfe), expected.guided)]
         )
-        rows += [] if round_ or BASE not in methods else [(BASE_TUNED, expected.nfe, None)]
+    rows += [(label, expected.nfe, None) for label in own_planned(options, methods, expected.nfe, round_)]
     if not round_ and expected_pair(methods) is not None:
         rows.append((PAIR, expected.guided, None))
     return [

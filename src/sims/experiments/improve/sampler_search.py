@@ -12,6 +12,7 @@ from sims.experiments.options import GuidanceOptions
 from sims.files import digest
 from sims.guidance import CacheRule, CorrectionGuide
 from sims.model import Model
+from sims.results.improve import TriedSampler
 from sims.runs.directory import Run
 from sims.sampling import SOLVERS, Churn, SolverName, edm_sigmas, nfe
 from sims.seeds import seed_range
@@ -25,10 +26,24 @@ class Setting(NamedTuple):
     refreshes: int = 0
     stronger: float = 1.0
 
+    @property
+    def note(self) -> str:
+        """Such as "UniPC, 10 steps"."""
+        corrections = f", {self.refreshes} corrections" if self.refreshes else ""
+        return f"{SOLVER_NAMES[self.solver]}, {self.steps} steps{corrections}"
 
+    def tried(self, label: str, w: float, nfe: float, fd: float, retained: float | None = None) -> TriedSampler:
+        """What became of it."""
+        return TriedSampler(
+            method=label, solver=self.solver, steps=self.steps, refreshes=self.refreshes, w=w, nfe=nfe, fd=fd,
+            retained=retained,
+        )  # fmt: skip
+
+
+SOLVER_NAMES = {"heun": "Heun", "dpmpp2m": "DPM-Solver++(2M)", "unipc": "UniPC"}
 SEARCHED: tuple[SolverName, ...] = ("unipc", "heun")
-OF_BASE: tuple[SolverName, ...] = (*SEARCHED, "dpmpp2m")
 STEPS = (6, 8, 10, 13, 17, 22, 28)
+OWN = [Setting(solver, steps) for solver in (*SEARCHED, "dpmpp2m") for steps in STEPS]  # of a model as it is
 CACHED_NOTE = "correction reused between levels"
 KEPT = 0.98  # of the gain, on the selection seeds: a little above the 97 % that is to remain on fresh ones
 STRONGER = (0.8, 1.25)  # fewer evaluations can want another strength; more than that fits the selection seeds alone
@@ -65,13 +80,13 @@ def _otherwise(setting: Setting) -> list[Setting]:
     return [one._replace(stronger=by) for one in (_fewer(setting), shorter) if one is not None for by in STRONGER]
 
 
-def best_of_base(retained: Callable[[Setting], float]) -> Setting | None:
-    """The cheapest of the samplers that suit the base best: what the guided model is to be held against.
+def suits_best(retained: Callable[[Setting], float]) -> Setting | None:
+    """The cheapest of the samplers that suit a model best, with what it corrects left as it is.
 
     Of all solvers and steps that cost no more than its own; None if its own is better than these. ``retained`` is then
     1 where nothing changes. NaN = too dear.
     """
-    kept = {setting: retained(setting) for solver in OF_BASE for setting in (Setting(solver, n) for n in STEPS)}
+    kept = {setting: retained(setting) for setting in OWN}
     best = max((share for share in kept.values() if not math.isnan(share)), default=0.0)
     return next((s for s in sorted(kept, key=evaluations) if kept[s] >= max(KEPT, best + KEPT - 1)), None)
 
@@ -155,5 +170,10 @@ def _spent(nfe: int, enough: int, corrections: float) -> tuple[int, int]:
 
     for solver in SEARCHED:
         fewest(retained, solver)
-    best_of_base(retained)
     return spent, tried
+
+
+def own_expected(nfe: int) -> tuple[int, int]:
+    """Evaluations per sample, and settings, of the search for the sampler that suits a model of so many best."""
+    able = [evaluations(setting) for setting in OWN if evaluations(setting) <= nfe]
+    return sum(able), len(able)

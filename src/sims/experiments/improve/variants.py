@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sims.experiments.improve.improvement import Choice, Context, mark
+from sims.experiments.improve.own_sampler import own_planned
 from sims.experiments.improve.sampler_search import (
     CACHED_NOTE,
     SEARCHED,
     Setting,
-    best_of_base,
     cached_model,
     cheapest_bound,
     cheapest_expected,
     fewest,
+    own_expected,
     pilot,
     pilot_cost,
     with_setting,
@@ -25,7 +26,6 @@ from sims.experiments.options import ImproveOptions
 from sims.guidance import CorrectionGuide
 from sims.methods import (
     BASE,
-    BASE_TUNED,
     CACHED,
     FAST,
     HEIR,
@@ -43,21 +43,16 @@ from sims.results.improve import TriedSampler
 from sims.runs.work import Sampling, Work
 from sims.sampling import FEW, nfe
 
-SOLVER_NAMES = {"heun": "Heun", "dpmpp2m": "DPM-Solver++(2M)", "unipc": "UniPC"}
 CHOOSE = "choose the sampler"
 
 
 @dataclass(frozen=True)
 class Variants:
-    """What was found on the selection seeds: the base, the round's result, the variants.
-
-    ``of_base`` is the base with the sampler that suits it best, against which the leader is to be held too.
-    """
+    """What was found on the selection seeds: the base, the round's result, the variants."""
 
     before: Selection
     after: Selection
     noise: float
-    of_base: Choice | None = None
     choices: tuple[Choice, ...] = ()
     tried: tuple[TriedSampler, ...] = ()
 
@@ -73,15 +68,14 @@ def find_variants(
     after = select(context, heir or leader, round_)
     found: list[Choice] = []
     tried: tuple[TriedSampler, ...] = ()
-    of_base: Choice | None = None
     cached = None if few else cached_model(context.run, leader.model, options.guidance, options.seed, round_)
     if cached is not None:
         spent = Cost(evaluations=pilot_cost(leader.model, options.guidance))
         found.append(replace(leader, label=CACHED, model=cached, cost=leader.cost + spent, note=CACHED_NOTE))
     if not few and not round_ and full_fd < before.fd and options.guidance.cache_cost:
-        fast, of_base, tried = _cheapest(context, plain, leader, before.fd, full_fd)
+        fast, tried = _cheapest(context, plain, leader, before.fd, full_fd)
         found += [] if fast is None else [fast]
-    return Variants(before, after, noise_of(context, before, after), of_base, tuple(found), tried)
+    return Variants(before, after, noise_of(context, before, after), tuple(found), tried)
 
 
 def cached_rival(
@@ -112,48 +106,35 @@ def _costs_more(choice: Choice) -> bool:
 
 def _cheapest(
     context: Context, base: Choice, leader: Choice, base_fd: float, full_fd: float
-) -> tuple[Choice | None, Choice | None, tuple[TriedSampler, ...]]:
-    """The cheapest sampler that keeps the gain, and the one that suits the base best; sought on the selection seeds."""
+) -> tuple[Choice | None, tuple[TriedSampler, ...]]:
+    """The cheapest sampler that keeps the gain, sought on the selection seeds; and what was tried."""
     options, guided = context.options, leader.model.denoiser
     if not isinstance(guided, CorrectionGuide):
-        return None, None, ()
+        return None, ()
     rule = pilot(context.run, leader.model, options.guidance, options.seed)
     tried: list[TriedSampler] = []
 
     def fast(setting: Setting) -> Choice:
-        note = f"{SOLVER_NAMES[setting.solver]}, {setting.steps} steps"
-        if not setting.refreshes:
-            return replace(base, label=BASE_TUNED, model=with_setting(base.model, None, setting), note=note)
-        w, note = setting.stronger * leader.w, f"{note}, {setting.refreshes} corrections"
-        return replace(leader, label=FAST, model=with_setting(leader.model, rule, setting), w=w, note=note)
+        model = with_setting(leader.model, rule, setting)
+        return replace(leader, label=FAST, model=model, w=setting.stronger * leader.w, note=setting.note)
 
     def retained(setting: Setting) -> float:
         choice = fast(setting)
         if nfe(base.model, choice.model.sampler) > base.nfe:
             return math.nan
-        of_base = choice.method == base.method
-        gained = (base_fd - select(context, choice, 0).fd) / (base_fd - full_fd)
-        kept = gained + 1 if of_base else gained  # the base has the whole gain to lose
-        if not math.isfinite(kept):  # samples that show less of their prompts
-            return kept
-        entry = TriedSampler(
-            method=choice.method, solver=setting.solver, steps=setting.steps, refreshes=setting.refreshes, w=choice.w,
-            nfe=choice.nfe, retained=kept,
-        )  # fmt: skip
-        tried.append(entry)
+        fd = select(context, choice, 0).fd
+        kept = (base_fd - fd) / (base_fd - full_fd)
+        if math.isfinite(kept):  # else they show less of their prompts
+            tried.append(setting.tried(choice.method, choice.w, choice.nfe, fd, kept))
         return kept
 
     settings = [fewest(retained, solver) for solver in SEARCHED]
     quick = min((fast(one) for one in settings if one is not None), key=lambda choice: choice.nfe, default=None)
-    if quick is not None:
-        evaluations = base.nfe + sum(round(one.nfe) for one in tried)  # of the base and of every setting
-        spent = pilot_cost(leader.model, options.guidance) + max(options.search.rungs) * evaluations
-        quick = replace(quick, cost=leader.cost + Cost(evaluations=spent))
-    before = len(tried)
-    best = best_of_base(retained)
-    spent = max(options.search.rungs) * (base.nfe + sum(round(one.nfe) for one in tried[before:]))
-    tuned = None if best is None else replace(fast(best), cost=Cost(evaluations=spent))
-    return quick, tuned, tuple(tried)
+    if quick is None:
+        return None, tuple(tried)
+    evaluations = base.nfe + sum(round(one.nfe) for one in tried)  # of the base and of every setting
+    spent = pilot_cost(leader.model, options.guidance) + max(options.search.rungs) * evaluations
+    return replace(quick, cost=leader.cost + Cost(evaluations=spent)), tuple(tried)
 
 
 def variants_work(
@@ -175,6 +156,9 @@ def variants_work(
             cost += options.guidance.pilot * sampling.guided + selection * cached_nfe(options, sampling.nfe)
             most += (selection + options.guidance.pilot) * sampling.guided
             settings += 1
+    evaluations, tried = own_expected(sampling.nfe)
+    for _ in own_planned(options, methods, sampling.nfe, round_):
+        cost, most, settings = cost + selection * evaluations, most + selection * evaluations, settings + tried
     drawn = selection * settings
     stage = CHOOSE + mark(options, round_)
     return Work(stage, evaluations=cost, samples=drawn, searched=drawn, cells=settings, most=most)
