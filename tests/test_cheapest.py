@@ -12,7 +12,7 @@ import torch
 
 from sims.errors import UserError
 from sims.experiments.improve.own_sampler import best_at_its_cost
-from sims.experiments.improve.recommendation import advice, best, recommendations, to_save
+from sims.experiments.improve.recommendation import advice, best, beyond, recommendations, to_save
 from sims.experiments.improve.sampler_search import OWN, STEPS, Setting, evaluations, fewest, own_expected, suits_best
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
@@ -91,7 +91,10 @@ def test_the_best_within_the_cost_is_saved_whatever_its_name() -> None:
     everything = known(base=(35, 120), **trained, history=(35, 23))
     for most, label in ((2, "sims"), (math.inf, "sims"), (1.25, "cached"), (1, "history"), (0.6, "fast")):
         assert to_save(everything, 35, most) == label
-    assert to_save(everything, 35, 0.1) == "sims"  # nothing is so cheap
+    assert to_save(everything, 35, 0.1) == "sims"  # nothing is so cheap, which is said
+    said = beyond(everything, 35, 0.1, "sims")
+    assert "at most 0.1 times the base's evaluations: improved/ is sims, at 2 times" in said
+    assert beyond(everything, 35, 2, "sims") == beyond(everything, 35, 1.25, "cached") == ""
     worse = known(base=(35, 10), sims=(70, 20), cached=(43, 21))
     assert to_save(worse, 35, 1.25) == "cached"  # nothing helps: what is least bad within the cost, not the base again
     assert best(worse, 35, 1.25) is None and to_save(known(base=(35, 10)), 35, 1.25) == ""

@@ -16,12 +16,15 @@ import tiny
 from sims.cli import main
 from sims.denoiser import expand
 from sims.errors import UserError
+from sims.experiments.improve.sampler_search import cached_model
+from sims.experiments.options import GuidanceOptions
 from sims.gaussians import GaussianMixture
 from sims.guidance import CacheRule, ClassifierFree, knows_no_class
 from sims.interop.wrapping import wrap
 from sims.model import Model, load
 from sims.results.improve import ImproveResult
 from sims.results.summaries import read_result
+from sims.runs.directory import Run
 from sims.sampling import SamplerOptions, nfe, sample
 
 SPREAD = 0.3
@@ -121,6 +124,20 @@ def test_its_correction_is_cached(model: Model) -> None:
     labels = torch.arange(60) % 3
     full, near, base = (sims.sample_seeds(one, range(60), options, labels)[0] for one in (guided, cached, model))
     assert (near - full).norm() < 0.2 * (base - full).norm()
+
+
+@pytest.mark.parametrize("allowed", [1.1, 1.25, 1.5])
+def test_a_correction_of_two_passes_is_cached_at_the_cost_that_is_allowed(
+    model: Model, allowed: float, tmp_path: Path
+) -> None:
+    """Guided away from a guided auxiliary, a correction takes two evaluations, as its base does."""
+    base = ClassifierFree(model.denoiser, w=0.7)
+    guided = model.with_denoiser(sims.Extrapolate(base, ClassifierFree(model.denoiser, w=0.2), 0.5))
+    guided = dataclasses.replace(guided, sampler=SamplerOptions(steps=18))
+    run = Run(tmp_path / "run", {}, quiet=True)
+    cached = cached_model(run, guided, GuidanceOptions(cache_cost=allowed, pilot=8), 0)
+    most = allowed * nfe(base, guided.sampler)
+    assert cached is not None and most - 2 < nfe(cached, guided.sampler) <= most
 
 
 def test_it_needs_a_network_that_knows_no_class(model: Model) -> None:

@@ -201,6 +201,11 @@ def test_a_misspelt_recipe_key(refused: Callable[..., str], tmp_path: Path) -> N
     [
         (["--search.w", "nan"], "search.w is nan"),
         (["--search.w", "inf"], "search.w is inf"),
+        (
+            ["--methods", "base,rescaled", "--search.w", "-2"],
+            "search.w is -2, and method 'rescaled' takes strengths above -1",
+        ),
+        (["--methods", ""], "methods is empty"),
         (["--evaluation.samples", "1"], "at least 2 samples"),
         (["--methods", "base,simms"], "did you mean 'sims'"),
         (["--rounds", "0"], "rounds is 0"),

@@ -25,6 +25,8 @@ from sims.errors import UserError
 from sims.gaussians import GaussianMixture
 from sims.guidance import (
     AnotherClass,
+    CacheRule,
+    ClassifierFree,
     Guide,
     Momentum,
     Perturbed,
@@ -35,11 +37,13 @@ from sims.guidance import (
     drops,
     of_trajectory,
 )
+from sims.guidance.guide import limited
 from sims.methods import METHODS, Alone, Artefact, Method, paired
 from sims.model import make_network
 from sims.networks import layers
 from sims.networks.perturbation import AttentionIsIdentity, DropoutLeftOn
 from sims.preconditioning import Preconditioned
+from sims.results.common import Cost
 from sims.sampling import SamplerOptions, SamplingStep, SolverName, edm_sigmas, sample, sample_seeds
 
 TWO = GaussianMixture([0.3, 0.7], torch.tensor([[-1.0], [1.0]]), torch.tensor([[[0.04]], [[0.09]]]))
@@ -171,6 +175,27 @@ def test_another_class_by_hand() -> None:
         torch.testing.assert_close(guide(x, sigma, labels), plain + 0.5 * (plain - CLASSES(x, sigma, other)))
         seen.add(int(other[0]))
     assert seen == {1, 2}  # over a trajectory it is now one, now the other
+
+
+@pytest.mark.parametrize("solver", ["heun", "unipc"])
+@pytest.mark.parametrize("cached", [False, True])
+def test_told_another_noise_level_a_guided_base_is_counted_at_that_level(solver: SolverName, cached: bool) -> None:
+    """What guides in an interval guides elsewhere when it is told of more noise."""
+    calls = []
+
+    class Counted(GaussianMixture):
+        def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
+            calls.append(1)
+            return super().__call__(x, sigma, labels)
+
+    inner = [Counted([0.3, 0.7], TWO.means, TWO.covariances * scale) for scale in (1.0, 1.5)]
+    options = SamplerOptions(solver=solver, steps=9)
+    guide = TimeShift(sims.Extrapolate(*inner, 0.5, (0.1, 1.0)), 0.3, 1.5)
+    if cached:
+        guide = guide.with_cache(CacheRule.from_pilot(guide, range(4), options, refreshes=3))
+        calls.clear()
+    sample_seeds(guide, range(2), options)
+    assert sims.nfe(guide, options) == len(calls)
 
 
 # -- perturbed networks ------------------------------------------------------------------------------------------------
@@ -346,6 +371,30 @@ def test_a_compiled_network_s_twin_is_not_compiled(monkeypatch: pytest.MonkeyPat
     assert len(calls) == 1  # the base's own pass
 
 
+@pytest.mark.parametrize("way", ["attention", "dropout"])
+@pytest.mark.parametrize("at", [(), (1,)])
+def test_each_pass_of_a_guided_base_is_perturbed_as_if_it_were_alone(way: str, at: tuple[int, ...]) -> None:
+    """Two passes, or one of both: classifier-free guidance joins them for few samples."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        small = {**SMALL["dit"], "label_dropout": 0.1}
+        base = make_network((1, 8, 8), 3, small, {"type": "edm"}).eval().requires_grad_(False)  # type: ignore[arg-type]
+        for weight in base.parameters():
+            weight.data += 0.05 * torch.randn_like(weight)
+    guide = Perturbed(ClassifierFree(base, 0.7), 0.5, way, at=at, rate=0.3)  # type: ignore[arg-type]
+    x, _ = batch(8, base)
+    sigma, labels = torch.linspace(0.3, 2.0, 8), torch.arange(8) % 3
+    whole = guide(x, sigma, labels)
+    for size in (1, 3):
+        parts = zip(x.split(size), sigma.split(size), labels.split(size))
+        torch.testing.assert_close(torch.cat([guide(*part) for part in parts]), whole, rtol=1e-4, atol=1e-5)
+    worse = Perturbed(base, 1.0, way, at=at, rate=0.3)  # type: ignore[arg-type]
+    bad = [2 * base(x, sigma, told) - worse(x, sigma, told) for told in (labels, torch.full_like(labels, -1))]
+    plain = ClassifierFree(base, 0.7)(x, sigma, labels)
+    by_hand = plain + 0.5 * (plain - (bad[0] + 0.7 * (bad[0] - bad[1])))
+    torch.testing.assert_close(whole, by_hand, rtol=1e-4, atol=1e-4)
+
+
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 
@@ -402,12 +451,13 @@ def test_a_pair_is_one_rule_around_another_and_its_search_is_its_own(digits: Dat
         weight.data += 0.02
     model = tiny.model(digits).with_denoiser(base)
     path = model.with_denoiser(aux).save(tmp_path / "aux")
-    inner = Alone(dataclasses.replace(METHODS["sims"], preparation=lambda *_: Artefact("key", {64: path})), 64, 2.0)
+    sims_method = dataclasses.replace(METHODS["sims"], preparation=lambda *_: Artefact("key", {64: path}, Cost(3)))
+    inner = Alone(sims_method, 64, 2.0, cost=Cost(10, 20))
     keys = set()
     for memory, w in ((1.0, 2.0), (2.0, 2.0), (1.0, 1.0)):
-        method = paired(dataclasses.replace(inner, w=w), Alone(METHODS["history"], 0, 0.5, memory))
+        method = paired(dataclasses.replace(inner, w=w), Alone(METHODS["history"], 0, 0.5, memory, Cost(0, 7)))
         artefact = method.preparation(None, None, None, None)  # type: ignore[arg-type]
-        assert artefact is not None and artefact.variants == {64: path}
+        assert artefact is not None and artefact.variants == {64: path} and artefact.cost == Cost(10, 27)
         keys.add(artefact.key)
         by_hand = Momentum(sims.Extrapolate(base, aux, 0.75 * w), 0.3, memory)
         built = method.build(model, artefact.load(64), 0.3, 0.75)
@@ -415,3 +465,16 @@ def test_a_pair_is_one_rule_around_another_and_its_search_is_its_own(digits: Dat
         torch.testing.assert_close(model.with_denoiser(built).sample(range(3)), expected)
         assert method.build(model, None, 0.0) is base and not method.is_free
     assert len(keys) == 3, "what was found for one pair would be taken for another"
+
+
+def test_a_pair_guides_at_the_noise_levels_that_were_asked_for() -> None:
+    base, aux = gaussian(0.5), gaussian(0.6)
+    pair = Momentum(sims.Extrapolate(base, aux, 0.5), 0.3, 1.0)
+    limits = limited(pair, base, (0.1, 2.0))
+    assert isinstance(limits, Momentum) and isinstance(limits.base, sims.Extrapolate)
+    assert limits.interval == limits.base.interval == (0.1, 2.0) and limits.base.base is base
+    options = SamplerOptions(steps=9)
+    assert sims.nfe(limits, options) == sims.nfe(sims.Extrapolate(base, aux, 0.5, (0.1, 2.0)), options)
+    own = sims.Extrapolate(limited(sims.Extrapolate(base, aux, 0.5), base, (0.1, 2.0)), aux, 1.0)
+    kept = limited(own, own.base, (0.3, 1.0))  # a base that is guided itself stays as it is
+    assert kept is own

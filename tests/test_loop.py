@@ -199,6 +199,7 @@ def test_more_repeats_are_added_to_what_is_there(tmp_path: Path, run: Path) -> N
         ),
         (["--counts.synthetic", "-5"], "cannot be negative"),
         (["--remedies", "standard,snims"], "did you mean 'sims'?"),
+        (["--remedies", "standard,sims-conditional"], "'sims-conditional' cannot be had of these models"),
         (["--remedies", "sims"], "name 'standard' among them"),
         (["--remedies", "standard,standard-equal"], "name both, or neither"),
         (["--remedies", "standard,autoguidance"], "needs --base.snapshots"),

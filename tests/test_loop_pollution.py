@@ -192,6 +192,7 @@ def test_more_trusted_images_are_more_reliable() -> None:
         (["--levels", "-5,50"], "give rising percentages"),
         (["--remedies", "standard"], "name a method to compare with"),
         (["--remedies", "standard,neno"], "did you mean 'neon'?"),
+        (["--remedies", "standard,sims-conditional"], "'sims-conditional' cannot be had of these models"),
         (["--remedies", "standard,self-trained"], "has a single strength"),
         (["--strengths", "1,1"], "each once"),
         (["--trusted", "5"], "at least 10 trusted images are needed"),

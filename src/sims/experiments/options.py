@@ -20,6 +20,7 @@ from sims.methods import (
     LENGTH,
     METHODS,
     AuxiliarySettings,
+    Continuous,
     DistilledOptions,
     default_methods,
     listed,
@@ -224,9 +225,17 @@ class ImproveOptions(HubOptions, CommonOptions):
         if not self.max_cost > 0:
             raise UserError(f"max_cost is {self.max_cost}: give a positive number, such as 1 (the base's evaluations)")
         object.__setattr__(self, "methods", named(self.methods))
+        if not self.methods:
+            raise UserError("methods is empty: name some, such as base,sims, or default")
         for name in self.methods:
             if name not in METHODS:
                 raise UserError(f"unknown method {name!r}{nearest(name, METHODS)}")
+            strengths, w = METHODS[name].strengths, self.search.w
+            if isinstance(strengths, Continuous) and w is not None and w <= strengths.above:
+                raise UserError(
+                    f"search.w is {w:g}, and method {name!r} takes strengths above {strengths.above:g}: give a larger "
+                    "one, or leave the method out of option 'methods'"
+                )
             if METHODS[name].follows_leader and LEADER.name not in self.methods:
                 raise UserError(f"method {name!r} follows from {LEADER.name!r}: name both, or neither")
         if self.rounds > 1 and HEIR.name not in self.methods:

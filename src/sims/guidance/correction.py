@@ -57,7 +57,7 @@ class CorrectionGuide(IntervalGuide):
     def evaluations(self, sigmas: Tensor) -> int:
         """Network evaluations per sample: the base's at every level and the others' at every refresh."""
         refreshes = _refreshes(sigmas, self.steps(sigmas))
-        others = 0 if self.w == 0 else sum(getattr(self, name).evaluations(refreshes) for name in self.calls[1:])
+        others = 0 if self.w == 0 else sum(child.evaluations(refreshes) for child in self.counted()[1:])
         return self.base.evaluations(sigmas) + others
 
     def steps(self, sigmas: Tensor) -> list[Step | None]:

@@ -103,8 +103,11 @@ class Guide(Wrapped):
 
     def evaluations(self, sigmas: Tensor) -> int:
         """Network evaluations per sample: every call at every level."""
-        names = self.calls[:1] if self.w == 0 else self.calls
-        return sum(getattr(self, name).evaluations(sigmas) for name in names)
+        return sum(child.evaluations(sigmas) for child in self.counted()[: 1 if self.w == 0 else None])
+
+    def counted(self) -> list[Denoiser]:
+        """What evaluates as much as what it ``calls``."""
+        return [getattr(self, name) for name in self.calls]
 
     def evaluators(self, *levels: Tensor) -> list[Evaluate]:
         """What is called as it is, or for runs over these levels: the base's, the others' (the last given)."""
@@ -116,7 +119,7 @@ class Guide(Wrapped):
 
     def called(self) -> list[Denoiser]:
         """What it ``calls``."""
-        return [getattr(self, name) for name in self.calls]
+        return self.counted()
 
     @property
     def inside(self) -> Denoiser:
@@ -174,10 +177,11 @@ def around(rule: Any, inner: Denoiser) -> Denoiser:
 
 
 def limited(denoiser: Denoiser, base: Denoiser, interval: tuple[float, float]) -> Denoiser:
-    """What guides a base, at the noise levels in (low, high] alone; a rule that is the base's own stays as it is."""
+    """All rules that guide a base, at noise levels in (low, high] alone; one that is the base's own stays as it is."""
     if not isinstance(denoiser, Guide) or isinstance(denoiser, type(base)):
         return denoiser
-    return denoiser.limited(interval)
+    inner = limited(denoiser.base, base, interval)
+    return dataclasses.replace(denoiser, base=inner).limited(interval)  # type: ignore[type-var]
 
 
 def of_trajectory(denoiser: Any) -> bool:

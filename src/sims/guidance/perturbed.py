@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +13,7 @@ from sims.denoiser import Denoiser, Evaluate, Wrapped, networks_of
 from sims.errors import UserError
 from sims.guidance.cache import CacheRule
 from sims.guidance.correction import CorrectionGuide
-from sims.guidance.guide import TWICE
+from sims.guidance.guide import TWICE, Guide
 from sims.networks.perturbation import AttentionIsIdentity, DropoutLeftOn, leave_out, skippable, twin
 
 Way = Literal["blocks", "attention", "dropout"]
@@ -75,7 +74,8 @@ class Perturbed(CorrectionGuide, kind="perturbed"):
         worse = twin(self.base, networks_of(self.base))
         if self.way == "blocks":
             leave_out(networks_of(worse)[0], self.blocks)
-        return [self.base, _Worse(worse, self)]
+            return [self.base, worse]
+        return [self.base, _worse(worse, self)]
 
     def correction(
         self, x: Tensor, sigma: Tensor, labels: Tensor | None, denoised: Tensor, *others: Evaluate
@@ -84,9 +84,17 @@ class Perturbed(CorrectionGuide, kind="perturbed"):
         return denoised - others[0](x, sigma, labels)
 
 
+def _worse(denoiser: Denoiser, rule: Perturbed) -> Denoiser:
+    """A twin whose networks are perturbed; where rules make several passes, in each as if it were the only one."""
+    if not isinstance(denoiser, Guide):
+        return _Worse(denoiser, rule)
+    children = {name: _worse(getattr(denoiser, name), rule) for name in denoiser.children}
+    return replace(denoiser, **children)  # type: ignore[type-var]
+
+
 @dataclass(frozen=True, eq=False)
 class _Worse(Wrapped):
-    """A twin of the base, in whose calls functions are replaced."""
+    """A twin of one network's denoiser, in whose calls functions are replaced."""
 
     twin: Denoiser
     rule: Perturbed
@@ -94,6 +102,11 @@ class _Worse(Wrapped):
     @property
     def inside(self) -> Denoiser:
         return self.twin
+
+    @property
+    def network(self) -> Any:
+        """The twin's, which rules around it ask for classes."""
+        return getattr(self.twin, "network", None)
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         return self._called(self.twin, x, sigma, labels)
@@ -104,15 +117,15 @@ class _Worse(Wrapped):
 
     def _called(self, evaluate: Any, x: Tensor, sigma: Tensor, labels: Tensor | None) -> Tensor:
         rule = self.rule
-        mode: AttentionIsIdentity | DropoutLeftOn | None = None
+        mode: AttentionIsIdentity | DropoutLeftOn
         if rule.way == "attention":
             mode = AttentionIsIdentity(rule.at)
-        elif rule.way == "dropout":
+        else:
             same = bool((sigma == sigma[0]).all())
             mode = DropoutLeftOn(rule.rate, sigma[:1] if same else sigma)
-        with mode or nullcontext():
+        with mode:
             denoised: Tensor = evaluate(x, sigma, labels)
-        if mode is not None and mode.calls <= max(rule.at, default=0):
+        if mode.calls <= max(rule.at, default=0):
             wanted = "self-attention" if rule.way == "attention" else "place for dropout"
             number = f" number {max(rule.at)}" if rule.at else ""
             raise UserError(

@@ -47,7 +47,7 @@ class TimeShift(CorrectionGuide, kind="time-shift"):
         if not 0 < self.factor < math.inf or self.factor == 1:
             raise UserError(f"the factor of the noise level is {self.factor}: give a positive number, such as 1.25")
 
-    def called(self) -> list[Denoiser]:
+    def counted(self) -> list[Denoiser]:
         return [self.base, _Told(self.base, self.factor)]
 
     def correction(
@@ -77,3 +77,6 @@ class _Told(Wrapped):
     def trajectory(self, sigmas: Tensor) -> Evaluate:
         evaluate = self.base.trajectory(self._told(sigmas))
         return lambda x, sigma, labels: evaluate(x, self._told(sigma), labels)
+
+    def evaluations(self, sigmas: Tensor) -> int:
+        return self.base.evaluations(self._told(sigmas))

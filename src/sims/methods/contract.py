@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,12 +69,13 @@ STRENGTHS = (
 class Continuous:
     """A strength that can be chosen: where the search begins, and where searches ended so far; 0 is the base.
 
-    ``among`` are the strengths that a search may choose, beside those where it begins.
+    ``among`` are the strengths that a search may choose, beside those where it begins; all lie above ``above``.
     """
 
     start: tuple[float, ...] = (0.5, 1.0, 2.0)
     usual: float = 1.0
     among: tuple[float, ...] = STRENGTHS
+    above: float = -math.inf
 
 
 @dataclass(frozen=True)

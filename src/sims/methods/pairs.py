@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sims.data.dataset import Dataset
 from sims.denoiser import Denoiser
 from sims.methods.contract import Artefact, Base, Extra, Method
 from sims.methods.settings import Settings
 from sims.model import Model
-from sims.results.common import Look
+from sims.results.common import Cost, Look
 from sims.runs.directory import Run
 
 PAIR = "pair"
@@ -20,12 +20,13 @@ WEAKER = Extra("the trained rule's strength times", (0.5, 0.75, 1.0), usual=0.75
 
 @dataclass(frozen=True)
 class Alone:
-    """What a method's own search chose."""
+    """What a method's own search chose, and what it cost to prepare and to search."""
 
     method: Method
     budget: int
     w: float
     extra: float | None = None
+    cost: Cost = field(default_factory=Cost)
 
     def __str__(self) -> str:
         rule = self.method.extra
@@ -35,7 +36,8 @@ class Alone:
 def paired(inner: Alone, outer: Alone) -> Method:
     """The method that has ``inner``'s denoiser, at a share of its strength, under ``outer``'s rule at strength w.
 
-    Nothing is prepared that ``inner`` has not prepared; the share of its strength is what is searched beside w.
+    Nothing is prepared that ``inner`` has not prepared; the share of its strength is what is searched beside w. What
+    both have cost is counted.
     """
 
     def prepare(base: Base, real: Dataset | None, settings: Settings, run: Run) -> Artefact | None:
@@ -44,7 +46,7 @@ def paired(inner: Alone, outer: Alone) -> Method:
             return None
         variants, both = {inner.budget: artefact.variants[inner.budget]}, f"{inner} and {outer}"
         key = f"{artefact.key}, {both}, w {inner.w:g}"  # all that a search under it depends on
-        return dataclasses.replace(artefact, key=key, variants=variants, note=both)
+        return dataclasses.replace(artefact, key=key, variants=variants, cost=inner.cost + outer.cost, note=both)
 
     def build(base: Model, aux: Model, w: float, share: float) -> Denoiser:
         under = base.with_denoiser(inner.method.build(base, aux, share * inner.w, inner.extra))
@@ -52,5 +54,5 @@ def paired(inner: Alone, outer: Alone) -> Method:
 
     return dataclasses.replace(
         inner.method, name=PAIR, summary=f"{inner} and {outer}", look=LOOK, strengths=outer.method.strengths,
-        preparation=prepare, construction=build, extra=WEAKER, budget="searched", saved=False, fits=None,
+        preparation=prepare, construction=build, extra=WEAKER, budget="only", saved=False, fits=None,
     )  # fmt: skip

@@ -24,6 +24,7 @@ RESCALED = Method(
         start=(-0.05, 0.05, 0.3),
         usual=0.3,
         among=(*(-w for w in _SMALL), *_SMALL, 0.85, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0),
+        above=-1.0,
     ),
     lambda base, real, settings, run: None,
     _guided,

@@ -76,10 +76,12 @@ def in_order(methods: Sequence[Method]) -> list[Method]:
     return sorted(methods, key=lambda method: (method is not LEADER, method is HEIR))
 
 
-def pair_of(methods: Sequence[Method], searches: Mapping[str, Searched], base_fd: float) -> Method | None:
+def pair_of(
+    methods: Sequence[Method], chosen: Mapping[str, Choice], searches: Mapping[str, Searched], base_fd: float
+) -> Method | None:
     """The best trained rule under the best that composes, if both made the base better; else None."""
     helps = {
-        method: Alone(method, found.budget, found.w, found.extra)
+        method: Alone(method, found.budget, found.w, found.extra, chosen[method.name].cost)
         for method in methods
         if (found := searches.get(method.name)) is not None and found.fd < base_fd
     }

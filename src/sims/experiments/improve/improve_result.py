@@ -10,7 +10,7 @@ import numpy as np
 from sims.data.dataset import Dataset
 from sims.experiments.facts import class_warnings, data_facts, drawn_shares, reproduction
 from sims.experiments.improve.improvement import Context
-from sims.experiments.improve.recommendation import advice, free_enough, recommendations
+from sims.experiments.improve.recommendation import advice, beyond, free_enough, recommendations
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
@@ -55,6 +55,8 @@ def improve_result(
     if judge is not None and judge.floor is not None and real is not None and test is not None:
         text = f"real against real: {len(real):,} training images against {len(test):,} held-out ones"
         floor = Floor({"fd_held_out": judge.floor}, text)
+    too_dear = beyond(outcome.known, own, options.max_cost, outcome.improved)
+    warnings += [too_dear] if too_dear else []
     warnings += [f"the network may be read wrongly: {text}" for text in (adapter.problems if adapter else ())]
     return ImproveResult(
         title=f"{options.data.path if options.model is None else options.model.name}: a model improves itself",

@@ -57,7 +57,7 @@ def search_method(
         *([list(method.extra.values)] if method.extra else []),
     ]
     folder = run.path / "search" / f"{name}-{digest(*key)[:12]}"
-    if method.budget in ("snapshots", "none"):  # a fixed budget is the auxiliary's
+    if method.budget in ("snapshots", "only", "none"):  # a fixed budget is the auxiliary's
         settings = replace(settings, budget=None)
     evaluations = 0
 
@@ -129,5 +129,5 @@ def _num_budgets(options: ImproveOptions, method: Method) -> int:
     """How many budgets a search chooses from."""
     if method.budget == "snapshots":
         return len({*options.base.snapshots})
-    single = method.budget in ("leader", "none") or options.search.budget is not None
+    single = method.budget in ("leader", "only", "none") or options.search.budget is not None
     return 1 if single else len({*options.auxiliary.budgets})

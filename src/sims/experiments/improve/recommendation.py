@@ -57,6 +57,17 @@ def to_save(known: Known, nfe: int, max_cost: float) -> str:
     return best(known, nfe, max_cost) or min(within or others, key=lambda label: others[label][1], default="")
 
 
+def beyond(known: Known, nfe: int, max_cost: float, label: str) -> str:
+    """A sentence where what is saved costs more than was allowed, since nothing costs so little; else ""."""
+    if label not in known or known[label][0].nfe <= max_cost * nfe:
+        return ""
+    cost = known[label][0].nfe / nfe
+    return (
+        f"Nothing costs at most {max_cost:g} times the base's evaluations: improved/ is {label}, at {cost:.3g} times; "
+        "give a sampler of fewer steps, or a larger option 'max_cost'."
+    )
+
+
 def recommendations(known: Known, nfe: int, table: Sequence[Measured]) -> tuple[Recommendation, ...]:
     """The best within every limit, without training and with it, and how it differs from the base on fresh seeds."""
     found = []

@@ -134,7 +134,7 @@ def _choose_all(
     if context.judge is not None and searches and not round_:
         with context.stage(CHOOSE, round_):
             plain = select(context, Choice(BASE.name, BASE.name, base.model), round_)
-        if (pair := pair_of(methods, searches, plain.fd)) is not None:
+        if (pair := pair_of(methods, chosen, searches, plain.fd)) is not None:
             add(pair, chosen.get(LEADER.name))
     if HEIR in methods:
         add(HEIR, _teacher(chosen, searches))

@@ -135,9 +135,11 @@ def cached_model(run: Run, model: Model, guidance: GuidanceOptions, seed: int, r
     guided, allowed = model.denoiser, guidance.cache_cost
     if not allowed or not isinstance(guided, CorrectionGuide) or guided.w == 0:
         return None
-    base_cost = nfe(guided.base, model.sampler)
-    refreshes = int((allowed - 1) * base_cost + 1e-6)  # 0.2 * 35 is 7, whatever floating point says
-    if refreshes < 1 or base_cost + refreshes >= nfe(model, model.sampler):
+    base_cost, planned = nfe(guided.base, model.sampler), model.sampler.planned(guided)
+    levels = sum(step is not None for step in guided.steps(planned))
+    each = (guided.evaluations(planned) - base_cost) / max(1, levels)  # of a correction: two networks may be more
+    refreshes = int((allowed - 1) * base_cost / each + 1e-6) if each else 0  # 0.2 * 35 is 7, not a little less
+    if not 1 <= refreshes < levels:
         return None
     return with_cache(model, pilot(run, model, guidance, seed, round_).with_refreshes(refreshes))
 

@@ -20,7 +20,7 @@ from sims.experiments.data import open_judge, read_images, same_data
 from sims.experiments.loop.loop_results import image_loop_result
 from sims.experiments.loop.models import Generation, Models
 from sims.experiments.loop.options import LoopOptions
-from sims.experiments.loop.remedies import arm_of, arms_of, is_searched
+from sims.experiments.loop.remedies import arm_of, arms_of, check_fits, is_searched
 from sims.experiments.loop.repeats import (
     Opened,
     Repeat,
@@ -39,6 +39,7 @@ from sims.results.summaries import to_json
 from sims.runs.directory import Run
 from sims.sampling import nfe
 from sims.seeds import derive_seed
+from sims.training.base import new_model
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def run_images(run: Run, options: LoopOptions) -> LoopResult:
     for folder in sorted(run.path.glob("repeats/*/generations")):
         check_stores(folder, plan)
     same_data(run, options.data.path, train, test)
+    check_fits(options.remedies, new_model(train, options.network, options.sampler, 0, options.base.train).denoiser)
     judge = open_judge(run, train, test, options.evaluation)
     selection = _selection(run, options, (train, judge))
     arms = tuple(

@@ -55,7 +55,7 @@ def check_points(options: LoopOptions, num_processes: int = 1) -> None:
         raise UserError(f"a loop of points under {num_processes} processes of torchrun: use jobs instead")
     schedule(options.kind, options.counts, options.generations)
     for name in options.remedies:
-        if is_guided(name) and METHODS[name].prepared_as != SIMS.prepared_as:
+        if is_guided(name) and (METHODS[name].prepared_as != SIMS.prepared_as or METHODS[name].fits is not None):
             raise UserError(f"remedy {name!r} is for images: a loop of points knows {EQUAL}, sims and neon")
         if options.affine and name == NEON.name:
             raise UserError(f"remedy {name!r} extrapolates weights, and an affine denoiser has none: leave it out")

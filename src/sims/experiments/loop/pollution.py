@@ -27,7 +27,7 @@ from sims.experiments.loop.generations import trained_on
 from sims.experiments.loop.loop_results import AtLevel, Choice, Level, pollution_result
 from sims.experiments.loop.models import Measured, Models
 from sims.experiments.loop.options import PollutionOptions
-from sims.experiments.loop.remedies import arm_of, is_guided
+from sims.experiments.loop.remedies import arm_of, check_fits, is_guided
 from sims.experiments.loop.repeats import Repeat, check_jobs, folders_and_seeds, work_off, write_grids
 from sims.files import write_arrays
 from sims.methods import Base
@@ -37,6 +37,7 @@ from sims.results.loop import PollutionResult
 from sims.results.summaries import to_json
 from sims.runs.directory import Run
 from sims.seeds import derive_seed
+from sims.training.base import new_model
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def run_pollution(run: Run, options: PollutionOptions) -> PollutionResult:
     train, test = read_images(run, options.data, options.seed)
     _trusted_images(options, train, 0)
     same_data(run, options.data.path, train, test)
+    check_fits(options.remedies, new_model(train, options.network, options.sampler, 0, options.base.train).denoiser)
     judge = open_judge(run, train, test, options.evaluation)
     repeats = [PollutionRepeat(options, folder, seed) for folder, seed in folders_and_seeds(options)]
     work_off(repeats, options.jobs, (train, judge))

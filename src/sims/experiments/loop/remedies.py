@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sims.denoiser import Denoiser
+from sims.errors import UserError
 from sims.methods import METHODS, Continuous
 from sims.results.common import Look
 from sims.results.loop import Arm
@@ -20,6 +22,14 @@ REMEDIES = (*LOOKS, *[name for name, method in METHODS.items() if method.feeds_l
 def is_guided(remedy: str) -> bool:
     """Whether a remedy is a method with a strength, and not a way of standard training."""
     return remedy not in LOOKS
+
+
+def check_fits(remedies: Iterable[str], base: Denoiser) -> None:
+    """UserError for a remedy that cannot be had of models such as this one, which need not be trained."""
+    for name in filter(is_guided, remedies):
+        fits = METHODS[name].fits
+        if fits is not None and (lacks := fits(base)) is not None:
+            raise UserError(f"remedy {name!r} cannot be had of these models: {lacks}; leave it out")
 
 
 def is_searched(remedy: str) -> bool:
