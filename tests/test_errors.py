@@ -206,6 +206,8 @@ def test_a_misspelt_recipe_key(refused: Callable[..., str], tmp_path: Path) -> N
             "search.w is -2, and method 'rescaled' takes strengths above -1",
         ),
         (["--methods", ""], "methods is empty"),
+        (["--seed", "-1"], "seed is -1: give a whole number from 0"),
+        (["--seed", "99999999999999999999999"], "give a whole number from 0 to 4,294,967,295"),
         (["--evaluation.samples", "1"], "at least 2 samples"),
         (["--methods", "base,simms"], "did you mean 'sims'"),
         (["--rounds", "0"], "rounds is 0"),

@@ -10,6 +10,7 @@ import re
 import struct
 import threading
 import time
+import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -100,6 +102,36 @@ def test_everything_below_a_path_is_read_or_named(tmp_path: Path) -> None:
     assert len(data) == 8 and any("HEIC" in note for note in data.notes)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_classes_and_pictures_may_be_called_as_papers_are(packed: bool, tmp_path: Path) -> None:
+    """Documents: notices and licences as classes, a picture of a readme."""
+    for i, name in enumerate(("invoice", "license", "notice", "cat.md")):
+        write(tmp_path / "data" / name, raw(2, i))
+    (tmp_path / "data" / "license" / "readme.png").write_bytes(encode_png(raw(1, 9)[0]))
+    (tmp_path / "data" / "license" / "copying").write_bytes(encode_png(raw(1, 10)[0]))
+    (tmp_path / "data" / "license" / "LICENSE").write_bytes(b"words")
+    path = tmp_path / "data"
+    if packed:
+        path = tmp_path / "data.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for file in sorted((tmp_path / "data").rglob("*")):
+                if file.is_file():
+                    archive.write(file, file.relative_to(tmp_path / "data"))
+    report = check(path)
+    assert report.labels == {"cat.md": 2, "invoice": 2, "license": 4, "notice": 2} and not report.passed_over
+
+
+def test_two_folders_of_one_part_are_a_question(tmp_path: Path) -> None:
+    for i, name in enumerate(("Train/a", "train/b", "test/a")):
+        write(tmp_path / name, raw(2, i))
+    with pytest.raises(UserError, match=r"holds Train, train, which all name the part train.*source\.division"):
+        load_pair(tmp_path)
+    (tmp_path / "Train").rename(tmp_path / "Training")
+    with pytest.raises(UserError, match="Training, train, which all name the part train"):
+        load_pair(tmp_path)
+    assert load(tmp_path, options=SourceOptions(division="none")).class_names == ("Training", "test", "train")
+
+
 def test_a_file_is_its_inode_and_counts_once(tmp_path: Path) -> None:
     write(tmp_path / "a", raw(4))
     write(tmp_path / "b", raw(4, 1))
@@ -153,6 +185,26 @@ def test_lists_of_labels_and_gaps_in_their_numbers(file: str, text: str, tmp_pat
     data = load(tmp_path)
     assert data.class_names == ("0", "3") and data.labels is not None and data.labels.tolist() == [0, 1, 1]
     assert check(tmp_path).class_names == ["0", "3"]
+
+
+@pytest.mark.parametrize("file", ["metadata.csv", "metadata.jsonl", "dataset.json"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_picture_has_one_label(file: str, label: int, tmp_path: Path) -> None:
+    """Twice the same is no matter, two are."""
+    write(tmp_path, raw(2))
+    pairs = [("000.png", 0), ("001.png", 1), ("000.png", label)]
+    if file.endswith("csv"):
+        text = "\n".join(["file_name,label", *(f"{name},{number}" for name, number in pairs)])
+    elif file.endswith("jsonl"):
+        text = "\n".join(json.dumps({"file_name": name, "label": number}) for name, number in pairs)
+    else:
+        text = json.dumps({"labels": pairs})
+    (tmp_path / file).write_text(text)
+    if label == 0:
+        assert load(tmp_path).labels.tolist() == [0, 1]  # type: ignore[union-attr]
+        return
+    with pytest.raises(UserError, match=r"gives 000\.png the labels 0 and 1"):
+        load(tmp_path)
 
 
 def test_a_list_that_is_not_understood_is_named(tmp_path: Path) -> None:
@@ -235,6 +287,22 @@ def test_sixteen_bits_of_colour_are_not_cut(channels: int, seed: int, filters: l
     assert np.array_equal(decode_image(png16(values, filters)), values.transpose(2, 0, 1))
 
 
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_of_every_depth_are_set_upright(turn: int, channels: int) -> None:
+    """As Pillow turns the upper halves of their values."""
+    values = np.random.default_rng(turn).integers(0, 1 << 16, (5, 4, channels)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data, chunk = exif.tobytes()[6:], png16(values, [0])
+    where = chunk.index(b"IDAT") - 4
+    told = struct.pack(">I", len(data)) + b"eXIf" + data + struct.pack(">I", zlib.crc32(b"eXIf" + data))
+    found = decode_image(chunk[:where] + told + chunk[where:])
+    buffer = io.BytesIO()
+    Image.fromarray((values >> 8).astype(np.uint8).squeeze()).save(buffer, "PNG", exif=exif)
+    assert found.dtype == np.uint16 and np.array_equal(found >> 8, decode_image(buffer.getvalue()))
+
+
 def test_frames_beyond_the_first_are_said(tmp_path: Path) -> None:
     frames = [Image.fromarray(raw(1, i)[0].transpose(1, 2, 0)) for i in range(4)]
     frames[0].save(tmp_path / "x.tif", save_all=True, append_images=frames[1:])
@@ -262,6 +330,41 @@ def test_ranges_are_said_where_the_type_does_not_tell(tmp_path: Path) -> None:
     assert not check(tmp_path / "black").ok
 
 
+RANGES = {
+    "[0, 1]": lambda x: (x / 255).astype(np.float32),
+    "[-1, 1]": lambda x: (x / 127.5 - 1).astype(np.float32),
+    "[0, 255]": lambda x: x.astype(np.float32),
+    "[0, 255] of uint8": lambda x: x,
+    "[0, 1] of bool": lambda x: x > 127,
+}
+
+
+@pytest.mark.parametrize("ours", RANGES)
+@pytest.mark.parametrize("theirs", RANGES)
+def test_training_and_test_data_lie_in_one_range(ours: str, theirs: str, tmp_path: Path) -> None:
+    for name, file in ((ours, "train"), (theirs, "test")):
+        np.savez(tmp_path / f"{file}.npz", images=RANGES[name](raw(40, len(file))))
+    if ours == theirs:
+        pair = load_pair(tmp_path / "train.npz", tmp_path / "test.npz")
+        assert all(data.all()[0].abs().max() <= 1 for data in pair)
+        return
+    with pytest.raises(UserError, match=r"give both in one"):
+        load_pair(tmp_path / "train.npz", tmp_path / "test.npz")
+
+
+def test_the_values_own_extremes_need_not_be_the_same(tmp_path: Path) -> None:
+    for file, (scale, shift) in {"train": (2.5, -0.3), "test": (2.4, -0.35), "beyond": (1.0, 0.2)}.items():
+        np.savez(tmp_path / f"{file}.npz", images=(scale * raw(9) / 255 + shift).astype(np.float32))
+    train, test = load_pair(tmp_path / "train.npz", tmp_path / "test.npz")
+    assert test.codec == train.codec
+    np.savez(tmp_path / "unit.npz", images=(raw(9) / 255).astype(np.float32))
+    with pytest.raises(UserError, match=r"lie in \[0, 1\].*in \[0\.2, 1\.2\]"):
+        load_pair(tmp_path / "unit.npz", tmp_path / "beyond.npz")
+    stated = SourceOptions(value_range=(0.0, 2.0))
+    train, test = load_pair(tmp_path / "unit.npz", tmp_path / "beyond.npz", options=stated)
+    assert train.codec == test.codec and float(test.all()[0].max()) == pytest.approx(0.2, abs=0.01)
+
+
 def test_packed_idx_files_with_long_heads(tmp_path: Path) -> None:
     """What is packed may show itself late: behind a file's name, and tables that unpack it. One part alone is all."""
     pixels = np.random.default_rng(0).binomial(255, 0.3, (300, 6, 5)).astype(np.uint8)
@@ -287,6 +390,41 @@ def test_idx_files(tmp_path: Path) -> None:
     assert train.labels is not None and train.labels.tolist() == data["train"][1].tolist()
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x03" + b"\xff" * 12))
     with pytest.raises(UserError, match=r"declares .* GB in 26 bytes"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_the_first_bytes_tell_whether_idx_is_packed(packed: bool, suffix: str, tmp_path: Path) -> None:
+    data = b"\0\0\x08\x03" + struct.pack(">III", 7, 6, 5) + raw(7, channels=1).tobytes()
+    (tmp_path / f"train-images-idx3-ubyte{suffix}").write_bytes(gzip.compress(data) if packed else data)
+    assert np.array_equal(load(tmp_path).raw, raw(7, channels=1))
+
+
+@pytest.mark.parametrize(("code", "dtype"), [(8, ">u1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")])
+def test_idx_of_every_type(code: int, dtype: str, tmp_path: Path) -> None:
+    values, labels = raw(7, channels=1)[:, 0].astype(dtype), np.arange(7).astype(">i4") % 3
+    (tmp_path / "images").write_bytes(bytes([0, 0, code, 3]) + struct.pack(">III", 7, 6, 5) + values.tobytes())
+    (tmp_path / "labels").write_bytes(b"\0\0\x0c\x01" + struct.pack(">I", 7) + labels.tobytes())
+    data = load(tmp_path)
+    assert data.labels is not None and data.labels.tolist() == labels.tolist()
+    np.savez(tmp_path / "plain.npz", images=raw(7, channels=1))
+    torch.testing.assert_close(data.all()[0], load(tmp_path / "plain.npz").all()[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (b"\0\0\x08\x03\0\0", r"images cannot be read as IDX \(it is cut short within its header"),
+        (b"\0\0\x08\x03" + struct.pack(">III", 7, 6, 5) + bytes(209), r"holds 209 of 210 bytes"),
+        (b"\0\0\x08\x03" + struct.pack(">III", 7, 6, 5) + bytes(211), r"holds more of 210 bytes"),
+        (b"\0\0\x08\x02" + struct.pack(">II", 7, 30) + bytes(210), r"images \(7, 30\), labels \(7,\): one IDX file"),
+    ],
+)
+def test_an_idx_file_that_cannot_be_read_is_named(images: bytes, says: str, tmp_path: Path) -> None:
+    (tmp_path / "images").write_bytes(images)
+    (tmp_path / "labels").write_bytes(b"\0\0\x08\x01" + struct.pack(">I", 7) + bytes(7))
+    with pytest.raises(UserError, match=says):
         load(tmp_path)
 
 

@@ -216,6 +216,30 @@ def test_nan_for_ever_stops_and_keeps_the_last_good_state(
     assert equal(weights(good), weights(train(plain, tmp_path / "whole")))
 
 
+def test_where_no_step_counts_nothing_is_trained(plain: Dataset, tmp_path: Path) -> None:
+    """A training shorter than the streak that stops one."""
+    with pytest.raises(UserError, match="3 steps in a row"):
+        train(Poisoned(plain, range(10**9)), tmp_path / "run", images=96)
+    assert read_trained(tmp_path / "run") is None
+    mended = train(plain, tmp_path / "run", images=96)
+    assert mended.nonfinite == 0 and equal(weights(mended), weights(train(plain, tmp_path / "whole", images=96)))
+
+
+def test_a_flipped_bit_of_a_state_is_noticed(plain: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="5 steps in a row"):
+        train(Poisoned(plain, range(6, 10**9)), tmp_path, options=replace(FAST, max_nonfinite=5))
+    file = tmp_path / "state.safetensors"
+    whole = file.read_bytes()
+    for place in (len(whole) // 2, len(whole) - 3, whole.index(b'\\"step\\": ') + 10):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=r"does not have its checksum.*delete it to train from the start"):
+            train(plain, tmp_path)
+    file.write_bytes(whole)
+    assert equal(weights(train(plain, tmp_path)), weights(train(plain, tmp_path.with_name("whole"))))
+
+
 def test_a_few_nan_in_a_row_do_not_stop(plain: Dataset, tmp_path: Path) -> None:
     options = replace(FAST, max_nonfinite=3)
     assert train(Poisoned(plain, range(4, 6)), tmp_path / "run", options=options).nonfinite == 2

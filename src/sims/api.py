@@ -38,12 +38,12 @@ from sims.results.shift import ShiftResult
 from sims.runs import synthesize as synthesis
 from sims.runs.progress import progress as progress_bar
 from sims.sampling import SamplerOptions
-from sims.sampling.noise import NUM_SEEDS
 from sims.scoring.differences import paired, require_alike
 from sims.scoring.options import ScoreOptions
 from sims.scoring.subjects import Given
 from sims.scoring.suite import CACHE, Suite
 from sims.screen import Screen
+from sims.seeds import NUM_SEEDS
 
 T = TypeVar("T")
 Table = Mapping[str, object]

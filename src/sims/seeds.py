@@ -18,6 +18,7 @@ _STARTS: dict[str, int] = {
     "figures": 3_500_000_000,
 }
 _ROOM = 700_000_000
+NUM_SEEDS = 2**32  # torch's CPU generator uses only the lower 32 bits: larger seeds would repeat samples silently
 
 
 def seed_range(purpose: Purpose, seed: int, count: int, round_: int = 0) -> range:
@@ -27,6 +28,15 @@ def seed_range(purpose: Purpose, seed: int, count: int, round_: int = 0) -> rang
     if not 0 < count <= 100_000_000:
         raise UserError(f"{count:,} samples: between 1 and 100,000,000 are possible")
     return range(_STARTS[purpose] + offset, _STARTS[purpose] + offset + count)
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """UserError for a seed that not every generator of random numbers takes.
+
+    >>> check_seed(7)
+    """
+    if not 0 <= seed < NUM_SEEDS:
+        raise UserError(f"{name} is {seed}: give a whole number from 0 to {NUM_SEEDS - 1:,}")
 
 
 def derive_seed(*parts: Any) -> int:

@@ -20,7 +20,7 @@ from sims.model import Model
 from sims.results.improve import ImproveResult
 from sims.results.shift import ShiftResult
 from sims.sampling import SamplerOptions
-from sims.sampling.noise import NUM_SEEDS
+from sims.seeds import NUM_SEEDS
 
 SOLVERS = ("heun", "dpmpp2m", "unipc", "euler")
 OWN = "the model's own"

@@ -11,11 +11,14 @@ from tyro.conf import Positional, arg
 from sims.experiments.options import BaseOptions, DataOptions
 from sims.interop.hub_models import HubOptions
 from sims.interop.reading import Assumptions
+from sims.methods.contract import check_strength
 from sims.networks.options import NetworkOptions
 from sims.runs.tracking import check_trackers
 from sims.sampling import SamplerOptions, SolverName
+from sims.sampling.noise import checked_shares
 from sims.scoring.options import ScoreOptions
 from sims.scoring.suite import CACHE
+from sims.seeds import check_seed
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class TrainCommand:
 
     def __post_init__(self) -> None:
         check_trackers(self.track)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class SynthesizeCommand(HubOptions):
     """Samples computed at once."""
     code: str | None = None
     """my_model.py:make, where the model's network is made by code of yours (it is run)."""
+
+    def __post_init__(self) -> None:
+        checked_shares(self.class_shares, len(self.class_shares))
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,10 @@ class SampleCommand(HubOptions):
     """Samples computed at once."""
     code: str | None = None
     """my_model.py:make, where the model's network is made by code of yours (it is run)."""
+
+    def __post_init__(self) -> None:
+        checked_shares(self.class_shares, len(self.class_shares))
+        check_strength(0.0 if self.w is None else self.w)
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,9 @@ class CheckCommand(HubOptions):
     """Seed of the choice of pictures, and of the noise."""
     json: bool = False
     """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

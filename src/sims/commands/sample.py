@@ -23,8 +23,8 @@ from sims.model import Model
 from sims.processes import collect, join
 from sims.runs.progress import Advance
 from sims.sampling import SamplerOptions
-from sims.sampling.noise import NUM_SEEDS
 from sims.screen import show
+from sims.seeds import NUM_SEEDS
 
 MOST = 1_000_000  # files in one folder
 SHEET = 64  # images on the contact sheet

@@ -16,6 +16,7 @@ from sims.data.codec import Codec
 from sims.data.mapped import Rows
 from sims.errors import UserError
 from sims.files import canonical_json
+from sims.seeds import check_seed
 
 _CHUNK = 4096  # samples handled at once when a whole data set is walked through
 _AT_ONCE = 1 << 28  # values looked at together: 1 GiB
@@ -240,6 +241,7 @@ def split_indices(count: int, num_test: int, seed: int, labels: np.ndarray | Non
         counts = np.unique(labels, return_counts=True)[1]
         if counts.min() >= 2 and len(counts) <= min(num_test, count - num_test):
             stratify = labels
+    check_seed(seed)
     train, test = train_test_split(np.arange(count), test_size=num_test, random_state=seed, stratify=stratify)
     return np.sort(train), np.sort(test)
 

@@ -50,6 +50,13 @@ def divide(names: Sequence[str], source: str, division: Division) -> Divided:
             "with? Rename the folders, or say none (all are classes) or parts (the "
             "others are left out) with option 'source.division'"
         )
+    for part in {*part_of.values()}:
+        same = [top for top in part_of if part_of[top] == part]
+        if len(same) > 1:
+            raise UserError(
+                f"{source} holds {_listed(same)}, which all name the part {part}: put them into one folder, or say "
+                "none (they are classes) with option 'source.division'"
+            )
     if "train" not in part_of.values():
         raise UserError(
             f"{source} looks divided ({_listed(part_of)}) and has no part to train on: add a folder train, or say "

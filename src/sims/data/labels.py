@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -58,9 +58,9 @@ def _table(listing: Listing, file: str, where: str) -> dict[str, Any] | None:
         data = listing.read(file)
         if file.endswith(".csv"):
             header, *rows = [row for row in parse_csv(data, where) if row] or [[]]
-            return _of_rows([dict(zip(header, row)) for row in rows])
+            return _of_rows([dict(zip(header, row)) for row in rows], where)
         if file.endswith(".jsonl"):
-            return _of_rows(parse_json(data, where, lines=True))
+            return _of_rows(parse_json(data, where, lines=True), where)
         found = parse_json(data, where)
     except (ValueError, OSError, Unreadable) as error:
         raise UserError(f"{where} cannot be read ({error}): correct the file, or remove it") from error
@@ -72,10 +72,20 @@ def _table(listing: Listing, file: str, where: str) -> dict[str, Any] | None:
         return None
     if not isinstance(found, list) or any(not isinstance(pair, list) or len(pair) != 2 for pair in found):
         raise UserError(f'{where}: "labels" is not a list of [name, label] pairs: correct the file')
-    return {str(name).replace("\\", "/"): label for name, label in found}
+    return _once([(name, label) for name, label in found], where)
 
 
-def _of_rows(rows: Sequence[Any]) -> dict[str, Any] | None:
+def _once(pairs: Iterable[tuple[Any, Any]], where: str) -> dict[str, Any]:
+    """Name -> label; UserError for a name that has two."""
+    found: dict[str, Any] = {}
+    for name, label in pairs:
+        key = str(name).replace("\\", "/")
+        if found.setdefault(key, label) != label:
+            raise UserError(f"{where} gives {key} the labels {found[key]!r} and {label!r}: keep one of them")
+    return found
+
+
+def _of_rows(rows: Sequence[Any], where: str) -> dict[str, Any] | None:
     """Name -> label of rows with a column of file names and one of labels; None where there are no such columns."""
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         return None
@@ -83,7 +93,7 @@ def _of_rows(rows: Sequence[Any]) -> dict[str, Any] | None:
     label = next((key for key in _LABEL_KEYS if key in rows[0]), None)
     if name is None or label is None:
         return None
-    return {str(row.get(name)).replace("\\", "/"): _number(row.get(label)) for row in rows}
+    return _once(((row.get(name), _number(row.get(label))) for row in rows), where)
 
 
 def _number(text: Any) -> Any:

@@ -28,9 +28,12 @@ SUFFIXES = {
     ".zip": "archive",
 }
 LISTINGS = ("dataset.json", "metadata.csv", "metadata.jsonl")  # of EDM and StyleGAN; of the hub's image folders
-_JUNK = re.compile(
-    r"^(\..*|thumbs\.db|desktop\.ini|__macosx|(readme|licen[cs]e|copying|notice)(\..*)?|.*\.(md|sha256|md5))$"
+_HIDDEN = re.compile(r"^(\..*|__macosx)$")  # folders and files that nobody put there
+_BESIDE = re.compile(  # files that go without saying beside pictures, unless they are some
+    r"^(thumbs\.db|desktop\.ini|(readme|licen[cs]e|copying|notice)(\..*)?|.*\.(md|sha256|md5))$"
 )
+GZIP = b"\x1f\x8b"
+IDX_TYPES = {b"\x08": ">u1", b"\x09": ">i1", b"\x0b": ">i2", b"\x0c": ">i4", b"\x0d": ">f4", b"\x0e": ">f8"}
 MOST_MEMBER = 1 << 30  # bytes of one picture, packed or not
 _NAMED = 3  # examples of each reason
 _ZIP_ERRORS = (zipfile.BadZipFile, OSError, EOFError, zlib.error, NotImplementedError, RuntimeError)
@@ -71,7 +74,8 @@ class Listing:
                 first = head()
                 kind = "idx" if is_idx(first) else kind_of(first)
             except (OSError, Unreadable) as error:
-                self.passed_over[name] = f"cannot be read ({error})"
+                if not _BESIDE.match(file):
+                    self.passed_over[name] = f"cannot be read ({error})"
                 return
         if kind == "archive":
             self.passed_over[name] = "an archive within the data: unpack it"
@@ -79,16 +83,16 @@ class Listing:
             self.names.setdefault(kind, []).append(name)
         elif suffix in (".heic", ".heif") or kind == "heic":
             self.passed_over[name] = "HEIC, which is not read: convert it to png or jpg"
-        else:
+        elif not _BESIDE.match(file):
             self.passed_over[name] = f"no picture ({suffix or 'no suffix'}{f', {kind}' if kind else ''})"
 
 
 def is_idx(head: bytes) -> bool:
-    """Whether a file, packed by gzip or not, begins as an IDX file of bytes (MNIST's format)."""
-    if head[:2] == b"\x1f\x8b":
+    """Whether a file, packed by gzip or not, begins as an IDX file (MNIST's format)."""
+    if head[:2] == GZIP:
         with suppress(zlib.error):
             head = zlib.decompressobj(31).decompress(head, 4)
-    return head[:3] == b"\0\0\x08" and head[3:4] in (b"\x01", b"\x03", b"\x04")
+    return head[:2] == b"\0\0" and head[2:3] in IDX_TYPES and head[3:4] in (b"\x01", b"\x02", b"\x03", b"\x04")
 
 
 def list_path(path: Path) -> Listing:
@@ -159,7 +163,7 @@ def _walk(root: Path, again: list[str]) -> Iterator[tuple[str, str]]:
             continue
         for entry in entries:
             name = f"{below}/{entry.name}" if below else entry.name
-            if _JUNK.match(entry.name.lower()):
+            if _HIDDEN.match(entry.name.lower()):
                 continue
             if entry.is_symlink():
                 links.append((Path(entry.path), name))
@@ -236,7 +240,7 @@ def _list_zip(path: Path) -> Listing:
     twice: Counter[str] = Counter()
     for info in infos:
         name = mended(info.filename)
-        if not name or info.is_dir() or name.endswith("/") or any(_JUNK.match(p) for p in name.lower().split("/")):
+        if not name or info.is_dir() or name.endswith("/") or any(_HIDDEN.match(p) for p in name.lower().split("/")):
             continue
         if name in members:
             twice[name] += 1

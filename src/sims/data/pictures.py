@@ -7,13 +7,13 @@ import math
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from sims.arrays import read_array
 from sims.errors import UserError
@@ -191,7 +191,21 @@ def _opened(image: Image.Image, data: bytes, found: str, options: SourceOptions)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # which spares a copy
         pixels = _to_array(_plain(image))
+    elif (turn := image.getexif().get(ExifTags.Base.Orientation, 1)) in _TURNED:
+        pixels = np.ascontiguousarray(_TURNED[turn](pixels))
     return Decoded(transform(pixels, options), found, remark, cropped(pixels.shape[1:], options))
+
+
+#: What sets an array (C, H, W) upright, by EXIF's orientation.
+_TURNED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda x: x[:, :, ::-1],
+    3: lambda x: x[:, ::-1, ::-1],
+    4: lambda x: x[:, ::-1],
+    5: lambda x: x.transpose(0, 2, 1),
+    6: lambda x: np.rot90(x, -1, (1, 2)),
+    7: lambda x: x[:, ::-1, ::-1].transpose(0, 2, 1),
+    8: lambda x: np.rot90(x, 1, (1, 2)),
+}
 
 
 def _is_large(image: Image.Image, size: int) -> bool:

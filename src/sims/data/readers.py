@@ -15,7 +15,7 @@ import numpy as np
 from sims.arrays import array_names, read_arrays
 from sims.data.division import Divided, divide, divide_files
 from sims.data.labels import labels_of
-from sims.data.listing import Listing, list_path, passed_over
+from sims.data.listing import GZIP, IDX_TYPES, Listing, list_path, passed_over
 from sims.data.mapped import IN_MEMORY, Rows
 from sims.data.parquet import IMAGE_KEYS, LABEL_KEYS, Cells, Table, has_samples
 from sims.data.pictures import SourceOptions
@@ -229,27 +229,36 @@ def _idx(paths: list[Path], name: str) -> Arrays:
     arrays = [_idx_array(path) for path in sorted(paths)]
     images = [array for array in arrays if array.ndim in (3, 4)]
     labels = [array for array in arrays if array.ndim == 1]
-    if len(images) != 1 or len(labels) > 1 or (labels and len(labels[0]) != len(images[0])):
+    if len(images) + len(labels) < len(arrays) or len(images) != 1 or len(labels) > 1 or (
+        labels and len(labels[0]) != len(images[0])
+    ):  # fmt: skip
         shapes = ", ".join(f"{path.name} {array.shape}" for path, array in zip(sorted(paths), arrays))
         raise UserError(
-            f"{paths[0].parent} holds {shapes}: one IDX file of images and at most one of labels make a set"
+            f"{paths[0].parent} holds {shapes}: one IDX file of images (N, H, W) and at most one of labels (N,) make "
+            "a set"
         )
+    if labels and labels[0].dtype.kind not in "iu":
+        raise UserError(f"{paths[0].parent} holds IDX labels of {labels[0].dtype}: labels are whole numbers")
     raw = channels_first(images[0], str(paths[0]))
     return Arrays("idx", name, raw, labels[0].astype(np.int64) if labels else None)
 
 
 def _idx_array(path: Path) -> np.ndarray:
-    opened = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with opened(path, "rb") as file:  # type: ignore[operator]
-            zero, dtype, ndim = file.read(2), file.read(1), file.read(1)
-            if zero != b"\0\0" or dtype != b"\x08" or not 1 <= ndim[0] <= 4:
-                raise ValueError("no IDX file of bytes")
-            shape = tuple(int.from_bytes(file.read(4), "big") for _ in range(ndim[0]))
-            count = math.prod(shape)
+        with path.open("rb") as plain, gzip.open(plain) if plain.peek(2)[:2] == GZIP else plain as file:
+            zero, code, ndim = file.read(2), file.read(1), file.read(1)
+            if zero != b"\0\0" or code not in IDX_TYPES or not ndim or not 1 <= ndim[0] <= 4:
+                raise ValueError("no IDX file")
+            dtype, sides = np.dtype(IDX_TYPES[code]), file.read(4 * ndim[0])
+            if len(sides) < 4 * ndim[0]:
+                raise ValueError("it is cut short within its header")
+            shape = tuple(np.frombuffer(sides, ">u4").tolist())
+            count = math.prod(shape) * dtype.itemsize
             afford(str(path), count, regular(path))
             data = file.read(count + 1)
-        return np.frombuffer(data, np.uint8).reshape(shape)
+        if len(data) != count:
+            raise ValueError(f"it holds {'more' if len(data) > count else f'{len(data):,}'} of {count:,} bytes")
+        return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
     except (OSError, EOFError, zlib.error, ValueError, IndexError) as error:
         raise UserError(f"{path} cannot be read as IDX ({error}): download it again") from error
 

@@ -357,11 +357,27 @@ def _matched(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
             f"training data {train.name} are {train.codec.dtype}, test data {test.name} {test.codec.dtype}:"
             " give both in one type"
         )
+    _require_one_range(train, test)
     test = replace(test, codec=train.codec)  # a range read from the data is that of the training data
     if train.labels is None or test.labels is None or train.class_names == test.class_names:
         return train, test
     table = class_numbers(train.class_names, test.class_names, train.name, test.name)
     return train, replace(test, labels=table[test.labels], class_names=train.class_names)
+
+
+_USUAL_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (0.0, 65535.0))
+
+
+def _require_one_range(train: Dataset, test: Dataset) -> None:
+    """UserError where pixels of the two were taken to lie in ranges that cannot both be meant."""
+    ours, theirs = ((data.codec.low, data.codec.high) for data in (train, test))
+    beyond = theirs[0] < ours[0] or theirs[1] > ours[1]
+    differ = theirs in _USUAL_RANGES or beyond  # else they are the values' own extremes, within the training data's
+    if train.codec.kind == "pixels" and ours in _USUAL_RANGES and theirs != ours and differ:
+        raise UserError(
+            f"training data {train.name} are taken to lie in [{ours[0]:g}, {ours[1]:g}], test data {test.name} in "
+            f"[{theirs[0]:.6g}, {theirs[1]:.6g}]: give both in one range, or state it with option 'source.value_range'"
+        )
 
 
 def class_numbers(train: Sequence[str], test: Sequence[str], name: str, other: str) -> np.ndarray:

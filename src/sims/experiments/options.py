@@ -31,6 +31,7 @@ from sims.networks.usual import usual
 from sims.runs.tracking import check_trackers
 from sims.sampling import SamplerOptions
 from sims.scoring.options import EvaluationOptions
+from sims.seeds import check_seed
 from sims.training.trainer import TrainOptions
 
 T = TypeVar("T")
@@ -61,6 +62,8 @@ class DataOptions:
             raise UserError(f"data.shape is {list(self.shape)}: give channels, height and width, such as 3,32,32")
         if self.classes is not None and self.classes < 1:
             raise UserError(f"data.classes is {self.classes}: give at least 1, or leave it out")
+        if not 0 < self.test_fraction < 1:
+            raise UserError(f"data.test_fraction is {self.test_fraction}: a share lies between 0 and 1, such as 0.1")
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,7 @@ class CommonOptions:
 
     def __post_init__(self) -> None:
         self.check_counts("batch_size")
+        check_seed(self.seed)
         check_trackers(self.track)
 
     def check_counts(self, *names: str) -> None:

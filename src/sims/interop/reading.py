@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -39,7 +40,7 @@ class Assumptions:
     """Values that it knows black and white by, such as 0,1; -1,1 if not given."""
 
     def __post_init__(self) -> None:
-        if len(self.data_range) not in (0, 2):
+        if self.data_range and not (len(self.data_range) == 2 and all(map(math.isfinite, self.data_range))):
             raise UserError(f"option 'data_range' is {list(self.data_range)}: give two values, such as 0,1")
         for name in ("size", "heads", "head_channels", "num_classes"):
             value = getattr(self, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -51,12 +52,18 @@ class NetworkOptions:
 
     def __post_init__(self) -> None:
         given = [size for size in (self.width, self.blocks, self.patch) if size is not None]
-        if min([*given, self.embedding]) < 1 or not 0 <= self.dropout < 1:
+        if min([*given, self.embedding]) < 1:
+            raise UserError("network: width, blocks, embedding and patch must be at least 1")
+        for name in ("dropout", "label_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"network.{name} is {getattr(self, name)}: it must be at least 0 and below 1")
+        if self.sigma_data is not None and not 0 < self.sigma_data < math.inf:
+            raise UserError(f"network.sigma_data is {self.sigma_data}: give a positive number, or leave it out")
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise UserError(
-                "network: width, blocks, embedding and patch must be at least 1, dropout at least 0 and below 1"
+                f"network.sigma_min and sigma_max are {self.sigma_min} and {self.sigma_max}: "
+                "noise levels need 0 < sigma_min < sigma_max, such as 0.002 and 80"
             )
-        if not 0 <= self.label_dropout < 1:
-            raise UserError(f"network.label_dropout is {self.label_dropout}: it must be at least 0 and below 1")
 
     def settled(self, data_shape: Sequence[int], latent: bool = False) -> NetworkOptions:
         """These options with all that was left open, by the table of ``sims.networks.usual``."""

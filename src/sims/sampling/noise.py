@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from sims.errors import UserError
-
-NUM_SEEDS = 2**32  # torch's CPU generator uses only the lower 32 bits: larger seeds would repeat samples silently
+from sims.seeds import NUM_SEEDS
 
 
 class SeededNoise:
@@ -72,13 +71,13 @@ class SeededNoise:
 def checked_shares(weights: Sequence[float], num_classes: int) -> tuple[float, ...]:
     """Shares (num_classes,) that sum to 1, of weights; () for none or a single one, which stand for even shares."""
     shares = tuple(map(float, weights))
+    total = math.fsum(shares)
+    if shares and (min(shares) < 0 or not 0 < total < math.inf):
+        raise UserError(f"class shares {list(shares)[:8]} must be finite numbers of at least 0, not all 0")
     if len(shares) <= 1:
         return ()
-    total = math.fsum(shares)
     if len(shares) != num_classes:
         raise UserError(f"{len(shares)} class shares for {num_classes} classes: give one for each, or 1 alone for even")
-    if min(shares) < 0 or not 0 < total < math.inf:
-        raise UserError(f"class shares {list(shares)[:8]} must be finite numbers of at least 0, not all 0")
     return tuple(share / total for share in shares)
 
 

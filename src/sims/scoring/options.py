@@ -9,7 +9,9 @@ from sims.config import left_open, nearest
 from sims.data.pictures import SourceOptions
 from sims.errors import UserError
 from sims.metrics.pretrained import FITTED, NAMES
+from sims.sampling.noise import checked_shares
 from sims.scoring.figures import METRICS
+from sims.seeds import check_seed
 
 EXTRACTORS = ("auto", *FITTED, *NAMES)
 SECOND = tuple(name for name in EXTRACTORS if name != "pca")
@@ -100,5 +102,7 @@ class ScoreOptions:
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} is {getattr(self, name)}: at least {least} is needed")
+        check_seed(self.seed)
+        checked_shares(self.class_shares, len(self.class_shares))
         if self.draws is not None and self.draws < 1:
             raise UserError(f"draws is {self.draws}: at least 1 is needed (5 for useful intervals)")

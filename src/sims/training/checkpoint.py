@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +60,17 @@ def save_state(
             contiguous[name] = value.contiguous().cpu()
     if not main:
         return
+    told = json.dumps(to_dict(position))
     with atomic_path(file) as temporary:
-        save_file(contiguous, temporary, metadata={"position": json.dumps(to_dict(position))})
+        save_file(contiguous, temporary, metadata={"position": told, "crc32": _checksum(contiguous, told)})
+
+
+def _checksum(tensors: dict[str, Tensor], position: str) -> str:
+    """Of all that a state holds: a flipped bit of a weight or a moment would train on unnoticed."""
+    found = zlib.crc32(position.encode())
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
 
 
 def load_state(
@@ -68,15 +78,17 @@ def load_state(
 ) -> Progress | None:
     """Restore a state in place and return its position; None if there is none.
 
-    Errors: UserError if the file is truncated, or holds averages of another kind.
+    Errors: UserError if the file is truncated or was changed, or holds averages of another kind.
     """
     if not file.is_file():
         return None
     try:
         with safe_open(file, framework="pt") as opened:
-            told = parse_json(opened.metadata()["position"], "its position")
-            position: Progress = fitted(told, Progress, "its position")
+            metadata = opened.metadata()
+            position: Progress = fitted(parse_json(metadata["position"], "its position"), Progress, "its position")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        if metadata.get("crc32") not in (None, _checksum(tensors, metadata["position"])):  # None: of an older version
+            raise UserError("what it holds does not have its checksum")
     except (SafetensorError, KeyError, TypeError, OSError, UserError) as error:
         raise UserError(
             f"the training state {file} cannot be read ({error}): delete it to train from the start"

@@ -83,6 +83,11 @@ class TrainOptions:
         for name in ("lr", "clip", "p_std", "ema_halflife"):
             if getattr(self, name) is not None and not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise UserError(f"{name} is {getattr(self, name)}: it must be a positive number")
+        for name in ("warmup", "ema_rampup", "checkpoint_seconds"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"{name} is {getattr(self, name)}: it must be at least 0")
+        if not math.isfinite(self.p_mean):
+            raise UserError(f"p_mean is {self.p_mean}: give a finite number, such as -1.2")
         if not 0 <= self.beta2 < 1:
             raise UserError(f"beta2 is {self.beta2}: it is a decay, choose one from 0 up to, but not including, 1")
         if not 0 <= self.weight_decay * self.learning_rate < 1:

@@ -333,7 +333,7 @@ class Trainer:
                 f"non-finite gradient at {self.step * self.options.batch:,} images, step skipped"
                 f" ({self.nonfinite} so far)"
             )
-        if in_a_row >= self.options.max_nonfinite:
+        if in_a_row >= min(self.options.max_nonfinite, self.steps):  # where no step counts, nothing is trained
             seen = self.step * self.options.batch
             self.step, self.nonfinite = self.step - in_a_row, self.nonfinite - in_a_row  # nothing has changed since
             self._save()

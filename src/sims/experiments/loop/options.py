@@ -165,7 +165,7 @@ class PollutionOptions(RepeatedOptions):
         if STEPS in self.remedies:
             raise UserError(f"remedy {STEPS!r} is for loops of points: leave it out")
         levels = list(self.levels)
-        if not levels or levels != sorted({*levels}) or levels[0] < 0 or not math.isfinite(levels[-1]):
+        if not levels or levels != sorted({*levels}) or not all(0 <= x < math.inf for x in levels):
             raise UserError(f"levels are {levels}: give rising percentages from 0, such as 0,25,50,100,200")
         if not any(is_guided(name) for name in self.remedies):
             raise UserError(f"remedies are {list(self.remedies)}: name a method to compare with as well, such as sims")
