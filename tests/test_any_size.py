@@ -37,6 +37,7 @@ from sims.model import load as load_model
 from sims.model import make_network
 from sims.networks import MLP, NETWORKS
 from sims.networks.layers import Place, plan
+from sims.networks.options import NetworkOptions
 from sims.networks.sizes import any_size, rounded_up
 from sims.preconditioning import Preconditioned
 from sims.report.strips import GAP, make_strip
@@ -212,6 +213,16 @@ def test_pictures_that_are_too_small_are_one_sentence(name: str) -> None:
     with pytest.raises(UserError, match=r"halved 2 times: give sides of at least 4|cannot be cut into patches of 4"):
         made(name, (3, 9))
     made(name, (5, 4))
+
+
+@pytest.mark.parametrize("sides", [(13, 200), (200, 5), (1, 16), (16, 1), (3, 8), (12, 13), (4, 64), (16, 16)])
+def test_the_usual_network_takes_any_sides(sides: tuple[int, int]) -> None:
+    """As many levels as the shorter side allows; of those that are asked for, none is left out."""
+    shape = (1, *sides)
+    options = NetworkOptions().settled(shape)
+    network = make_network(shape, 0, *options.tables(0.5))
+    assert network(torch.randn(2, *shape), torch.ones(2)).shape == (2, *shape)
+    assert NetworkOptions(type="ddpmpp", channel_mult=(1, 2, 2)).settled(shape).channel_mult == (1, 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["ddpmpp", "ncsnpp", "adm", "edm2"])

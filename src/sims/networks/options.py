@@ -70,6 +70,9 @@ class NetworkOptions:
         row = usual(data_shape, latent, kind=self.type)
         sizes = ("type", "width", "blocks", "channel_mult", "patch")
         made = replace(self, **{name: getattr(row, name) for name in sizes if getattr(self, name) in (None, "auto")})
+        if self.channel_mult is None and made.channel_mult and len(data_shape) == 3:  # the shorter side can be halved
+            levels = max(1, (min(data_shape[1:]) // (made.patch or 1)).bit_length())
+            made = replace(made, channel_mult=made.channel_mult[:levels])
         if self.attention is None:
             seen = (data_shape[0], *(-(-side // (made.patch or 1)) for side in data_shape[1:]))
             made = replace(made, attention=attended(seen, made.channel_mult or (), row.attention))
