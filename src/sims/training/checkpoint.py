@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sims.config import fitted, to_dict
+from sims.config import JSON, fitted, to_dict
 from sims.errors import UserError
 from sims.files import atomic_path, parse_json
 from sims.training.adam import is_8bit
@@ -60,14 +60,15 @@ def save_state(
             contiguous[name] = value.contiguous().cpu()
     if not main:
         return
-    told = json.dumps(to_dict(position))
+    told = to_dict(position)
+    told["crc32"] = _checksum(contiguous, told)
     with atomic_path(file) as temporary:
-        save_file(contiguous, temporary, metadata={"position": told, "crc32": _checksum(contiguous, told)})
+        save_file(contiguous, temporary, metadata={"position": json.dumps(told)})  # one entry: several have no order
 
 
-def _checksum(tensors: dict[str, Tensor], position: str) -> str:
+def _checksum(tensors: dict[str, Tensor], position: dict[str, JSON]) -> str:
     """Of all that a state holds: a flipped bit of a weight or a moment would train on unnoticed."""
-    found = zlib.crc32(position.encode())
+    found = zlib.crc32(json.dumps(position).encode())
     for name in sorted(tensors):
         found = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), found))
     return f"{found:08x}"
@@ -84,12 +85,13 @@ def load_state(
         return None
     try:
         with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata()
-            position: Progress = fitted(parse_json(metadata["position"], "its position"), Progress, "its position")
+            told = parse_json(opened.metadata()["position"], "its position")
+            checksum = told.pop("crc32", None)  # an older version wrote none
+            position: Progress = fitted(told, Progress, "its position")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if metadata.get("crc32") not in (None, _checksum(tensors, metadata["position"])):  # None: of an older version
+        if checksum not in (None, _checksum(tensors, told)):
             raise UserError("what it holds does not have its checksum")
-    except (SafetensorError, KeyError, TypeError, OSError, UserError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError, OSError, UserError) as error:
         raise UserError(
             f"the training state {file} cannot be read ({error}): delete it to train from the start"
         ) from None
