@@ -313,6 +313,8 @@ def _command(name: str, rest: list[str]) -> int:
         sentence = str(error).replace("\n", "\\n")  # of a foreign name: a sentence is one line
         return _say(f"sims: {sentence}", 2)
     except OSError as error:
+        if error.errno == errno.ENOENT and error.filename and not Path(error.filename).exists():
+            return _say(f"sims: {error.filename} cannot be made or is gone ({error.strerror}): give another path", 2)
         if error.errno not in (*_FULL, *_IN_THE_WAY, errno.EACCES, errno.EROFS):
             raise
         return _say(_refused(error), 2)
@@ -328,7 +330,14 @@ def _command(name: str, rest: list[str]) -> int:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY)  # a folder for a file
+_IN_THE_WAY = (
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTEMPTY,
+    errno.EEXIST,
+)  # a folder for a file
 
 
 def _refused(error: OSError) -> str:

@@ -156,8 +156,9 @@ class _Function(Stateless):
 
     def __call__(self, x: Tensor, sigma: Tensor, labels: Tensor | None = None) -> Tensor:
         denoised = self.function(x, sigma) if labels is None else self.function(x, sigma, labels)
-        if denoised.shape != x.shape:
-            raise UserError(f"the function gives {tuple(denoised.shape)} for {tuple(x.shape)}: it must give x's shape")
+        if not isinstance(denoised, Tensor) or denoised.shape != x.shape:
+            given = tuple(denoised.shape) if isinstance(denoised, Tensor) else f"a {type(denoised).__name__}"
+            raise UserError(f"the function gives {given} for {tuple(x.shape)}: it must give a tensor of x's shape")
         return denoised
 
 
@@ -185,7 +186,8 @@ def as_denoiser(
     """
     if not 0 < sigma_min < sigma_max:
         raise UserError(f"noise levels need 0 < sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
-    return _Function(function, tuple(data_shape), num_classes, sigma_min, sigma_max)
+    shape = (data_shape,) if isinstance(data_shape, int) else tuple(data_shape)
+    return _Function(function, shape, num_classes, sigma_min, sigma_max)
 
 
 def class_shares_of(denoiser: object) -> tuple[float, ...]:

@@ -70,7 +70,7 @@ def group_pictures(run: Path, result: ShiftResult) -> list[tuple[Image.Image, st
     found = []
     for key, images in read_pictures(run).images.items():
         label, _, place = split_key(key)[0].rpartition("#")
-        if label and place.isdigit() and int(place) < len(result.values):
+        if label and place.isdecimal() and int(place) < len(result.values):
             name = f"{label}: {result.values[int(place)]}"
             found += [(tile(image, 64), name) for image in images[:8]]
     return found

@@ -35,6 +35,9 @@ def evaluate(options: EvaluateCommand) -> int:
         raise UserError(f"--paired compares two sets of samples, and {len(options.given)} were given")
     if options.out is not None and (options.out.suffix != ".jsonl" or options.out.is_dir()):
         raise UserError(f"--out is {options.out}: give a file that ends in .jsonl")
+    for file in (options.out, options.statistics):  # before anything is measured
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
     earlier = {file: read_rows(file) for file in files}
     found = _scores(given, options, [row for rows in earlier.values() for row in rows])
     if not PartialState().is_main_process:
@@ -86,7 +89,6 @@ def read_rows(file: Path) -> list[ScoreRow]:
 
 
 def _append(file: Path, scores: Sequence[Scores]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream:
         stream.write("".join(json.dumps(row.to_json()) + "\n" for score in scores for row in score.rows))
 

@@ -200,8 +200,14 @@ def check_labels(labels: np.ndarray, count: int, class_names: Sequence[str], nam
     """Labels as int64, checked: one per sample, -1 = no class, below the number of classes; raises UserError."""
     labels = np.asarray(labels)
     if labels.shape != (count,):
-        raise UserError(f"{name}: {labels.size} labels for {count} samples: give exactly one label for each sample")
-    if labels.dtype.kind not in "iub" and not np.array_equal(labels, np.round(labels)):
+        found = f"{labels.size} labels" if labels.ndim == 1 else f"labels of shape {labels.shape}"
+        raise UserError(f"{name}: {found} for {count} samples: give exactly one label for each sample, ({count},)")
+    if labels.dtype.kind not in "iubf":
+        raise UserError(
+            f"{name}: labels of type {labels.dtype} are not whole numbers: give class numbers from 0, and their names "
+            "apart (class_names)"
+        )
+    if labels.dtype.kind == "f" and not np.array_equal(labels, np.round(labels)):
         raise UserError(f"{name}: labels of type {labels.dtype} are not whole numbers: give class numbers from 0")
     labels = labels.astype(np.int64)
     limit = len(class_names) or None

@@ -38,6 +38,8 @@ def of_array(
         raw = raw.astype(np.float32)
         codec = Codec("identity", float(raw.min()), float(max(raw.max(), raw.min() + 1e-6)), "float32")
     elif data_range is not None:
+        if len(data_range) != 2:
+            raise UserError(f"data_range is {data_range}: give the values of black and white, such as (0, 255)")
         low, high = (float(end) for end in data_range)
         codec = Codec("pixels", low, high, raw.dtype.name)
         if raw.min() < low or raw.max() > high:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -44,15 +45,20 @@ class Table:
         self.remarks = tuple(text for text in (more, others) if text)
         wanted = {self.column} | ({self.label} if self.label else set())
         self.counts: list[list[int]] = []  # rows of every row group of every file
-        kind, inner = schema.field(self.column).type, ""
-        if self.is_image and pa.types.is_struct(kind):
-            kind, inner = kind.field("bytes").type, ".bytes"
-        self.folded = [f"{self.column}{inner}"] if _folds(kind) else None
+        self.folded: list[list[str] | None] = []  # of every file: its column where it can be read as a dictionary
         for path in paths:
             found = _read(path, lambda path=path: pq.ParquetFile(path))  # type: ignore[misc]
             if missing := wanted - set(found.schema_arrow.names):
                 first = paths[0].name
                 raise UserError(f"{path} lacks the column {missing.pop()!r} that {first} has: remove or remake it")
+            kind, inner = found.schema_arrow.field(self.column).type, ""
+            if (_holds_pictures if self.is_image else _holds_arrays)(kind) is False:
+                raise UserError(
+                    f"{path}: column {self.column!r} is of type {kind}, and not as in {paths[0].name}: make them alike"
+                )
+            if self.is_image and pa.types.is_struct(kind):
+                kind, inner = kind.field("bytes").type, ".bytes"
+            self.folded.append([f"{self.column}{inner}"] if _folds(kind) else None)
             self.counts.append(_rows(path, found.metadata, self.column))
             found.close()
         if not sum(map(sum, self.counts)):
@@ -62,9 +68,11 @@ class Table:
         """Labels as found, and the names of the classes."""
         if self.label is None:
             return None, ()
-        names = hf.class_names(self.features.get(self.label, {}))
-        chunks = [chunk for path in self.paths for chunk in self._whole(path, self.label).chunks]
-        return _labels(pa.chunked_array(chunks, chunks[0].type), names, self.paths[0])
+        found = []
+        for path in self.paths:
+            named = hf.class_names(hf.features_of(pq.read_schema(path)).get(self.label, {}))
+            found.append((*_labels(self._whole(path, self.label), named, path), bool(named)))
+        return _one_list(found, self.paths)
 
     def arrays(self) -> tuple[np.ndarray, tuple[int, ...] | None]:
         """The samples of a column of arrays, and the shape that its features state."""
@@ -112,7 +120,9 @@ class Cells:
                 file, number = self.groups[group]
                 path, column = self.table.paths[file], self.table.column
                 try:
-                    with pq.ParquetFile(path, read_dictionary=self.table.folded) as found:  # values once, not per row
+                    with pq.ParquetFile(
+                        path, read_dictionary=self.table.folded[file]
+                    ) as found:  # values once, not per row
                         values = found.read_row_group(number, columns=[column])[column]
                     self._kept[group] = _unfolded(values, path)
                 except (pa.ArrowException, OSError) as error:
@@ -272,8 +282,10 @@ def _label_column(
 
 
 def _could_be_labels(kind: pa.DataType) -> bool:
-    return bool(_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-                or pa.types.is_dictionary(kind))  # fmt: skip
+    kinds = (
+        pa.types.is_null, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_dictionary,
+    )  # fmt: skip
+    return _is_text(kind) or any(is_kind(kind) for is_kind in kinds)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -303,6 +315,8 @@ def _labels(column: pa.ChunkedArray, names: tuple[str, ...], path: Path) -> tupl
         if not np.isfinite(values).all() or (values != np.round(values)).any():
             raise UserError(f"{path}: labels of type {column.type} are not whole numbers: convert them")
         return values.astype(np.int64), names
+    if pa.types.is_null(column.type):
+        return np.full(len(column), -1, np.int64), names
     if not pa.types.is_integer(column.type):
         raise UserError(f"{path}: labels of type {column.type} are neither whole numbers nor names: convert them")
     try:
@@ -311,9 +325,50 @@ def _labels(column: pa.ChunkedArray, names: tuple[str, ...], path: Path) -> tupl
         raise UserError(f"{path}: labels do not fit 64 bits ({error}): renumber them") from error
 
 
+def _one_list(
+    found: Sequence[tuple[np.ndarray, tuple[str, ...], bool]], paths: Sequence[Path]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The labels of several files, each with the names of its own classes and whether the file states them."""
+    known = {names: None for _, names, _ in found if names}
+    if not known:
+        return np.concatenate([labels for labels, _, _ in found]), ()
+    for path, (labels, names, _) in zip(paths, found):
+        if not names and (labels >= 0).any():
+            raise UserError(f"{path}: labels are numbers, and names in other files beside it: make them alike")
+    union = dict.fromkeys(name for names in known for name in names)
+    all_names = tuple(union) if all(stated for _, names, stated in found if names) else tuple(sorted(union))
+    number = {name: i for i, name in enumerate(all_names)}
+    joined = []
+    for labels, names, _ in found:
+        table = np.array([*(number[name] for name in names), -1])
+        inside = (labels >= -1) & (labels < len(names))
+        joined.append(np.where(inside, table[np.where(inside, labels, -1)], labels))
+    return np.concatenate(joined), all_names
+
+
+def _check_rows(column: pa.ChunkedArray, shape: Sequence[int], path: Path) -> None:
+    """UserError for rows without values, or of another shape than the first."""
+    for chunk in column.chunks:
+        values, sides = chunk, list(shape)
+        while True:
+            values = values.storage if isinstance(values, pa.ExtensionArray) else values
+            if values.null_count:
+                raise UserError(f"{path}: {values.null_count} rows or values are empty (null): remove them")
+            kind = values.type
+            if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+                break
+            inner = kind.value_type
+            nested = pa.types.is_list(inner) or pa.types.is_large_list(inner) or pa.types.is_fixed_size_list(inner)
+            side = sides.pop(0) if nested and sides else math.prod(sides)
+            if len(values) and pc.any(pc.not_equal(pc.list_value_length(values), side)).as_py():
+                raise UserError(f"{path}: rows differ in shape (the first has {tuple(shape)}): make them equal")
+            values = pc.list_flatten(values)
+
+
 def _array_column(column: pa.ChunkedArray, shape: Sequence[int] | None, path: Path) -> np.ndarray:
     try:
         shape = tuple(shape) if shape else np.shape(column[0].as_py())
+        _check_rows(column, shape, path)
         return flat_values(column).reshape(len(column), *shape)
     except (ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: rows differ in shape (the first has {shape}): make them equal") from error

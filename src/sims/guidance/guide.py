@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, SupportsFloat
 
 from torch import Tensor, nn
 
@@ -69,8 +69,8 @@ class Guide(Wrapped):
             RULES[kind] = cls
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.w):
-            raise UserError(f"the guidance strength w must be a finite number; got {self.w}")
+        if not isinstance(self.w, SupportsFloat) or not math.isfinite(self.w):
+            raise UserError(f"the guidance strength w must be a finite number; got {self.w!r}")
         object.__setattr__(self, "w", float(self.w))
         base = self.base
         for name in self.children[1:]:

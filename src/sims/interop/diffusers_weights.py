@@ -18,6 +18,7 @@ from sims.config import JSON, check_sizes, fitted, read_as
 from sims.errors import UserError
 from sims.interop.parameterizations import library, quiet
 from sims.interop.recognize import described
+from sims.interop.state_dicts import not_finite, some
 from sims.networks.layers import check_depth
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -100,6 +101,10 @@ def pretrained(architecture: str, folder: Path) -> tuple[nn.Module, str]:
                 tensor = opened.get_tensor(found[name].name)
                 # A file's tensors may lie at any address, and the last bits of a product depend on alignment.
                 tensors[name] = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    if broken := not_finite(tensors):
+        raise UserError(
+            f"the {architecture} in {folder} holds values that are not finite in {some(broken)}: copy it again"
+        )
     model.load_state_dict(tensors, assign=True)
     return model.eval().requires_grad_(False), prefix
 

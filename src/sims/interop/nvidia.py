@@ -25,6 +25,7 @@ from sims.errors import UserError
 from sims.files import atomic_path, digest_file
 from sims.guidance import Guide, innermost
 from sims.interop.recognize import refuse_others
+from sims.interop.state_dicts import not_finite, some
 from sims.model import Model, make_network
 from sims.networks import NETWORKS
 from sims.networks.layers import filter_kernel
@@ -151,7 +152,10 @@ def build(class_name: str, init: Mapping[str, object], state: dict[str, Tensor])
             denoiser = make_network((channels, side, side), classes, *_tables(cls, values))
     except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise UserError(f"{class_name} cannot be made with these arguments ({error}): {values}") from error
-    denoiser.load_state_dict(_matched(denoiser, cls, state), assign=True)
+    tensors = _matched(denoiser, cls, state)
+    if broken := not_finite(tensors):
+        raise UserError(f"the snapshot holds values that are not finite in {some(broken)}: download or copy it again")
+    denoiser.load_state_dict(tensors, assign=True)
     return denoiser.eval().requires_grad_(False)
 
 

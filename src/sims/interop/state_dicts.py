@@ -25,7 +25,11 @@ from sims.files import parse_json, regular
 from sims.interop.recognize import described, holds_tensors
 from sims.safe_pickle import Opaque, PersistentObject, load_around
 
-AVERAGES = ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "model_ema_state_dict", "average")
+_AVERAGE_PART = re.compile(r"(^|_)(ema|averaged?|avg|shadow)(_|$)")  # params_ema, net_ema, averaged_model
+_BUFFER = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked|inv_freq)$")  # which have no averages
+_STORED = {
+    "byte": torch.uint8, "char": torch.int8, "complexfloat": torch.complex64, "complexdouble": torch.complex128,
+}  # fmt: skip
 WRAPPERS = ("state_dict", "model", "module", "_orig_mod", "model_state_dict", "net", "network", "params", "weights")
 _AVERAGE = "averages of the weights"
 _OTHERS = re.compile(r"(opt|sched|lr_|scaler|rng|epoch|step|n_averaged|num_updates|initted|callbacks|loops|hyper|args)")
@@ -76,24 +80,42 @@ def choose(
     if _averaged(prefix):
         rest = {other.rstrip(".") for other in found if not _averaged(other)} or _weights_beside(tensors, prefix)
         also = f", and not the weights ({min(rest, key=len)!r})" if rest else ""
-        where = next(part for part in where.split(".") if part in AVERAGES)
+        where = next(part for part in where.split(".") if _AVERAGE_PART.search(part))
         return chosen, (f"{_AVERAGE} ({where!r}) are taken{also}",), prefix
-    return chosen, ((f"the tensors lie under {where!r}",) if where else ()), prefix
+    notes = [f"the tensors lie under {where!r}"] if where else []
+    if others := sorted({one.rstrip(".") for one in found if one != prefix and not _OTHERS.match(one)}):
+        notes.append(f"those under {some([repr(one) for one in others])} would fit as well, and are not taken")
+    if any(".shadow_params." in f".{name}" for name in tensors):
+        notes.append("averages of the weights ('shadow_params') have no names, fit in several ways, and are not taken")
+    return chosen, tuple(notes), prefix
 
 
 def unlike(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """In words, what a state dict lacks or exceeds of a module's ``own``; empty where it fits."""
+    """In words, what a state dict lacks or exceeds of a module's ``own``, or holds that no network does; else empty."""
     shapes = [
         f"{key} is {tuple(tensors[key].shape)} and not {tuple(own[key].shape)}"
         for key in own
         if key in tensors and tensors[key].shape != own[key].shape
     ]
+    both = [key for key in own if key in tensors and not shapes]
+    kinds = [
+        f"{key} is of {tensors[key].dtype} and not {own[key].dtype}"
+        for key in both
+        if tensors[key].is_floating_point() != own[key].is_floating_point()
+    ]
+    broken = not_finite({key: tensors[key] for key in both})
     parts = {
         "it lacks": [key for key in own if key not in tensors],
         "the module has no": [key for key in tensors if key not in own],
-        "": shapes,
+        "": shapes or kinds,
+        "values that are not finite in": broken,
     }
     return "; ".join(f"{words} {some(names)}".strip() for words, names in parts.items() if names)
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors that hold NaN or infinities, which no network was trained to."""
+    return [name for name, one in tensors.items() if one.is_floating_point() and not torch.isfinite(one).all()]
 
 
 def some(names: Sequence[str]) -> str:
@@ -179,7 +201,8 @@ class _Storages:
             raise ValueError("malformed storage")
         if key not in self.made:
             self.made[key] = self._mapped(self.places[f"data/{key}"])
-        dtype = getattr(torch, kind.name.rpartition(".")[2].removesuffix("Storage").lower(), None)
+        named = kind.name.rpartition(".")[2].removesuffix("Storage").lower()
+        dtype = _STORED.get(named, getattr(torch, named, None))
         dtype = torch.uint8 if kind.name.endswith("UntypedStorage") else dtype
         if not isinstance(dtype, torch.dtype):
             raise ValueError(f"unknown storage {kind.name}")
@@ -239,7 +262,7 @@ def _prefixes(tensors: Mapping[str, Tensor], name: str) -> Iterator[str]:
 
 def _averaged(prefix: str) -> bool:
     parts = prefix.split(".")
-    return any(part in AVERAGES for part in parts) and "online_model" not in parts
+    return any(_AVERAGE_PART.search(part) for part in parts) and "online_model" not in parts
 
 
 def _weights_beside(tensors: Mapping[str, Tensor], prefix: str) -> set[str]:
@@ -252,7 +275,7 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> list[str]:
     prefix, names = "", list(tensors)
     while True:
         heads = {name.partition(".")[0] for name in names if "." in name}
-        averages = [head for head in AVERAGES if head in heads]
+        averages = sorted(head for head in heads if _AVERAGE_PART.search(head) and not _OTHERS.match(head))
         rest = {name for name in names if not _OTHERS.match(name)}
         around = [head for head in WRAPPERS if rest and all(name.startswith(f"{head}.") for name in rest)]
         inner = next(iter([*averages, *around]), None)
@@ -279,7 +302,7 @@ def _averages_by_name(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             pairs = _by_order(
                 tensors, [name for name in weights if not _OTHERS.match(name)], sorted(names, key=_number)
             )
-        if len(pairs) == len(names) and "" not in pairs:
+        if {*pairs.values()} == {*names} and "" not in pairs:
             for name in names:
                 del made[name]
             made |= {f"ema.{name}": tensors[pairs.get(name, name)] for name in weights if not _OTHERS.match(name)}
@@ -291,9 +314,36 @@ def _number(name: str) -> int:
 
 
 def _by_order(tensors: Mapping[str, Tensor], weights: list[str], averages: list[str]) -> dict[str, str]:
-    """Averages by the names of the weights, in order; buffers, which have none, are passed over by their shape."""
-    left, pairs = list(reversed(averages)), dict[str, str]()
+    """Averages by the names of the weights, in order; {} where buffers, which have none, cannot be told from them.
+
+    A weight that is stored twice has one average, as it is one parameter of its module.
+    """
+    first: dict[tuple[int, torch.Size], str] = {}
     for name in weights:
-        if left and tensors[name].shape == tensors[left[-1]].shape and tensors[name].numel():
-            pairs[name] = left.pop()
-    return {} if left else pairs
+        if tensors[name].numel() and not _BUFFER.search(name):
+            first.setdefault((tensors[name].data_ptr(), tensors[name].shape), name)
+    own = _aligned([(name, tensors[name].shape) for name in first.values()], [tensors[name].shape for name in averages])
+    by_name = dict(zip(own, averages))
+    same = {name: first.get((tensors[name].data_ptr(), tensors[name].shape)) for name in weights}
+    return {name: by_name[source] for name, source in same.items() if source in by_name}
+
+
+def _aligned(own: Sequence[tuple[str, torch.Size]], shapes: Sequence[torch.Size]) -> list[str]:
+    """The names of these shapes, in order, where there is but one way to have them; else none."""
+    if len(own) == len(shapes):
+        return [name for name, _ in own] if [shape for _, shape in own] == list(shapes) else []
+    ways = [1, *[0] * len(shapes)]  # in how many ways the first of the shapes are found among the names so far
+    back = [list(ways)]
+    for _, shape in own:
+        for place in range(len(shapes), 0, -1):
+            ways[place] = min(2, ways[place] + (ways[place - 1] if shapes[place - 1] == shape else 0))
+        back.append(list(ways))
+    if ways[-1] != 1:
+        return []
+    found, place = list[str](), len(shapes)
+    for row in range(len(own), 0, -1):
+        name, shape = own[row - 1]
+        if place and shapes[place - 1] == shape and back[row - 1][place] == 0:
+            found.append(name)
+            place -= 1
+    return found[::-1]

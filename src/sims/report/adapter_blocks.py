@@ -5,7 +5,7 @@ from __future__ import annotations
 from sims.report import numbers as say
 from sims.report.blocks import Block, Column, Drawn, details, present, prose, table
 from sims.report.palette import INK, MUTED, Palette
-from sims.report.svg import Drawing
+from sims.report.svg import Drawing, log_ticks, plain_log
 from sims.results.adapter import AdapterCheck
 
 
@@ -40,7 +40,10 @@ def _figure(palette: Palette, found: AdapterCheck) -> Drawn:
         axes.plot(sigmas, values, color=colour, linestyle=line, marker=marker, label=name)
         at = [f"sigma {sigma:.3g}" for sigma in sigmas]
         drawing.tell(say.told(f"error of the {name}", at, [f"{value:.3g}" for value in values]))
-    axes.set(xscale="log", yscale="log", xlabel="noise level sigma", ylabel="error / variance of the data")
+    errors = [value for values, *_ in curves.values() for value in values if value > 0]
+    plain_log(axes, "x", log_ticks(min(sigmas), max(sigmas)))
+    plain_log(axes, "y", log_ticks(min(errors), max(errors)))
+    axes.set(xlabel="noise level sigma", ylabel="error / variance of the data")
     drawing.figure.legend(loc="outside right upper")
     return drawing.block(
         "Mean squared error of the network’s estimate of real pictures, by noise level, beside the best linear "

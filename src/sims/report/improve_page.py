@@ -314,11 +314,12 @@ def _classes(c: Improve) -> Table | None:
         columns.append(Column("share", [say.percent(item.share) for item in items], group=group))
         columns.append(Column("agreement", [say.percent(item.agreement) for item in items], group=group))
         columns.append(Column("FD", [say.fixed(item.fd, places) for item in items], group=group))
-    caption = (
-        "Drawn: how often a class is asked for. Share: of all samples, by the extractor’s classifier. Agreement: "
-        "samples that the classifier gives the class they were asked for. FD of a class is from few samples, so it is "
-        "higher than the overall FD and noisier."
-    )
+    caption = "Drawn: how often a class is asked for. " if any(data.drawn_shares) else ""
+    caption += "Share: of all samples, by the extractor’s classifier. " if rows else ""
+    if any(item.agreement is not None for row in rows for item in row.per_class):
+        caption += "Agreement: samples that the classifier gives the class they were asked for. "
+    if any(item.fd is not None for row in rows for item in row.per_class):
+        caption += "FD of a class is from few samples, so it is higher than the overall FD and noisier."
     return table(columns, caption)
 
 

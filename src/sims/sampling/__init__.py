@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, cast
@@ -189,11 +189,12 @@ def sample(
     >>> x.shape, [round(level, 3) for level in levels]
     (torch.Size([4, 2]), [80.0, 2.515, 0.002])
     """
+    noise = torch.as_tensor(noise)
     if not isinstance(denoiser, Denoiser):
         denoiser = as_denoiser(denoiser, tuple(noise.shape[1:]))
     keep_memory()
     method = _solver(solver, churn)
-    sigmas = sigmas.to("cpu", torch.float64)
+    sigmas = torch.as_tensor(sigmas, device="cpu", dtype=torch.float64)
     _check_sigmas(sigmas)
     noisy = churn.s_churn > 0 or method.RENOISES
     if noisy and step_noise is None:
@@ -248,6 +249,8 @@ def sample_seeds(
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1; got {batch_size}")
+    if not isinstance(seeds, Iterable):
+        raise UserError(f"seeds are {seeds!r}: give several, such as range(4)")
     seeds = list(seeds)
     device = device_of(denoiser) if device is None else torch.device(device)
     if options.compile:
@@ -325,7 +328,13 @@ def _checked_labels(denoiser: Denoiser, labels: Labels, count: int) -> Tensor | 
         return None
     if labels is None:
         return torch.full((count,), -1, dtype=torch.int64)
-    chosen = torch.as_tensor(labels, dtype=torch.int64).cpu().reshape(-1)
+    try:
+        given = torch.as_tensor(labels).cpu().reshape(-1)
+        chosen = given.to(torch.int64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"labels are whole numbers, from 0 on, not {str(labels)[:60]!r} ({error})") from None
+    if not torch.equal(chosen.to(given.dtype), given):
+        raise UserError(f"labels are whole numbers, from 0 on; got {given.tolist()[:8]}")
     chosen = chosen.expand(count).clone() if len(chosen) == 1 else chosen
     if len(chosen) != count:
         raise UserError(f"{len(chosen)} labels for {count} samples: give one label for all, or one for each")

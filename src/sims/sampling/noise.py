@@ -71,7 +71,7 @@ class SeededNoise:
 def checked_shares(weights: Sequence[float], num_classes: int) -> tuple[float, ...]:
     """Shares (num_classes,) that sum to 1, of weights; () for none or a single one, which stand for even shares."""
     shares = tuple(map(float, weights))
-    total = math.fsum(shares)
+    total = sum(shares)
     if shares and (min(shares) < 0 or not 0 < total < math.inf):
         raise UserError(f"class shares {list(shares)[:8]} must be finite numbers of at least 0, not all 0")
     if len(shares) <= 1:

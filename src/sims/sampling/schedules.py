@@ -22,8 +22,8 @@ def edm_sigmas(num_steps: int, sigma_min: float, sigma_max: float, rho: float = 
     >>> [round(sigma, 3) for sigma in sims.edm_sigmas(4, 0.002, 80.0).tolist()]
     [80.0, 9.723, 0.47, 0.002, 0.0]
     """
-    if not 1 <= num_steps <= MOST_STEPS:
-        raise UserError(f"steps must be at least 1 and at most {MOST_STEPS:,}; got {num_steps}")
+    if num_steps != int(num_steps) or not 1 <= num_steps <= MOST_STEPS:
+        raise UserError(f"steps must be a whole number, at least 1 and at most {MOST_STEPS:,}; got {num_steps}")
     if not 0 < sigma_min < sigma_max < math.inf:
         raise UserError(f"noise levels need 0 < sigma_min < sigma_max; got {sigma_min} and {sigma_max}")
     if not 0 < rho < math.inf:

@@ -171,7 +171,7 @@ class PollutionOptions(RepeatedOptions):
             raise UserError(f"remedies are {list(self.remedies)}: name a method to compare with as well, such as sims")
         if fixed := [n for n in self.remedies if is_guided(n) and isinstance(METHODS[n].strengths, Fixed)]:
             raise UserError(f"remedy {fixed[0]!r} has a single strength, and strengths are compared here: leave it out")
-        if self.trusted.isdigit() and int(self.trusted) < LEAST:
+        if self.trusted.isdecimal() and int(self.trusted) < LEAST:
             raise UserError(f"trusted is {self.trusted}: at least {LEAST} trusted images are needed")
         if self.trusted_sizes and min(self.trusted_sizes) < LEAST:
             shown = list(self.trusted_sizes)

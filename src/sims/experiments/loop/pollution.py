@@ -79,7 +79,7 @@ def run_pollution(run: Run, options: PollutionOptions) -> PollutionResult:
 
 def _trusted_images(options: PollutionOptions, train: Dataset, seed: int) -> Dataset:
     """The images that are known to be real: some of the training images, or those of a path."""
-    if options.trusted.isdigit():
+    if options.trusted.isdecimal():
         count = int(options.trusted)
         if count > len(train):
             raise UserError(f"trusted is {count:,}, and there are {len(train):,} real images: give fewer")

@@ -11,6 +11,8 @@ Generation 0 is always trained on real data alone.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -100,7 +102,8 @@ def schedule(kind: Kind, options: CountOptions, generations: int, available: int
         more = f" + {generations} generations x {fresh:,} fresh" if fresh else ""
         raise UserError(
             f"{real:,} real{more} = {needed:,} real samples are needed, and there are {available:,}: "
-            "lower counts.real" + (", counts.fresh or generations" if fresh else "")
+            + ("lower counts.total" if options.shares else "lower counts.real" + (", counts.fresh" if fresh else ""))
+            + (" or generations" if fresh else "")
         )
     plan = [Counts(real)]
     for generation in range(1, generations + 1):
@@ -113,8 +116,7 @@ def schedule(kind: Kind, options: CountOptions, generations: int, available: int
 def _numbers(kind: Kind, options: CountOptions, generations: int, available: int | None) -> tuple[int, int, int]:
     """Real samples, samples passed on, and fresh samples a generation."""
     if options.shares and options.total is not None:
-        real, synthetic = (round(options.total * share) for share in options.shares[:2])
-        return real, synthetic, options.total - real - synthetic
+        return _apportioned(options.total, options.shares)
     fresh = options.fresh or 0
     if options.real is not None:
         real = options.real
@@ -129,6 +131,17 @@ def _numbers(kind: Kind, options: CountOptions, generations: int, available: int
             f"counts.real {real:,}, counts.synthetic {synthetic:,} and counts.fresh {fresh:,} add up to "
             f"{real + synthetic + fresh:,}, not to counts.total {options.total:,}: correct one of them"
         )
+    return real, synthetic, fresh
+
+
+def _apportioned(total: int, shares: Sequence[float]) -> tuple[int, int, int]:
+    """Whole numbers that add up to a total, by the largest remainders; a share of 0 gives 0."""
+    exact = [total * share for share in shares]
+    found = [math.floor(value + 1e-9) for value in exact]
+    by_rest = sorted(range(len(found)), key=lambda i: found[i] - exact[i])
+    for i in by_rest[: total - sum(found)]:
+        found[i] += 1
+    real, synthetic, fresh = found
     return real, synthetic, fresh
 
 
