@@ -40,7 +40,7 @@ from sims.runs.progress import progress as progress_bar
 from sims.sampling import SamplerOptions
 from sims.scoring.differences import paired, require_alike
 from sims.scoring.options import ScoreOptions
-from sims.scoring.subjects import Given
+from sims.scoring.subjects import Given, refuse_run
 from sims.scoring.suite import CACHE, Suite
 from sims.screen import Screen
 from sims.seeds import NUM_SEEDS
@@ -264,6 +264,9 @@ def compare(
     >>> [difference.metric for difference in both.differences]
     ['fd']
     """
+    for one in samples:
+        if isinstance(one, str | Path):  # said before anything is measured
+            refuse_run(Path(one))
     suite = _suite(reference, held_out, extractor, options, cache, quiet)
     if statistics is not None:
         suite.save_reference(Path(statistics))

@@ -249,9 +249,7 @@ def sample_seeds(
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1; got {batch_size}")
-    if not isinstance(seeds, Iterable):
-        raise UserError(f"seeds are {seeds!r}: give several, such as range(4)")
-    seeds = list(seeds)
+    seeds = _listed(seeds)
     device = device_of(denoiser) if device is None else torch.device(device)
     if options.compile:
         compile_networks(denoiser, graphs=True)
@@ -318,6 +316,12 @@ def _check_sigmas(sigmas: Tensor) -> None:
     decreasing = sigmas.ndim == 1 and len(sigmas) >= 2 and bool((sigmas.diff() < 0).all())
     if not decreasing or sigmas[-1] != 0 or not math.isfinite(float(sigmas[0])):
         raise UserError(f"noise levels must decrease to 0, such as edm_sigmas(...) gives; got {sigmas.tolist()}")
+
+
+def _listed(seeds: Iterable[int]) -> list[int]:
+    if not isinstance(seeds, Iterable):
+        raise UserError(f"seeds are {seeds!r}: give several, such as range(4)")
+    return list(seeds)
 
 
 def _checked_labels(denoiser: Denoiser, labels: Labels, count: int) -> Tensor | None:

@@ -50,10 +50,7 @@ def open_subject(
         return _draws_of_model(load(path, device, download=how.download), str(given), how)
     if (path / "model.json").is_file():
         return _draws_of_model(load(path, device), str(given), how)
-    if (path / "config.json").is_file():
-        models = sorted(str(found.parent) for found in path.glob("*/model.json"))
-        hint = f"give one of its models: {', '.join(models)}" if models else "it has no finished model yet"
-        raise UserError(f"{path} is a run directory: {hint}")
+    refuse_run(path)
     if is_statistics(path):
         return read_statistics(path, extractor)
     found = _pictures(given, how)
@@ -62,6 +59,14 @@ def open_subject(
     by_chance = in_order_of_chance(stream.seeds_in_names(found), found.labels)
     chosen = _chosen(len(found.names), how, found.name, by_chance)
     return [stream.of_pictures(_some(found, part), how.source) for part in chosen]
+
+
+def refuse_run(path: Path) -> None:
+    """UserError for a run directory, whose models are meant."""
+    if (path / "config.json").is_file() and not (path / "model.json").is_file():
+        models = sorted(str(found.parent) for found in path.glob("*/model.json"))
+        hint = f"give one of its models: {', '.join(models)}" if models else "it has no finished model yet"
+        raise UserError(f"{path} is a run directory: {hint}")
 
 
 def _is_of_hub(given: str, how: ScoreOptions) -> bool:
