@@ -352,6 +352,13 @@ def test_training_and_test_data_lie_in_one_range(ours: str, theirs: str, tmp_pat
         load_pair(tmp_path / "train.npz", tmp_path / "test.npz")
 
 
+def test_values_beyond_float32_are_refused(tmp_path: Path) -> None:
+    for name, values in (("images", raw(4) * 1e300), ("images", -raw(4) * 1e39)):
+        np.savez(tmp_path / "x.npz", **{name: values})
+        with pytest.raises(UserError, match="beyond float32: scale them down"):
+            load(tmp_path / "x.npz")
+
+
 def test_the_values_own_extremes_need_not_be_the_same(tmp_path: Path) -> None:
     for file, (scale, shift) in {"train": (2.5, -0.3), "test": (2.4, -0.35), "beyond": (1.0, 0.2)}.items():
         np.savez(tmp_path / f"{file}.npz", images=(scale * raw(9) / 255 + shift).astype(np.float32))

@@ -269,6 +269,8 @@ def coded(
         return raw, Codec("pixels", 0.0, 255.0, "uint8"), ()
     ends = [(float(part.min()), float(part.max())) for i in range(0, len(raw), step) for part in (raw[i : i + step],)]
     low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    if max(-low, high) > np.finfo(np.float32).max:
+        raise UserError(f"{name}: values go from {low:.3g} to {high:.3g}, beyond float32: scale them down")
     if value_range and not identity:
         return _stated(raw, name, low, high, value_range)
     if kind == "b":

@@ -89,7 +89,7 @@ def point_grid(c: Loops, id: str = "points", most: int = 6) -> Drawn | None:
     dots: Any = {"markeredgewidth": 0, "rasterized": True}
     for index, axes in enumerate(panels):
         arm, place = arms[index // len(places)], places[index % len(places)]
-        axes.plot(*truth[:800].T, ".", color=MUTED, markersize=2, alpha=0.3, **dots)
+        axes.plot(*truth[:800].T, ".", color=MUTED, markersize=2.5, alpha=0.6, **dots)
         axes.plot(*points[arm.name, place].T, ".", color=c.palette[arm.name].light, markersize=3, alpha=0.7, **dots)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[], aspect="equal")
         axes.set_gid(drawing.mark("grey"))  # of the panel: dots that become an image have no id
