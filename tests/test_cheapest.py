@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import tiny
+from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.experiments.improve import own_sampler
+from sims.experiments.improve.improvement import Choice
 from sims.experiments.improve.own_sampler import best_at_its_cost
 from sims.experiments.improve.recommendation import advice, best, beyond, recommendations, to_save
 from sims.experiments.improve.sampler_search import OWN, STEPS, Setting, evaluations, fewest, own_expected, suits_best
@@ -70,6 +75,22 @@ def test_what_costs_no_more_than_the_base_has_its_own_sampler_sought() -> None:
     assert best.label == "neon"
     worse = {name: (choice, fd + 200 * (name != "base")) for name, (choice, fd) in choices.items()}
     assert best_at_its_cost(worse) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("best", "found"), [(("heun", 6), None), (("unipc", 8), "rescaled (tuned)")])
+def test_a_sampler_that_is_its_own_is_no_other(
+    best: tuple[str, int], found: str | None, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = replace(tiny.model(digits), sampler=SamplerOptions("heun", 6))
+
+    def selected(context: Any, choice: Choice, round_: int) -> Any:
+        sampler = choice.model.sampler
+        return SimpleNamespace(fd=1.0 if (sampler.solver, sampler.steps) == best else 2.0)
+
+    monkeypatch.setattr(own_sampler, "select", selected)
+    context: Any = SimpleNamespace(options=ImproveOptions())
+    tuned, tried = own_sampler.at_its_best(context, Choice("rescaled", "rescaled", model))
+    assert (None if tuned is None else tuned.label) == found and len(tried) == own_expected(11)[1]
 
 
 @pytest.mark.parametrize("solver", sorted({setting.solver for setting in OWN}))

@@ -24,7 +24,7 @@ BEST = "the best at the base's cost"  # what a plan calls it
 def at_its_best(context: Context, choice: Choice) -> tuple[Choice | None, tuple[TriedSampler, ...]]:
     """A choice with the cheapest of the samplers that suit it best; and what was tried.
 
-    None where its own is better than all of them. Sought on the selection seeds.
+    None where its own is the best of them. Sought on the selection seeds.
     """
     count, own = max(context.options.search.rungs), select(context, choice, 0).fd
     tried: list[TriedSampler] = []
@@ -44,7 +44,7 @@ def at_its_best(context: Context, choice: Choice) -> tuple[Choice | None, tuple[
         return own / fd
 
     setting = suits_best(retained)
-    if setting is None:
+    if setting is None or tuned(setting).model.sampler == choice.model.sampler:
         return None, tuple(tried)
     spent = Cost(evaluations=count * (choice.nfe + sum(round(one.nfe) for one in tried)))
     return replace(tuned(setting), cost=choice.cost + spent), tuple(tried)
