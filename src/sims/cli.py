@@ -330,14 +330,8 @@ def _command(name: str, rest: list[str]) -> int:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_IN_THE_WAY = (
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.ELOOP,
-    errno.ENAMETOOLONG,
-    errno.ENOTEMPTY,
-    errno.EEXIST,
-)  # a folder for a file
+# Such as a folder where a file is to be.
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EEXIST)
 
 
 def _refused(error: OSError) -> str:

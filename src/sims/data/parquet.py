@@ -52,7 +52,7 @@ class Table:
                 first = paths[0].name
                 raise UserError(f"{path} lacks the column {missing.pop()!r} that {first} has: remove or remake it")
             kind, inner = found.schema_arrow.field(self.column).type, ""
-            if (_holds_pictures if self.is_image else _holds_arrays)(kind) is False:
+            if not (_holds_pictures(kind) if self.is_image else _holds_arrays(kind)):
                 raise UserError(
                     f"{path}: column {self.column!r} is of type {kind}, and not as in {paths[0].name}: make them alike"
                 )
@@ -120,9 +120,8 @@ class Cells:
                 file, number = self.groups[group]
                 path, column = self.table.paths[file], self.table.column
                 try:
-                    with pq.ParquetFile(
-                        path, read_dictionary=self.table.folded[file]
-                    ) as found:  # values once, not per row
+                    folded = self.table.folded[file]  # values once, not per row
+                    with pq.ParquetFile(path, read_dictionary=folded) as found:
                         values = found.read_row_group(number, columns=[column])[column]
                     self._kept[group] = _unfolded(values, path)
                 except (pa.ArrowException, OSError) as error:
@@ -243,7 +242,7 @@ def _sample_column(
         )
     chosen = (named or marked or candidates)[0]
     kind = schema.field(chosen).type
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and _holds_pictures(kind.value_type):
+    if _is_list(kind) and _holds_pictures(kind.value_type):
         raise UserError(f"{path}: column {chosen!r} holds lists of pictures: write one picture in each row")
     others = [name for name in candidates if name != chosen]
     remark = f"samples are those of column {chosen!r}, not {', '.join(others)} (option 'source.image_column')"
@@ -346,6 +345,10 @@ def _one_list(
     return np.concatenate(joined), all_names
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def _check_rows(column: pa.ChunkedArray, shape: Sequence[int], path: Path) -> None:
     """UserError for rows without values, or of another shape than the first."""
     for chunk in column.chunks:
@@ -354,12 +357,9 @@ def _check_rows(column: pa.ChunkedArray, shape: Sequence[int], path: Path) -> No
             values = values.storage if isinstance(values, pa.ExtensionArray) else values
             if values.null_count:
                 raise UserError(f"{path}: {values.null_count} rows or values are empty (null): remove them")
-            kind = values.type
-            if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+            if not _is_list(values.type):
                 break
-            inner = kind.value_type
-            nested = pa.types.is_list(inner) or pa.types.is_large_list(inner) or pa.types.is_fixed_size_list(inner)
-            side = sides.pop(0) if nested and sides else math.prod(sides)
+            side = sides.pop(0) if _is_list(values.type.value_type) and sides else math.prod(sides)
             if len(values) and pc.any(pc.not_equal(pc.list_value_length(values), side)).as_py():
                 raise UserError(f"{path}: rows differ in shape (the first has {tuple(shape)}): make them equal")
             values = pc.list_flatten(values)

@@ -39,7 +39,6 @@ from sims.results.summaries import to_json
 from sims.runs.directory import Run
 from sims.sampling import nfe
 from sims.seeds import derive_seed
-from sims.training.base import new_model
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def run_images(run: Run, options: LoopOptions) -> LoopResult:
     for folder in sorted(run.path.glob("repeats/*/generations")):
         check_stores(folder, plan)
     same_data(run, options.data.path, train, test)
-    check_fits(options.remedies, new_model(train, options.network, options.sampler, 0, options.base.train).denoiser)
+    check_fits(options.remedies, train, options)
     judge = open_judge(run, train, test, options.evaluation)
     selection = _selection(run, options, (train, judge))
     arms = tuple(

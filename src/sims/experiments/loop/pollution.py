@@ -37,7 +37,6 @@ from sims.results.loop import PollutionResult
 from sims.results.summaries import to_json
 from sims.runs.directory import Run
 from sims.seeds import derive_seed
-from sims.training.base import new_model
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def run_pollution(run: Run, options: PollutionOptions) -> PollutionResult:
     train, test = read_images(run, options.data, options.seed)
     _trusted_images(options, train, 0)
     same_data(run, options.data.path, train, test)
-    check_fits(options.remedies, new_model(train, options.network, options.sampler, 0, options.base.train).denoiser)
+    check_fits(options.remedies, train, options)
     judge = open_judge(run, train, test, options.evaluation)
     repeats = [PollutionRepeat(options, folder, seed) for folder, seed in folders_and_seeds(options)]
     work_off(repeats, options.jobs, (train, judge))

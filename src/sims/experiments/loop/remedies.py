@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sims.denoiser import Denoiser
+from sims.data.dataset import Dataset
 from sims.errors import UserError
+from sims.experiments.options import CommonOptions
 from sims.methods import METHODS, Continuous
 from sims.results.common import Look
 from sims.results.loop import Arm
+from sims.training.base import new_model
 
 STANDARD, EQUAL, STEPS = "standard", "standard-equal", "standard-steps"
 LOOKS = {
@@ -24,8 +26,9 @@ def is_guided(remedy: str) -> bool:
     return remedy not in LOOKS
 
 
-def check_fits(remedies: Iterable[str], base: Denoiser) -> None:
-    """UserError for a remedy that cannot be had of models such as this one, which need not be trained."""
+def check_fits(remedies: Iterable[str], data: Dataset, options: CommonOptions) -> None:
+    """UserError for a remedy that cannot be had of the models that are trained on this data."""
+    base = new_model(data, options.network, options.sampler, 0, options.base.train).denoiser
     for name in filter(is_guided, remedies):
         fits = METHODS[name].fits
         if fits is not None and (lacks := fits(base)) is not None:
