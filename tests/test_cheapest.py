@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,16 +13,31 @@ import pytest
 import torch
 
 import tiny
+from sims.cli import main
 from sims.data.dataset import Dataset
 from sims.errors import UserError
-from sims.experiments.improve import own_sampler
+from sims.experiments.improve import own_sampler, sampler_search
 from sims.experiments.improve.improvement import Choice
 from sims.experiments.improve.own_sampler import best_at_its_cost
 from sims.experiments.improve.recommendation import advice, best, beyond, recommendations, to_save
-from sims.experiments.improve.sampler_search import OWN, STEPS, Setting, evaluations, fewest, own_expected, suits_best
+from sims.experiments.improve.sampler_search import (
+    OWN,
+    STEPS,
+    Setting,
+    best_within,
+    cheapest_bound,
+    cheapest_expected,
+    evaluations,
+    fewest,
+    own_expected,
+    suits_best,
+)
+from sims.experiments.improve.variants import own_limit
 from sims.experiments.options import ImproveOptions
 from sims.gaussians import GaussianMixture
 from sims.results.common import Figure, Row
+from sims.results.improve import ImproveResult
+from sims.results.summaries import read_result
 from sims.sampling import SamplerOptions, nfe
 
 
@@ -47,6 +63,59 @@ def test_few_steps_may_do_better_than_more() -> None:
     assert search(lambda s: s.steps == 8 and s.refreshes > 5)[0] == Setting("unipc", 8, 8)
     assert search(lambda s: math.nan if s.steps > 16 else 0.0)[0] is None
     assert search(lambda s: 0.0)[0] is None
+
+
+def cost(setting: Setting) -> int:
+    return evaluations(setting) + setting.refreshes
+
+
+def test_the_best_within_a_cost_has_as_many_corrections_as_that_leaves() -> None:
+    """Every number of steps once, then the best of them at other strengths; none where nothing keeps any gain."""
+    tried: list[Setting] = []
+
+    def retained(setting: Setting) -> float:
+        tried.append(setting)
+        return {("unipc", 10): 0.8, ("unipc", 13): 0.7, ("heun", 6): 0.9 - setting.stronger}.get(setting[:2], -1.0) + (
+            0.05 * (setting.stronger > 1)
+        )
+
+    assert best_within(retained, cost, 16) == Setting("unipc", 10, 6, 1.25)
+    assert tried[:6] == [
+        Setting("unipc", 6, 6), Setting("unipc", 8, 8), Setting("unipc", 10, 6), Setting("unipc", 13, 3),
+        Setting("heun", 6, 5), Setting("heun", 8, 1),
+    ]  # fmt: skip
+    assert tried[6:] == [Setting("unipc", 10, 6, 0.8), Setting("unipc", 10, 6, 1.25)]
+    assert best_within(lambda s: -math.inf, cost, 16) is None and best_within(retained, cost, 6) is None
+    assert best_within(retained, lambda s: 2 * cost(s), 32) == Setting("unipc", 10, 6, 1.25)  # of two evaluations each
+
+
+def test_it_is_sought_where_the_cheapest_costs_more_than_the_base_or_than_is_allowed() -> None:
+    options = ImproveOptions()
+    assert not cheapest_expected(35, own_limit(options, 35)).beyond
+    assert cheapest_expected(16, own_limit(options, 16)).beyond and own_limit(options, 16) == 16
+    assert own_limit(replace(options, max_cost=0.5), 35) == 17 and own_limit(replace(options, max_cost=2.0), 35) == 35
+    more, less = cheapest_expected(35, 17), cheapest_expected(35, 35)
+    assert more.beyond and more.evaluations > less.evaluations and more.settings > less.settings
+    assert cheapest_bound(35, 17) >= more.evaluations and cheapest_bound(35, 35) >= less.evaluations
+
+
+def test_a_job_whose_cheapest_sampler_costs_too_much_has_the_best_that_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No setting keeps so much of the gain; the row is at the base's cost, is compared, and may be what is saved."""
+    monkeypatch.setattr(sampler_search, "KEPT", 99.0)
+    words = ("--methods", "base,sims", "--max-cost", "1", "--sampler.steps", "5")
+    assert main(tiny.improve_arguments(tmp_path / "run", *tiny.PCA, *words)) == 0
+    result = read_result(tmp_path / "run", ImproveResult)
+    rows = {row.label: row for row in result.rows}
+    row = rows["sims (within cost)"]
+    assert "sims (fast)" not in rows and row.nfe <= rows["base"].nfe == 9 and "corrections" in row.note
+    assert ("sims (within cost)", "base") in {(entry.a, entry.b) for entry in result.comparisons}
+    assert result.cache is not None
+    able = [one for one in result.cache.tried if one.method == "sims" and one.nfe <= 9 and one.refreshes]
+    best = max(able, key=lambda one: one.retained or -math.inf)
+    assert row.w == best.w and row.note == Setting(best.solver, best.steps, best.refreshes).note
+    assert result.improved in ("sims (within cost)", "base (tuned)")
 
 
 def test_the_base_has_the_sampler_that_suits_it_best() -> None:

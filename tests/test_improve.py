@@ -135,7 +135,9 @@ def test_sims_is_compared_with_all_others(result: ImproveResult) -> None:
         assert ("better" in entry.verdict) == (entry.difference.high < 0)
         assert ("worse" in entry.verdict) == (entry.difference.low > 0)
     others = {row.label for row in result.rows} - {"sims"}
-    pairs = {("sims", label) for label in others} | {("sims (fast)", "base"), ("sims (fast)", "base (tuned)")}
+    pairs = {("sims", label) for label in others} | {
+        (f"sims ({how})", other) for how in ("fast", "within cost") for other in ("base", "base (tuned)")
+    }
     assert {(entry.a, entry.b, entry.figure) for entry in result.comparisons} == {
         (*pair, figure) for pair in pairs if {*pair} <= {*others, "sims"} for figure in ("fd", "fd_held_out")
     }
@@ -173,8 +175,8 @@ def test_every_stage_that_a_run_times_is_counted_by_the_dry_run(
     counted = [work.stage for work in estimate.work]
     assert (counted[0], counted[-1]) == ("start", "report"), "before there is a run, and after its last stage"
     timed = [stage.name for stage in result.reproduction.stages]
-    where_both_help = {"search pair", "evaluate pair", "evaluate rival (cached)"}
-    assert {*counted[1:-1]} | where_both_help == {*timed} | where_both_help and len(counted) == len({*counted})
+    at_times = {"search pair", "evaluate pair", "evaluate rival (cached)", "evaluate sims (within cost)"}
+    assert {*counted[1:-1]} | at_times == {*timed} | at_times and len(counted) == len({*counted})
 
 
 def test_what_selects_shares_no_seed_with_what_judges(finished: Path) -> None:

@@ -44,10 +44,12 @@ LEADER = SIMS  # the headline is about it, and some of the others follow from wh
 HEIR = DISTILLED  # the best of them in one network: the next round's base
 RIVAL = "rival (cached)"  # the best of the others that cost more, at less cost
 CACHED, FAST = f"{LEADER.name} (cached)", f"{LEADER.name} (fast)"  # the leader, sampled at less cost
+WITHIN = f"{LEADER.name} (within cost)"  # the best at the base's evaluations, where the fast one takes more
 TUNED = " (tuned)"  # behind the name of what has the solver and number of steps that suit it best
 VARIANTS = {
     CACHED: Look(f"{LEADER.look.title}, cached", "#0b8496", "#45c6d8", "s"),
     FAST: Look(f"{LEADER.look.title}, fast", "#00699e", "#5fb8e8", "p"),
+    WITHIN: Look(f"{LEADER.look.title}, within the cost", "#4a4fa3", "#9da2f2", "p"),
     RIVAL: Look("Best rival, cached", "#58703f", "#a7c08c", "s"),
     PAIR: LOOK,
 }

@@ -14,7 +14,7 @@ from sims.experiments.improve.recommendation import advice, beyond, free_enough,
 from sims.experiments.improve.rounds import RoundOutcome
 from sims.experiments.improve.rows import REFERENCES, Measured
 from sims.guidance import CorrectionGuide
-from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, TUNED, looks_of
+from sims.methods import BASE, CACHED, FAST, HEIR, LEADER, TUNED, WITHIN, looks_of
 from sims.metrics.intervals import paired_interval
 from sims.results.adapter import AdapterCheck
 from sims.results.common import Comparison, Data, Floor, Row
@@ -89,7 +89,7 @@ def _comparisons(table: Sequence[Measured], subject: str) -> list[Comparison]:
     """What the result is about against every other, the leader at less cost against the base; paired by seed."""
     draws = {line.choice.label: [draw.scores for draw in line.draws] for line in table}
     pairs = [(subject, label) for label in draws if label != subject]
-    pairs += [(FAST, BASE.name), (FAST, BASE.name + TUNED)]
+    pairs += [(cheap, name) for cheap in (FAST, WITHIN) for name in (BASE.name, BASE.name + TUNED)]
     found = []
     for a, b in pairs:
         ours, theirs = draws.get(a, []), draws.get(b, [])
@@ -120,8 +120,9 @@ def _headline(rows: dict[str, Row], comparisons: Sequence[Comparison], leader: s
         parts.append(f"FD to {name} data {before:.2f} -> {after:.2f} ({change:+.0f} %{doubt})")
         if change > 0 and sure:
             warnings.append(f"FD to {name} data became worse with {leader}: {before:.2f} -> {after:.2f}.")
+    cheaper = (CACHED, FAST, WITHIN)
     for entry in comparisons:
-        if entry.a == leader and entry.figure == "fd" and entry.difference.low > 0 and entry.b not in (CACHED, FAST):
+        if entry.a == leader and entry.figure == "fd" and entry.difference.low > 0 and entry.b not in cheaper:
             warnings.append(f"{entry.b} reached a lower FD to the training data than {leader}.")
     bad = "".join(f"; {row.diverged:,} samples of {row.label} diverged" for row in (base, ours) if row.diverged)
     return f"{leader} against {BASE.name}: {'; '.join(parts)}{bad}.", warnings

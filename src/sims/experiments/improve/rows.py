@@ -10,10 +10,11 @@ import numpy as np
 from sims.experiments.improve.choices import expected_pair
 from sims.experiments.improve.improvement import Choice, Context, mark
 from sims.experiments.improve.own_sampler import own_planned
+from sims.experiments.improve.sampler_search import cheapest_expected
 from sims.experiments.improve.selection import draws_folder
-from sims.experiments.improve.variants import cached_nfe, has_rival
+from sims.experiments.improve.variants import cached_nfe, has_rival, own_limit
 from sims.experiments.options import ImproveOptions
-from sims.methods import BASE, CACHED, FAST, LEADER, PAIR, RIVAL, Expected, Method
+from sims.methods import BASE, CACHED, FAST, LEADER, PAIR, RIVAL, WITHIN, Expected, Method
 from sims.results.common import Figure, Row
 from sims.runs.measure import draw_and_measure, parts_of, sampled, seconds
 from sims.runs.work import Leaves, Work
@@ -99,6 +100,9 @@ def table_work(options: ImproveOptions, methods: Sequence[Method], expected: Exp
     if LEADER in methods and options.guidance.cache_cost and expected.nfe > FEW:
         rows.append((CACHED, cached_nfe(options, expected.nfe), expected.guided))
         rows += [] if round_ else [(FAST, cached_nfe(options, expected.nfe), expected.guided)]
+        limit = own_limit(options, expected.nfe)
+        if not round_ and cheapest_expected(expected.nfe, limit).beyond:
+            rows.append((WITHIN, limit, None))
         rows += (
             [] if round_ or not has_rival(methods) else [(RIVAL, cached_nfe(options, expected.nfe), expected.guided)]
         )

@@ -80,6 +80,28 @@ def _otherwise(setting: Setting) -> list[Setting]:
     return [one._replace(stronger=by) for one in (_fewer(setting), shorter) if one is not None for by in STRONGER]
 
 
+def best_within(retained: Callable[[Setting], float], cost: Callable[[Setting], float], limit: float) -> Setting | None:
+    """The setting that keeps most of the gain at ``limit`` evaluations at most; None where none keeps any of it.
+
+    Every number of steps with as many corrections as that leaves, then the best of these at other strengths.
+    """
+    kept = {setting: retained(setting) for setting in _at_most(cost, limit)}
+    if not kept:
+        return None
+    first = max(kept, key=kept.__getitem__)
+    others = [first._replace(stronger=by) for by in STRONGER]
+    kept |= {setting: retained(setting) for setting in others}
+    best = max(kept, key=kept.__getitem__)
+    return best if kept[best] > 0 else None
+
+
+def _at_most(cost: Callable[[Setting], float], limit: float) -> list[Setting]:
+    """For every solver and number of steps, the setting with the most corrections at so many evaluations."""
+    able = ([Setting(solver, steps, n) for n in range(steps, 0, -1)] for solver in SEARCHED for steps in STEPS)
+    found = (next((setting for setting in settings if cost(setting) <= limit), None) for settings in able)
+    return [setting for setting in found if setting is not None]
+
+
 def suits_best(retained: Callable[[Setting], float]) -> Setting | None:
     """The cheapest of the samplers that suit a model best, with what it corrects left as it is.
 
@@ -147,32 +169,47 @@ def cached_model(run: Run, model: Model, guidance: GuidanceOptions, seed: int, r
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-def cheapest_bound(nfe: int) -> int:
-    """Evaluations per sample that the search for the cheapest samplers makes at most, for a base of so many."""
-    return max(_spent(nfe, enough, share)[0] for enough in (*STEPS, nfe) for share in (0.0, 1.0))
+class Spent(NamedTuple):
+    """Evaluations per sample, and settings, of the search for the cheapest samplers; whether one costs too much."""
+
+    evaluations: int
+    settings: int
+    beyond: bool
 
 
-def cheapest_expected(nfe: int) -> tuple[int, int]:
-    """Evaluations per sample, and settings, of the search for the cheapest samplers, where usual settings suffice."""
-    cases = [_spent(nfe, enough, share) for enough, share in ((10, 0.2), (13, 0.4), (17, 0.6))]
-    return tuple(round(sum(values) / len(cases)) for values in zip(*cases))  # type: ignore[return-value]
+def cheapest_bound(nfe: int, limit: float) -> int:
+    """Evaluations per sample that the search makes at most, for a base of so many and that limit of the cheapest."""
+    return max(_spent(nfe, limit, enough, share).evaluations for enough in (*STEPS, nfe) for share in (0.0, 1.0))
 
 
-def _spent(nfe: int, enough: int, corrections: float) -> tuple[int, int]:
-    """Evaluations and settings of the whole search, if so many steps keep the gain, with that share of corrections."""
-    spent = tried = 0
+def cheapest_expected(nfe: int, limit: float) -> Spent:
+    """What the search for the cheapest samplers makes, where usual settings suffice."""
+    cases = [_spent(nfe, limit, enough, share) for enough, share in ((10, 0.2), (13, 0.4), (17, 0.6))]
+    means = [round(sum(values) / len(cases)) for values in zip(*cases)]
+    return Spent(means[0], means[1], bool(means[2]))
+
+
+def _spent(nfe: int, limit: float, enough: int, corrections: float) -> Spent:
+    """Of the whole search, if so many steps keep the gain, with that share of corrections."""
+    tried: list[Setting] = []
 
     def retained(setting: Setting) -> float:
-        nonlocal spent, tried
         if evaluations(setting) > nfe:
             return math.nan
-        spent, tried = spent + evaluations(setting) + setting.refreshes, tried + 1
+        tried.append(setting)
         kept = setting.steps >= enough and setting.refreshes >= corrections * setting.steps and setting.stronger == 1
         return float(kept)
 
-    for solver in SEARCHED:
-        fewest(retained, solver)
-    return spent, tried
+    found = [fewest(retained, solver) for solver in SEARCHED]
+    beyond = all(setting is None or _cost(setting) > limit for setting in found)
+    if beyond:
+        best_within(retained, _cost, limit)
+    return Spent(sum(map(_cost, tried)), len(tried), beyond)
+
+
+def _cost(setting: Setting) -> int:
+    """Evaluations along one trajectory, where a correction is one."""
+    return evaluations(setting) + setting.refreshes
 
 
 def own_expected(nfe: int) -> tuple[int, int]:

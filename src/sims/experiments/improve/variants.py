@@ -12,6 +12,7 @@ from sims.experiments.improve.sampler_search import (
     CACHED_NOTE,
     SEARCHED,
     Setting,
+    best_within,
     cached_model,
     cheapest_bound,
     cheapest_expected,
@@ -33,6 +34,7 @@ from sims.methods import (
     METHODS,
     PAIR,
     RIVAL,
+    WITHIN,
     Base,
     Expected,
     Fixed,
@@ -73,8 +75,8 @@ def find_variants(
         spent = Cost(evaluations=pilot_cost(leader.model, options.guidance))
         found.append(replace(leader, label=CACHED, model=cached, cost=leader.cost + spent, note=CACHED_NOTE))
     if not few and not round_ and full_fd < before.fd and options.guidance.cache_cost:
-        fast, tried = _cheapest(context, plain, leader, before.fd, full_fd)
-        found += [] if fast is None else [fast]
+        cheaper, tried = _cheapest(context, plain, leader, before.fd, full_fd)
+        found += cheaper
     return Variants(before, after, noise_of(context, before, after), tuple(found), tried)
 
 
@@ -106,20 +108,23 @@ def _costs_more(choice: Choice) -> bool:
 
 def _cheapest(
     context: Context, base: Choice, leader: Choice, base_fd: float, full_fd: float
-) -> tuple[Choice | None, tuple[TriedSampler, ...]]:
-    """The cheapest sampler that keeps the gain, sought on the selection seeds; and what was tried."""
+) -> tuple[list[Choice], tuple[TriedSampler, ...]]:
+    """The cheapest sampler that keeps the gain, and, where that costs too much, the best that does not; what was tried.
+
+    Sought on the selection seeds.
+    """
     options, guided = context.options, leader.model.denoiser
     if not isinstance(guided, CorrectionGuide):
-        return None, ()
+        return [], ()
     rule = pilot(context.run, leader.model, options.guidance, options.seed)
     tried: list[TriedSampler] = []
 
-    def fast(setting: Setting) -> Choice:
+    def sampled_by(setting: Setting) -> Choice:
         model = with_setting(leader.model, rule, setting)
         return replace(leader, label=FAST, model=model, w=setting.stronger * leader.w, note=setting.note)
 
     def retained(setting: Setting) -> float:
-        choice = fast(setting)
+        choice = sampled_by(setting)
         if nfe(base.model, choice.model.sampler) > base.nfe:
             return math.nan
         fd = select(context, choice, 0).fd
@@ -128,13 +133,23 @@ def _cheapest(
             tried.append(setting.tried(choice.method, choice.w, choice.nfe, fd, kept))
         return kept
 
-    settings = [fewest(retained, solver) for solver in SEARCHED]
-    quick = min((fast(one) for one in settings if one is not None), key=lambda choice: choice.nfe, default=None)
-    if quick is None:
-        return None, tuple(tried)
+    settings, limit = [fewest(retained, solver) for solver in SEARCHED], own_limit(options, base.nfe)
+    quick = min((sampled_by(one) for one in settings if one is not None), key=lambda choice: choice.nfe, default=None)
+    found = [] if quick is None else [quick]
+    if quick is None or quick.nfe > limit:
+        setting = best_within(retained, lambda one: sampled_by(one).nfe, limit)
+        found += [] if setting is None else [replace(sampled_by(setting), label=WITHIN)]
     evaluations = base.nfe + sum(round(one.nfe) for one in tried)  # of the base and of every setting
-    spent = pilot_cost(leader.model, options.guidance) + max(options.search.rungs) * evaluations
-    return replace(quick, cost=leader.cost + Cost(evaluations=spent)), tuple(tried)
+    spent = Cost(evaluations=pilot_cost(leader.model, options.guidance) + max(options.search.rungs) * evaluations)
+    return [replace(choice, cost=leader.cost + spent) for choice in found], tuple(tried)
+
+
+def own_limit(options: ImproveOptions, nfe: int) -> int:
+    """Evaluations that the leader may take at most in the variant which costs no more than the base of so many.
+
+    Less, where ``max_cost`` is less.
+    """
+    return int(min(1.0, options.max_cost) * nfe + 1e-6)
 
 
 def variants_work(
@@ -147,11 +162,14 @@ def variants_work(
     cost = most = selection * sum(expected.evaluations(method.networks) for method in fixed)
     if LEADER in methods and options.guidance.cache_cost and sampling.nfe > FEW:
         first = round_ == 0
-        usual, tried = cheapest_expected(sampling.nfe) if first else (0, 0)
-        cost += options.guidance.pilot * sampling.guided + selection * (cached_nfe(options, sampling.nfe) + usual)
+        cost += options.guidance.pilot * sampling.guided + selection * cached_nfe(options, sampling.nfe)
         most += (selection + options.guidance.pilot) * sampling.guided
-        most += selection * cheapest_bound(sampling.nfe) if first else 0
-        settings += 1 + tried
+        settings += 1
+        if first:
+            limit = own_limit(options, sampling.nfe)
+            usual = cheapest_expected(sampling.nfe, limit)
+            cost, settings = cost + selection * usual.evaluations, settings + usual.settings
+            most += selection * cheapest_bound(sampling.nfe, limit)
         if first and has_rival(methods):
             cost += options.guidance.pilot * sampling.guided + selection * cached_nfe(options, sampling.nfe)
             most += (selection + options.guidance.pilot) * sampling.guided
