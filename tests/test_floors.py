@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "screen", "allocator"),
     ("limits", "notebook"),
     ("threads",),
-    ("files", "denoiser", "processes", "seeds"),
+    ("files", "denoiser", "processes", "seeds", "checksum"),
     ("config", "arrays", "safe_pickle"),
     ("results", "user_code", "measured"),
     ("networks", "interpolants", "sampling", "gaussians", "data", "metrics"),

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sims.checksum import checksum
 from sims.config import JSON
 from sims.errors import UserError
 from sims.files import parse_json, write_atomic
@@ -20,9 +21,10 @@ from sims.metrics.matrices import Array
 
 
 def write_tensors(path: Path | str, arrays: Mapping[str, Array | Tensor], header: Mapping[str, JSON]) -> None:
-    """Write arrays and a JSON header to a safetensors file, atomically; ``read_tensors`` reads it."""
+    """Write arrays, a JSON header and a checksum to a safetensors file, atomically; ``read_tensors`` reads it."""
     tensors = {name: torch.as_tensor(np.asarray(array)).contiguous() for name, array in arrays.items()}
-    write_atomic(Path(path), save(tensors, metadata={"sims": json.dumps(header, sort_keys=True)}))
+    told = {**header, "crc32": checksum(tensors, header)}
+    write_atomic(Path(path), save(tensors, metadata={"sims": json.dumps(told, sort_keys=True)}))
 
 
 class Held(dict[str, Any]):
@@ -37,15 +39,24 @@ class Held(dict[str, Any]):
 
 
 def read_tensors(path: Path | str) -> tuple[Held, Held]:
-    """The tensors and the JSON header of one of this package's safetensors files; UserError where it is damaged."""
+    """The tensors and the JSON header of one of this package's safetensors files; UserError where it is damaged.
+
+    That is, cut short, or not what its checksum was made of.
+    """
     if not Path(path).is_file():
         raise UserError(f"{path} does not exist; make it first or give another path.")
     try:
         with safe_open(str(path), framework="pt") as file:
             header = parse_json((file.metadata() or {}).get("sims", "null"), "its header")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        written = header.pop("crc32", None) if isinstance(header, dict) else None  # an older version wrote none
+        if written not in (None, checksum(tensors, header)):
+            raise UserError("what it holds does not have its checksum")
     except (SafetensorError, OSError, UserError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error}); make it again.") from error
+        raise UserError(
+            f"{path} is damaged or no safetensors file ({error}): delete it and run the same command again, or give "
+            "the right file"
+        ) from error
     if not isinstance(header, dict):
         raise UserError(f"{path} was not written by sims (no header); give the right file.")
     return Held(path, tensors), Held(path, header)

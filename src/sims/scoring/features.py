@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from sims.config import JSON
@@ -166,11 +166,10 @@ def extract_features(
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a safetensors file is there and not cut short; what lies in a cache is made again if not."""
+    """Whether a file of features is there and as it was written; what lies in a cache is made again if not."""
     try:
-        with safe_open(str(file), framework="pt") as found:
-            return bool(found.keys())
-    except (SafetensorError, OSError):
+        return bool(read_tensors(file)[0])
+    except UserError:
         return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sims.config import JSON, fitted, to_dict
+from sims.checksum import checksum
+from sims.config import fitted, to_dict
 from sims.errors import UserError
 from sims.files import atomic_path, parse_json
 from sims.training.adam import is_8bit
@@ -61,17 +61,9 @@ def save_state(
     if not main:
         return
     told = to_dict(position)
-    told["crc32"] = _checksum(contiguous, told)
+    told["crc32"] = checksum(contiguous, told)
     with atomic_path(file) as temporary:
         save_file(contiguous, temporary, metadata={"position": json.dumps(told)})  # one entry: several have no order
-
-
-def _checksum(tensors: dict[str, Tensor], position: dict[str, JSON]) -> str:
-    """Of all that a state holds: a flipped bit of a weight or a moment would train on unnoticed."""
-    found = zlib.crc32(json.dumps(position).encode())
-    for name in sorted(tensors):
-        found = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), found))
-    return f"{found:08x}"
 
 
 def load_state(
@@ -86,10 +78,10 @@ def load_state(
     try:
         with safe_open(file, framework="pt") as opened:
             told = parse_json(opened.metadata()["position"], "its position")
-            checksum = told.pop("crc32", None)  # an older version wrote none
+            written = told.pop("crc32", None)  # an older version wrote none
             position: Progress = fitted(told, Progress, "its position")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if checksum not in (None, _checksum(tensors, told)):
+        if written not in (None, checksum(tensors, told)):
             raise UserError("what it holds does not have its checksum")
     except (SafetensorError, KeyError, TypeError, AttributeError, OSError, UserError) as error:
         raise UserError(

@@ -16,9 +16,10 @@ from typing import cast
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sims.checksum import checksum
 from sims.config import fitted
 from sims.denoiser import Denoiser
 from sims.errors import UserError
@@ -36,6 +37,7 @@ class Stored:
     file: Path
     seen: int
     sigma_rel: tuple[float, ...]
+    crc32: str | None = None  # an older version wrote none
 
 
 def begin(folder: Path, earlier: Path | None) -> None:
@@ -59,7 +61,8 @@ def store(folder: Path, ema: PowerEMA, averages: Sequence[nn.Module]) -> None:
     }
     about = {"seen": ema.seen, "sigma_rel": list(ema.sigma_rel)}
     with atomic_path(folder / "averages" / f"{ema.seen:012d}.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"averages": json.dumps(about)})
+        told = {**about, "crc32": checksum(tensors, about)}
+        save_file(tensors, temporary, metadata={"averages": json.dumps(told)})
 
 
 def stored_averages(folder: Path | str) -> list[Stored]:
@@ -153,11 +156,13 @@ def _combined(stored: list[Stored], weights: np.ndarray, network: nn.Module) -> 
     total = {name: torch.zeros_like(p, dtype=torch.float64) for name, p in network.named_parameters()}
     remaining = iter(weights.tolist())
     for entry in stored:
-        with safe_open(entry.file, framework="pt") as opened:
-            for index in range(len(entry.sigma_rel)):
-                weight = next(remaining)
-                for name, value in total.items():
-                    value.add_(opened.get_tensor(f"{index}.{name}").double(), alpha=weight)
+        tensors = load_file(entry.file)
+        if entry.crc32 not in (None, checksum(tensors, {"seen": entry.seen, "sigma_rel": list(entry.sigma_rel)})):
+            raise UserError(f"the averages {entry.file} do not have their checksum: delete the file, others may do")
+        for index in range(len(entry.sigma_rel)):
+            weight = next(remaining)
+            for name, value in total.items():
+                value.add_(tensors[f"{index}.{name}"].double(), alpha=weight)
     return total
 
 
