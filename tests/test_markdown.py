@@ -217,7 +217,7 @@ def changed(row: dict[str, Any], figure: str) -> str:
             "fashion-mnist", "Fashion-MNIST, a base of a million images", "judged by EfficientNet too",
             ("sims (fast)", "sims (cached)", "sims", "neon"),
         ),
-        ("cifar10-32x32", "CIFAR-10, 32×32 colour", "[32×32]", ("sims (fast)", "neon")),
+        ("cifar10-32x32", "CIFAR-10, 32×32 colour", "[32×32]", ("sims (within cost)", "neon")),
     ],
 )  # fmt: skip
 def test_the_table_of_a_real_size_says_what_its_result_says(
@@ -227,7 +227,7 @@ def test_the_table_of_a_real_size_says_what_its_result_says(
     section = pages.read("docs/figures.md").split(f"### {heading}\n")[1].split("\n#")[0]
     written = [re.findall(r"(\S+ %) \[", line) for line in section.splitlines() if line.count("[") == 3]
     expected = [[changed(row, name) for name in ("fd", "fd_held_out", "check_fd_held_out")] for row in rows[1:]]
-    assert sorted(written) == sorted(expected) and len(written) == 5
+    assert sorted(written) == sorted(expected) and len(written) >= 5
     pairs = re.findall(r"(\S+ %) \((\S+ %)\)", pages.read("README.md").split(told)[1].split("\n")[0])
     by = {row["label"]: (changed(row, "fd_held_out"), changed(row, "check_fd_held_out")) for row in rows}
     assert pairs[: len(labels)] == [by[label] for label in labels]
