@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -346,6 +347,78 @@ def test_what_cannot_be_read_is_one_sentence(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as caught:
         read_checkpoint(write(tmp_path, make()), given)
     assert "\n" not in str(caught.value)
+
+
+ODD = {"scalar": (), "a row": (3,), "no rows": (0, 4), "flat": (5, 4), "deep": (1, 1, 1, 1, 1)}
+
+
+@pytest.mark.parametrize("shape", ODD.values(), ids=ODD)
+@pytest.mark.parametrize("make", [dit, lambda: unet(4), ddp], ids=["dit", "unet", "ddp"])
+def test_a_tensor_of_another_shape_is_one_sentence(
+    make: Callable[[], dict[str, Tensor]], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Every tensor that a family is understood by, or might be, in a shape that it cannot have."""
+    tensors = make()
+    names = {re.sub(r"\d+", "0", name): name for name in tensors}  # one of each kind
+    for name in names.values():
+        if tensors[name].shape != shape:
+            with pytest.raises(UserError) as caught:
+                read_checkpoint(write(tmp_path, {**tensors, name: torch.ones(shape)}), Assumptions(size=16, heads=4))
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "prediction", "schedule"),
+    [
+        ({}, "velocity", "rectified_flow"),
+        ({"prediction": "noise"}, "eps", "rectified_flow"),
+        ({"prediction": "velocity", "path_type": "GVP"}, "velocity", "trigonometric"),
+        ({"prediction": "noise", "path_type": "Linear"}, "eps", "rectified_flow"),
+    ],
+)
+def test_a_sit_gives_what_its_arguments_say(
+    arguments: dict[str, str], prediction: str, schedule: str, tmp_path: Path
+) -> None:
+    told = argparse.Namespace(model="SiT-XL/2", **arguments)
+    given = Assumptions(heads=4)
+    model: Any = read_checkpoint(write(tmp_path, {"ema": dit(), "args": told}), given).denoiser
+    assert (model.config["prediction"], model.config["schedule"]["name"]) == (prediction, schedule)
+
+
+def test_arguments_that_nothing_stands_for_are_one_sentence(tmp_path: Path) -> None:
+    file = write(tmp_path, {"ema": dit(), "args": argparse.Namespace(model="SiT-XL/2", path_type="VP")})
+    with pytest.raises(UserError, match="trained with 'VP', and linear, gvp can be read"):
+        read_checkpoint(file, Assumptions(heads=4))
+    assert read_checkpoint(file, Assumptions(heads=4, schedule="cosine:scale=1", prediction="eps"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heads", "channels"),
+    [({}, 1, 64), ({"num_head_channels": -1}, 4, None), ({"num_heads": 2}, 2, None),
+     ({"num_heads": 2, "num_head_channels": 32}, 1, 32), ({"num_heads": 2, "num_head_channels": -1}, 2, None)],
+)  # fmt: skip
+def test_heads_are_those_of_the_files_arguments(
+    arguments: dict[str, int], heads: int, channels: int | None, tmp_path: Path
+) -> None:
+    state = unet(model_channels=64, widths=(64, 128), num_heads=4)
+    told = {"model": state, "args": argparse.Namespace(**arguments)}
+    network: Any = raw(read_checkpoint(write(tmp_path, told), Assumptions(size=16)))
+    assert (network.config["num_heads"], network.config["head_channels"]) == (heads, channels)
+
+
+def test_a_number_of_heads_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    for heads in (0, -1):
+        file = write(tmp_path, {"model": dit(), "args": argparse.Namespace(num_heads=heads)})
+        with pytest.raises(UserError, match=f"heads is {heads}: give option 'heads'"):
+            read_checkpoint(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("lsun_100M_2400K_bs64.pt", 16), ("cats_batch128.pt", 16), ("cats_32.pt", 32)]
+)
+def test_a_batch_in_a_files_name_is_no_size(name: str, size: int, tmp_path: Path) -> None:
+    model = read_checkpoint(write(tmp_path, unet(), name))
+    assert model.data_shape == (3, size, size)
 
 
 def test_bad_options_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

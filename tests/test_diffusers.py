@@ -34,6 +34,7 @@ from sims.interop.diffusers import (  # noqa: E402
     load_guided,
     save_diffusers,
 )
+from sims.interop.parameterizations import read_schedule  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of the schedulers
 
@@ -663,6 +664,21 @@ WRONG: dict[str, tuple[Any, str]] = {
         "parameterization that cannot be read",
     ),
     "unknown prediction": (in_scheduler(prediction_type="score"), "prediction_type 'score'"),
+    "a list of lists": (in_scheduler(trained_betas=[[0.1, 0.2]]), "beta .* is .*between 0 and 1"),
+    "a beta beyond one": (in_scheduler(beta_start=2.0), r"a beta of the .* is 2\.0"),
+    "no spread": (in_scheduler(_class_name="EDMEulerScheduler", sigma_data=0.0), "sigma_data .* is 0.0"),
+    "an endless spread": (in_scheduler(_class_name="EDMEulerScheduler", sigma_data=1e300), "sigma_data .* is 1e"),
+    "an endless level": (in_scheduler(_class_name="EDMEulerScheduler", sigma_max=1e300), "sigma_max .* is 1e"),
+    "a size that halves badly": (in_network(sample_size=7), r"takes no images of \(1, 7, 7\)"),
+    "no number": (in_network(freq_shift="x"), "cannot be read|takes no images"),
+    "an autoencoder that is not there": (
+        lambda folder: edit(folder / "model_index.json", vqvae=["diffusers", "AutoencoderKL"]),
+        "no such folder",
+    ),
+    "another, by another name": (
+        lambda folder: edit(folder / "model_index.json", first=["diffusers", "AutoencoderDC"]),
+        "AutoencoderDC: only AutoencoderKL",
+    ),
     "broken betas": (in_scheduler(trained_betas=[0.0, 0.1]), "do not increase"),
     "one level": (in_scheduler(trained_betas=[0.1]), "1 levels"),
     "size unknown": (in_network(sample_size=None), "no sample_size"),
@@ -701,6 +717,39 @@ def test_what_cannot_be_written_says_why(tmp_path: Path, pipeline: Path, origina
         load_guided(save_diffusers(model, tmp_path / "new", like=pipeline))
     with pytest.raises(UserError, match="interpolated or nearest"):
         load_diffusers(pipeline, timesteps="often")  # type: ignore[arg-type]
+
+
+def test_an_autoencoder_is_known_under_other_names(tmp_path: Path) -> None:
+    folder = dit(tmp_path / "dit")
+    expected = load_diffusers(folder)
+    (folder / "vae").rename(folder / "vqvae")
+    index = json.loads((folder / "model_index.json").read_text())
+    index["vqvae"] = index.pop("vae")
+    (folder / "model_index.json").write_text(json.dumps(index))
+    found = load_diffusers(folder)
+    assert found.codec.kind == "latents" and found.codec.low == expected.codec.low
+    assert found.denoiser.sigma_data == 1.0  # type: ignore[attr-defined]
+
+
+def test_shards_go_before_a_single_file_that_an_earlier_model_left(tmp_path: Path, pipeline: Path) -> None:
+    """As diffusers reads a folder that was written twice."""
+    network, unet = pipeline / "unet", diffusers.UNet2DModel.from_pretrained(pipeline / "unet")
+    before = load_diffusers(pipeline)
+    with torch.no_grad():
+        for parameter in unet.parameters():
+            parameter.add_(0.01)
+    unet.save_pretrained(network, max_shard_size="10KB")
+    assert (network / "diffusion_pytorch_model.safetensors").is_file()
+    after = load_diffusers(pipeline)
+    theirs = diffusers.UNet2DModel.from_pretrained(network).state_dict()
+    ours = after.denoiser.network.model.state_dict()  # type: ignore[attr-defined]
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items()) and after.hash != before.hash
+
+
+def test_an_old_config_says_that_the_data_are_predicted() -> None:
+    old = {"_class_name": "DDPMScheduler", "predict_epsilon": False}
+    assert read_schedule(old).prediction == "sample"
+    assert read_schedule({**old, "prediction_type": "epsilon"}).prediction == "epsilon"
 
 
 def test_learned_timesteps_are_whole(tmp_path: Path) -> None:

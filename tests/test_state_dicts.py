@@ -75,6 +75,12 @@ WRITTEN: dict[str, tuple[Callable[[], Any], str]] = {  # what trainers write: co
     "k-diffusion": (lambda: {"config": {"a": 1}, "model": state(), "model_ema": state(1)}, "('model_ema') are taken"),
     "latent diffusion": (
         lambda: {"state_dict": {**under("model.", state()), **litema(state())}}, "averages of the weights ('ema')"),
+    "latent diffusion, counted": (
+        lambda: {"state_dict": {**under("model.", state()), **litema(state()), "model_ema.decay": torch.tensor(0.999),
+                                "model_ema.num_updates": torch.tensor(5)}},
+        "averages of the weights ('ema')"),
+    "capitals": (lambda: {"model": state(), "model_EMA": state(1)}, "('model_EMA') are taken, and not the weights"),
+    "humps": (lambda: {"model": state(), "emaModel": state(1)}, "('emaModel') are taken, and not the weights"),
     "shadow parameters": (
         lambda: {"model": state(), "ema": {"decay": 0.9, "shadow_params": shadows(state())}, "optimizer": optimizer()},
         "averages of the weights ('ema')"),
@@ -84,6 +90,51 @@ WRITTEN: dict[str, tuple[Callable[[], Any], str]] = {  # what trainers write: co
         "averages of the weights ('ema')"),
     "AveragedModel": (lambda: {**under("module.", state(1)), "n_averaged": torch.tensor(7)}, "under 'module'"),
 }  # fmt: skip
+
+
+def test_of_several_averages_the_others_are_named(tmp_path: Path) -> None:
+    """Lists, and keys with dots, which look like names within names, are told as they are written."""
+    for content, taken, left in (
+        ({"model": state(), "ema": [state(1), state(2)]}, "('ema.0')", "'ema.1'"),
+        ({"model": state(), "ema_0.99": state(1), "ema_0.9999": state(2)}, "('ema_0.99')", "'ema_0.9999'"),
+    ):
+        torch.save(content, tmp_path / "net.pt")
+        tensors, notes = read_state_dict(tmp_path / "net.pt", list(state()))
+        torch.testing.assert_close(tensors["head.weight"], state(1)["head.weight"])
+        assert taken in notes[0] and notes[1] == f"there are other averages, which are not taken: {left}"
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_checkpoint_wrapped_module"])
+def test_parts_that_were_compiled_or_checkpointed_have_their_names(wrapper: str, tmp_path: Path) -> None:
+    inside = {name.replace("model.0.", f"model.0.{wrapper}."): tensor for name, tensor in state(1).items()}
+    torch.save({"state_dict": inside}, tmp_path / "net.pt")
+    tensors, _ = read_state_dict(tmp_path / "net.pt", list(state()))
+    assert set(tensors) == set(state()) and torch.equal(tensors["model.0.weight"], state(1)["model.0.weight"])
+
+
+BESIDE: dict[str, Callable[[], Any]] = {
+    "words": lambda: np.array(["a", "bc"]), "a word": lambda: np.str_("x"), "objects": lambda: np.array([{}, None]),
+    "records": lambda: np.zeros(2, [("a", "f4"), ("b", "i8")]), "a date": lambda: np.datetime64("2024-01-01"),
+    "long": lambda: np.longdouble(1.5), "keys": lambda: {(1, 2): 3, np.dtype("f4"): 4},
+    "expanded": lambda: torch.ones(1).expand(1000), "a set": lambda: {(1, 2), 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_lies_beside_the_weights_keeps_nobody_from_them(name: str, tmp_path: Path) -> None:
+    torch.save({"model": state(1), "history": {"of": BESIDE[name]()}, "last": [BESIDE[name]()]}, tmp_path / "net.pt")
+    tensors, _ = read_state_dict(tmp_path / "net.pt", list(state()))
+    assert all(torch.equal(tensors[key], value) for key, value in state(1).items())
+
+
+def test_a_parameter_with_an_attribute_is_a_parameter(tmp_path: Path) -> None:
+    parameters = {name: nn.Parameter(value) for name, value in state(1).items() if value.is_floating_point()}
+    for parameter in parameters.values():
+        parameter.no_weight_decay = True
+    torch.save(parameters, tmp_path / "net.pt")
+    assert set(read_state_dict(tmp_path / "net.pt")[0]) == set(parameters)
+
+
 NEW_AND_OLD = [True, False]
 
 

@@ -336,6 +336,11 @@ def _load_network(entry: dict[str, JSON], path: Path) -> Preconditioned:
         damaged = True
     if damaged:
         raise UserError(f"{file} is missing, truncated or altered: restore it, or make the model again")
+    kept = denoiser.state_dict()
+    other = [name for name, tensor in tensors.items() if name in kept and tensor.dtype != kept[name].dtype]
+    if other:
+        kinds = f"{tensors[other[0]].dtype} and not {kept[other[0]].dtype}"
+        raise UserError(f"{file} has {other[0]} in {kinds}: write it as the network has it")
     # Copied, because a file's tensors may lie at any address, and the last bits of a product depend on alignment.
     try:
         denoiser.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)

@@ -218,13 +218,20 @@ def _tensor(
     size, stride, (offset,) = _sizes(size), _sizes(stride), _sizes((offset,))
     _check(len(size) == len(stride) and not hooks and not extra, "tensor")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride))
-    _check(math.prod(size) <= len(storage) and (0 in size or last < len(storage)), "tensor")
+    several = math.prod(size) > len(storage)  # one value in many places, of which only a few can be meant
+    _check(not several or (0 in stride and math.prod(size) <= _SPARE), "tensor")
+    _check(0 in size or last < len(storage), "tensor")
     return storage.as_strided(size, stride, storage.storage_offset() + offset)
 
 
 def _parameter(data: Any, grad: Any, hooks: Any) -> torch.Tensor:
     _check(type(data) is torch.Tensor and not hooks, "parameter")
     return data
+
+
+def _parameter_with_state(data: Any, grad: Any, hooks: Any, state: Any) -> torch.Tensor:
+    """Of a parameter that had attributes of its own, which are left behind."""
+    return _parameter(data, grad, hooks)
 
 
 def _size(values: Any) -> torch.Size:
@@ -267,6 +274,7 @@ def _table() -> dict[tuple[str, str], Any]:
         ("torch.storage", "_load_from_bytes"): _storage,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_parameter"): _parameter,
+        ("torch._utils", "_rebuild_parameter_with_state"): _parameter_with_state,
         ("torch", "Size"): _size,
         ("torch", "device"): _device,
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
@@ -318,6 +326,15 @@ class _Unpickler(pickle._Unpickler):
             raise _Refused("the opcode BINPERSID")
         return self.storages(pid)
 
+    def key(self, value: Any) -> Any:
+        """A dict key or set member; beside the weights of an archive, something opaque in place of what is none."""
+        try:
+            return _key(value)
+        except _Refused:
+            if self.storages is None:
+                raise
+            return Opaque(type(value).__name__)
+
     def spend(self, *values: Any) -> None:
         """ValueError where a short file that names one long value again and again would fill the memory."""
         self.left -= sum(len(value) for value in values if type(value) in _LONG)
@@ -331,7 +348,13 @@ def _reduce(self: Any) -> None:
         return self.append(Opaque(target.name))
     _check(type(target) is _Name and type(args) is tuple, "call")
     self.spend(*args)
-    self.append(target.make(*args))
+    try:
+        made = target.make(*args)
+    except (_Refused, ValueError) as error:
+        if self.storages is None or not (isinstance(error, _Refused) or target.name.startswith("numpy.")):
+            raise
+        made = Opaque(target.name)  # such as an array of words, beside the weights
+    self.append(made)
 
 
 def _build(self: Any) -> None:
@@ -344,6 +367,9 @@ def _build(self: Any) -> None:
     elif type(target) is np.ndarray:
         _check(type(state) is tuple and len(state) == 5, "array")
         _, shape, dtype, fortran, raw = state
+        if self.storages is not None and type(dtype) is Opaque:
+            self.stack[-1] = Opaque("numpy.ndarray")
+            return
         _check(isinstance(dtype, np.dtype) and type(fortran) is bool and type(raw) is bytes, "array")
         _check(math.prod(_sizes(shape)) * dtype.itemsize == len(raw), "array")
         self.spend(raw)
@@ -368,10 +394,10 @@ def _fill(self: Any, kind: type, items: list[Any]) -> None:
     if kind is list:
         target.extend(items)
     elif kind is set:
-        target.update(map(_key, items))
+        target.update(map(self.key, items))
     else:
         _check(len(items) % 2 == 0, "dict")
-        target.update(zip(map(_key, items[::2]), items[1::2]))
+        target.update(zip(map(self.key, items[::2]), items[1::2]))
 
 
 def _dict_of(self: Any) -> None:

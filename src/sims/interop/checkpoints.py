@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sims.config import JSON
 from sims.errors import UserError
 from sims.files import digest_file
-from sims.interop.families import FAMILIES, OTHERS, Family, Understood
+from sims.interop.families import BY_THE_FILE, FAMILIES, OTHERS, Family, Understood
 from sims.interop.reading import Assumptions, Reading
 from sims.interop.state_dicts import choose, read, some, unlike
 from sims.model import Model, make_network
@@ -45,7 +45,12 @@ def read_checkpoint(path: Path, given: Assumptions | None = None) -> Model:
 
 
 def _model(family: Family, reading: Reading, notes: tuple[str, ...]) -> Model:
-    path, understood = reading.content.path, family.understand(reading)
+    path = reading.content.path
+    try:
+        understood = family.understand(reading)
+    except (IndexError, TypeError, ValueError, ArithmeticError) as error:  # of shapes that no such network has
+        reason = ascii(" ".join(str(error).split())[:160])[1:-1]
+        raise UserError(f"{path} was taken for {family.name}, whose tensors have other shapes ({reason})") from error
     shape, classes, table = understood.data_shape, understood.num_classes, dict(understood.network)
     with torch.device("meta"):  # the weights come from the file
         placeholder = make_network(shape, classes, dict(table), {"type": "edm"})
@@ -79,7 +84,8 @@ def _kept(tensor: Tensor) -> Tensor:
 def _preconditioning(reading: Reading, understood: Understood, network: nn.Module) -> dict[str, JSON]:
     """The table of what the output means and which noise it was trained with: given, seen, or usual."""
     usual, why = understood.prediction, understood.why
-    seen = _seen(network, understood) if usual in ("eps", "velocity") and not reading.given.prediction else None
+    doubtful = usual in ("eps", "velocity") and why != BY_THE_FILE and not reading.given.prediction
+    seen = _seen(network, understood) if doubtful else None
     if seen is not None:
         usual, why = seen, "as it shows when it is given pure noise"
     prediction = reading.ask("prediction", usual, why)

@@ -80,7 +80,7 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
     layout = find_layout(Path(folder))
     notes, scheduler = layout.notes, read_as(layout.scheduler, dict[str, JSON])
     null_class = notes.null_class if null_class is None else null_class
-    sigma_data = notes.sigma_data if notes.sigma_data is not None else 1.0 if layout.has_vae else 0.5
+    sigma_data = notes.sigma_data if notes.sigma_data is not None else 0.5 if layout.vae is None else 1.0
 
     remarks: dict[str, JSON] = {}
 
@@ -113,10 +113,9 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
 
 def _codec(layout: Layout, data_shape: tuple[int, ...]) -> Codec:
     """8-bit pixels, or latents with the autoencoder that lies beside the network; without one, values as they are."""
-    if layout.has_vae and (layout.folder / "vae").is_dir():
-        return latent_codec(layout.folder / "vae")
-    pixels = not layout.has_vae and data_shape[0] in (1, 3)
-    return UINT8 if pixels else Codec("identity", -3.0, 3.0, "float32")
+    if layout.vae is not None:
+        return latent_codec(layout.vae)
+    return UINT8 if data_shape[0] in (1, 3) else Codec("identity", -3.0, 3.0, "float32")
 
 
 def load_guided(folder: Path | str) -> GuidedNetwork:
@@ -222,7 +221,9 @@ def _network(folder: Path, null_class: bool) -> tuple[DiffusersNetwork, str]:
             f"{folder} maps {shape[0]} channels to {outputs}: it is made for another task than to denoise its input, "
             "choose another model"
         )
-    return DiffusersNetwork(shape, classes, architecture, settings, null_class, model), prefix
+    network = DiffusersNetwork(shape, classes, architecture, settings, null_class, model)
+    network.check_shapes()
+    return network, prefix
 
 
 def _plain(value: Any) -> Any:

@@ -71,8 +71,9 @@ class Layout:
         return self.folder / aux_component(self.component)
 
     @property
-    def has_vae(self) -> bool:
-        return listed(self.index, "vae") is not None
+    def vae(self) -> Path | None:
+        """The folder of the autoencoder that the index lists, under whichever name; None without one."""
+        return next((self.folder / name for name in autoencoders(self.index)), None)
 
     @property
     def notes(self) -> Notes:
@@ -90,6 +91,16 @@ def listed(index: Mapping[str, JSON], component: str) -> str | None:
     """The class of a component that a model index lists; None for one that is left out, listed as [null, null]."""
     entry = index.get(component)
     return str(entry[1]) if isinstance(entry, list) and len(entry) == 2 and entry[1] is not None else None
+
+
+def autoencoders(index: Mapping[str, JSON]) -> dict[str, str]:
+    """The components that make latents of pictures, each with its class: known by their names, or by their classes."""
+    kinds = {name: kind for name in index if not name.startswith("_") and (kind := listed(index, name)) is not None}
+    return {
+        name: kind
+        for name, kind in kinds.items()
+        if name in ("vae", "vqvae", "movq", "autoencoder") or kind.startswith("VQ") or "Autoencoder" in kind
+    }
 
 
 def find_layout(folder: Path) -> Layout:
@@ -116,10 +127,15 @@ def find_layout(folder: Path) -> Layout:
     scheduler = next((file for file in schedulers if file.is_file()), None)
     if scheduler is None:
         raise UserError(f"{folder} has no scheduler_config.json, which says what the network predicts: put it there")
-    for name in ("vae", "vqvae"):
-        if (kind := listed(index, name)) not in (None, "AutoencoderKL"):
+    for name, kind in autoencoders(index).items():
+        if kind != "AutoencoderKL":
             raise UserError(
                 f"{folder} has the autoencoder {kind}: only AutoencoderKL can be read, choose another model"
+            )
+        if not (folder / name).is_dir():
+            raise UserError(
+                f"{folder} lists an autoencoder as {name}, and has no such folder: copy it whole, or strike {name!r} "
+                "from model_index.json to sample latents alone"
             )
     return Layout(folder, component, scheduler, index)
 

@@ -70,6 +70,24 @@ class DiffusersNetwork(nn.Module):
         options = {"class_labels": self._classes(labels, x)} if self.num_classes else {}
         return self.model(x, timestep, return_dict=False, **options)[0]
 
+    def check_shapes(self) -> None:
+        """UserError where the module takes no batch of its own shape; nothing is computed."""
+        planned = DiffusersNetwork(self.data_shape, self.num_classes, self.architecture, self.settings).to("meta")
+        some = torch.ones(2, dtype=torch.int64, device="meta")
+        options = {"class_labels": some} if self.num_classes else {}
+        x = torch.empty(2, *self.data_shape, device="meta")
+        try:
+            outputs = planned.model(x, some if self.whole_timesteps else some.float(), return_dict=False, **options)[0]
+        except Exception as error:  # what a library makes of a configuration that it does not check can fail in any way
+            reason = ascii(" ".join(str(error).split())[:200])[1:-1]
+            raise UserError(
+                f"the {self.architecture} of config.json takes no images of {self.data_shape} ({reason}): correct it"
+            ) from error
+        if outputs.shape[2:] != x.shape[2:]:
+            raise UserError(
+                f"the {self.architecture} of config.json makes {tuple(outputs.shape[1:])} of {self.data_shape}"
+            )
+
     def _classes(self, labels: Tensor | None, x: Tensor) -> Tensor:
         if labels is None:
             labels = torch.full((len(x),), -1, dtype=torch.int64, device=x.device)
@@ -110,6 +128,12 @@ class DiffusersDenoiser(Preconditioned):
             raise UserError(f"timesteps is {self.timesteps!r}: it is interpolated or nearest")
         if whole and self.timesteps == "interpolated":
             raise UserError("this network has learned a table of whole timesteps: use timesteps='nearest'")
+        known = (getattr(network, "settings", None) or {}).get("num_train_timesteps")
+        if whole and isinstance(known, int) and (self.schedule.family == "edm" or self.schedule.num_timesteps > known):
+            raise UserError(
+                f"this network has learned {known:,} timesteps, and its scheduler has others "
+                f"({self.schedule.num_timesteps:,}): give the scheduler that it was trained with"
+            )
         self.sigma_data = self.schedule.sigma_data if self.schedule.family == "edm" else sigma_data
 
     @property

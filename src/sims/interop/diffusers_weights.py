@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sims.networks.layers import check_depth
 WEIGHTS = "diffusion_pytorch_model"
 UNSAFE = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl", "*.msgpack", "*.h5")  # weights never read nor copied
 MOST_TABLE = 1 << 26  # numbers in tables that are in no file of weights, such as those of positions
+INDEX = ".index.json"  # which file each tensor of a sharded set lies in
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})")
 _NAMED = 3  # tensors that a message names
 
@@ -111,27 +112,32 @@ def pretrained(architecture: str, folder: Path) -> tuple[nn.Module, str]:
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files of one whole set of weights in a folder; UserError where there is none."""
-    there = [path.name for path in folder.glob("[!.]*.safetensors") if path.is_file()]
-    if not there:
+    there = [
+        path.name for pattern in ("", INDEX) for path in folder.glob(f"[!.]*.safetensors{pattern}") if path.is_file()
+    ]
+    if not any(name.endswith(".safetensors") for name in there):
         raise UserError(_without_weights(folder))
     return [folder / name for name in one_set(str(folder), there)]
 
 
-def one_set(where: str, files: Iterable[str]) -> list[str]:
+def one_set(where: str, files: Collection[str]) -> list[str]:
     """Of names of files, those of one whole set of weights: the plain one, else the first variant.
 
-    UserError, which says where, if there is none.
+    Where there are an index and its shards, a single file beside them is of an earlier time: diffusers writes either,
+    and leaves what is there. UserError, which says where, if there is none.
     """
     sets: dict[str, list[str]] = defaultdict(list)
-    for file in sorted(files):
+    indices = {file.removesuffix(f".safetensors{INDEX}") for file in files if file.endswith(INDEX)}
+    for file in sorted(file for file in files if file.endswith(".safetensors")):
         sets[_SHARD.sub("", file.removesuffix(".safetensors"))].append(file)
     names = [name for name in sorted(sets) if name == WEIGHTS or name.startswith(f"{WEIGHTS}.")] or sorted(sets)
     if not names:
         raise UserError(f"{where} has no weights: it needs {WEIGHTS}.safetensors, so choose another model")
     if len(names) > 1 and not names[0].startswith(WEIGHTS):
         raise UserError(f"{where} has weights of several names ({', '.join(names)}): leave the network's there alone")
-    found = sets[names[0]]
-    if whole := [file for file in found if not _SHARD.search(file)]:
+    whole = [file for file in sets[names[0]] if not _SHARD.search(file)]
+    found = [file for file in sets[names[0]] if file not in whole]
+    if whole and not (found and names[0] in indices):
         return whole
     parts = [_SHARD.search(file) for file in found]
     there, total = {part[1] for part in parts if part}, max(part[2] for part in parts if part)

@@ -16,6 +16,7 @@ from sims.interop.reading import Reading
 from sims.interpolants import of_betas
 
 _STABLE_DIFFUSION = Codec("latents", -3.0, 3.0, "float32", Latents(scale=(0.18215,)))
+BY_THE_FILE = "the file says so"
 _PLAIN_LATENTS = Codec("identity", -3.0, 3.0, "float32")
 
 
@@ -68,12 +69,35 @@ def _dit(reading: Reading) -> Understood:
     }
     words = " ".join(str(reading.told(name)).lower() for name in ("model", "class"))
     named = next((kind for kind in ("sit", "dit") for text in (words, reading.file) if kind in text), "")
-    path = {"Linear": "rectified_flow:data_at=1", "GVP": "trigonometric:data_at=1"}.get(str(reading.told("path_type")))
     prediction, why = ("velocity", "of a SiT, by its name") if named == "sit" else ("eps", "of a DiT, by its name")
     if not named:
         why = "a DiT's; a SiT has the same tensors, and velocity with rectified_flow"
+    prediction, why, path = _transport(reading, prediction, why)
     data_shape = (channels, side * patch, side * patch)
-    return Understood(network, data_shape, classes, prediction, why, path or "", _codec(reading, channels))
+    return Understood(network, data_shape, classes, prediction, why, path, _codec(reading, channels))
+
+
+_PATHS = {"linear": "rectified_flow:data_at=1", "gvp": "trigonometric:data_at=1"}  # of data to noise, as SiT names them
+_GIVES = {"velocity": "velocity", "noise": "eps", "score": "score"}
+
+
+def _transport(reading: Reading, prediction: str, why: str) -> tuple[str, str, str]:
+    """What a SiT gives, why, and its path, where the arguments in its file say so; else as it is usual.
+
+    Options go before. UserError for arguments that nothing here stands for.
+    """
+    given, (path, gives) = reading.given, (reading.told("path_type"), reading.told("prediction"))
+    for name, told, known in (("schedule", path, _PATHS), ("prediction", gives, _GIVES)):
+        if told is not None and str(told).lower() not in known and not getattr(given, name):
+            raise UserError(
+                f"{reading.content.path} says that it was trained with {told!r}, and {', '.join(known)} can be read: "
+                f"choose another, or say with option {name!r} what it is"
+            )
+    if path is None and gives is None:
+        return prediction, why, ""
+    if gives is not None:
+        prediction, why = _GIVES.get(str(gives).lower(), prediction), BY_THE_FILE
+    return prediction, why, _PATHS.get(str(path or "linear").lower(), "")
 
 
 # -- the U-Nets of guided-diffusion ------------------------------------------------------------------------------------
@@ -175,9 +199,10 @@ def _heads(reading: Reading, published: _Published, why: str, widths: list[int])
     told = reading.told("num_head_channels")
     if reading.given_for("heads"):
         return int(str(reading.given.heads)), None
-    each = published.head_channels
-    if not published.name and all(width % 64 == 0 for width in widths):
-        each = 64
+    by_number = isinstance(told, int) and told < 1  # as guided-diffusion says that num_heads counts
+    each = None if by_number else published.head_channels
+    if not published.name and not by_number and reading.told("num_heads") is None:
+        each = 64 if all(width % 64 == 0 for width in widths) else None
     if reading.given_for("head_channels") or each or (isinstance(told, int) and told > 0):
         return 1, reading.ask("head_channels", each or 64, why, ["num_head_channels"])
     return reading.ask("heads", published.heads, why, ["num_heads"]), None
@@ -262,7 +287,7 @@ def _last_row_is_zero(reading: Reading, name: str) -> bool:
 
 
 def _size(reading: Reading, usual: int, why: str) -> int:
-    match = re.search(r"(?<!\d)(32|64|128|256|512)(?!\d)", reading.file)
+    match = re.search(r"(?<!\d)(?<!bs)(?<!batch)(?<!batch_)(32|64|128|256|512)(?!\d)", reading.file)
     if match:
         usual, why = int(match[1]), "by the file's name"
     return reading.ask("size", usual, why, ["image_size"])

@@ -14,7 +14,7 @@ from sims.errors import UserError
 from sims.files import digest_file, write_atomic
 from sims.interop.diffusers import is_diffusers, network_config
 from sims.interop.diffusers_folder import aux_component, find_layout
-from sims.interop.diffusers_weights import UNSAFE, one_set
+from sims.interop.diffusers_weights import INDEX, UNSAFE, one_set
 from sims.interop.hub_client import TIMEOUT, cache, client, in_a_sentence, quiet
 from sims.interop.recognize import holds_tensors
 from sims.screen import say
@@ -172,13 +172,14 @@ def _weights(folder: Path, names: Collection[str], model: str) -> list[str]:
     layout = find_layout(folder)
     network_config(layout.network)
     chosen: list[str] = []
-    for part in ("vae", aux_component(layout.component), layout.component):
+    indices = [name for name in names if name.endswith(f"{_SAFE}{INDEX}")]
+    for part in (layout.vae.name if layout.vae else "vae", aux_component(layout.component), layout.component):
         start = f"{part}/" if part else ""
-        there = [name.removeprefix(start) for name in safe if name.startswith(start)]
+        there = [name.removeprefix(start) for name in (*safe, *indices) if name.startswith(start)]
         there = [name for name in there if "/" not in name]
         if part == layout.component and not there:
             _require_safe(model, [name for name in names if name.startswith(start)])
-        if there or part == layout.component:
+        if any(name.endswith(_SAFE) for name in there) or part == layout.component:
             chosen += [start + name for name in one_set(f"{model}/{part}".rstrip("/"), there)]
     return chosen
 

@@ -182,6 +182,8 @@ def read_schedule(config: Mapping[str, JSON]) -> Schedule:
     name = str(config.get("_class_name"))
     check_sizes(config, "scheduler_config.json")
     fitted(config, Settings, "scheduler_config.json", rest=True)
+    if config.get("predict_epsilon") is False and "prediction_type" not in config:  # as diffusers wrote it once
+        config = {**config, "prediction_type": "sample"}
     scheduler = _make(name, config)
     said = {entry.name: scheduler.config[entry.name] for entry in fields(Settings) if entry.name in scheduler.config}
     settings = convert(said, Settings, name, what="setting")
@@ -192,6 +194,7 @@ def read_schedule(config: Mapping[str, JSON]) -> Schedule:
     if prediction not in PREDICTIONS[family]:
         readable = ", ".join(PREDICTIONS[family])
         raise UserError(f"{name} has prediction_type {prediction!r}: only {readable} can be read, so correct the file")
+    _check(settings, config, name)
     with torch.device("cpu"):
         levels = reader(settings, scheduler)
     if len(levels) < 2 or not bool((levels.diff() > 0).all() and levels[0] > 0 and levels[-1].isfinite()):
@@ -200,6 +203,25 @@ def read_schedule(config: Mapping[str, JSON]) -> Schedule:
             "correct its betas in scheduler_config.json"
         )
     return Schedule(family, prediction, levels, settings.num_train_timesteps, settings.sigma_data)
+
+
+_FARTHEST = 1e6  # of a noise level, or of what data vary by: far beyond any network's
+
+
+def _check(settings: Settings, config: Mapping[str, JSON], name: str) -> None:
+    """UserError for numbers that no scheduler of a trained network has, each with the name that it has in the file."""
+    positive = ("sigma_data", "sigma_max", "shift", "flow_shift")
+    for key in positive:
+        value = getattr(settings, key)
+        if value is not None and not 0 < value <= _FARTHEST:
+            raise UserError(f"{key} of the {name} is {value}: it must be above 0 and at most {_FARTHEST:g}")
+    if settings.sigma_min is not None and not 0 <= settings.sigma_min <= _FARTHEST:
+        raise UserError(f"sigma_min of the {name} is {settings.sigma_min}: it must be 0 or more")
+    betas = config.get("trained_betas")
+    listed = betas if isinstance(betas, list) else [config.get("beta_start"), config.get("beta_end")]
+    for beta in listed:
+        if beta is not None and not (isinstance(beta, int | float) and 0 <= beta <= 1):
+            raise UserError(f"a beta of the {name} is {ascii(beta)[:80]}: betas are numbers between 0 and 1")
 
 
 def _make(name: str, config: Mapping[str, JSON]) -> Any:

@@ -88,6 +88,10 @@ class Reading:
         given, told = self.given_for(option), self.told(*names)
         if given is not None:
             return given  # type: ignore[return-value]
+        if isinstance(told, int) and isinstance(usual, int) and told < 1:
+            raise UserError(
+                f"{self.content.path} says that its {option.replace('_', ' ')} is {told}: give option '{option}'"
+            )
         if isinstance(told, type(usual)) and not isinstance(told, bool):
             self.assumed.append(
                 f"{option.replace('_', ' ')} is {told}: the file says so (option '{option}' changes it)"

@@ -25,11 +25,15 @@ from sims.files import parse_json, regular
 from sims.interop.recognize import described, holds_tensors
 from sims.safe_pickle import Opaque, PersistentObject, load_around
 
-_AVERAGE_PART = re.compile(r"(^|_)(ema|averaged?|avg|shadow)(_|$)")  # params_ema, net_ema, averaged_model
+# params_ema, net_ema, averaged_model, model_EMA, emaModel
+_AVERAGE_PART = re.compile(r"(?i:(^|_)(ema|averaged?|avg|shadow)(_|$))|^ema(?=[A-Z])|(?<=[a-z])E(MA|ma)$")
 _BUFFER = re.compile(r"(^|\.)(running_mean|running_var|num_batches_tracked|inv_freq)$")  # which have no averages
 _STORED = {
     "byte": torch.uint8, "char": torch.int8, "complexfloat": torch.complex64, "complexdouble": torch.complex128,
 }  # fmt: skip
+_INSIDE = re.compile(
+    r"(?<=\.)(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\."
+)  # what wraps parts of a network
 WRAPPERS = ("state_dict", "model", "module", "_orig_mod", "model_state_dict", "net", "network", "params", "weights")
 _AVERAGE = "averages of the weights"
 _OTHERS = re.compile(r"(opt|sched|lr_|scaler|rng|epoch|step|n_averaged|num_updates|initted|callbacks|loops|hyper|args)")
@@ -66,7 +70,7 @@ def choose(
     tensors: Mapping[str, Tensor], wanted: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], tuple[str, ...], str]:
     """The tensors below one prefix, notes as of ``read_state_dict``, and the prefix; all without a wanted name."""
-    tensors = _averages_by_name(tensors)
+    tensors = _averages_by_name({_bare(name): tensor for name, tensor in tensors.items()})
     if wanted:
         counts = Counter(prefix for name in wanted for prefix in _prefixes(tensors, name))
         found = [prefix for prefix, count in counts.items() if count == max(counts.values())]
@@ -80,8 +84,10 @@ def choose(
     if _averaged(prefix):
         rest = {other.rstrip(".") for other in found if not _averaged(other)} or _weights_beside(tensors, prefix)
         also = f", and not the weights ({min(rest, key=len)!r})" if rest else ""
-        where = next(part for part in where.split(".") if _AVERAGE_PART.search(part))
-        return chosen, (f"{_AVERAGE} ({where!r}) are taken{also}",), prefix
+        said = [f"{_AVERAGE} ({_named_average(prefix)!r}) are taken{also}"]
+        if more := sorted({_named_average(one) for one in found if one != prefix and _averaged(one)}):
+            said.append(f"there are other averages, which are not taken: {some([repr(one) for one in more])}")
+        return chosen, tuple(said), prefix
     notes = [f"the tensors lie under {where!r}"] if where else []
     if others := sorted({one.rstrip(".") for one in found if one != prefix and not _OTHERS.match(one)}):
         notes.append(f"those under {some([repr(one) for one in others])} would fit as well, and are not taken")
@@ -260,9 +266,25 @@ def _prefixes(tensors: Mapping[str, Tensor], name: str) -> Iterator[str]:
             yield full.removesuffix(name)
 
 
+def _bare(name: str) -> str:
+    """A name without the wrappings of parts of a network; those of all of it stay, and are said."""
+    match = _INSIDE.search(name)
+    if match is None or all(part in WRAPPERS or _averaged(part) for part in name[: match.start() - 1].split(".")):
+        return name
+    return _INSIDE.sub("", name)
+
+
 def _averaged(prefix: str) -> bool:
     parts = prefix.split(".")
     return any(_AVERAGE_PART.search(part) for part in parts) and "online_model" not in parts
+
+
+def _named_average(prefix: str) -> str:
+    """What a file calls averages, as far as it tells them from others: ``ema``, ``ema.0``, ``ema_0.9999``."""
+    parts = prefix.rstrip(".").split(".")
+    first = next(at for at, part in enumerate(parts) if _AVERAGE_PART.search(part))
+    last = next((at for at in range(first + 1, len(parts)) if not parts[at].isdigit()), len(parts))
+    return ".".join(parts[first:last])
 
 
 def _weights_beside(tensors: Mapping[str, Tensor], prefix: str) -> set[str]:
@@ -290,7 +312,7 @@ def _averages_by_name(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     made = dict(tensors)
     groups: dict[str, list[str]] = {}
     for name in tensors:
-        if match := re.match(r"(.*?\bmodel_ema\.)[^.]+$|(.*?)\bshadow_params\.\d+$", name):
+        if match := re.match(r"(.*?\bmodel_ema\.)(?!(?:decay|num_updates)$)[^.]+$|(.*?)\bshadow_params\.\d+$", name):
             groups.setdefault(match[1] or f"{match[2]}shadow_params.", []).append(name)
     for start, names in groups.items():
         where = start.removesuffix("shadow_params.").removesuffix("model_ema.").removesuffix("ema.")

@@ -133,7 +133,7 @@ def _check(data_shape: Sequence[int], patch_size: int, hidden_size: int, num_hea
             f"data of shape {tuple(data_shape)} cannot be cut into patches of {patch_size} pixels a side: give images "
             "(C, H, W) with sides of at least that, or another option 'network.patch'"
         )
-    if hidden_size % num_heads or hidden_size % 4:
+    if num_heads < 1 or hidden_size % num_heads or hidden_size % 4:
         raise UserError(f"a width of {hidden_size} with {num_heads} heads: give a multiple of 4 and of the heads")
 
 
