@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+import tiny
+from sims.commands import sample
 from sims.commands.sample import parse_seeds
 from sims.data.codec import UINT8, Codec
 from sims.data.dataset import Dataset
@@ -242,6 +244,33 @@ def test_a_picture_depends_on_its_seed_alone(model: Path, tmp_path: Path, say: S
         a, b = (np.asarray(Image.open(tmp_path / folder / name)).astype(int) for folder in "ab")
         assert np.abs(a - b).max() <= 16, "at most one of 16 levels, where rounding tips over"
         assert (a != b).mean() < 0.05
+
+
+def test_pictures_are_continued_after_an_interruption(
+    model: Path, tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are there stay as they are, in the end all are as without; other options begin anew."""
+    words = ["--seeds", "0-199", "--batch-size", "20"]
+    write, written = sample.write_atomic, []
+
+    def stop_at_the_last_but_one(path: Path, data: bytes) -> None:
+        if path.name == "000185.png" and not written:
+            written.append(path)
+            raise KeyboardInterrupt
+        write(path, data)
+
+    for name in ("p", "other"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sample, "write_atomic", stop_at_the_last_but_one)
+            assert say("sample", model, "--out", tmp_path / name, *words)[0] == 130
+        written.clear()
+    kept = {name: (tmp_path / "p" / name).stat().st_mtime_ns for name in ("000100.png", "000179.png")}
+    assert say("sample", model, "--out", tmp_path / "p", *words)[0] == 0
+    assert all((tmp_path / "p" / name).stat().st_mtime_ns == at for name, at in kept.items())
+    for name, more in (("whole", []), ("other", ["--steps", "3"]), ("steps", ["--steps", "3"])):
+        assert say("sample", model, "--out", tmp_path / name, *words, *more)[0] == 0
+    assert tiny.snapshot(tmp_path / "p") == tiny.snapshot(tmp_path / "whole")
+    assert tiny.snapshot(tmp_path / "other") == tiny.snapshot(tmp_path / "steps") != tiny.snapshot(tmp_path / "whole")
 
 
 def drawn(folder: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -302,6 +303,24 @@ def test_a_full_device_at_any_file(
         assert not list(run.rglob(".*.tmp-*"))
     assert main(arguments) == 0
     assert tiny.figures(run) == tiny.figures(finished)
+
+
+@pytest.mark.parametrize("out", ["out", "x" * 300])
+def test_a_limit_on_file_size_or_names_is_one_sentence(out: str, finished: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "sims", "sample", str(finished / "distilled"), "--seeds", "0-63"]
+    line = f"ulimit -f 1; exec {shlex.join([*words, '--out', str(tmp_path / out)])}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    said = "no space left on the device" if out == "out" else "too long a name"
+    assert said in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("line", "status"), [("{} --version >&-", 0), ("{} inspect nowhere 2>&-", 2),
+                                              ("{} inspect nowhere 2>/dev/full", 2)])  # fmt: skip
+def test_a_stream_that_is_closed_or_full_changes_no_status(line: str, status: int) -> None:
+    command = line.format(shlex.join([sys.executable, "-m", "sims"]))
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == status and "Traceback" not in done.stderr
 
 
 @pytest.fixture

@@ -76,6 +76,8 @@ def test_fresh_samples_are_never_seen_twice(kind: Kind, real: int, synthetic: in
         ("counts", {"total": 10, "shares": (1.5, -0.5, 0.0)}, 1, "give three shares"),
         ("counts", {"shares": (0.5, 0.3, 0.2)}, 1, "give counts.total"),
         ("counts", {"total": 10, "real": 5, "shares": (0.5, 0.3, 0.2)}, 1, "both given"),
+        ("augmentation", {}, 10**9, "generations is 1,000,000,000: at most 10,000 can be planned"),
+        ("accumulate", {}, 1_001, "generations is 1,001: at most 1,000 can be planned in a loop of kind accumulate"),
         ("counst", {}, 1, "did you mean 'counts'?"),
     ],
 )

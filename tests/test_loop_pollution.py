@@ -15,7 +15,9 @@ import tiny
 import tiny_loop
 from sims.cli import main, parse
 from sims.data.sources import load
+from sims.errors import UserError
 from sims.experiments.improve.trusted import Candidates
+from sims.experiments.loop.options import PollutionOptions
 from sims.results.loop import PollutionResult
 
 
@@ -238,3 +240,9 @@ def test_samples_that_diverge_are_not_passed_on(tmp_path: Path, capsys: pytest.C
     words = ["--w", "1e30", "--remedies", "standard,sims", "--generations", "1"]
     assert main(tiny_loop.loop_arguments(tmp_path, *words)) == 2
     assert "150 of 150 samples are not finite: the model diverges at w = 1e+30, lower it" in capsys.readouterr().err
+
+
+def test_numbers_beyond_any_experiment_are_refused_before_it() -> None:
+    for options, words in (({"levels": (0.0, 1e300)}, "from 0 to 100,000"), ({"repeats": 10**9}, "at most 10,000")):
+        with pytest.raises(UserError, match=words):
+            PollutionOptions(**options)  # type: ignore[arg-type]

@@ -118,9 +118,13 @@ def test_an_imbalance_is_planted(digits: Dataset) -> None:
     assert shares[:2] == pytest.approx([0.02, 0.05], abs=0.005)
     assert (np.bincount(found.labels)[2:] == np.bincount(digits.labels)[2:]).all()
     assert found.fingerprint == cut(digits, "0=0.02,1=0.05", seed=0).fingerprint
-    for text, needle in (("x=0.1", "unknown class"), ("0=0.9", "only cut"), ("0=0", "between 0 and 1")):
-        with pytest.raises(UserError, match=needle):
+    for text, needle in (
+        ("x=0.1", "unknown class"), ("0=0.9", "only cut"), ("0=0", "between 0 and 1"), ("0=0.6,1=0.6", "sum to 1.2"),
+        ("0=0.1,0=0.2", "imbalance .* names '0' twice"), ("0=0.06,junk", "at 'junk': write CLASS=SHARE,CLASS=SHARE"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=needle) as caught:
             cut(digits, text, seed=0)
+        assert "target" not in str(caught.value)
     with pytest.raises(UserError, match="has none"):
         cut(digits.without_labels(), "0=0.02", seed=0)
 
@@ -160,6 +164,8 @@ def test_the_cost_of_rejection_at_an_allowed_error() -> None:
         (lambda: ShiftOptions(imbalance="0=0.1", model=Path("m")), "model or imbalance"),
         (lambda: SolverOptions(w=5), "max_w"),
         (lambda: SolverOptions(level=1.0), "confidence"),
+        (lambda: SolverOptions(samples=10**11), "solver.samples is 100,000,000,000: at most 100,000,000"),
+        (lambda: SteeringOptions(max_candidates=10**11), "max_candidates is 100,000,000,000"),
         (lambda: SteeringOptions(candidates=100), "candidates"),
         (lambda: SteeringOptions(min_samples=1), "min_samples"),
     ],

@@ -58,6 +58,7 @@ from sims.experiments.loop.options import LoopOptions, PollutionOptions, default
 from sims.experiments.options import ImproveOptions
 from sims.experiments.shift.options import ShiftOptions
 from sims.experiments.shift.shift_job import shift
+from sims.files import FULL
 from sims.screen import printable, say, show
 
 
@@ -255,8 +256,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     130 tells of an interruption, 141 that who reads the output (such as ``head``) has closed it.
     """
-    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is escaped, and ends no command
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed before the command began
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (for as long as the process lives)
+        elif isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped, and ends no command
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
@@ -315,7 +319,9 @@ def _command(name: str, rest: list[str]) -> int:
     except OSError as error:
         if error.errno == errno.ENOENT and error.filename and not Path(error.filename).exists():
             return _say(f"sims: {error.filename} cannot be made or is gone ({error.strerror}): give another path", 2)
-        if error.errno not in (*_FULL, *_IN_THE_WAY, errno.EACCES, errno.EROFS):
+        if error.errno == errno.ENAMETOOLONG:
+            return _say(f"sims: {error.filename} is too long a name ({error.strerror}): give a shorter path", 2)
+        if error.errno not in (*FULL, *_IN_THE_WAY, errno.EACCES, errno.EROFS):
             raise
         return _say(_refused(error), 2)
     except KeyboardInterrupt:
@@ -329,9 +335,8 @@ def _command(name: str, rest: list[str]) -> int:
         return _failed(error)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Such as a folder where a file is to be.
-_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTEMPTY, errno.EEXIST)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOTEMPTY, errno.EEXIST)
 
 
 def _refused(error: OSError) -> str:
@@ -340,7 +345,7 @@ def _refused(error: OSError) -> str:
     for path in (name, os.path.dirname(name)):
         if error.errno == errno.EACCES and os.path.exists(path) and not os.access(path, os.R_OK):
             return f"sims: {path} cannot be read ({error.strerror}): give the right to read it"
-    remedy = "make room" if error.errno in _FULL else "give the right to write"
+    remedy = "make room" if error.errno in FULL else "give the right to write"
     remedy = "move what is in the way" if error.errno in _IN_THE_WAY else remedy
     return (f"sims: {name} cannot be written ({error.strerror}); nothing is lost: "
             f"{remedy}, and run the same command again")  # fmt: skip

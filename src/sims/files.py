@@ -22,7 +22,8 @@ from sims.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-_FULL = "no space left on device"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room: on the device, of a quota, or of a limit on file size
+_FULL = ("no space left on device", "file too large")
 LEFTOVERS = ".*.tmp-*"
 _CHUNK = 1 << 20  # bytes
 _ESCAPED = "backslashreplace"  # file names that are not UTF-8 become valid JSON escapes
@@ -63,7 +64,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def _device_full(error: Exception) -> bool:
     """Whether a write failed for lack of space; libraries often keep only the words of the OSError."""
     code = error.errno if isinstance(error, OSError) else None
-    return code in (errno.ENOSPC, errno.EDQUOT) or _FULL in str(error).lower()
+    return code in FULL or any(words in str(error).lower() for words in _FULL)
 
 
 def write_atomic(path: str | Path, data: bytes) -> None:

@@ -139,7 +139,8 @@ def say(sentence: str) -> None:
     if _watch is not None:
         _watch.fail(sentence)
     elif rank() == 0:
-        print(sentence, file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody reads it: the status says it too
+            print(sentence, file=sys.stderr, flush=True)
 
 
 def joined() -> bool:

@@ -224,14 +224,9 @@ def _tensor(
     return storage.as_strided(size, stride, storage.storage_offset() + offset)
 
 
-def _parameter(data: Any, grad: Any, hooks: Any) -> torch.Tensor:
+def _parameter(data: Any, grad: Any, hooks: Any, attributes: Any = None) -> torch.Tensor:
     _check(type(data) is torch.Tensor and not hooks, "parameter")
     return data
-
-
-def _parameter_with_state(data: Any, grad: Any, hooks: Any, state: Any) -> torch.Tensor:
-    """Of a parameter that had attributes of its own, which are left behind."""
-    return _parameter(data, grad, hooks)
 
 
 def _size(values: Any) -> torch.Size:
@@ -274,7 +269,7 @@ def _table() -> dict[tuple[str, str], Any]:
         ("torch.storage", "_load_from_bytes"): _storage,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
         ("torch._utils", "_rebuild_parameter"): _parameter,
-        ("torch._utils", "_rebuild_parameter_with_state"): _parameter_with_state,
+        ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
         ("torch", "Size"): _size,
         ("torch", "device"): _device,
         ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
@@ -328,12 +323,8 @@ class _Unpickler(pickle._Unpickler):
 
     def key(self, value: Any) -> Any:
         """A dict key or set member; beside the weights of an archive, something opaque in place of what is none."""
-        try:
-            return _key(value)
-        except _Refused:
-            if self.storages is None:
-                raise
-            return Opaque(type(value).__name__)
+        known = self.storages is None or type(value) in (*_SCALARS, _Name, Opaque)
+        return _key(value) if known else Opaque(type(value).__name__)
 
     def spend(self, *values: Any) -> None:
         """ValueError where a short file that names one long value again and again would fill the memory."""

@@ -72,7 +72,7 @@ def application(shown: Shown, folder: Path) -> Any:
 
     app = FastAPI(lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/report/{place}")
+    @app.api_route("/report/{place}", methods=["GET", "HEAD"])
     def report(place: int) -> Response:
         state = _run_at(shown, place)
         if state is None or state.report is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,20 +14,22 @@ import torch
 from sims import api
 from sims.api import at_least, progress
 from sims.commands.options import SampleCommand, SynthesizeCommand
+from sims.config import to_dict
 from sims.data.codec import Codec, finite
 from sims.data.pictures import contact_sheet, encode_png
 from sims.errors import UserError
-from sims.files import write_arrays, write_atomic
+from sims.files import digest, write_arrays, write_atomic
 from sims.interop.latents import Autoencoder, has_vae, open_vae, with_vae
 from sims.interop.opening import load
 from sims.model import Model
-from sims.processes import collect, join
+from sims.processes import agree, collect, join
 from sims.runs.progress import Advance
 from sims.sampling import SamplerOptions
 from sims.screen import show
 from sims.seeds import NUM_SEEDS
 
 MOST = 1_000_000  # files in one folder
+BEGUN = ".sampling.json"  # in a folder while it is filled: what with
 SHEET = 64  # images on the contact sheet
 
 Drawn = tuple[int, list[int], torch.Tensor, torch.Tensor | None]  # position, seeds, x in model space, labels
@@ -48,13 +51,17 @@ def sample_images(options: SampleCommand) -> int:
     sampler = model.sampler.changed(options.solver, options.steps)
     if options.class_shares:
         sampler = replace(sampler, class_shares=options.class_shares)
-    with progress("sample", len(seeds), quiet=not accelerator.is_main_process) as advance:
-        own = range(0, len(seeds), options.batch_size)[accelerator.process_index :: accelerator.num_processes]
+    decoder = open_vae(model.codec, device) if has_vae(model.codec) else None
+    pixels = model.codec.kind == "pixels" and len(model.data_shape) == 3 and model.data_shape[0] in (1, 3, 4)
+    pictures = decoder is not None or pixels
+    firsts: Sequence[int] = range(0, len(seeds), options.batch_size)
+    if pictures:
+        firsts = _left(options, seeds, [model.hash, to_dict(sampler), options.label], accelerator.is_main_process)
+    with progress("sample", len(firsts) * options.batch_size, quiet=not accelerator.is_main_process) as advance:
+        own = firsts[accelerator.process_index :: accelerator.num_processes]
         share = accelerator.num_processes
         batches = _batches(model, seeds, own, options, sampler, lambda count: advance(count * share))
-        decoder = open_vae(model.codec, device) if has_vae(model.codec) else None
-        pictures = model.codec.kind == "pixels" and len(model.data_shape) == 3 and model.data_shape[0] in (1, 3, 4)
-        if decoder or pictures:
+        if pictures:
             names = _write_pictures(model.codec, decoder, batches, options.out, accelerator.is_main_process)
         else:
             names = _write_arrays(model, batches, options.out, accelerator.is_main_process)
@@ -80,6 +87,29 @@ def parse_seeds(text: str) -> list[int]:
     if (total := sum(len(part) for part in ranges)) > MOST:
         raise UserError(f"seeds {text!r} are {total:,} seeds: at most {MOST:,} at once; `sims synthesize` writes more")
     return list(dict.fromkeys(seed for part in ranges for seed in part))
+
+
+def _left(options: SampleCommand, seeds: Sequence[int], key: Sequence[object], is_main: bool) -> list[int]:
+    """Where the batches begin that are still to be drawn: all, unless the same command was interrupted in this folder.
+
+    Those of the contact sheet are drawn again. Only a folder that is being filled says what with, so that a finished
+    one is written anew, whatever has become of it.
+    """
+    begun, size = options.out / BEGUN, options.batch_size
+    told = digest(*key, list(seeds), size, str(options.vae))
+    continued = agree(begun.is_file() and begun.read_bytes() == json.dumps(told).encode())
+    if is_main and not continued:
+        write_atomic(begun, json.dumps(told).encode())
+
+    def done(first: int) -> bool:
+        return all((options.out / _name(seed)).is_file() for seed in seeds[first : first + size])
+
+    found = range(0, len(seeds), size)
+    return agree([first for first in found if first < SHEET or not (continued and done(first))])
+
+
+def _name(seed: int) -> str:
+    return f"{seed:06d}.png"
 
 
 def _batches(
@@ -110,12 +140,13 @@ def _write_pictures(
         shown = raw.transpose(0, 2, 3, 1) if decoder else codec.to_images(codec.encode(raw))  # (n, H, W, C)
         deep = raw.dtype == np.uint16 and raw.shape[1] == 1
         for i, seed in enumerate(seeds):
-            write_atomic(out / f"{seed:06d}.png", encode_png(raw[i] if deep else shown[i].transpose(2, 0, 1)))
+            write_atomic(out / _name(seed), encode_png(raw[i] if deep else shown[i].transpose(2, 0, 1)))
         if first < SHEET:
             kept.append((first, shown[: SHEET - first]))
     sheet = np.concatenate([shown for _, shown in sorted(collect(kept), key=lambda entry: entry[0])])
     if is_main:
         write_atomic(out / "grid.png", encode_png(contact_sheet(sheet)))
+        (out / BEGUN).unlink(missing_ok=True)
     return f"one PNG per seed, the first {len(sheet)} together in grid.png"
 
 

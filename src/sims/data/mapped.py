@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import math
@@ -18,7 +17,7 @@ import numpy as np
 
 from sims.config import read_as
 from sims.errors import UserError
-from sims.files import digest, digest_file, write_json
+from sims.files import FULL, digest, digest_file, write_json
 from sims.screen import say
 
 IN_MEMORY = 1 << 30  # bytes: larger arrays of decoded pictures are kept in a file
@@ -216,7 +215,7 @@ def _write(
                         eta = (shape[0] - done) * (last - begin) / (done - first)
                         log(f"  {done:,} of {shape[0]:,}, ETA {eta:.0f} s")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         raise UserError(
             f"no space left on the device while {what}: free some space and run the same command again"

@@ -214,7 +214,10 @@ def is_store(path: str | Path) -> bool:
 
 def _compare(path: Path, header: StoreHeader) -> None:
     """Raise UserError where the store at `path` was made for another header."""
-    there = StoreHeader.from_json(read_json(path / _HEADER), path / _HEADER)
+    try:
+        there = StoreHeader.from_json(read_json(path / _HEADER), path / _HEADER)
+    except UserError as error:
+        raise UserError(f"{error}, or remove {path} to make it anew") from None
     different = [
         f"{name} is {old!r}, asked for {new!r}"
         for name, old, new in differences(there.to_json(), header.to_json())

@@ -31,7 +31,7 @@ from sims.networks.usual import usual
 from sims.runs.tracking import check_trackers
 from sims.sampling import SamplerOptions
 from sims.scoring.options import EvaluationOptions
-from sims.seeds import check_seed
+from sims.seeds import check_drawn, check_seed
 from sims.training.trainer import TrainOptions
 
 T = TypeVar("T")
@@ -112,6 +112,7 @@ class GuidanceOptions:
             )
         if self.pilot < 2:
             raise UserError(f"guidance.pilot is {self.pilot}: at least 2 samples are needed")
+        check_drawn("guidance.pilot", self.pilot)
 
 
 def in_order(names: str) -> Callable[[type[T]], type[T]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sims.errors import UserError
+from sims.files import FULL
 
 TIMEOUT = 30.0  # seconds without an answer
 _MISSING = "pip install 'sims-diffusion[hub]'"
@@ -78,7 +78,7 @@ def _reason(chain: list[BaseException], answers: Mapping[int, str]) -> str:
     status = next((code for one in chain if (code := status_of(one)) is not None), None)
     if any(type(one).__name__ == "OfflineModeIsEnabled" for one in chain):
         return "HF_HUB_OFFLINE forbids it; unset that, or give a path"
-    if any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in chain):
+    if any(isinstance(one, OSError) and one.errno in FULL for one in chain):
         return f"no space is left in {cache()}; free some, and run the same command again"
     if (refused := next((one for one in chain if isinstance(one, OSError) and one.filename), None)) is not None:
         return f"{refused.filename} cannot be written ({refused.strerror}); set HF_HUB_CACHE to another folder"

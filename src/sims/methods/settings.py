@@ -14,6 +14,7 @@ from sims.networks.lora import LoraOptions
 from sims.networks.usual import PLAIN
 from sims.results.common import Cost
 from sims.runs.work import Sampling
+from sims.seeds import check_drawn
 from sims.training.options import TrainOptions
 from sims.training.probe import STEPS
 
@@ -51,6 +52,7 @@ class AuxiliarySettings:
             raise UserError(f"auxiliary.budgets is {list(self.budgets)}: give positive numbers of images")
         if self.samples < 2:
             raise UserError(f"auxiliary.samples is {self.samples}: at least 2 are needed")
+        check_drawn("auxiliary.samples", self.samples)
 
     def settled(self, images: int, shares: Sequence[float] = PLAIN.budgets) -> AuxiliarySettings:
         """With the budgets that follow from ``images``, the length of the base's training, where none are given."""
@@ -67,6 +69,9 @@ class DistilledOptions:
     images: int = 0
     """Training images seen; 0: a tenth of the base's training, or 128,000 for a model that was given."""
     train: TrainOptions = field(default_factory=TrainOptions)
+
+    def __post_init__(self) -> None:
+        check_drawn("distilled.samples", self.samples)
 
     def settled(self, images: int, share: float = PLAIN.distilled) -> DistilledOptions:
         """With the length that follows from ``images``, that of the base's training, where none is given."""

@@ -11,7 +11,7 @@ from sims.errors import UserError
 from sims.metrics.pretrained import FITTED, NAMES
 from sims.sampling.noise import checked_shares
 from sims.scoring.figures import METRICS
-from sims.seeds import check_seed
+from sims.seeds import check_drawn, check_seed
 
 EXTRACTORS = ("auto", *FITTED, *NAMES)
 SECOND = tuple(name for name in EXTRACTORS if name != "pca")
@@ -41,6 +41,7 @@ class EvaluationOptions:
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise UserError(f"evaluation.samples is {self.samples}: at least 2 samples are needed for a covariance")
+        check_drawn("evaluation.samples, with evaluation.draws of them,", self.samples * self.draws)
         if self.draws < 1:
             raise UserError(f"evaluation.draws is {self.draws}: at least 1 is needed (5 for useful intervals)")
         for name, known in ((self.extractor, EXTRACTORS), (self.check_extractor, SECOND)):

@@ -20,6 +20,7 @@ from sims.config import left_open
 from sims.errors import UserError
 from sims.methods.contract import STRENGTHS, Continuous
 from sims.results.improve import Chosen, SearchCell
+from sims.seeds import check_drawn
 
 Array = np.ndarray
 
@@ -52,6 +53,7 @@ class SearchOptions:
     def __post_init__(self) -> None:
         if not self.rungs or min(self.rungs) < 2 or list(self.rungs) != sorted(self.rungs):
             raise UserError(f"search.rungs is {list(self.rungs)}: give rising numbers of samples, each at least 2")
+        check_drawn("search.rungs", self.rungs[-1])
         if self.w is not None and not math.isfinite(self.w):
             raise UserError(f"search.w is {self.w}: the strength of guidance must be a finite number, such as 1")
         if not 0 < self.max_w < math.inf:

@@ -42,6 +42,10 @@ def _check_remedies(remedies: tuple[str, ...], base: BaseOptions) -> None:
         raise UserError(f"remedy {needy[0]!r} needs base.snapshots: give at least one share of the training length")
 
 
+MOST_REPEATS = 10_000
+MOST_POLLUTION = 100_000  # percent: a thousand synthetic samples for each real one
+
+
 def _check_strengths(name: str, strengths: tuple[float, ...]) -> None:
     if not strengths or any(not math.isfinite(w) or w == 0 for w in strengths) or len({*strengths}) != len(strengths):
         raise UserError(f"{name} are {list(strengths)}: give finite numbers other than 0 (the base), each once")
@@ -68,6 +72,8 @@ class RepeatedOptions(CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("repeats", "jobs")
+        if self.repeats > MOST_REPEATS:
+            raise UserError(f"repeats is {self.repeats:,}: at most {MOST_REPEATS:,} can be planned")
         if len(self.auxiliary.budgets) != 1:
             shown = list(self.auxiliary.budgets)
             raise UserError(f"auxiliary.budgets is {shown}: a loop has one budget for all generations, give one")
@@ -165,8 +171,10 @@ class PollutionOptions(RepeatedOptions):
         if STEPS in self.remedies:
             raise UserError(f"remedy {STEPS!r} is for loops of points: leave it out")
         levels = list(self.levels)
-        if not levels or levels != sorted({*levels}) or not all(0 <= x < math.inf for x in levels):
-            raise UserError(f"levels are {levels}: give rising percentages from 0, such as 0,25,50,100,200")
+        if not levels or levels != sorted({*levels}) or not all(0 <= x <= MOST_POLLUTION for x in levels):
+            raise UserError(
+                f"levels are {levels}: give rising percentages from 0 to {MOST_POLLUTION:,}, such as 0,25,50,100,200"
+            )
         if not any(is_guided(name) for name in self.remedies):
             raise UserError(f"remedies are {list(self.remedies)}: name a method to compare with as well, such as sims")
         if fixed := [n for n in self.remedies if is_guided(n) and isinstance(METHODS[n].strengths, Fixed)]:

@@ -23,6 +23,7 @@ from sims.results.loop import TrainedOn
 Plan = tuple["Counts", ...]
 Kind = Literal["fully-synthetic", "augmentation", "accumulate", "fresh", "counts"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MOST, MOST_ACCUMULATED = 10_000, 1_000  # generations; of the latter each has a part of its own for all before it
 TOY_REAL = 1_000  # real points where any number could be drawn
 
 
@@ -84,6 +85,8 @@ def schedule(kind: Kind, options: CountOptions, generations: int, available: int
         raise UserError(f"unknown kind of loop {kind!r}{nearest(kind, KINDS)}")
     if generations < 1:
         raise UserError(f"generations is {generations}: a loop needs at least 1 generation after generation 0")
+    if generations > (most := MOST_ACCUMULATED if kind == "accumulate" else MOST):
+        raise UserError(f"generations is {generations:,}: at most {most:,} can be planned in a loop of kind {kind}")
     if kind != "counts" and (options.total is not None or options.shares):
         raise UserError(f"counts.total and counts.shares are for kind counts, not for {kind}: leave them out")
     if kind not in ("fresh", "counts") and options.fresh:

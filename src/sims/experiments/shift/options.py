@@ -12,6 +12,7 @@ from sims.experiments.options import BaseOptions, CommonOptions, GuidanceOptions
 from sims.interop.hub_models import HubOptions
 from sims.methods import DistilledOptions
 from sims.scoring.options import EvaluationOptions
+from sims.seeds import check_drawn
 from sims.training.trainer import TrainOptions
 
 BASELINES = ("rejection", "classifier", "fine-tuning")
@@ -49,6 +50,7 @@ class SteeringOptions:
                 f"auxiliary.min_samples is {self.min_samples} and auxiliary.samples {self.samples}: "
                 "2 <= min_samples <= samples is needed"
             )
+        check_drawn("auxiliary.max_candidates", self.max_candidates)
         if not self.min_samples <= self.candidates <= self.max_candidates:
             raise UserError(
                 f"auxiliary.candidates is {self.candidates} and auxiliary.max_candidates {self.max_candidates}: "
@@ -90,6 +92,7 @@ class SolverOptions:
                 raise UserError(f"solver.{name} is {getattr(self, name)}: at least 1 is needed")
         if self.samples < 20:
             raise UserError(f"solver.samples is {self.samples}: at least 20 are needed to measure proportions")
+        check_drawn("solver.samples", self.samples)
         if not 0 < self.w <= self.max_w < math.inf:
             raise UserError(f"solver.w is {self.w} and solver.max_w {self.max_w}: 0 < w <= max_w is needed")
         for name, low, high in (("gain", 0.05, 2.0), ("damping", 0.05, 1.0), ("deepest", 0.1, 20.0)):

@@ -34,19 +34,20 @@ def target_of(text: str, attribute: Attribute, like: Callable[[str], Array]) -> 
     return _checked(_from_file(Path(text)) if text.endswith((".toml", ".json")) else _from_flag(text), attribute)
 
 
-def _from_flag(text: str) -> dict[str, float | str]:
+_TARGETS = "uniform, VALUE=SHARE,VALUE=SHARE, a TOML or JSON file, or like:DATA"
+_CUTS = "CLASS=SHARE,CLASS=SHARE, such as 0=0.02"
+
+
+def _from_flag(text: str, what: str = "target", forms: str = _TARGETS) -> dict[str, float | str]:
     """VALUE=SHARE,VALUE=SHARE; a value may itself hold commas, since every entry ends with a number."""
     table: dict[str, float | str] = {}
     position = 0
     while position < len(text):
         entry = _ENTRY.match(text, position)
         if entry is None:
-            raise UserError(
-                f"target {text!r} is not understood at {text[position:]!r}: write uniform, VALUE=SHARE,VALUE=SHARE, "
-                "a TOML or JSON file, or like:DATA"
-            )
+            raise UserError(f"{what} {text!r} is not understood at {text[position:]!r}: write {forms}")
         if entry[1] in table:
-            raise UserError(f"target {text!r} names {entry[1]!r} twice: give each value one share")
+            raise UserError(f"{what} {text!r} names {entry[1]!r} twice: give each value one share")
         table[entry[1]] = _number(entry[2])
         position = entry.end()
     return table
@@ -177,19 +178,21 @@ def cut(data: Dataset, text: str, seed: int) -> Dataset:
     """A data set in which some classes are cut to a share of its whole: "0=0.02" leaves zeros 2 % of all samples."""
     if data.labels is None:
         raise UserError(f"an imbalance is planted by class, and {data.name} has none: give labelled data")
-    if _ENTRY.match(text) is None:
-        raise UserError(f"imbalance {text!r} is not understood: write CLASS=SHARE,CLASS=SHARE, such as 0=0.02")
     named: dict[int, float] = {}
-    for name, share in _from_flag(text).items():
+    for name, share in _from_flag(text, "imbalance", _CUTS).items():
         if name not in data.class_names:
             raise UserError(f"unknown class {name!r} in imbalance {text!r}{nearest(name, data.class_names)}")
         if not isinstance(share, float) or not 0 < share < 1:
             raise UserError(f"imbalance {text!r}: the share of {name!r} must lie between 0 and 1")
         named[data.class_names.index(name)] = share
+    if sum(named.values()) >= 1:
+        raise UserError(
+            f"imbalance {text!r}: the shares sum to {sum(named.values()):.4g}, and must leave some for others"
+        )
     keep = np.ones(len(data), bool)
     order = np.random.default_rng(seed).permutation(len(data))
     rest = int((~np.isin(data.labels, list(named))).sum())
-    total = rest / (1 - sum(named.values())) if sum(named.values()) < 1 else 0.0
+    total = rest / (1 - sum(named.values()))
     for label, share in named.items():
         members = order[data.labels[order] == label]
         wanted = max(1, round(share * total))
