@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
 import math
@@ -154,8 +155,10 @@ def convert(value: Any, kind: Any, name: str, what: str = "option") -> Any:
 
     Tables become dataclasses, with every field that has no default, or ``dict[str, ...]``; ``JSON`` stays as it is.
     """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if _kinds(arguments) == _kinds(typing.get_args(JSON)):
+    if type(value) is kind and kind in (str, float, bool):  # most of what a file holds
+        return value
+    origin, arguments, anything = _parts(kind)
+    if anything:
         return value
     if origin in (typing.Union, types.UnionType):
         if types.NoneType in arguments and (value is None or value == "none"):
@@ -203,20 +206,33 @@ def _at(name: str, key: object) -> str:
     return f"{name}.{str(key)[:_SHOWN]}" if name else str(key)[:_SHOWN]
 
 
+@functools.cache
+def _parts(kind: Any) -> tuple[Any, tuple[Any, ...], bool]:
+    """Origin and arguments of a type, and whether it is ``JSON``: type hints are expanded to different depths."""
+    arguments = typing.get_args(kind)
+    return typing.get_origin(kind), arguments, _kinds(arguments) == _kinds(typing.get_args(JSON))
+
+
 def _kinds(union: tuple[Any, ...]) -> set[Any]:
-    """The members of a union, lists and tables without what they hold: type hints are expanded to different depths."""
+    """The members of a union, lists and tables without what they hold."""
     return {typing.get_origin(kind) or kind for kind in union}
+
+
+@functools.cache
+def _table(kind: Any) -> tuple[dict[str, Any], dict[str, bool]]:
+    """The fields of a dataclass: the type of each, and whether it must be given."""
+    missing = dataclasses.MISSING
+    fields = {f.name: f.default is missing and f.default_factory is missing for f in dataclasses.fields(kind)}
+    return typing.get_type_hints(kind), fields
 
 
 def _from_table(values: Mapping[str, object], kind: Any, name: str, what: str) -> Any:
     """A dataclass from a table that has all its fields without a default, and no others."""
-    hints = typing.get_type_hints(kind)
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
+    hints, fields = _table(kind)
     for key in values:
         if key not in fields:
             raise UserError(f"unknown {what} {_at(name, key)!r}{nearest(str(key), fields)}")
-    for key, entry in fields.items():
-        required = entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+    for key, required in fields.items():
         if required and key not in values:
             raise UserError(f"{what} {_at(name, key)!r} is missing")
     return kind(**{key: convert(item, hints[key], _at(name, key), what) for key, item in values.items()})
