@@ -29,6 +29,7 @@ from sims.experiments.improve.job import improve
 from sims.experiments.improve.sampler_search import (
     SEARCHED,
     Setting,
+    best_within,
     cheapest_bound,
     cheapest_expected,
     evaluations,
@@ -332,7 +333,7 @@ def test_no_search_exceeds_its_bound(budgets: int, options: dict[str, Any]) -> N
 
 @pytest.mark.parametrize("own", [11, 16, 35, 79])
 def test_the_cheapest_sampler_has_a_bound(own: int) -> None:
-    bound = cheapest_bound(own)
+    bound = cheapest_bound(own, own)
     for share in (0.0, 0.02, 0.05, 0.2, 1.0):  # chance that a setting keeps too little
         rng = np.random.default_rng(0)
         for _ in range(20):
@@ -345,10 +346,14 @@ def test_the_cheapest_sampler_has_a_bound(own: int) -> None:
                 spent += evaluations(setting) + setting.refreshes
                 return float(rng.random() >= share)  # noqa: B023
 
-            for solver in SEARCHED:
-                fewest(retained, solver)
+            def cost(setting: Setting) -> int:
+                return evaluations(setting) + setting.refreshes
+
+            found = [fewest(retained, solver) for solver in SEARCHED]
+            if all(setting is None or cost(setting) > own for setting in found):
+                best_within(retained, cost, own)
             assert 0 < spent <= bound
-    usual, settings = cheapest_expected(own)
+    usual, settings, _ = cheapest_expected(own, own)
     assert 2 <= settings < usual <= bound < 40 * own
 
 
