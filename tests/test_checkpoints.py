@@ -374,6 +374,7 @@ def test_a_tensor_of_another_shape_is_one_sentence(
         ({"prediction": "noise"}, "eps", "rectified_flow"),
         ({"prediction": "velocity", "path_type": "GVP"}, "velocity", "trigonometric"),
         ({"prediction": "noise", "path_type": "Linear"}, "eps", "rectified_flow"),
+        ({"prediction": "v", "path_type": "linear"}, "velocity", "rectified_flow"),  # REPA, whose data are at time 0
     ],
 )
 def test_a_sit_gives_what_its_arguments_say(
@@ -383,11 +384,18 @@ def test_a_sit_gives_what_its_arguments_say(
     given = Assumptions(heads=4)
     model: Any = read_checkpoint(write(tmp_path, {"ema": dit(), "args": told}), given).denoiser
     assert (model.config["prediction"], model.config["schedule"]["name"]) == (prediction, schedule)
+    assert model.config["schedule"].get("data_at", 0) == (0 if arguments.get("path_type") == "linear" else 1)
+
+
+def test_a_dit_gives_what_its_arguments_say(tmp_path: Path) -> None:
+    told = argparse.Namespace(model="DiT-XL/2", prediction="epsilon")
+    model: Any = read_checkpoint(write(tmp_path, {"ema": dit(), "args": told}), Assumptions(heads=4)).denoiser
+    assert (model.config["prediction"], model.config["schedule"]["name"]) == ("eps", "linear")
 
 
 def test_arguments_that_nothing_stands_for_are_one_sentence(tmp_path: Path) -> None:
     file = write(tmp_path, {"ema": dit(), "args": argparse.Namespace(model="SiT-XL/2", path_type="VP")})
-    with pytest.raises(UserError, match="trained with 'VP', and linear, gvp can be read"):
+    with pytest.raises(UserError, match="trained with 'VP', and Linear, GVP, linear, cosine can be read"):
         read_checkpoint(file, Assumptions(heads=4))
     assert read_checkpoint(file, Assumptions(heads=4, schedule="cosine:scale=1", prediction="eps"))
 

@@ -72,23 +72,27 @@ def _dit(reading: Reading) -> Understood:
     prediction, why = ("velocity", "of a SiT, by its name") if named == "sit" else ("eps", "of a DiT, by its name")
     if not named:
         why = "a DiT's; a SiT has the same tensors, and velocity with rectified_flow"
-    prediction, why, path = _transport(reading, prediction, why)
+    prediction, why, path = _transport(reading, prediction, why, "Linear" if named == "sit" else "")
     data_shape = (channels, side * patch, side * patch)
     return Understood(network, data_shape, classes, prediction, why, path, _codec(reading, channels))
 
 
-_PATHS = {"linear": "rectified_flow:data_at=1", "gvp": "trigonometric:data_at=1"}  # of data to noise, as SiT names them
-_GIVES = {"velocity": "velocity", "noise": "eps", "score": "score"}
+#: From data to noise, as SiT names it, and as REPA does, where time runs the other way.
+_PATHS = {
+    "Linear": "rectified_flow:data_at=1", "GVP": "trigonometric:data_at=1",
+    "linear": "rectified_flow", "cosine": "trigonometric",
+}  # fmt: skip
+_GIVES = {"velocity": "velocity", "v": "velocity", "noise": "eps", "eps": "eps", "epsilon": "eps", "score": "score"}
 
 
-def _transport(reading: Reading, prediction: str, why: str) -> tuple[str, str, str]:
+def _transport(reading: Reading, prediction: str, why: str, usual: str) -> tuple[str, str, str]:
     """What a SiT gives, why, and its path, where the arguments in its file say so; else as it is usual.
 
     Options go before. UserError for arguments that nothing here stands for.
     """
     given, (path, gives) = reading.given, (reading.told("path_type"), reading.told("prediction"))
     for name, told, known in (("schedule", path, _PATHS), ("prediction", gives, _GIVES)):
-        if told is not None and str(told).lower() not in known and not getattr(given, name):
+        if told is not None and str(told) not in known and not getattr(given, name):
             raise UserError(
                 f"{reading.content.path} says that it was trained with {told!r}, and {', '.join(known)} can be read: "
                 f"choose another, or say with option {name!r} what it is"
@@ -96,8 +100,8 @@ def _transport(reading: Reading, prediction: str, why: str) -> tuple[str, str, s
     if path is None and gives is None:
         return prediction, why, ""
     if gives is not None:
-        prediction, why = _GIVES.get(str(gives).lower(), prediction), BY_THE_FILE
-    return prediction, why, _PATHS.get(str(path or "linear").lower(), "")
+        prediction, why = _GIVES.get(str(gives), prediction), BY_THE_FILE
+    return prediction, why, _PATHS.get(str(path or usual), "")
 
 
 # -- the U-Nets of guided-diffusion ------------------------------------------------------------------------------------
