@@ -114,6 +114,11 @@ def load_diffusers(folder: Path | str, *, timesteps: Timesteps | None = None, nu
 def _codec(layout: Layout, data_shape: tuple[int, ...]) -> Codec:
     """8-bit pixels, or latents with the autoencoder that lies beside the network; without one, values as they are."""
     if layout.vae is not None:
+        if not layout.vae.is_dir():
+            raise UserError(
+                f"{layout.folder} lists an autoencoder as {layout.vae.name}, and has no such folder: copy it whole, or "
+                f"strike {layout.vae.name!r} from model_index.json to sample latents alone"
+            )
         return latent_codec(layout.vae)
     return UINT8 if data_shape[0] in (1, 3) else Codec("identity", -3.0, 3.0, "float32")
 

@@ -127,15 +127,10 @@ def find_layout(folder: Path) -> Layout:
     scheduler = next((file for file in schedulers if file.is_file()), None)
     if scheduler is None:
         raise UserError(f"{folder} has no scheduler_config.json, which says what the network predicts: put it there")
-    for name, kind in autoencoders(index).items():
+    for kind in autoencoders(index).values():
         if kind != "AutoencoderKL":
             raise UserError(
                 f"{folder} has the autoencoder {kind}: only AutoencoderKL can be read, choose another model"
-            )
-        if not (folder / name).is_dir():
-            raise UserError(
-                f"{folder} lists an autoencoder as {name}, and has no such folder: copy it whole, or strike {name!r} "
-                "from model_index.json to sample latents alone"
             )
     return Layout(folder, component, scheduler, index)
 

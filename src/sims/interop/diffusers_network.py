@@ -128,8 +128,8 @@ class DiffusersDenoiser(Preconditioned):
             raise UserError(f"timesteps is {self.timesteps!r}: it is interpolated or nearest")
         if whole and self.timesteps == "interpolated":
             raise UserError("this network has learned a table of whole timesteps: use timesteps='nearest'")
-        known = (getattr(network, "settings", None) or {}).get("num_train_timesteps")
-        if whole and isinstance(known, int) and (self.schedule.family == "edm" or self.schedule.num_timesteps > known):
+        known = network.settings.get("num_train_timesteps") if whole and isinstance(network, DiffusersNetwork) else None
+        if isinstance(known, int) and (self.schedule.family == "edm" or self.schedule.num_timesteps > known):
             raise UserError(
                 f"this network has learned {known:,} timesteps, and its scheduler has others "
                 f"({self.schedule.num_timesteps:,}): give the scheduler that it was trained with"
