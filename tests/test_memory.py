@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,18 @@ def test_the_pilot_trains_the_job_s_own_batch_and_leaves_the_model_alone() -> No
     assert base is auxiliary  # the learning rate costs nothing
     assert distilled.image > 0 and measured.evaluation.image > 0
     assert all(rate.batch <= 64 for rate in measured.training.values()) and measured.evaluation.batch <= 32
+
+
+def test_what_takes_longer_than_there_is_time_is_called_on_three_items() -> None:
+    """One, and two, which tell what an item takes; where there is time, first calls do not count."""
+    called = list[int]()
+
+    def slow(count: int) -> None:
+        called.append(count)
+        time.sleep(0.3 * count)  # longer than what is quick enough to be done in any case
+
+    rate = rates._rate(slow, 64, time.monotonic() - 1, CPU)
+    assert called == [1, 2] and rate.batch == 2
+    called.clear()
+    rates._rate(called.append, 4, time.monotonic() + 60, CPU)
+    assert called[:5] == [1, 1, 1, 4, 4]

@@ -26,6 +26,7 @@ from sims.training.trainer import Trainer
 
 SECONDS = 24.0  # of all measurements together, beyond the first steps
 QUICK = 0.5  # seconds that a call may take in any case
+_SEVERAL = 6  # calls on one item that there must be time for, or none is repeated
 SHARE = 0.5  # of the free memory that a pilot may fill
 
 
@@ -169,10 +170,12 @@ def _sampling(model: Model, batch_size: int, seconds: float, device: torch.devic
 
 def _rate(call: Callable[[int], object], most: int, deadline: float, device: torch.device) -> Rate:
     """Time and memory of a call on up to ``most`` items, from growing numbers of them, until the deadline."""
-    call(1)
-    batch, seconds = 1, timed(lambda: call(1), device)
     with Peak(device) as one:
-        call(1)
+        batch, seconds = 1, timed(lambda: call(1), device)
+    if time.monotonic() + _SEVERAL * seconds < deadline:  # else the first call, which is slower, has to do
+        seconds = timed(lambda: call(1), device)
+        with Peak(device) as one:
+            call(1)
     last, held, fixed, item = (1, seconds), one.bytes, float(one.bytes), 0.0
     while batch < most:
         in_time = int((deadline - time.monotonic()) / (2.5 * seconds / batch))  # one to warm up, one timed
@@ -185,14 +188,15 @@ def _rate(call: Callable[[int], object], most: int, deadline: float, device: tor
         last = (batch, seconds)
         try:
             with Peak(device) as several:
-                call(larger)
+                first = timed(lambda: call(larger), device)  # noqa: B023 (called at once)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             break
         item = max((several.bytes - held) / (larger - 1), 0.0)
         fixed = max(held - item, 0.0)
-        batch, seconds = larger, timed(lambda: call(larger), device)  # noqa: B023 (called at once)
+        again = time.monotonic() + first < deadline
+        batch, seconds = larger, timed(lambda: call(larger), device) if again else first  # noqa: B023
     seconds = _repeated(lambda: call(batch), deadline, device, seconds)
     if batch == most:
         return Rate(seconds / batch, 0.0, item, fixed, batch)
