@@ -27,6 +27,7 @@ from sims.experiments.improve.sampler_search import (
     best_within,
     cheapest_bound,
     cheapest_expected,
+    cost_of,
     evaluations,
     fewest,
     own_expected,
@@ -65,10 +66,6 @@ def test_few_steps_may_do_better_than_more() -> None:
     assert search(lambda s: 0.0)[0] is None
 
 
-def cost(setting: Setting) -> int:
-    return evaluations(setting) + setting.refreshes
-
-
 def test_the_best_within_a_cost_has_as_many_corrections_as_that_leaves() -> None:
     """Every number of steps once, then the best of them at other strengths; none where nothing keeps any gain."""
     tried: list[Setting] = []
@@ -79,14 +76,16 @@ def test_the_best_within_a_cost_has_as_many_corrections_as_that_leaves() -> None
             0.05 * (setting.stronger > 1)
         )
 
-    assert best_within(retained, cost, 16) == Setting("unipc", 10, 6, 1.25)
+    assert best_within(retained, cost_of, 16) == Setting("unipc", 10, 6, 1.25)
     assert tried[:6] == [
         Setting("unipc", 6, 6), Setting("unipc", 8, 8), Setting("unipc", 10, 6), Setting("unipc", 13, 3),
         Setting("heun", 6, 5), Setting("heun", 8, 1),
     ]  # fmt: skip
     assert tried[6:] == [Setting("unipc", 10, 6, 0.8), Setting("unipc", 10, 6, 1.25)]
-    assert best_within(lambda s: -math.inf, cost, 16) is None and best_within(retained, cost, 6) is None
-    assert best_within(retained, lambda s: 2 * cost(s), 32) == Setting("unipc", 10, 6, 1.25)  # of two evaluations each
+    assert best_within(lambda s: -math.inf, cost_of, 16) is None and best_within(retained, cost_of, 6) is None
+    assert best_within(retained, lambda s: 2 * cost_of(s), 32) == Setting(
+        "unipc", 10, 6, 1.25
+    )  # of two evaluations each
 
 
 def test_it_is_sought_where_the_cheapest_costs_more_than_the_base_or_than_is_allowed() -> None:

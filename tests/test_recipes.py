@@ -32,6 +32,7 @@ from sims.experiments.improve.sampler_search import (
     best_within,
     cheapest_bound,
     cheapest_expected,
+    cost_of,
     evaluations,
     fewest,
 )
@@ -343,15 +344,12 @@ def test_the_cheapest_sampler_has_a_bound(own: int) -> None:
                 nonlocal spent
                 if evaluations(setting) > own:
                     return math.nan
-                spent += evaluations(setting) + setting.refreshes
+                spent += cost_of(setting)
                 return float(rng.random() >= share)  # noqa: B023
 
-            def cost(setting: Setting) -> int:
-                return evaluations(setting) + setting.refreshes
-
             found = [fewest(retained, solver) for solver in SEARCHED]
-            if all(setting is None or cost(setting) > own for setting in found):
-                best_within(retained, cost, own)
+            if all(setting is None or cost_of(setting) > own for setting in found):
+                best_within(retained, cost_of, own)
             assert 0 < spent <= bound
     usual, settings, _ = cheapest_expected(own, own)
     assert 2 <= settings < usual <= bound < 40 * own

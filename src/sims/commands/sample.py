@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -29,7 +28,7 @@ from sims.screen import show
 from sims.seeds import NUM_SEEDS
 
 MOST = 1_000_000  # files in one folder
-BEGUN = ".sampling.json"  # in a folder while it is filled: what with
+BEGUN = ".sampling"  # in a folder while it is filled: what with
 SHEET = 64  # images on the contact sheet
 
 Drawn = tuple[int, list[int], torch.Tensor, torch.Tensor | None]  # position, seeds, x in model space, labels
@@ -57,7 +56,8 @@ def sample_images(options: SampleCommand) -> int:
     firsts: Sequence[int] = range(0, len(seeds), options.batch_size)
     if pictures:
         firsts = _left(options, seeds, [model.hash, to_dict(sampler), options.label], accelerator.is_main_process)
-    with progress("sample", len(firsts) * options.batch_size, quiet=not accelerator.is_main_process) as advance:
+    left = sum(len(seeds[first : first + options.batch_size]) for first in firsts)
+    with progress("sample", left, quiet=not accelerator.is_main_process) as advance:
         own = firsts[accelerator.process_index :: accelerator.num_processes]
         share = accelerator.num_processes
         batches = _batches(model, seeds, own, options, sampler, lambda count: advance(count * share))
@@ -96,10 +96,10 @@ def _left(options: SampleCommand, seeds: Sequence[int], key: Sequence[object], i
     one is written anew, whatever has become of it.
     """
     begun, size = options.out / BEGUN, options.batch_size
-    told = digest(*key, list(seeds), size, str(options.vae))
-    continued = agree(begun.is_file() and begun.read_bytes() == json.dumps(told).encode())
+    told = digest(*key, list(seeds), size, str(options.vae)).encode()
+    continued = agree(begun.is_file() and begun.read_bytes() == told)
     if is_main and not continued:
-        write_atomic(begun, json.dumps(told).encode())
+        write_atomic(begun, told)
 
     def done(first: int) -> bool:
         return all((options.out / _name(seed)).is_file() for seed in seeds[first : first + size])

@@ -85,7 +85,8 @@ class DiffusersNetwork(nn.Module):
             ) from error
         if outputs.shape[2:] != x.shape[2:]:
             raise UserError(
-                f"the {self.architecture} of config.json makes {tuple(outputs.shape[1:])} of {self.data_shape}"
+                f"the {self.architecture} of config.json makes {tuple(outputs.shape[1:])} of {self.data_shape}: "
+                "correct it"
             )
 
     def _classes(self, labels: Tensor | None, x: Tensor) -> Tensor:

@@ -201,13 +201,13 @@ def _spent(nfe: int, limit: float, enough: int, corrections: float) -> Spent:
         return float(kept)
 
     found = [fewest(retained, solver) for solver in SEARCHED]
-    beyond = all(setting is None or _cost(setting) > limit for setting in found)
+    beyond = all(setting is None or cost_of(setting) > limit for setting in found)
     if beyond:
-        best_within(retained, _cost, limit)
-    return Spent(sum(map(_cost, tried)), len(tried), beyond)
+        best_within(retained, cost_of, limit)
+    return Spent(sum(map(cost_of, tried)), len(tried), beyond)
 
 
-def _cost(setting: Setting) -> int:
+def cost_of(setting: Setting) -> int:
     """Evaluations along one trajectory, where a correction is one."""
     return evaluations(setting) + setting.refreshes
 
